@@ -1,0 +1,141 @@
+"""Encoded samples -> a `Batch`. Positions and lengths are final from here on (Law 1).
+
+Shapes: B samples, T tokens (padded), M media of one slot over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a token that carries no loss."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A medium's place in a sample: rows `start` to `start + length`, in slot `slot`."""
+
+    slot: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """One sample, ready for the batch: tokens, labels, prepared media and their places."""
+
+    name: str
+    """The sample's id and origin, for error messages."""
+    ids: Tensor
+    """[T] token ids; a placeholder id at the rows of media."""
+    labels: Tensor
+    """[T] the token id where it is supervised, IGNORE elsewhere; not shifted."""
+    spans: tuple[Span, ...]
+    """In reading order."""
+    items: tuple[Mapping[str, Tensor], ...]
+    """The processor's output for each span."""
+
+
+@dataclass(frozen=True)
+class MediaBatch:
+    """The media of one slot, sample by sample, in reading order."""
+
+    items: dict[str, Tensor]
+    """[M, ...] each."""
+    lengths: Tensor
+    """[M] rows reserved for each medium in the token sequence."""
+    samples: tuple[int, ...]
+    """The row of the batch that each medium belongs to."""
+
+    def to(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
+        return MediaBatch({key: move(value) for key, value in self.items.items()}, move(self.lengths), self.samples)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model sees. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
+
+    ids: Tensor
+    """[B, T] token ids."""
+    labels: Tensor
+    """[B, T] token id where supervised, IGNORE elsewhere; not shifted."""
+    mask: Tensor
+    """[B, T] bool, False on padding."""
+    positions: Tensor
+    """[B, T] position of each token; a range over the real tokens."""
+    route: Tensor
+    """[B, T] 0 for text, 1 + index of the slot (in `slots`) for rows of media."""
+    slots: tuple[str, ...]
+    media: dict[str, MediaBatch]
+    names: tuple[str, ...]
+    """Sample names, for error messages."""
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        """Apply `move` to every tensor."""
+        changes = {f.name: getattr(self, f.name) for f in fields(self)}
+        changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
+        changes["media"] = {slot: media.to(move) for slot, media in self.media.items()}
+        return Batch(**changes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy to a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader where `pin_memory` is set."""
+        return self.map(Tensor.pin_memory)
+
+    def targets(self) -> Tensor:
+        """[B, T] bool: True at the token *before* each supervised one, whose logits predict it."""
+        keep = torch.zeros_like(self.mask)
+        keep[:, :-1] = self.labels[:, 1:] != IGNORE
+        return keep
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:
+    """Pad encoded samples to one length and stack their media by slot.
+
+    Args:
+        samples: at least one.
+        slots: the model's input slots; `route` numbers them in this order, from 1.
+        pad_id: token id of padding (masked out).
+        pad_left: pad on the left, as generation needs.
+    """
+    length = max(len(sample.ids) for sample in samples)
+    shape = (len(samples), length)
+    ids = torch.full(shape, pad_id)
+    labels = torch.full(shape, IGNORE)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    positions = torch.zeros(shape, dtype=torch.long)
+    route = torch.zeros(shape, dtype=torch.long)
+    for row, sample in enumerate(samples):
+        size = len(sample.ids)
+        offset = length - size if pad_left else 0
+        here = slice(offset, offset + size)
+        ids[row, here], labels[row, here], mask[row, here] = sample.ids, sample.labels, True
+        positions[row, here] = torch.arange(size)
+        for span in sample.spans:
+            start = offset + span.start
+            route[row, start : start + span.length] = 1 + slots.index(span.slot)
+    media = {slot: batch for slot in slots if (batch := _stack_media(samples, slot)) is not None}
+    return Batch(ids, labels, mask, positions, route, tuple(slots), media, tuple(s.name for s in samples))
+
+
+def _stack_media(samples: Sequence[EncodedSample], slot: str) -> MediaBatch | None:
+    found = [
+        (row, span.length, item)
+        for row, sample in enumerate(samples)
+        for span, item in zip(sample.spans, sample.items, strict=True)
+        if span.slot == slot
+    ]
+    if not found:
+        return None
+    items = {key: torch.stack([item[key] for _, _, item in found]) for key in found[0][2]}
+    return MediaBatch(items, torch.tensor([length for _, length, _ in found]), tuple(row for row, _, _ in found))

@@ -1,0 +1,74 @@
+"""A sample: a conversation whose parts are text or references to media.
+
+This module knows no tensors, no tokenizer and no file format: readers make samples, the chat encoder reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text, exactly as its author wrote it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Media:
+    """A medium by reference: a picture, a clip, a sound, ...
+
+    `slot` is the input slot of the recipe (`image`, `audio`, ...) that reads it. `source` is a path as the record
+    gives it, or an object in memory (a PIL image, an array) when a Python caller passes one. `root` is the folder that
+    a path must stay inside; None only for media that the person at the keyboard names (`--image F`). `seed` drives
+    augmentation, derived from (run seed, epoch, sample id, position); None (evaluation, generation) means none.
+    """
+
+    slot: str
+    source: Any
+    root: str | None = None
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.source) if isinstance(self.source, str) else f"<{type(self.source).__name__} in memory>"
+
+
+Part = Text | Media
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Text that a user typed stays text: it is never parsed into placeholders or special tokens."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All text of the turn, its parts joined as they stand."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation with its name and the place that it came from.
+
+    `id` is unique within its file, `origin` is `file:line` for error messages.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    origin: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"sample {self.id!r} ({self.origin})" if self.origin else f"sample {self.id!r}"
+
+    def media(self) -> Iterator[Media]:
+        """All media, in reading order."""
+        return (part for message in self.messages for part in message.parts if isinstance(part, Media))

@@ -1,0 +1,51 @@
+"""Every error that OmniViT raises on purpose.
+
+An error says what failed, why, what to do about it, and what is available. The command line prints the message of an
+`OmniVitError` and exits with status 2; any other exception is a defect of OmniViT or of a plugin.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OmniVitError(Exception):
+    """Base class: a failure that the user can understand and mend."""
+
+
+class PluginError(OmniVitError):
+    """A plugin is unknown, broken, ambiguous or incomplete. Names entry point, distribution, version and remedy."""
+
+
+class RecipeError(OmniVitError):
+    """A recipe says something that cannot be done. Names the YAML path, file and line where they are known."""
+
+
+class DataError(OmniVitError):
+    """A sample cannot be used. Names the sample and where it stands (file and line)."""
+
+
+class MediaError(DataError):
+    """A medium (picture, sound, ...) cannot be read, or must not be."""
+
+
+class SpliceError(OmniVitError):
+    """The rows that an encoder or adapter returned are not the rows that were reserved for them (Law 2)."""
+
+
+class CheckpointError(OmniVitError):
+    """A checkpoint or run folder is missing, damaged, or does not fit the recipe."""
+
+
+def suggest(name: str, available: Iterable[str]) -> str:
+    """Describe what `name` could have been: ``did you mean "clip"? Available: clip, timm.``
+
+    Args:
+        name: what the user wrote.
+        available: what would have been accepted.
+    """
+    names = sorted(available)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"{hint}Available: {', '.join(names) if names else 'none'}."

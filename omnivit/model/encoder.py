@@ -1,0 +1,66 @@
+"""The encoder contract: media in, rows of features out. The encoder owns the processor that prepares its media.
+
+Shapes: M media over the whole batch, S rows a medium, D = `width`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from omnivit.data.sample import Media
+from omnivit.model.features import Features
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Turns one medium into tensors, in a loader worker. Pickles small: it holds no weights.
+
+    It is deterministic given `media.seed`; a seed of None means no augmentation at all.
+    """
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare one medium: named tensors, which the collator stacks to [M, ...].
+
+        Raises:
+            MediaError: the medium cannot be read; names file and reason.
+        """
+        ...
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """The number of rows that the encoder will return for this item (Law 2)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes whenever the same medium would give other tensors."""
+        ...
+
+
+class Encoder(nn.Module, ABC):
+    """Base class of encoders (entry-point group `omnivit.encoders`).
+
+    `__init__(config)` builds the structure without reading weights, so that `omnivit check` can construct it under
+    `torch.device("meta")`; `load` then fills in pretrained weights.
+    """
+
+    Config: ClassVar[type[Any]]
+    """A dataclass: exactly what a recipe may say, with a docstring after each field."""
+    modality: ClassVar[str]
+    """What it reads: `image`, `video`, `audio`, `points`, ..."""
+    width: int
+    """D, the width of the rows that it returns."""
+
+    @abstractmethod
+    def processor(self) -> Processor:
+        """The processor that prepares this encoder's media."""
+
+    @abstractmethod
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """Encode the stacked items ([M, ...] each) to `Features` [M, S, D]."""
+
+    def load(self) -> None:
+        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        return None

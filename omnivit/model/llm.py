@@ -1,0 +1,60 @@
+"""The LLM contract and `causal`, which makes any Hugging Face causal LM the shared LLM.
+
+Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LMOutput:
+    """Logits [N, V] of the kept tokens (in row-major order of `keep`) and, if asked for, all hidden states [B, T, D]."""
+
+    logits: Tensor
+    states: Tensor | None = None
+
+
+class LanguageModel(nn.Module, ABC):
+    """Base class of LLMs (entry-point group `omnivit.llms`).
+
+    `__init__(config)` builds the structure without reading weights (it may run under `torch.device("meta")`);
+    `load` fills in pretrained weights.
+    """
+
+    Config: ClassVar[type[Any]]
+    width: int
+    """D, the width of the input embeddings."""
+
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with its chat template."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] -> input embeddings [B, T, D]."""
+
+    @abstractmethod
+    def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, states: bool = False) -> LMOutput:
+        """Embeddings [B, T, D], mask [B, T] bool, positions [B, T] -> logits of the tokens where `keep` [B, T] is True.
+
+        Only kept positions pass through the output head: over a large vocabulary that is most of a step's time.
+        """
+
+    @abstractmethod
+    def generate(self, embeds: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
+        """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers.generate`."""
+
+    def load(self) -> None:
+        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        return None
+
+    def add_peft(self) -> None:
+        """Add LoRA or the like, after adapters installed their parts. Default: nothing."""
+        return None

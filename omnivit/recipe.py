@@ -1,0 +1,139 @@
+"""The recipe: what a run is made of, as typed dataclasses.
+
+This module knows no plugin and no tensor. What a block such as `encoder` may say beyond `name` is the business of the
+plugin's own `Config` (see `omnivit.model.build`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Slot:
+    """One input of the model: an encoder and the adapter that joins it to the LLM."""
+
+    encoder: dict[str, Any]
+    """`name` of a registered encoder (or `module:Class`), then its own options."""
+    adapter: dict[str, Any]
+    """`name` of a registered adapter (or `module:Class`), then its own options."""
+
+
+@dataclass
+class Model:
+    """The LLM and its inputs."""
+
+    llm: dict[str, Any]
+    """`name` of a registered LLM (`causal`), then its own options."""
+    inputs: dict[str, Slot] = field(default_factory=dict)
+    """Slot name -> encoder and adapter. Samples name the slot by the type of their content part."""
+
+
+@dataclass
+class DataSource:
+    """One file of samples in a mixture."""
+
+    path: str
+    """The file, inside `data.root`."""
+    reader: str = "messages"
+    """Name of a registered reader."""
+    weight: float = 1.0
+    """Share of the mixture relative to the other sources, per sample of the file: 2 shows each sample twice an epoch."""
+    media_root: str | None = None
+    """Folder inside `data.root` that media paths of this file start from; default: `data.root`."""
+    limit: int | None = None
+    """Use only the first so many samples."""
+
+
+@dataclass
+class Schedule:
+    """The learning rate over a stage."""
+
+    name: str = "cosine"
+    """`cosine`, `linear` or `constant`, after the warmup."""
+    warmup: float = 0.03
+    """Share of the stage's steps (below 1) or number of steps (1 and more) that rise linearly from 0."""
+    minimum: float = 0.0
+    """The final rate as a share of the peak."""
+
+
+@dataclass
+class Validation:
+    """Loss on held-back samples inside a stage."""
+
+    data: list[DataSource]
+    every: int = 0
+    """Optimizer steps between validations; 0: only at the end of the stage."""
+
+
+@dataclass
+class Stage:
+    """One tuning stage. `train` says what trains, at which rate; everything else is frozen (Law 5)."""
+
+    name: str
+    data: list[DataSource]
+    train: dict[str, float]
+    """Glob over component paths (`adapters.*`, `llm.*lora*`) -> peak learning rate. The first match wins."""
+    epochs: int = 1
+    steps: int | None = None
+    """Optimizer steps; overrides `epochs`."""
+    batch_size: int = 16
+    """Samples per optimizer step, over all devices and accumulation."""
+    accumulate: int = 1
+    """Split every batch into so many forward passes; changes memory, never the result."""
+    schedule: Schedule = field(default_factory=Schedule)
+    weight_decay: float = 0.0
+    """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    losses: dict[str, float] = field(default_factory=lambda: {"lm": 1.0})
+    """Named losses and their weights."""
+    group_by_length: bool = True
+    """Batch samples of like length together: less padding."""
+    validation: Validation | None = None
+
+
+@dataclass
+class Data:
+    """How samples are found, prepared and refused."""
+
+    root: str = "."
+    """Every path of a sample stays inside this folder; a relative one in a YAML file starts from that file's folder."""
+    max_length: int = 2048
+    """Tokens per sample, media rows included."""
+    truncate: bool = False
+    """True: cut longer samples at the end (never through a medium); False: a longer sample is a bad sample."""
+    on_bad_sample: str = "error"
+    """`error` stops at the first bad sample; `skip` counts and reports them, up to `skip_budget`."""
+    skip_budget: float = 0.01
+    """The share of a stage's samples that may be skipped before the run stops."""
+    workers: int = 2
+    """Loader processes per device."""
+
+
+@dataclass
+class Evaluation:
+    """What the run is asked after its last stage; the table in report.md."""
+
+    data: list[DataSource]
+    conditions: list[str] = field(default_factory=lambda: ["true", "shuffled", "none"])
+    """Show each question with its own media, with another sample's media, with none."""
+    linear_probe: list[DataSource] = field(default_factory=list)
+    """Training samples of the same closed question; a linear classifier on the frozen features is fitted on them."""
+    max_new_tokens: int = 16
+    batch_size: int = 16
+
+
+@dataclass
+class Recipe:
+    """A whole run."""
+
+    model: Model
+    stages: list[Stage] = field(default_factory=list)
+    data: Data = field(default_factory=Data)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Handed to `lightning.Trainer` as it stands: precision, strategy, devices, gradient_clip_val, ..."""
+    evaluation: Evaluation | None = None
+    checkpoint_every: int = 0
+    """Optimizer steps between checkpoints; 0: only at the end of each stage."""
+    seed: int = 0
