@@ -1,0 +1,203 @@
+"""A stage's data for Lightning: which samples come in which batch of which step, and the loaders that prepare them.
+
+Everything is a pure function of (seed, stage, epoch, step): resuming needs nothing but the number of the next step.
+
+Shapes: a step is one optimizer step; it consists of `accumulate` micro-batches on each of `world` ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from omnivit import registry
+from omnivit.data.collate import Batch, EncodedSample, collate
+from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, split
+from omnivit.data.prepare import Preparer
+from omnivit.data.readers import Reader
+from omnivit.errors import DataError
+from omnivit.recipe import Data, DataSource, Stage
+
+Index = tuple[int, int]
+"""(epoch, global index in the mixture)"""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A bad sample: what is wrong with it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass gets: a batch (None where every sample of it was refused) and the refusals."""
+
+    batch: Batch | None
+    refused: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        return MicroBatch(self.batch.to(device) if self.batch else None, self.refused)
+
+    def pin_memory(self) -> MicroBatch:
+        return MicroBatch(self.batch.pin_memory() if self.batch else None, self.refused)
+
+
+def open_source(source: DataSource, root: str | Path) -> Reader:
+    """Open one data source with its reader.
+
+    Raises:
+        DataError: the file is missing or lies outside the root.
+        PluginError: no such reader.
+    """
+    base = Path(root)
+    path = (base / source.path).resolve()
+    media_root = (base / (source.media_root or ".")).resolve()
+    for what, found in (("path", path), ("media_root", media_root)):
+        if not found.is_relative_to(base.resolve()):
+            raise DataError(f"{what} {found} of a data source lies outside `data.root` {base.resolve()}")
+    reader: Reader = registry.readers.get(source.reader)(path, media_root)
+    return reader
+
+
+def open_mixture(sources: Sequence[DataSource], root: str | Path) -> Mixture:
+    """Open several data sources as one weighted mixture."""
+    readers = [open_source(source, root) for source in sources]
+    return Mixture(readers, [s.weight for s in sources], [s.limit for s in sources])
+
+
+class PreparedSamples(Dataset["EncodedSample | Refused"]):
+    """Prepares the sample at (epoch, index); a bad one comes back as `Refused`, because exceptions lose their shape
+    on the way out of a loader worker."""
+
+    def __init__(self, mixture: Mixture, preparer: Preparer, seed: int | None) -> None:
+        self.mixture, self.preparer, self.seed = mixture, preparer, seed
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: Index) -> EncodedSample | Refused:
+        epoch, position = index
+        seed = None if self.seed is None else derive_seed(self.seed, epoch)
+        try:
+            return self.preparer(self.mixture[position], seed)
+        except DataError as error:
+            return Refused(str(error))
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Samples of one micro-batch -> `MicroBatch`."""
+
+    slots: tuple[str, ...]
+    pad_id: int
+
+    def __call__(self, samples: Sequence[EncodedSample | Refused]) -> MicroBatch:
+        good = [sample for sample in samples if isinstance(sample, EncodedSample)]
+        refused = tuple(sample.reason for sample in samples if isinstance(sample, Refused))
+        return MicroBatch(collate(good, self.slots, self.pad_id) if good else None, refused)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Which samples make up each optimizer step of a stage."""
+
+    mixture: Mixture
+    stage: Stage
+    seed: int
+    rows: float
+    """Approximate LLM rows of one medium, to estimate lengths for grouping."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, math.ceil(len(self._order(0)) / self.stage.batch_size))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return self.stage.steps or self.stage.epochs * self.steps_per_epoch
+
+    @property
+    def samples(self) -> int:
+        """Samples that the stage will show, repeats included."""
+        return self.steps * self.stage.batch_size
+
+    def step_batches(self, start: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """(epoch, sample indices) of every step from `start` to the end."""
+        lengths = self.mixture.estimated_lengths(self.rows)
+        step = start
+        while step < self.steps:
+            epoch, skip = divmod(step, self.steps_per_epoch)
+            planned = batches(
+                self._order(epoch), lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length
+            )
+            for indices in planned[skip : skip + self.steps - step]:
+                yield epoch, indices
+                step += 1
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        return epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
+
+
+class MicroBatches(Sampler[list[Index]]):
+    """The micro-batches of one rank, in order, from a given step on."""
+
+    def __init__(self, plan: StagePlan, start: int, rank: int, world: int) -> None:
+        self.plan, self.start, self.rank, self.world = plan, start, rank, world
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        parts = self.plan.stage.accumulate * self.world
+        for epoch, indices in self.plan.step_batches(self.start):
+            for micro in range(self.plan.stage.accumulate):
+                part = split(indices, parts, micro * self.world + self.rank)
+                yield [(epoch, int(index)) for index in part]
+
+    def __len__(self) -> int:
+        return (self.plan.steps - self.start) * self.plan.stage.accumulate
+
+
+class StageData(LightningDataModule):
+    """Loaders of one stage, starting at optimizer step `start`."""
+
+    def __init__(self, plan: StagePlan, preparer: Preparer, data: Data, validation: Mixture | None, start: int) -> None:
+        super().__init__()
+        self.plan, self.preparer, self.data, self.validation, self.start = plan, preparer, data, validation, start
+        self.collator = Collator(tuple(preparer.processors), preparer.chat.pad_id)
+
+    def train_dataloader(self) -> DataLoader[EncodedSample | Refused]:
+        rank, world = self._place()
+        samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed)
+        return self._loader(samples, MicroBatches(self.plan, self.start, rank, world))
+
+    def val_dataloader(self) -> list[DataLoader[EncodedSample | Refused]]:
+        if self.validation is None:
+            return []
+        rank, world = self._place()
+        size = max(1, self.plan.stage.batch_size // (self.plan.stage.accumulate * world))
+        every = [list(range(i, min(i + size, len(self.validation)))) for i in range(0, len(self.validation), size)]
+        every += [[]] * (-len(every) % world)
+        mine = [[(0, index) for index in indices] for indices in every[rank::world]]
+        return [self._loader(PreparedSamples(self.validation, self.preparer, None), mine)]
+
+    def _loader(
+        self, samples: PreparedSamples, sampler: Sampler[list[Index]] | list[list[Index]]
+    ) -> DataLoader[EncodedSample | Refused]:
+        return DataLoader(
+            samples,
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=self.data.workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or every new iterator would draw from the global one
+            persistent_workers=False,
+        )
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
