@@ -1,0 +1,23 @@
+"""OmniViT: any encoder as an eye, an ear or a hand of a shared large language model.
+
+Importing this package imports nothing heavy; `omnivit.load` brings in PyTorch when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omnivit.assistant import load as load
+
+__all__ = ["__version__", "load"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from omnivit.assistant import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from omnivit import registry
 from omnivit.data.collate import Batch, EncodedSample, collate
-from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, split
+from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epoch_size, split
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
 from omnivit.errors import DataError
@@ -116,7 +118,8 @@ class StagePlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, math.ceil(len(self._order(0)) / self.stage.batch_size))
+        shown = epoch_size(self.mixture.sizes, self.mixture.weights)
+        return max(1, math.ceil(shown / self.stage.batch_size))
 
     @property
     def steps(self) -> int:
@@ -128,21 +131,17 @@ class StagePlan:
         """Samples that the stage will show, repeats included."""
         return self.steps * self.stage.batch_size
 
-    def step_batches(self, start: int) -> Iterator[tuple[int, Sequence[int]]]:
+    def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(epoch, sample indices) of every step from `start` to the end."""
         lengths = self.mixture.estimated_lengths(self.rows)
         step = start
         while step < self.steps:
             epoch, skip = divmod(step, self.steps_per_epoch)
-            planned = batches(
-                self._order(epoch), lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length
-            )
+            order = epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
+            planned = batches(order, lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length)
             for indices in planned[skip : skip + self.steps - step]:
                 yield epoch, indices
                 step += 1
-
-    def _order(self, epoch: int) -> Sequence[int]:
-        return epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
 
 
 class MicroBatches(Sampler[list[Index]]):

@@ -76,8 +76,9 @@ class Preparer:
             return sample
         if not self.truncate or not supervised:
             raise DataError(
-                f"{sample.name}: {len(sample.ids)} tokens, {sum(s.length for s in sample.spans)} of them rows of media, "
-                f"but `data.max_length` is {self.max_length}. Raise it, set `data.truncate: true`, or shorten the sample."
+                f"{sample.name}: {len(sample.ids)} tokens, {sum(s.length for s in sample.spans)} of them rows of "
+                f"media, but `data.max_length` is {self.max_length}. Raise it, set `data.truncate: true`, or shorten "
+                f"the sample."
             )
         return _truncated(sample, self.max_length)
 

@@ -1,4 +1,4 @@
-"""The adapter contract: an encoder's rows in, rows of the LLM's width out, and surgery on the LLM where a method needs it.
+"""The adapter contract: an encoder's rows in, rows of the LLM's width out, and surgery on the LLM where needed.
 
 Shapes: M media over the whole batch, S rows from the encoder, L rows to the LLM, D encoder width, D_llm LLM width,
 Q instruction tokens.
@@ -63,4 +63,4 @@ class Adapter(nn.Module, ABC):
 
         Called after the LLM's weights are loaded and before LoRA, freezing and sharding.
         """
-        return None
+        return

@@ -63,4 +63,4 @@ class Encoder(nn.Module, ABC):
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
-        return None
+        return

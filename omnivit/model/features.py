@@ -19,7 +19,7 @@ class Features:
     mask: Tensor
     """[M, S] bool."""
     grid: Tensor | None = None
-    """[M, S, k] integer coordinates ((t,) y, x) of each row, for pooling and positions; None where rows have no place."""
+    """[M, S, k] integer coordinates ((t,) y, x) of each row, for pooling and positions; None: rows have no place."""
 
     def with_values(self, values: Tensor) -> Features:
         """The same rows at the same places with other values ([M, S, D'])."""

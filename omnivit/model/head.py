@@ -1,4 +1,4 @@
-"""The head contract: output beyond text (a mask for `[SEG]`, a box for `[BOX]`), read off the states of a trigger token.
+"""The head contract: output beyond text (a mask for `[SEG]`, a box for `[BOX]`), read off a trigger token's state.
 
 Shapes: N occurrences of the token in the batch, D LLM width.
 """

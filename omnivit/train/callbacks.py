@@ -1,4 +1,4 @@
-"""Lightning callbacks of a stage: saving, restoring the optimizer, and plain progress lines where there is no terminal."""
+"""Lightning callbacks of a stage: saving, restoring the optimizer, and progress."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
-def save(folder: Path, name: str, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
+def save(
+    folder: Path, name: str, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
     """Write a checkpoint `folder/name`, then remove the ones before it in the same stage.
 
     Raises:
@@ -119,11 +121,25 @@ def latest(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
+def of_stage(folder: Path, index: int) -> Checkpoint:
+    """The newest checkpoint of a stage.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    found = [c for c in find(folder) if c.state["stage_index"] == index]
+    if not found:
+        raise CheckpointError(f"{folder}: the checkpoint of stage {index} is missing.")
+    return found[-1]
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / STATE}: cannot be read: {error}. Remove the folder to use the one before it.") from error
+        raise CheckpointError(
+            f"{path / STATE}: cannot be read: {error}. Remove the folder to use the one before it."
+        ) from error
     return state
 
 
@@ -138,16 +154,15 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def trained_names(model: nn.Module) -> list[str]:
-    """What a checkpoint must hold: trainable parameters, and the buffers (BatchNorm statistics) of their modules."""
-    names = []
+def buffers_beside(model: nn.Module, names: set[str]) -> set[str]:
+    """The stored buffers (BatchNorm statistics) of modules that own one of the named parameters: they train with it."""
+    found: set[str] = set()
     for prefix, module in model.named_modules():
-        own = [n for n, p in module.named_parameters(recurse=False) if p.requires_grad]
-        if own:
+        full = f"{prefix}." if prefix else ""
+        if any(full + name in names for name, _ in module.named_parameters(recurse=False)):
             stored = module.state_dict().keys()
-            own += [n for n, _ in module.named_buffers(recurse=False) if n in stored]
-        names += [f"{prefix}.{n}" if prefix else n for n in own]
-    return names
+            found |= {full + name for name, _ in module.named_buffers(recurse=False) if name in stored}
+    return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

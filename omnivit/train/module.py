@@ -108,7 +108,7 @@ class StageModule(LightningModule):
 
     def _log_step(self, optimizer: AdamW, loss: float, tokens: float) -> None:
         seconds = self.window.reset()
-        values = {"loss": loss, "step": float(self.position.step + self.global_step + 1)}
+        values = {"loss": loss, "optimizer_step": float(self.position.step + self.global_step + 1)}
         values |= {f"rate/{i}": group["lr"] for i, group in enumerate(optimizer.param_groups)}
         self.log_dict(values | {"tokens_per_second": tokens / max(seconds, 1e-9)}, rank_zero_only=True)
         self.position.record(loss)

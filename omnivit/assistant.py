@@ -1,0 +1,351 @@
+"""A trained model in use: questions in, answers out, and the probability of given answers.
+
+The path from sample to tokens is the one that training takes (`omnivit.data.prepare`); only the limit differs: a prompt
+may fill the LLM's context, however short the samples of the training were.
+
+Shapes: B samples of a batch, T tokens, V vocabulary, n supervised tokens of a sample.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import Batch, EncodedSample, collate
+from omnivit.data.prepare import Preparer
+from omnivit.data.records import messages_from
+from omnivit.data.sample import Message, Sample
+from omnivit.errors import CheckpointError, DataError, suggest
+from omnivit.model.build import load_model, preparer_of
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import Recipe
+from omnivit.recipe import load as load_recipe
+from omnivit.train import checkpoint
+from omnivit.train.folder import CHECKPOINTS, RECIPE
+from omnivit.train.losses import token_log_probs
+
+WINDOW = 16
+"""Batches that are prepared together and sorted by length: less padding, and memory that does not grow with the file."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. A temperature of 0 takes the likeliest: the same question gives the same answer."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    """Of the draws; None: torch's global generator, which goes on from where it stands."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise DataError(f"temperature {self.temperature} is negative; 0 is greedy, 1 the model's own distribution.")
+        if not 0 < self.top_p <= 1:
+            raise DataError(f"top_p {self.top_p} is no share of the probability; expected above 0, at most 1.")
+
+    def options(self) -> dict[str, Any]:
+        """Options of `LanguageModel.generate`; every one that a model folder might set otherwise is named."""
+        if self.temperature == 0:
+            return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        return {"do_sample": True, "num_beams": 1, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+
+
+GREEDY = Sampling()
+
+
+def load(run: str | Path, device: str | None = None) -> Assistant:
+    """Open a run folder: its recipe's model with the weights of its newest checkpoint.
+
+    Args:
+        run: the folder that `omnivit train` or `omnivit import-hf` wrote.
+        device: where it runs; default: the GPU if there is one.
+
+    Raises:
+        CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
+        RecipeError, PluginError: the recipe cannot be built here.
+    """
+    folder = Path(run)
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(_no_run(folder))
+    recipe = load_recipe(folder / RECIPE)
+    standing = checkpoint.latest(folder / CHECKPOINTS)
+    if standing is None:
+        raise CheckpointError(
+            f"{folder} holds a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
+        )
+    model = load_model(recipe)
+    checkpoint.load_weights(model, standing.weights(), standing.path)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Assistant(model.to(place), preparer_of(model, recipe), recipe)
+
+
+class Assistant:
+    """Answers questions about media. Deterministic unless told to sample.
+
+    Args:
+        model: built and loaded, wherever it is to run.
+        preparer: as `omnivit.model.build.preparer_of` makes it.
+        recipe: what both were made from.
+
+    Attributes:
+        slots: the input slots that questions may have media for.
+    """
+
+    def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False)
+        self.slots = tuple(preparer.processors)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that the LLM can attend to, media rows and answer included."""
+        limit = self.model.llm.context
+        return self.recipe.data.max_length if limit is None else limit
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        max_new_tokens: int = 256,
+        on_text: Callable[[str], None] | None = None,
+        sampling: Sampling = GREEDY,
+        **media: Any,
+    ) -> str:
+        """Answer a question.
+
+        Args:
+            question: plain text; nothing in it becomes a placeholder or a special token.
+            history: earlier turns, with their media.
+            max_new_tokens, on_text, sampling: as `reply`.
+            **media: by slot, in order: a path, a PIL image, an array, bytes, or a list of them. They stand before the
+                question.
+
+        Raises:
+            DataError: no such slot, unreadable media, or too long for the LLM's context.
+        """
+        given = {slot: list(m) if isinstance(m, (list, tuple)) else [m] for slot, m in media.items()}
+        turn = self.turn(question, [(slot, source) for slot, sources in given.items() for source in sources])
+        return self.reply([*history, turn], max_new_tokens=max_new_tokens, on_text=on_text, sampling=sampling)
+
+    def turn(self, text: str, media: Iterable[tuple[str, Any]] = ()) -> Message:
+        """A user's turn: media as (slot, source), then the text.
+
+        Raises:
+            DataError: no such slot, or a source that cannot be a medium. It is read later, when it is replied to.
+        """
+        parts: list[dict[str, Any]] = []
+        for slot, source in media:
+            if slot not in self.slots:
+                raise DataError(f"this model has no input slot {slot!r}; {suggest(slot, self.slots)}")
+            parts.append({"type": slot, slot: source})
+        parts.append({"type": "text", "text": text})
+        return messages_from([{"role": "user", "content": parts}], None, "question")[0]
+
+    def reply(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        on_text: Callable[[str], None] | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> str:
+        """Continue a conversation with the assistant's next turn.
+
+        Args:
+            messages: the conversation so far.
+            max_new_tokens: the answer is cut there.
+            on_text: is given the answer piece by piece while it grows; the pieces joined are the answer.
+            sampling: how tokens are chosen; default: greedily.
+
+        Returns:
+            The answer without white space around it.
+
+        Raises:
+            DataError: unreadable media, or too long for the LLM's context.
+        """
+        encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
+        listener = None if on_text is None else _Listener(self._text, on_text)
+        text = self._text(self._generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
+        if listener is not None:
+            listener.finish(text)
+        return text
+
+    def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]:
+        """Answer the last question of every sample, greedily, in batches.
+
+        Answers that end a sample are the reference: they are not shown to the model.
+
+        Args:
+            samples: each with at least one turn before its answer.
+            max_new_tokens: answers are cut there.
+            batch_size: samples that are answered together.
+
+        Returns:
+            One answer a sample, in the order of the samples.
+
+        Raises:
+            DataError: a sample cannot be prepared, or is too long; names it.
+        """
+        answers = [""] * len(samples)
+        for indices, group in self._batches([_asked(s) for s in samples], batch_size, max_new_tokens):
+            for index, ids in zip(indices, self._generate(group, max_new_tokens, GREEDY), strict=True):
+                answers[index] = self._text(ids.tolist())
+        return answers
+
+    def score(self, messages: Sequence[Mapping[str, Any]]) -> Tensor:
+        """How likely the last assistant message is, token by token.
+
+        Args:
+            messages: `[{"role": ..., "content": "text" or [parts]}, ...]`, as OpenAI and Hugging Face write them; a
+                part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`.
+
+        Returns:
+            [n] float32 on the CPU: natural log-probability of each token of the message, what the template has the
+            model end it with included.
+
+        Raises:
+            DataError: the messages are malformed, hold no answer, or are too long.
+        """
+        return self.score_many([messages], batch_size=1)[0]
+
+    def score_many(self, conversations: Sequence[Sequence[Mapping[str, Any]]], batch_size: int = 8) -> list[Tensor]:
+        """`score` of several conversations, in batches and in their order."""
+        samples = []
+        for number, messages in enumerate(conversations):
+            name = f"conversation {number}"
+            samples.append(Sample(name, messages_from(messages, None, name)))
+        scores = [torch.empty(0)] * len(samples)
+        for indices, group in self._batches(samples, batch_size):
+            for index, found in zip(indices, self._score(group), strict=True):
+                scores[index] = found.clone()  # outside inference mode: an ordinary tensor
+        return scores
+
+    def _batches(
+        self, samples: Sequence[Sample], batch_size: int, new_tokens: int | None = None
+    ) -> Iterator[tuple[list[int], list[EncodedSample]]]:
+        """Encoded samples of like length with their indices; to be answered if `new_tokens` is given, else scored."""
+        if batch_size < 1:
+            raise DataError(f"batch_size {batch_size}: at least 1 is needed.")
+        for start in range(0, len(samples), WINDOW * batch_size):
+            window = range(start, min(start + WINDOW * batch_size, len(samples)))
+            encoded = {index: self._prepare(samples[index], new_tokens) for index in window}
+            order = sorted(window, key=lambda index: (len(encoded[index].ids), index))
+            for first in range(0, len(order), batch_size):
+                indices = order[first : first + batch_size]
+                yield indices, [encoded[index] for index in indices]
+
+    def _prepare(self, sample: Sample, new_tokens: int | None) -> EncodedSample:
+        if new_tokens is not None and new_tokens < 1:
+            raise DataError(f"max_new_tokens {new_tokens}: an answer has at least 1.")
+        encoded = self.preparer(sample, generate=new_tokens is not None, supervise="last")
+        length, rows = len(encoded.ids), sum(span.length for span in encoded.spans)
+        if length + (new_tokens or 0) > self.context:
+            room = f" and up to {new_tokens} of the answer" if new_tokens else ""
+            raise DataError(
+                f"{encoded.name}: {length} tokens, {rows} of them rows of media,{room} do not fit the LLM's context of "
+                f"{self.context}. Ask with fewer media, a shorter text or history, or fewer new tokens."
+            )
+        return encoded
+
+    @torch.inference_mode()
+    def _generate(
+        self, samples: Sequence[EncodedSample], max_new_tokens: int, sampling: Sampling, listener: Any = None
+    ) -> Tensor:
+        """New token ids [B, new], padded after each answer's end."""
+        chat = self.preparer.chat
+        batch = self._collate(samples, pad_left=True)
+        options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
+        with _drawing_from(sampling.seed):
+            return self.model.llm.generate(
+                self.model.embed(batch),
+                batch.mask,
+                batch.positions,
+                eos_token_id=list(chat.stop_ids) or None,
+                pad_token_id=chat.pad_id,
+                **options,
+            )
+
+    @torch.inference_mode()
+    def _score(self, samples: Sequence[EncodedSample]) -> list[Tensor]:
+        batch = self._collate(samples)
+        found = token_log_probs(self.model(batch).logits, batch).cpu()
+        return list(found.split(batch.targets().sum(dim=1).tolist()))
+
+    def _collate(self, samples: Sequence[EncodedSample], pad_left: bool = False) -> Batch:
+        batch = collate(samples, self.slots, self.preparer.chat.pad_id, pad_left)
+        return batch.to(next(self.model.parameters()).device)
+
+    def _text(self, ids: list[int]) -> str:
+        """The text of answer ids, up to the first that ends the answer."""
+        end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
+        return self.preparer.chat.decode(ids[:end]).strip()
+
+
+class _Listener:
+    """Turns token ids into text while they come; what `transformers.generate` calls a streamer.
+
+    Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
+    answer.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
+        self._decode, self._on_text = decode, on_text
+        self._ids: list[int] = []
+        self._told = ""
+
+    def put(self, ids: Tensor) -> None:
+        """Take the next ids; of a prompt in embeddings there are none."""
+        self._ids += ids.flatten().tolist()
+        self.finish(self._decode(self._ids).rstrip("\ufffd").rstrip())
+
+    def end(self) -> None:
+        """The last id has come; `finish` tells what is left."""
+
+    def finish(self, text: str) -> None:
+        """Tell what of `text` has not been told."""
+        if len(text) > len(self._told) and text.startswith(self._told):
+            fresh, self._told = text[len(self._told) :], text
+            self._on_text(fresh)
+
+
+@contextmanager
+def _drawing_from(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _asked(sample: Sample) -> Sample:
+    """A sample without the answers that end it."""
+    messages = list(sample.messages)
+    while messages and messages[-1].role == "assistant":
+        messages.pop()
+    if not messages:
+        raise DataError(f"{sample}: holds no question, only answers.")
+    return replace(sample, messages=tuple(messages))
+
+
+def _no_run(folder: Path) -> str:
+    """Say that `folder` holds no run, and where runs are."""
+    if not folder.exists():
+        what = f"there is no folder {folder}."
+    elif not folder.is_dir():
+        what = f"{folder} is a file, not a run folder."
+    else:
+        names = sorted(path.name for path in folder.iterdir())
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        what = f"{folder} holds no run: {RECIPE} is missing (it holds {shown or 'nothing'})."
+    homes = {folder, folder.parent, Path("runs")}
+    runs = {str(file.parent) for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}")}
+    return f"{what} Runs nearby: {suggest(str(folder), runs)} `omnivit train RECIPE` makes one."

@@ -1,0 +1,17 @@
+"""The user's cache folder: the one place outside a run's folder that OmniViT writes to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLE = "OMNIVIT_CACHE"
+
+
+def cache_dir() -> Path:
+    """Return the cache folder (not created): $OMNIVIT_CACHE, else $XDG_CACHE_HOME/omnivit, else ~/.cache/omnivit."""
+    own = os.environ.get(VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "omnivit"

@@ -1,0 +1,141 @@
+"""The command line: `omnivit VERB ...`.
+
+Each verb is a module of `omnivit.commands`, imported only when it is the one asked for, so that help is instant. This
+module knows their names and nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+from omnivit import __version__
+from omnivit.errors import OmniVitError, suggest
+
+VERBS = MappingProxyType(
+    {
+        "train": "train a recipe, or resume a run",
+        "check": "validate a recipe without loading a weight: stages, what trains, parameters, memory",
+        "show": "print a recipe resolved",
+        "plugins": "list encoders, adapters, LLMs, readers and heads with their health",
+        "generate": "answer one question about media",
+        "chat": "talk with a trained model",
+        "eval": "score a trained model on a file of samples",
+        "import-hf": "make a run of a Hugging Face LLaVA checkpoint",
+    }
+)
+"""Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""
+
+EXIT_DONE, EXIT_DEFECT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
+TRACEBACK = "OMNIVIT_TRACEBACK"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0: done; 1: a defect; 2: an error that the user can mend, or wrong usage; 130: interrupted; 141: the reader of
+    standard output went away.
+
+    Args:
+        argv: the arguments after `omnivit`; default: those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except OmniVitError as error:
+        _show_traceback()
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return EXIT_BROKEN_PIPE
+        _show_traceback()
+        print(_defect(error), file=sys.stderr)
+        return EXIT_DEFECT
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0].startswith("-"):
+        parser = _general_parser()
+        return _answer(parser, arguments, lambda _: _no_command(parser))
+    verb = arguments[0]
+    if verb not in VERBS:
+        raise OmniVitError(f"omnivit has no command '{verb}': {suggest(verb, VERBS)}")
+    command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"omnivit {verb}", description=VERBS[verb])
+    command.add_arguments(parser)
+    return _answer(parser, arguments[1:], command.run)
+
+
+def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace], int]) -> int:
+    """Parse and run. Options may stand between positionals: `omnivit train RECIPE --run-dir DIR key=value`."""
+    try:
+        parsed = parser.parse_intermixed_args(arguments)
+    except SystemExit as request:  # argparse has printed help, the version or what is wrong
+        return request.code if isinstance(request.code, int) else EXIT_DONE
+    return run(parsed)
+
+
+def _general_parser() -> argparse.ArgumentParser:
+    """What `omnivit` takes without a command; says which commands there are."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {line}" for verb, line in VERBS.items()]
+    parser = argparse.ArgumentParser(
+        prog="omnivit",
+        usage="omnivit [-h] [--version] COMMAND ...",
+        description="Any encoder as an eye, an ear or a hand of a shared large language model.",
+        epilog="\n".join(["commands:", *lines, "", "`omnivit COMMAND --help` says more about a command."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"omnivit {__version__}")
+    return parser
+
+
+def _no_command(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return EXIT_ERROR
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is the pipe that broke; if so, it is silenced, since Python flushes it again at exit.
+
+    Another pipe (to a loader worker, say) that breaks is a defect and must be heard.
+    """
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # replaced by an object in memory
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # no event is asked for: only error and hang-up are reported
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+def _show_traceback() -> None:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+
+
+def _defect(error: Exception) -> str:
+    return (
+        f"error: {type(error).__name__}: {error}\n"
+        "This is a defect of OmniViT or of a plugin, not a mistake of yours. Please report it with the command and its "
+        f"traceback; run the command again with {TRACEBACK}=1 to see the traceback."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

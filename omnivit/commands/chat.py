@@ -1,0 +1,133 @@
+"""`omnivit chat`: talk with a trained model, picture by picture."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omnivit.commands.generate import add_sampling_arguments, quieten
+from omnivit.data.sample import Media, Message, Text
+from omnivit.errors import OmniVitError, suggest
+
+if TYPE_CHECKING:
+    from omnivit.assistant import Assistant, Sampling
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    add_sampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until the user leaves."""
+    quieten()
+    from omnivit.assistant import Sampling, load
+
+    sampling = Sampling(args.temperature, args.top_p, args.seed)
+    Repl(load(args.run, args.device), args.max_new_tokens, sampling).run()
+    return 0
+
+
+class Repl:
+    """A conversation over standard input and output. Answers go to standard output, all else to standard error.
+
+    Attributes:
+        history: the turns so far.
+        waiting: media (slot, file) that go with the next question.
+    """
+
+    def __init__(self, assistant: Assistant, max_new_tokens: int, sampling: Sampling) -> None:
+        self.assistant, self.max_new_tokens, self.sampling = assistant, max_new_tokens, sampling
+        self.history: list[Message] = []
+        self.waiting: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        """Read lines until /exit or the end of the input; neither an error nor Ctrl-C ends the conversation."""
+        prompt = ""
+        if sys.stdin.isatty():
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401 - gives input() line editing and history
+            prompt = "> "
+            _say(self.help())
+        leaving = False
+        while not leaving:
+            try:
+                leaving = self.take(input(prompt).strip())
+            except EOFError:
+                leaving = True
+            except KeyboardInterrupt:
+                _say("\n(/exit or Ctrl-D leaves)")
+            except OmniVitError as error:
+                _say(f"error: {error}")
+
+    def take(self, line: str) -> bool:
+        """Obey or answer one line; True if it says to leave.
+
+        Raises:
+            OmniVitError: it cannot be obeyed or answered; the conversation stands as it was.
+        """
+        if line.startswith("/"):
+            return self._obey(line)
+        if line:
+            self._answer(line)
+        return False
+
+    def help(self) -> str:
+        """What can be typed."""
+        lines = [f"/{slot} FILE   show {slot} with the next question" for slot in self.assistant.slots]
+        return "\n".join(
+            ["Type a question. Ctrl-C stops an answer.", *lines, "/reset   begin anew", "/help", "/exit or Ctrl-D"]
+        )
+
+    def _obey(self, line: str) -> bool:
+        command, _, rest = line[1:].partition(" ")
+        if command == "exit":
+            return True
+        if command == "help":
+            _say(self.help())
+        elif command == "reset":
+            self.history, self.waiting = [], []
+        elif command in self.assistant.slots:
+            self._show(command, rest.strip())
+        else:
+            known = [*self.assistant.slots, "reset", "help", "exit"]
+            raise OmniVitError(f"there is no command /{command}; {suggest(command, known)}")
+        return False
+
+    def _show(self, slot: str, name: str) -> None:
+        if not name:
+            raise OmniVitError(f"which file? /{slot} FILE")
+        file = str(Path(name).expanduser())
+        self.assistant.preparer.processors[slot](Media(slot, file))  # a bad file is refused now, not with the question
+        self.waiting.append((slot, file))
+        _say(f"({file} goes with the next question)")
+
+    def _answer(self, question: str) -> None:
+        turn = self.assistant.turn(question, self.waiting)
+        said: list[str] = []
+
+        def hear(text: str) -> None:
+            said.append(text)
+            print(text, end="", flush=True)
+
+        stopped = False
+        try:
+            self.assistant.reply(
+                [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=hear, sampling=self.sampling
+            )
+        except KeyboardInterrupt:
+            stopped = True
+        if not stopped or said:
+            print(flush=True)
+            self.history += [turn, Message("assistant", (Text("".join(said)),))]
+            self.waiting = []
+        if stopped:
+            _say("(stopped)" if said else "(stopped; the question is forgotten)")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,74 @@
+"""`omnivit check`: validate a recipe without loading a weight, and say what it will do."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omnivit.check import StageSummary, Summary
+    from omnivit.recipe import Recipe, Stage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("recipe", type=Path, help="a recipe (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+    parser.add_argument("--without-data", action="store_true", help="do not look at the data: it is elsewhere")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and describe."""
+    from omnivit.recipe import load
+
+    recipe = load(args.recipe, args.overrides)
+    from omnivit.check import check
+
+    summary = check(recipe, with_data=not args.without_data)
+    print(f"{args.recipe}: ok\n")
+    print("\n".join(_components(recipe, summary)))
+    for stage, found in zip(recipe.stages, summary.stages, strict=True):
+        print("\n" + "\n".join(_stage(stage, found, summary)))
+    return 0
+
+
+def _components(recipe: Recipe, summary: Summary) -> list[str]:
+    from omnivit.check import count
+
+    model = summary.model
+    lines = [f"llm       {recipe.model.llm['name']:<10} {_number(count(model.llm)):>9} parameters"]
+    for slot, block in recipe.model.inputs.items():
+        rows = f"{summary.rows[slot]} tokens a medium" if slot in summary.rows else "no medium looked at"
+        encoder, adapter = _number(count(model.encoders[slot])), _number(count(model.adapters[slot]))
+        lines.append(f"encoder   {slot}: {block.encoder['name']:<10} {encoder:>9} parameters")
+        lines.append(f"adapter   {slot}: {block.adapter['name']:<10} {adapter:>9} parameters, {rows}")
+    return lines
+
+
+def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
+    from omnivit.check import memory
+
+    sizes = {name: p.numel() for name, p in summary.model.named_parameters()}
+    by_rate: Counter[float] = Counter()
+    for name, rate in found.rates.items():
+        by_rate[rate] += sizes[name]
+    trains = ", ".join(f"{_number(n)} parameters at {rate:g}" for rate, n in sorted(by_rate.items(), reverse=True))
+    lines = [f"stage {stage.name}: trains {trains} ({', '.join(stage.train)})"]
+    if found.steps is not None and found.longest is not None and found.supervised is not None:
+        lines.append(
+            f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; samples looked at: longest "
+            f"{found.longest} tokens, {found.supervised:.0%} of tokens supervised"
+        )
+    parts = memory(summary.model, found, stage.batch_size // stage.accumulate)
+    detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+    return [*lines, f"  memory on one device, estimated: {_bytes(sum(parts.values()))} ({detail})"]
+
+
+def _number(value: int) -> str:
+    return f"{value / 1e9:.2f}B" if value >= 1e9 else f"{value / 1e6:.2f}M" if value >= 1e6 else f"{value:,}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:.1f} GB" if value >= 2**30 else f"{value / 2**20:.0f} MB"

@@ -1,0 +1,74 @@
+"""`omnivit generate`: answer one question about media, and print nothing but the answer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from omnivit.errors import DataError
+
+SHORTCUTS = ("image", "video", "audio")
+"""Slots with an option of their own; `--media SLOT=FILE` names any."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("question", help="what to ask; `-` reads it from standard input")
+    for slot in SHORTCUTS:
+        parser.add_argument(
+            f"--{slot}",
+            dest="media",
+            metavar="FILE",
+            action="append",
+            type=lambda file, slot=slot: (slot, file),
+            help=f"{slot} to ask about; may be repeated",
+        )
+    parser.add_argument(
+        "--media", metavar="SLOT=FILE", action="append", type=slot_and_file, help="the same, for an input slot of any name"
+    )
+    add_sampling_arguments(parser)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that `generate` and `chat` share."""
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="cut the answer there (256)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P (1)")
+    parser.add_argument("--seed", type=int, help="of the draws, to repeat an answer")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+
+
+def slot_and_file(text: str) -> tuple[str, str]:
+    """Take `SLOT=FILE` apart."""
+    slot, equals, file = text.partition("=")
+    if not slot or not equals or not file:
+        raise argparse.ArgumentTypeError(f"expected SLOT=FILE, not {text!r}")
+    return slot, file
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer."""
+    question = sys.stdin.read().strip() if args.question == "-" else args.question
+    if not question.strip():
+        raise DataError("the question is empty: ask something.")
+    quieten()
+    from omnivit.assistant import Sampling, load
+
+    sampling = Sampling(args.temperature, args.top_p, args.seed)
+    assistant = load(args.run, args.device)
+    turn = assistant.turn(question, args.media or [])
+    print(assistant.reply([turn], max_new_tokens=args.max_new_tokens, sampling=sampling))
+    return 0
+
+
+def quieten() -> None:
+    """Keep transformers' notices and progress bars off the screen; call it before transformers is imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,20 @@
+"""`omnivit show`: print a recipe resolved, with everything that it extends, overrides, defaults and interpolations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("recipe", type=Path, help="a recipe (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. stages.0.epochs=2")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print."""
+    from omnivit.recipe import load, to_yaml
+
+    print(to_yaml(load(args.recipe, args.overrides)), end="")
+    return 0

@@ -1,0 +1,191 @@
+"""Which samples come in which order, and in which batch: pure functions of (seed, epoch), so resuming needs no state.
+
+Random numbers are raw bits of PCG64, whose stream NumPy promises to keep; its `permutation` may change with a version.
+Knows no sample's content and no tensor.
+
+N: samples of all sources, their global index; P: samples shown in one epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnivit.data.readers import Reader
+from omnivit.data.sample import Sample
+from omnivit.errors import RecipeError
+
+Ints = NDArray[np.int64]
+
+_MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough for new ones every epoch
+_BYTES_PER_TOKEN = 4.0
+
+
+def derive_seed(*keys: int | str) -> int:
+    """A seed in [0, 2^64) that depends on every key and on nothing else: (run seed, epoch, sample id, ...)."""
+    text = repr([key if isinstance(key, str) else int(key) for key in keys])
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+class Mixture:
+    """Several sources in one space of indices: `mixture[i]` is a sample, i in [0, N)."""
+
+    def __init__(
+        self, readers: Sequence[Reader], weights: Sequence[float], limits: Sequence[int | None] | None = None
+    ) -> None:
+        """Join sources.
+
+        Args:
+            readers: at least one.
+            weights: how often a sample of each source is shown in an epoch; above 0.
+            limits: use only the first so many samples of each source; None: all.
+
+        Raises:
+            RecipeError: no source, or a weight or limit that is not positive.
+        """
+        limits = [None] * len(readers) if limits is None else limits
+        if not readers:
+            raise RecipeError("a mixture needs at least one data source; `data` of the stage is empty.")
+        for k, (weight, limit) in enumerate(zip(weights, limits, strict=True)):
+            if not (math.isfinite(weight) and weight > 0):
+                raise RecipeError(f"data[{k}].weight is {weight}; expected a number above 0 (or remove the source).")
+            if limit is not None and limit < 1:
+                raise RecipeError(f"data[{k}].limit is {limit}; expected at least 1, or null for all samples.")
+        self.readers = tuple(readers)
+        self.weights = tuple(float(weight) for weight in weights)
+        self.sizes = tuple(
+            len(reader) if limit is None else min(limit, len(reader))
+            for reader, limit in zip(readers, limits, strict=True)
+        )
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        """N. How many samples an epoch shows is `epoch_size(mixture.sizes, mixture.weights)`."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, i: int) -> Sample:
+        reader, local = self.locate(i)
+        return reader[local]
+
+    def locate(self, i: int) -> tuple[Reader, int]:
+        """The source of global index `i`, and the sample's index in it."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"the mixture has {len(self)} samples, there is no sample {i}")
+        k = int(np.searchsorted(self._ends, i, side="right"))
+        return self.readers[k], int(i) - int(self._ends[k]) + self.sizes[k]
+
+    def lengths(self) -> tuple[Ints, Ints]:
+        """Approximate bytes of text [N] and number of media [N]."""
+        both = [reader.lengths() for reader in self.readers]
+        texts = [text[:size] for (text, _), size in zip(both, self.sizes, strict=True)]
+        media = [count[:size] for (_, count), size in zip(both, self.sizes, strict=True)]
+        return np.concatenate(texts), np.concatenate(media)
+
+    def estimated_lengths(self, rows: float) -> NDArray[np.float64]:
+        """[N] tokens that each sample will have, roughly: 4 bytes a token, and `rows` for every medium."""
+        text, media = self.lengths()
+        estimated: NDArray[np.float64] = text / _BYTES_PER_TOKEN + media * rows
+        return estimated
+
+    def fingerprint(self) -> str:
+        """Changes with the content of any source, its size or its weight."""
+        sources = zip(self.readers, self.sizes, self.weights, strict=True)
+        text = repr([(reader.fingerprint(), size, weight) for reader, size, weight in sources])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def epoch_size(sizes: Sequence[int], weights: Sequence[float]) -> int:
+    """P: samples shown in every epoch."""
+    return sum(_shown(size, weight) for size, weight in zip(sizes, weights, strict=True))
+
+
+def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> Ints:
+    """The global indices of one epoch, shuffled together.
+
+    Each source is dealt from an endless row of its own permutations, `round(size * weight)` samples (at least one) an
+    epoch: with weight 2 every sample comes twice, with 0.5 every sample comes once in two epochs.
+
+    Args:
+        sizes: samples of each source.
+        weights: how often each sample is shown.
+        seed: of the run (and stage).
+        epoch: from 0.
+
+    Returns:
+        [P] global indices.
+    """
+    offset, shown = 0, []
+    for k, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+        count = _shown(size, weight)
+        shown.append(_dealt(size, count * epoch, count, derive_seed("source", seed, k)) + offset)
+        offset += size
+    order = np.concatenate(shown)
+    return order[_permutation(len(order), derive_seed("epoch", seed, epoch))]
+
+
+def batches(
+    order: Ints, lengths: NDArray[np.int64] | NDArray[np.float64], batch_size: int, seed: int, epoch: int, group: bool
+) -> list[Ints]:
+    """Cut an epoch into batches; no sample is left out, so that the last batch may be smaller.
+
+    Grouped batches hold samples of like length: a quarter of the epoch, at most 50 batches of samples, is sorted at a
+    time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last).
+
+    Args:
+        order: [P] global indices, shuffled.
+        lengths: [N] a length for every global index.
+        batch_size: samples of an optimizer step, over all devices and accumulation.
+        seed: of the run (and stage).
+        epoch: from 0.
+        group: False: the batches follow `order` as it stands.
+
+    Returns:
+        Batches of global indices, [batch_size] each, the last one [1 to batch_size].
+    """
+    if not group:
+        return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    mega = batch_size * max(1, min(_MEGA, len(order) // (4 * batch_size)))
+    parts = [order[k : k + mega] for k in range(0, len(order), mega)]
+    grouped = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts]) if parts else order
+    cut = [grouped[k : k + batch_size] for k in range(0, len(grouped), batch_size)]
+    full = len(order) // batch_size
+    shuffled = _permutation(full, derive_seed("batches", seed, epoch))
+    return [cut[k] for k in shuffled] + cut[full:]
+
+
+def split(batch: Ints, parts: int, part: int) -> Ints:
+    """One of the parts (ranks x accumulation) of a batch: every `parts`-th sample, so that parts get like lengths.
+
+    The parts are disjoint and make up the batch. A part of a small last batch may be empty.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"part {part} of {parts} parts")
+    return batch[part::parts]
+
+
+def padding_share(batches: Sequence[Ints], lengths: NDArray[np.int64] | NDArray[np.float64]) -> float:
+    """The share of padding, in [0, 1), when every batch is padded to its longest sample."""
+    real = sum(float(lengths[batch].sum()) for batch in batches if len(batch))
+    padded = sum(len(batch) * float(lengths[batch].max()) for batch in batches if len(batch))
+    return 1.0 - real / padded if padded else 0.0
+
+
+def _shown(size: int, weight: float) -> int:
+    return max(1, round(size * weight)) if size else 0
+
+
+def _dealt(size: int, start: int, count: int, seed: int) -> Ints:
+    """Items `start` to `start + count` of the endless row of permutations of `size` items."""
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    rounds = range(start // size, (start + count - 1) // size + 1)
+    row = np.concatenate([_permutation(size, derive_seed(seed, k)) for k in rounds])
+    return row[start % size : start % size + count]
+
+
+def _permutation(size: int, seed: int) -> Ints:
+    return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")

@@ -1,0 +1,94 @@
+"""Comparing answers with references, and how sure one may be of the result. Knows no model and no tensor."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z_95 = 1.96
+"""Standard normal quantile of a two-sided 95% interval."""
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean in [0, 1] with its 95% confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Number of observations."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], n={self.n}"
+
+
+def normalise(text: str) -> str:
+    """Lower case without ASCII punctuation, articles and superfluous white space, as the SQuAD evaluation does.
+
+    Source: `evaluate-v1.1.py` of Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+    EMNLP 2016. One exception: an answer of nothing else ("A", "?") stays as it is, so that the choice "A" is not the
+    empty answer.
+    """
+    lower = text.lower()
+    bare = " ".join(_ARTICLES.sub(" ", lower.translate(_NO_PUNCTUATION)).split())
+    return bare or " ".join(lower.split())
+
+
+def exact_match(prediction: str, reference: str) -> bool:
+    """Whether both are the same once normalised."""
+    return normalise(prediction) == normalise(reference)
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall over the normalised words (SQuAD, see `normalise`), in [0, 1]."""
+    ours, theirs = normalise(prediction).split(), normalise(reference).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs))
+
+
+def wilson(successes: float, n: int, z: float = Z_95) -> Interval:
+    """The Wilson score interval of a proportion.
+
+    Unlike mean +- z * deviation it stays inside [0, 1] and does not shrink to a point at 0 or n successes.
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
+    American Statistical Association 22 (1927), 209-212.
+
+    Args:
+        successes: between 0 and `n`.
+        n: trials, at least 1.
+        z: standard normal quantile.
+
+    Raises:
+        ValueError: no trials, or successes outside [0, n].
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials: expected 1 trial or more, and 0 to n successes")
+    mean = successes / n
+    centre = mean + z * z / (2 * n)
+    spread = z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z * z / n
+    return Interval(mean, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale), n)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """A mean of scores in [0, 1], with the Wilson interval that a proportion of the same mean would have.
+
+    Scores in [0, 1] with mean p vary by at most p (1 - p), the variance of zeros and ones (Bhatia and Davis, "A Better
+    Bound on the Variance", American Mathematical Monthly 107 (2000)): the interval is never too narrow on that account.
+
+    Raises:
+        ValueError: no values, or one outside [0, 1].
+    """
+    if any(not 0 <= value <= 1 for value in values):
+        raise ValueError("expected scores between 0 and 1")
+    return wilson(min(math.fsum(values), len(values)), len(values))

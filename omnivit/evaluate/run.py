@@ -1,0 +1,189 @@
+"""Ask a model every question of a file under each condition, and score the answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import track
+
+from omnivit.data.module import open_source
+from omnivit.data.prepare import Preparer
+from omnivit.data.readers import Reader
+from omnivit.data.sample import Sample
+from omnivit.errors import DataError, RecipeError
+from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
+from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
+from omnivit.evaluate.probe import linear_probe
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import DataSource, Evaluation, Recipe
+
+LINEAR_PROBE = "linear_probe"
+CHUNK = 8
+"""Batches that are handed to the assistant at once; progress moves this often."""
+
+
+class Answerer(Protocol):
+    """What is evaluated: `omnivit.assistant.Assistant`, or whatever answers like it."""
+
+    @property
+    def model(self) -> OmniModel: ...
+    @property
+    def preparer(self) -> Preparer: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question under some condition, with what was said and what should have been."""
+
+    sample: Sample
+    """As it was asked: without its last answer, with the media of the condition."""
+    reference: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the answers compare with the references."""
+
+    accuracy: Interval
+    """Exact matches, normalised (see `omnivit.evaluate.metrics.normalise`)."""
+    token_f1: Interval | None = None
+    """None for what gives a class rather than words."""
+    refused: tuple[str, ...] = ()
+    """Reason of every bad sample that was left out (`data.on_bad_sample: skip`)."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The good samples of one file, and why the others were refused."""
+
+    samples: tuple[Sample, ...]
+    refused: tuple[str, ...] = ()
+
+
+def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path) -> dict[str, Score]:
+    """Score the model under each condition, and a linear probe on its features if the recipe gives its samples.
+
+    Returns:
+        Condition -> score, in the order of the recipe; then `linear_probe`.
+
+    Raises:
+        RecipeError: an unknown condition, or no data.
+        DataError: a bad sample, or more of them than the recipe allows to be skipped.
+    """
+    check_evaluation(evaluation, data_root)
+    files = [_open(source, data_root, assistant) for source in evaluation.data]
+    scores = {}
+    for name in evaluation.conditions:
+        answered = [
+            answer
+            for file in files
+            for answer in ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size)
+        ]
+        scores[name] = score(answered, _refused(files))
+    if evaluation.linear_probe:
+        train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
+        accuracy = linear_probe(
+            assistant.model, assistant.preparer.processors, _joined(train), _joined(files), evaluation.batch_size,
+            assistant.recipe.seed,
+        )  # fmt: skip
+        scores[LINEAR_PROBE] = Score(accuracy, refused=_refused([*train, *files]))
+    return scores
+
+
+def check_evaluation(evaluation: Evaluation, data_root: str | Path) -> None:
+    """Find what can be wrong with an evaluation without a model, so that it is known before training.
+
+    Raises:
+        RecipeError: an unknown condition, or no data.
+        DataError: a data file is missing or lies outside the root.
+    """
+    check_conditions(evaluation.conditions)
+    if not evaluation.data:
+        raise RecipeError("evaluation.data: names no data source. Add one, or leave `evaluation` out.")
+    for source in (*evaluation.data, *evaluation.linear_probe):
+        open_source(source, data_root)
+
+
+def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
+    """Read a file's samples, and leave out bad ones where the recipe says `data.on_bad_sample: skip`.
+
+    Raises:
+        DataError: a bad sample, more of them than `data.skip_budget` allows, or no good one.
+    """
+    data = assistant.recipe.data
+    skip = data.on_bad_sample == "skip"
+    count = len(reader) if limit is None else min(limit, len(reader))
+    samples, refused = [], []
+    for i in range(count):
+        try:
+            samples.append(_checked(reader[i], assistant.preparer, media=skip))
+        except DataError as error:
+            if not skip:
+                raise
+            refused.append(str(error))
+    if len(refused) > data.skip_budget * count:
+        raise DataError(
+            f"{len(refused)} of {count} samples are bad, more than `data.skip_budget: {data.skip_budget}` allows. The "
+            f"last: {refused[-1]}"
+        )
+    if not samples:
+        raise DataError("no sample to evaluate: `limit` is 0.")
+    return Questions(tuple(samples), tuple(refused))
+
+
+def ask(
+    assistant: Answerer, samples: Sequence[Sample], condition: str, max_new_tokens: int, batch_size: int
+) -> list[Answered]:
+    """Ask the questions of one file's samples under a condition.
+
+    Args:
+        assistant: answers greedily.
+        samples: whole, with their last answer.
+        condition: a key of `CONDITIONS`.
+        max_new_tokens: longest answer.
+        batch_size: questions that are answered together.
+    """
+    asked = CONDITIONS[condition]([question(sample) for sample in samples], assistant.recipe.seed)
+    size = batch_size * CHUNK
+    chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
+    console = Console(stderr=True)
+    shown = track(chunks, f"asking ({condition})", console=console, transient=True, disable=not sys.stderr.isatty())
+    said = [answer for chunk in shown for answer in assistant.answer(chunk, max_new_tokens, batch_size)]
+    return [
+        Answered(sample, reference(whole), answer) for sample, whole, answer in zip(asked, samples, said, strict=True)
+    ]
+
+
+def score(answered: Sequence[Answered], refused: tuple[str, ...] = ()) -> Score:
+    """Exact matches and token F1 of at least one answer."""
+    right = sum(exact_match(one.prediction, one.reference) for one in answered)
+    f1 = [token_f1(one.prediction, one.reference) for one in answered]
+    return Score(wilson(right, len(answered)), mean_interval(f1), refused)
+
+
+def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Questions:
+    return gather(open_source(source, data_root), source.limit, assistant)
+
+
+def _checked(sample: Sample, preparer: Preparer, media: bool) -> Sample:
+    asked = question(sample)
+    if media:
+        preparer(asked, generate=True)
+    return sample
+
+
+def _joined(files: Sequence[Questions]) -> list[Sample]:
+    return [sample for file in files for sample in file.samples]
+
+
+def _refused(files: Sequence[Questions]) -> tuple[str, ...]:
+    return tuple(reason for file in files for reason in file.refused)

@@ -1,0 +1,86 @@
+"""A plugin's block in a recipe -> the plugin's own `Config`, and a `Config` described for people."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+from omnivit.typed import Where, convert, describe_type, hints
+
+T = TypeVar("T")
+
+
+def merge_options(config_class: type[T], options: Mapping[str, Any], where: Where | str) -> T:
+    """Lay the options of a block over the defaults of a plugin's `Config`.
+
+    Args:
+        config_class: a dataclass.
+        options: the block without `name`.
+        where: the place of the block, for errors: `recipe.where("model.llm")`, or its path alone.
+
+    Raises:
+        RecipeError: an unknown or missing key, or a value of another type; names path, file, line and allowed keys.
+        PluginError: the plugin's `Config` has an annotation that is not understood.
+    """
+    place = Where.of(where) if isinstance(where, str) else where
+    merged: T = convert(options, config_class, place)
+    return merged
+
+
+class ConfigField(NamedTuple):
+    """One option of a plugin."""
+
+    name: str
+    type: str
+    """In words: `int`, `float or null`, `one of 'a', 'b'`."""
+    default: Any
+    """`dataclasses.MISSING` where the option is mandatory."""
+    doc: str
+    """The docstring after the field, on one line; empty if there is none."""
+
+
+def describe_config(config_class: type[Any]) -> list[ConfigField]:
+    """The options of a plugin's `Config`, in order, with the docstrings that follow them in the source."""
+    types_by_name, docs = hints(config_class), _docs(config_class)
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    return [
+        ConfigField(name, describe_type(kind), _default(fields[name]), docs.get(name, ""))
+        for name, kind in types_by_name.items()
+    ]
+
+
+def _default(found: dataclasses.Field[Any]) -> Any:
+    if found.default_factory is not dataclasses.MISSING:
+        return found.default_factory()
+    return found.default
+
+
+def _docs(config_class: type[Any]) -> dict[str, str]:
+    """Field -> docstring; what a subclass says about an inherited field comes first."""
+    docs: dict[str, str] = {}
+    for cls in config_class.__mro__[:-1]:
+        try:
+            source = textwrap.dedent(inspect.getsource(cls))
+        except (OSError, TypeError):  # a class made at run time has no source, hence no docstrings
+            continue
+        body = ast.parse(source).body[0]
+        for name, doc in _pairs(body.body if isinstance(body, ast.ClassDef) else []):
+            docs.setdefault(name, doc)
+    return docs
+
+
+def _pairs(body: list[ast.stmt]) -> list[tuple[str, str]]:
+    return [
+        (field.target.id, " ".join(inspect.cleandoc(doc.value.value).split()))
+        for field, doc in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(doc, ast.Expr)
+        and isinstance(doc.value, ast.Constant)
+        and isinstance(doc.value.value, str)
+    ]

@@ -1,0 +1,336 @@
+"""YAML text -> a tree of values that know the file and line they stand in. Safe on hostile files.
+
+One pass over the parser's events builds the tree. An alias is a reference to a value already built, so nothing is ever
+expanded here; every value keeps the size that it would have expanded, and one that is too large is refused.
+
+Scalars follow YAML 1.2: only `true` and `false` are truth values (`no`, `on`, `off` are text), `1e-3` is a number,
+`010`, `12:30` and dates are text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omnivit.errors import RecipeError
+from omnivit.typed import FLOAT, Keys, near, parse_number
+
+MAX_BYTES = 1_000_000
+MAX_ALIASES = 64
+MAX_DEPTH = 32
+MAX_VALUES = 10_000
+"""Mappings, lists and scalars of a file, aliases expanded."""
+
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_TRUTHS: Mapping[str, bool | None] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+_MERGE = "<<"
+_ESCAPED = re.compile(r"(\\*)\$\{")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value with its place. Nodes are never changed, so they may be shared."""
+
+    value: Any
+    """A scalar, a `dict[str | int, Node]` or a `list[Node]`."""
+    place: str
+    """`file:line` of its key or list item, or `command line`."""
+    size: int = field(default=1, compare=False)
+    """Number of values in it, itself included."""
+    depth: int = field(default=1, compare=False)
+    """Levels of nesting, itself included."""
+
+    @classmethod
+    def of(cls, value: Any, place: str) -> Node:
+        """A node over children that are nodes already, with its size.
+
+        Raises:
+            RecipeError: it is too large or too deep.
+        """
+        children = cls(value, place).children()
+        size = 1 + sum(child.size for child in children.values())
+        depth = 1 + max((child.depth for child in children.values()), default=0)
+        if size > MAX_VALUES:
+            raise RecipeError(f"{place}: this expands to {size:,} values; at most {MAX_VALUES:,} are read.")
+        if depth > MAX_DEPTH:
+            raise RecipeError(f"{place}: nested deeper than {MAX_DEPTH} levels.")
+        return cls(value, place, size, depth)
+
+    def children(self) -> dict[Any, Node]:
+        """Key or index -> value; empty for a scalar."""
+        if isinstance(self.value, list):
+            return dict(enumerate(self.value))
+        return self.value if isinstance(self.value, dict) else {}
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def places(self, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
+        """Where every value in it stands."""
+        yield keys, self.place
+        for key, child in self.children().items():
+            yield from child.places((*keys, key))
+
+
+def full(path: Path) -> str:
+    """A path from the root, without `..`, links left as they are."""
+    return os.path.abspath(path)  # noqa: PTH100  (Path.resolve would follow links)
+
+
+def shown(path: Path) -> str:
+    """A path as errors print it: relative to the working folder if it is inside."""
+    here, whole = Path.cwd(), Path(full(path))
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+
+
+def absolute(text: str, folder: Path) -> str:
+    """Anchor a text that begins with `./` or `../` in `folder`, and expand a leading `~/`; leave any other as it is."""
+    if text.startswith(("./", "../")):
+        return full(folder / text)
+    return str(Path(text).expanduser()) if text.startswith("~/") else text
+
+
+def read(path: Path, wanted_by: str = "") -> Node:
+    """Read one YAML file that holds a mapping; texts beginning with `./`, `../` or `~/` become absolute.
+
+    Args:
+        path: the file.
+        wanted_by: for errors: which line of which file asked for it.
+
+    Raises:
+        RecipeError: the file is missing, is too large, is no text, is no YAML, or holds something else.
+    """
+    name, because = shown(path), f"{wanted_by}: " if wanted_by else ""
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise RecipeError(f"{because}{name} is not a regular file.")
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise RecipeError(f"{because}{name} does not exist{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{because}{name} is a folder; a recipe is a YAML file{_neighbours(path / '_')}") from None
+    except OSError as error:
+        raise RecipeError(f"{because}{name} cannot be read: {error.strerror}.") from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{because}{name} is larger than {MAX_BYTES:,} bytes; a recipe is not that long.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{because}{name}:{line}: this is not text (UTF-8): {error.reason}.") from None
+    node = parse(text, name, Path(full(path)).parent)
+    if node is None or node.value is None:
+        raise RecipeError(f"{because}{name} is empty; a recipe is a mapping with at least `model:`.")
+    if not isinstance(node.value, dict):
+        kind = "list" if isinstance(node.value, list) else "single value"
+        raise RecipeError(f"{because}{node.place}: the file holds a {kind}; a recipe is a mapping (`key: value`).")
+    return node
+
+
+def _neighbours(path: Path) -> str:
+    names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        return f": there is no folder {shown(path.parent)}."
+    return f"{near(path.name, names)} Recipes in {shown(path.parent)}: {', '.join(names[:20]) or 'none'}."
+
+
+def parse(text: str, name: str, folder: Path, numbered: bool = True) -> Node | None:
+    """YAML text -> its one document; None if there is none.
+
+    Args:
+        text: the YAML.
+        name: what to call it in places.
+        folder: where its relative paths start.
+        numbered: whether places carry line numbers.
+
+    Raises:
+        RecipeError: not one document of plain YAML, or one too large, too deep, or with too many aliases.
+    """
+    builder = _Builder(name, folder, numbered)
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            builder.feed(event)
+    except yaml.YAMLError as error:
+        raise RecipeError(_syntax(error, builder, text)) from error
+    return builder.root
+
+
+@dataclass
+class _Open:
+    """A collection whose end has not come yet: its children so far, keys and values in turn for a mapping."""
+
+    event: Any
+    children: list[Node]
+
+
+class _Builder:
+    """Builds nodes from parser events."""
+
+    def __init__(self, name: str, folder: Path, numbered: bool) -> None:
+        self.name, self.folder, self.numbered = name, folder, numbered
+        self.root: Node | None = None
+        self.open: list[_Open] = []
+        self.anchors: dict[str, Node | None] = {}
+        self.aliases = 0
+
+    def feed(self, event: Any) -> None:
+        """Take one event; each kind that carries a value ends in `_add`."""
+        if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
+            raise self.error(event, "a second document (`---`) begins; a recipe is one document.")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            self._check_tag(event)
+        if isinstance(event, yaml.AliasEvent):
+            self._add(self._alias(event), None)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._add(Node(self._scalar(event), self.place(event)), event.anchor)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._begin(event)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            done = self.open.pop()
+            value = done.children if isinstance(event, yaml.SequenceEndEvent) else self._mapping(done.children)
+            self._add(Node.of(value, self.place(done.event)), done.event.anchor)
+
+    def place(self, event: Any) -> str:
+        return f"{self.name}:{event.start_mark.line + 1}" if self.numbered else self.name
+
+    def error(self, event: Any, problem: str) -> RecipeError:
+        return RecipeError(f"{self.place(event)}: {problem}")
+
+    def _begin(self, event: Any) -> None:
+        if len(self.open) >= MAX_DEPTH:
+            raise self.error(event, f"nested deeper than {MAX_DEPTH} levels.")
+        if event.anchor:
+            self.anchors[event.anchor] = None  # not to be used before its end: it would contain itself
+        self.open.append(_Open(event, []))
+
+    def _add(self, node: Node, anchor: str | None) -> None:
+        if anchor:
+            self.anchors[anchor] = node
+        if self.open:
+            self.open[-1].children.append(node)
+        else:
+            self.root = node
+
+    def _alias(self, event: Any) -> Node:
+        self.aliases += 1
+        if self.aliases > MAX_ALIASES:
+            raise self.error(event, f"more than {MAX_ALIASES} aliases (`*name`).")
+        if event.anchor not in self.anchors:
+            known = near(event.anchor, self.anchors)
+            raise self.error(event, f"alias *{event.anchor} has no anchor &{event.anchor}{known}")
+        found = self.anchors[event.anchor]
+        if found is None:
+            raise self.error(event, f"alias *{event.anchor} stands inside its own anchor.")
+        return replace(found, place=self.place(event))
+
+    def _check_tag(self, event: Any) -> None:
+        if event.tag not in (None, "!", *_TAGS):
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.error(event, f"the tag {tag} is refused: a recipe holds plain values only. Remove the tag.")
+
+    def _scalar(self, event: Any) -> Any:
+        tag = (event.tag or "").rpartition(":")[2]
+        if tag == "str" or not (event.implicit[0] or tag in ("null", "bool", "int", "float")):
+            return absolute(event.value, self.folder)
+        if event.value in _TRUTHS:
+            return _TRUTHS[event.value]
+        number = parse_number(event.value)
+        return absolute(event.value, self.folder) if number is None else number
+
+    def _mapping(self, children: list[Node]) -> dict[str | int, Node]:
+        """Pair keys with values; `<<: *other` adds the keys of another mapping that are not said here."""
+        entries: dict[str | int, Node] = {}
+        merged: dict[str | int, Node] = {}
+        for key, child in zip(children[::2], children[1::2], strict=True):
+            if type(key.value) not in (str, int):
+                kind = "a collection" if isinstance(key.value, dict | list) else repr(key.value)
+                raise RecipeError(f"{key.place}: {kind} cannot be a key: keys are text. Quote it.")
+            if key.value in entries:
+                raise RecipeError(
+                    f"{key.place}: duplicate key '{key.value}', first given at {entries[key.value].place}."
+                )
+            if key.value == _MERGE:
+                merged = self._merged(child) | merged
+            else:
+                entries[key.value] = replace(child, place=key.place)
+        return merged | entries
+
+    def _merged(self, child: Node) -> dict[str | int, Node]:
+        blocks = child.value if isinstance(child.value, list) else [child]
+        found: dict[str | int, Node] = {}
+        for block in blocks:
+            if not isinstance(block.value, dict):
+                raise RecipeError(f"{child.place}: `<<` takes a mapping, or a list of mappings.")
+            found = block.value | found
+        return found
+
+
+def _syntax(error: yaml.YAMLError, builder: _Builder, text: str) -> str:
+    """What the parser says, in one line, with a remedy for what people do most."""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    context = getattr(error, "context", None) or ""
+    mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    if context:
+        begun = f" that begins in line {start.line + 1}" if start and mark and start.line != mark.line else ""
+        problem = f"{problem} {context}{begun}"
+    if mark is None:
+        return f"{builder.name}: this is not YAML: {problem}."
+    hint = ""
+    if text.split("\n")[mark.line][mark.column : mark.column + 1] == "\t":
+        hint = " Indent with spaces, never with tabs."
+    elif "mapping values are not allowed" in problem:
+        hint = " Quote a text that contains ': '."
+    elif "scanning an alias" in problem:
+        hint = " Quote a text that begins with '*'."
+    place = f"{builder.name}:{mark.line + 1}" if builder.numbered else builder.name
+    return f"{place}, column {mark.column + 1}: this is not YAML: {problem}.{hint}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes shared values out in full, and quotes what `parse` or a YAML 1.1 parser would not read back as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (the signature is PyYAML's)
+        return True
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def _escaped(value: Any) -> Any:
+    """Mark every `${` as literal, with `\\` before it."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(item) for item in value]
+    return _ESCAPED.sub(r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def dump(content: Mapping[str, Any]) -> str:
+    """Write plain values as YAML that `parse`, and the interpolation after it, give back as they are.
+
+    Raises:
+        RecipeError: a value that YAML has no plain form for.
+    """
+    try:
+        return yaml.dump(_escaped(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    except yaml.representer.RepresenterError as error:
+        kind = type(error.args[1]).__name__
+        raise RecipeError(f"a recipe holds plain values only, and this one a {kind}: {error.args[1]!r}.") from error

@@ -1,0 +1,44 @@
+"""Train, then evaluate what was trained, and write the run's report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from omnivit.assistant import Assistant
+from omnivit.evaluate.report import console_table, plot_losses, write_report
+from omnivit.evaluate.run import evaluate
+from omnivit.recipe import Recipe
+from omnivit.train import folder
+from omnivit.train.stages import peak_memory_mb, train
+
+
+def train_and_report(recipe: Recipe, path: Path, resume: bool) -> None:
+    """Run the stages, evaluate on rank zero, write report.md, report.json and loss.png."""
+    run, results = train(recipe, path, resume)
+    if not folder.is_leader():
+        return
+    found = {}
+    if recipe.evaluation is not None:
+        assistant = Assistant(run.model, run.preparer, recipe)
+        found = evaluate(assistant, recipe.evaluation, recipe.data.root)
+        print(console_table(found))
+    plot_losses(path, loss_curves(path, [stage.name for stage in recipe.stages]))
+    write_report(path, recipe, found, results, peak_memory_mb())
+    print(f"Report: {path / 'report.md'}")
+
+
+def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """Stage -> (step, loss), from the CSV logs of this run and of those that it resumes; the latest entry counts."""
+    curves = {}
+    for stage in stages:
+        points: dict[int, float] = {}
+        files = (path / "logs" / stage).glob("version_*/metrics.csv")
+        for file in sorted(files, key=lambda f: int(f.parent.name.removeprefix("version_"))):
+            with file.open(newline="", encoding="utf-8") as rows:
+                steps = [row for row in csv.DictReader(rows) if row.get("loss")]
+            points |= {int(float(row["optimizer_step"])): float(row["loss"]) for row in steps}
+        curves[stage] = sorted(points.items())
+    return curves
+

@@ -1,0 +1,221 @@
+"""The stage runner: a recipe's stages one after the other, each by Lightning's Trainer, then the evaluation.
+
+Lightning sees every stage as one epoch that begins at the next step: the plan of batches, the schedule and the random
+generators are functions of the step, so a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from omnivit.data.mixture import Mixture
+from omnivit.data.module import StageData, StagePlan, open_mixture
+from omnivit.data.prepare import Preparer
+from omnivit.errors import CheckpointError, RecipeError, suggest
+from omnivit.model.build import load_model, preparer_of
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import Recipe, Stage
+from omnivit.train import checkpoint, folder
+from omnivit.train.callbacks import Saver, progress
+from omnivit.train.freeze import freeze, match
+from omnivit.train.module import StageModule
+from omnivit.train.state import StagePosition
+
+LOGGERS = ("csv", "tensorboard")
+LOSSES = ("lm",)
+OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
+         "callbacks", "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs",
+         "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "logger")  # fmt: skip
+"""Trainer arguments that the stages decide."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did, in this process and those that it resumed."""
+
+    name: str
+    steps: int
+    """Optimizer steps."""
+    samples: int
+    """Samples shown, repeats included."""
+    seconds: float
+    skipped: list[str]
+    """Reason of every skipped sample."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe in its folder, with the model that the stages tune one after the other."""
+
+    recipe: Recipe
+    path: Path
+    model: OmniModel
+    preparer: Preparer
+    mixtures: dict[str, Mixture]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / folder.CHECKPOINTS
+
+
+def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[StageResult]]:
+    """Run all stages, or what is left of them.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: with the place and the remedy.
+    """
+    if not recipe.stages:
+        raise RecipeError("the recipe has no stages: there is nothing to train.")
+    mixtures = {stage.name: open_mixture(stage.data, recipe.data.root) for stage in recipe.stages}
+    model = load_model(recipe)
+    check_stages(recipe, model)
+    run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)
+    if folder.is_leader():
+        found = folder.provenance(recipe, mixtures, run.preparer.fingerprint())
+        folder.record_provenance(path, found, resume)
+    standing = checkpoint.latest(run.checkpoints) if resume else None
+    if standing is not None:
+        checkpoint.load_weights(model, standing.weights(), standing.path)
+    return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+
+
+def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:
+    """Train one stage from where the standing checkpoint left it, unless it is finished."""
+    rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
+    plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, _rows(run.preparer))
+    position = StagePosition(stage, index, plan.steps, plan.samples)
+    begun = standing is not None and standing.state["stage_index"] >= index
+    here = checkpoint.of_stage(run.checkpoints, index) if begun else None
+    if here is not None:
+        _continue(position, here)
+    if position.step < plan.steps:
+        _fit(run, rates, plan, position, here)
+    return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped)
+
+
+def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosition,
+         here: checkpoint.Checkpoint | None) -> None:  # fmt: skip
+    stage, recipe = position.stage, run.recipe
+    validation = open_mixture(stage.validation.data, recipe.data.root) if stage.validation else None
+    saver = Saver(run.checkpoints, recipe.checkpoint_every, _trained_so_far(run, position.index),
+                  here.optimizer() if here is not None else None)  # fmt: skip
+    trainer = _trainer(run, stage, saver)
+    _check_split(stage, trainer)
+    position.began = time.perf_counter()
+    trainer.fit(
+        StageModule(run.model, rates, position, recipe.data, recipe.seed),
+        datamodule=StageData(plan, run.preparer, recipe.data, validation, position.step),
+    )
+
+
+def _continue(position: StagePosition, here: checkpoint.Checkpoint) -> None:
+    if here.state["total_steps"] != position.total:
+        raise CheckpointError(
+            f"{here.path}: its stage had {here.state['total_steps']} steps, the recipe's has {position.total} now."
+        )
+    position.step, position.skipped = here.state["step"], list(here.state["skipped"])
+    position.seconds = here.state["seconds"]
+
+
+def _rows(preparer: Preparer) -> float:
+    """Rows of a typical medium, to estimate the lengths of samples for grouping."""
+    return 64.0 if preparer.processors else 0.0
+
+
+def _trained_so_far(run: Run, index: int) -> set[str]:
+    """Every tensor that this stage or one before it trains: what a checkpoint must hold."""
+    names: set[str] = set()
+    for stage in run.recipe.stages[: index + 1]:
+        known = [name for name, _ in run.model.named_parameters()]
+        names |= set(match(known, stage.train, f"stages.{stage.name}.train"))
+    return names | checkpoint.buffers_beside(run.model, names)
+
+
+def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
+    options = dict(run.recipe.trainer)
+    loggers = _loggers(options.pop("loggers", list(LOGGERS)), run.path / "logs", stage.name)
+    every = stage.validation.every if stage.validation else 0
+    settings: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": "auto",
+        "log_every_n_steps": 1,
+        "enable_model_summary": False,
+        "enable_progress_bar": sys.stderr.isatty(),
+    }
+    settings |= options
+    shown = [progress(sys.stderr.isatty())] if settings.pop("progress", True) else []
+    return Trainer(
+        **settings,
+        max_epochs=1,
+        accumulate_grad_batches=stage.accumulate,
+        val_check_interval=every * stage.accumulate if every else None,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if stage.validation else 0,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        callbacks=[saver, *shown],
+        logger=loggers,
+        default_root_dir=run.path,
+    )
+
+
+def _loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
+    made: list[Logger] = []
+    for name in names:
+        if name == "csv":
+            made.append(CSVLogger(path, name=stage))
+        elif name == "tensorboard":
+            made.append(TensorBoardLogger(path / "tensorboard", name=stage))
+        else:
+            raise RecipeError(f"trainer.loggers: no logger {name!r}; {suggest(name, LOGGERS)}")
+    return made
+
+
+def _check_split(stage: Stage, trainer: Trainer) -> None:
+    parts = stage.accumulate * trainer.world_size
+    if stage.batch_size % parts:
+        raise RecipeError(
+            f"stages.{stage.name}.batch_size: {stage.batch_size} cannot be split evenly into {stage.accumulate} "
+            f"micro-batches (`accumulate`) on {trainer.world_size} devices. Use a multiple of {parts}."
+        )
+
+
+def check_trainer_options(options: dict[str, Any]) -> None:
+    """Refuse what Lightning's Trainer does not know, and what the stages decide.
+
+    Raises:
+        RecipeError: names the key and what is allowed.
+    """
+    known = [*inspect.signature(Trainer.__init__).parameters, "loggers", "progress"]
+    allowed = sorted(set(known) - {"self", *OWNED})
+    for key in options:
+        if key in OWNED:
+            raise RecipeError(f"trainer.{key}: the stages decide this (`accumulate`, `epochs`, `steps`, `validation`).")
+        if key not in allowed:
+            raise RecipeError(f"trainer.{key}: Lightning's Trainer has no such option; {suggest(key, allowed)}")
+
+
+def check_stages(recipe: Recipe, model: OmniModel) -> None:
+    """Refuse, before anything trains, patterns that match nothing and losses that nothing computes."""
+    check_trainer_options(recipe.trainer)
+    names = [name for name, _ in model.named_parameters()]
+    for stage in recipe.stages:
+        match(names, stage.train, f"stages.{stage.name}.train")
+        for loss in stage.losses:
+            if loss not in LOSSES:
+                raise RecipeError(f"stages.{stage.name}.losses: nothing computes {loss!r}; {suggest(loss, LOSSES)}")
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory that this process has had, in MB (2**20 bytes); loader workers not included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,67 @@
+"""Real small parts that tests share: pictures on disk, a recipe over them, a model built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests_support import COLOURS, picture_record, text_record, write_jsonl
+
+RECIPE = """
+seed: 3
+data: {{root: {root}, max_length: 512, workers: 0}}
+model:
+  llm:
+    name: causal
+    tokenizer: bytes
+    config:
+      {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4,
+       num_key_value_heads: 2, max_position_embeddings: 1024}}
+    lora: {{r: 2, alpha: 4, dropout: 0.1, targets: [q_proj, v_proj]}}
+  inputs:
+    image:
+      encoder:
+        name: clip
+        layer: -2
+        config: {{model_type: clip_vision_model, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 3,
+                 num_attention_heads: 2, image_size: 32, patch_size: 16}}
+      adapter: {{name: mlp, depth: 2}}
+stages:
+  - {{name: align, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-2}}, batch_size: 4}}
+  - {{name: instruct, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-3, "llm.*lora_*": 1e-2}}, batch_size: 8,
+     accumulate: 2}}
+trainer: {{accelerator: cpu, devices: 1, loggers: [csv], progress: false}}
+"""
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A folder with four pictures and train.jsonl: 20 questions about them, 4 without a picture."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, rgb in COLOURS.items():
+        Image.new("RGB", (40, 36), rgb).save(root / f"{name}.png")
+    colours = list(COLOURS)
+    records = [picture_record(f"p{i}", f"{colours[i % 4]}.png", colours[i % 4]) for i in range(20)]
+    records += [text_record(f"t{i}", "Say it " + "again " * i, "it") for i in range(4)]
+    write_jsonl(root / "train.jsonl", records)
+    return root
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, data_root: Path) -> Path:
+    """A two-stage recipe over `data_root`: adapter, then adapter and LoRA with accumulation."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(root=data_root), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def load_recipe(recipe_file: Path) -> Callable[..., Any]:
+    """Load the tiny recipe with overrides."""
+    from omnivit.recipe import load
+
+    return lambda *overrides: load(recipe_file, overrides)

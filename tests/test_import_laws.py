@@ -1,0 +1,107 @@
+"""Law 3: the core imports no plugin, and no plugin imports another. Proved on the syntax trees of all sources."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = {"omnivit_encoders": ROOT / "encoders", "omnivit_adapters": ROOT / "adapters"}
+FORBIDDEN = {*PLUGINS, "encoders", "adapters"}
+"""The last two are our folders by their bare names, which make a second copy of every class."""
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Every dotted name that a module imports, and every string that names a plugin module.
+
+    Args:
+        source: the module's text.
+        package: the package that the module stands in, which relative imports start from.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.partition(":")[0]
+            if name.split(".")[0] in PLUGINS and name.replace(".", "").isidentifier():
+                yield name
+
+
+def plugin_of(stem: str, stems: set[str]) -> str:
+    """The plugin that a file belongs to: `timm_layouts` is part of `timm` where there is a `timm`."""
+    return min((other for other in stems if stem == other or stem.startswith(f"{other}_")), key=len, default=stem)
+
+
+def foreign(name: str, package: str, own: str, stems: set[str]) -> bool:
+    """Whether a plugin of `package` called `own` may not import `name`."""
+    top, _, rest = name.partition(".")
+    if top not in FORBIDDEN:
+        return False
+    return top != package or plugin_of(rest.partition(".")[0], stems) != own
+
+
+def core_files() -> list[Path]:
+    return sorted((ROOT / "omnivit").rglob("*.py"))
+
+
+def plugin_files() -> list[tuple[str, Path]]:
+    return [(package, path) for package, folder in PLUGINS.items() for path in sorted(folder.rglob("*.py"))]
+
+
+def test_core_imports_no_plugin() -> None:
+    files = core_files()
+    assert ROOT / "omnivit" / "registry.py" in files
+    for path in files:
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        bad = [name for name in imported(path.read_text(), package) if name.split(".")[0] in FORBIDDEN]
+        assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+def test_no_plugin_imports_another() -> None:
+    files = plugin_files()
+    assert files
+    for package, path in files:
+        folder = PLUGINS[package]
+        inside = path.relative_to(folder)
+        stems = {child.stem for child in folder.iterdir() if child.suffix == ".py" or child.is_dir()}
+        own = plugin_of(inside.parts[0].removesuffix(".py"), stems)
+        names = imported(path.read_text(), ".".join([package, *inside.parts[:-1]]))
+        bad = [name for name in names if foreign(name, package, own, stems)]
+        assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "expected"),
+    [
+        ("import omnivit_encoders.clip", "omnivit", "omnivit_encoders.clip"),
+        ("def f():\n    from omnivit_adapters import mlp", "omnivit", "omnivit_adapters.mlp"),
+        ("load('omnivit_encoders.clip:ClipEncoder')", "omnivit", "omnivit_encoders.clip"),
+        ("from . import clip", "omnivit_encoders", "omnivit_encoders.clip"),
+        ("from ..clip.net import Net", "omnivit_encoders.video", "omnivit_encoders.clip.net.Net"),
+        ("from .data import chat", "omnivit", "omnivit.data.chat"),
+    ],
+)
+def test_the_walk_sees_every_kind_of_import(source: str, package: str, expected: str) -> None:
+    assert list(imported(source, package)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_foreign"),
+    [
+        ("omnivit_encoders.timm_layouts.MODULES", False),
+        ("omnivit_encoders.timm", False),
+        ("omnivit_encoders.clip.ClipEncoder", True),
+        ("omnivit_adapters.mlp", True),
+        ("encoders.timm", True),
+        ("timm.create_model", False),
+    ],
+)
+def test_what_a_plugin_may_import(name: str, is_foreign: bool) -> None:
+    assert foreign(name, "omnivit_encoders", "timm", {"timm", "timm_layouts", "clip"}) is is_foreign

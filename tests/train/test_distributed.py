@@ -1,0 +1,47 @@
+"""Two gloo processes agree with one, also when one of them holds nothing but text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from omnivit.recipe import load
+from omnivit.train import checkpoint, folder
+from omnivit.train.stages import train
+from tests_support import picture_record, text_record, write_jsonl
+
+OVERRIDES = [
+    "model.llm.lora.dropout=0.0",
+    "stages.align.batch_size=2",
+    "stages.instruct.batch_size=4",
+    "stages.align.group_by_length=false",
+    "stages.instruct.group_by_length=false",
+]
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return checkpoint.of_stage(run / folder.CHECKPOINTS, 1).weights()
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_equal_one(recipe_file: Path, data_root: Path, tmp_path: Path) -> None:
+    records = [picture_record(f"p{i}", ("red.png", "blue.png")[i % 2], ("red", "blue")[i % 2]) for i in range(6)]
+    records += [text_record(f"t{i}", "Say so " * (i + 1), "so it is " * (i % 3 + 1)) for i in range(10)]
+    write_jsonl(data_root / "train.jsonl", records)
+
+    train(load(recipe_file, OVERRIDES), tmp_path / "one")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "omnivit", "train"]
+    options = ["--run-dir", str(tmp_path / "two"), "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, *launcher, str(recipe_file), *OVERRIDES, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-5, msg=name)

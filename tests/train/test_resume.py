@@ -1,0 +1,91 @@
+"""Killed with SIGKILL at any step and resumed, a run ends with the same bits as an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnivit.errors import CheckpointError
+from omnivit.recipe import load
+from omnivit.train import checkpoint, folder
+from omnivit.train.stages import train
+
+SLOW_ENOUGH_TO_KILL = ["stages.align.epochs=4", "stages.instruct.epochs=8", "data.workers=2", "checkpoint_every=1"]
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "omnivit", "train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def kill_at(process: subprocess.Popen[bytes], run: Path, stage: int, step: int) -> None:
+    """Kill -9 as soon as the checkpoint of (stage, step) or a later one stands."""
+    wanted = (stage, step)
+    while process.poll() is None:
+        names = [p.name for p in (run / folder.CHECKPOINTS).glob("[0-9]*")]
+        if any((int(n[:2]), int(n.rsplit("-", 1)[1])) >= wanted for n in names):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+
+
+@pytest.mark.timeout(600)
+def test_kill_and_resume_is_exact(recipe_file: Path, tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
+    recipe = load(recipe_file, SLOW_ENOUGH_TO_KILL)
+    train(recipe, undisturbed)
+    middle = random.Random(time.time_ns()).randint(2, 15)
+
+    kill_at(start(str(recipe_file), "--run-dir", str(disturbed), *SLOW_ENOUGH_TO_KILL), disturbed, 0, middle)
+    kill_at(start("--resume", str(disturbed)), disturbed, 0, 24)  # between the stages
+    kill_at(start("--resume", str(disturbed)), disturbed, 1, middle // 2)
+    last = start("--resume", str(disturbed))
+    _, errors = last.communicate()
+    assert last.returncode == 0, errors.decode()
+
+    for stage in (0, 1):
+        first = checkpoint.of_stage(undisturbed / folder.CHECKPOINTS, stage)
+        second = checkpoint.of_stage(disturbed / folder.CHECKPOINTS, stage)
+        assert first.state["step"] == second.state["step"] == (24, 24)[stage]
+        for one, other in ((first.weights(), second.weights()), (first.optimizer(), second.optimizer())):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(value, other[name]) for name, value in one.items()), f"killed at step {middle}"
+    assert (disturbed / "report.json").is_file()
+
+
+def test_changed_data_is_refused(recipe_file: Path, data_root: Path, tmp_path: Path) -> None:
+    recipe = load(recipe_file)
+    folder.create(tmp_path / "run", recipe)
+    train(recipe, tmp_path / "run")
+    with (data_root / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    with pytest.raises(CheckpointError, match=r"cannot be resumed exactly(.|\n)*data.stages.align: was"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_run_is_never_overwritten(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load(recipe_file)
+    folder.create(tmp_path / "run", recipe)
+    with pytest.raises(CheckpointError, match="omnivit train --resume"):
+        folder.create(tmp_path / "run", recipe)
+    with pytest.raises(CheckpointError, match=r"holds no run: recipe\.yaml is missing"):
+        folder.reopen(tmp_path / "nothing")
+
+
+def test_resuming_a_finished_run_trains_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load(recipe_file)
+    folder.create(tmp_path / "run", recipe)
+    _, first = train(recipe, tmp_path / "run")
+    before = sorted(p.stat().st_mtime_ns for p in (tmp_path / "run" / folder.CHECKPOINTS).rglob("*"))
+    _, again = train(recipe, tmp_path / "run", resume=True)
+    assert [r.steps for r in again] == [r.steps for r in first]
+    assert sorted(p.stat().st_mtime_ns for p in (tmp_path / "run" / folder.CHECKPOINTS).rglob("*")) == before
