@@ -108,7 +108,8 @@ def write_texts(out: Path, share: Path, sides: dict[str, list[Picture]], files: 
     (out / "LICENSES").write_text(text, "utf-8")
     kinds = {
         "align.jsonl": "stage 1, train pictures: short captions",
-        "instruct.jsonl": "stage 2, train pictures: category, yes or no, title, keywords; two pictures; none",
+        "category.jsonl": "stage 2, train pictures: category",
+        "instruct.jsonl": "stage 2, train pictures: yes or no, title, keywords; two pictures; none",
         "validation.jsonl": "validation pictures: category",
         "heldout.jsonl": "held-out pictures: every kind of question",
         "heldout_category.jsonl": "held-out pictures: category, equally many of each",
@@ -140,9 +141,11 @@ def build(out: Path, cache: Path) -> dict[str, list[Picture]]:
         picture.image.save(path, "WEBP", quality=75, method=6)
     captions = [questions.caption(picture) for picture in sides["train"]]
     random.shuffle(captions)
+    mixed = questions.instruct(sides["train"], random)
     files = {
         "align.jsonl": captions,
-        "instruct.jsonl": questions.instruct(sides["train"], random),
+        "category.jsonl": [record for record in mixed if questions.is_closed(record)],
+        "instruct.jsonl": [record for record in mixed if not questions.is_closed(record)],
         "validation.jsonl": [questions.closed(picture) for picture in sides["validation"]],
         "heldout.jsonl": questions.heldout(sides["heldout"], random),
         "heldout_category.jsonl": [questions.closed(picture) for picture in sides["heldout"]],

@@ -135,6 +135,11 @@ def text_only(random: Random) -> list[Record]:
     return [record(f"text/{number:03}", question, answer) for number, (question, answer) in enumerate(facts)]
 
 
+def is_closed(record: Record) -> bool:
+    """Whether a record asks for the category."""
+    return str(record["id"]).startswith("category/")
+
+
 def instruct(pictures: Sequence[Picture], random: Random) -> list[Record]:
     """Stage 2: every kind of question, two-picture and text-only records among them, shuffled."""
     records = [closed(picture) for picture in pictures] + yes_no(pictures, random)
