@@ -64,4 +64,4 @@ class MLPAdapter(Adapter):
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""
         del instruction
-        return features.with_values(self.layers(features.values.to(self.layers[0].weight.dtype)))
+        return features.with_values(self.layers(features.values.to(next(self.parameters()).dtype)))

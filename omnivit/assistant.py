@@ -24,6 +24,7 @@ from omnivit.data.records import messages_from
 from omnivit.data.sample import Message, Sample
 from omnivit.errors import CheckpointError, DataError, suggest
 from omnivit.model.build import load_model, preparer_of
+from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
@@ -32,7 +33,7 @@ from omnivit.train.folder import CHECKPOINTS, RECIPE
 from omnivit.train.losses import token_log_probs
 
 WINDOW = 16
-"""Batches that are prepared together and sorted by length: less padding, and memory that does not grow with the file."""
+"""Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Assistant:
     @property
     def context(self) -> int:
         """Most tokens that the LLM can attend to, media rows and answer included."""
-        limit = self.model.llm.context
-        return self.recipe.data.max_length if limit is None else limit
+        llm: LanguageModel = self.model.llm
+        return self.recipe.data.max_length if llm.context is None else llm.context
 
     def ask(
         self,
@@ -173,7 +174,7 @@ class Assistant:
         """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
         listener = None if on_text is None else _Listener(self._text, on_text)
-        text = self._text(self._generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
+        text = self._text(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
         if listener is not None:
             listener.finish(text)
         return text
@@ -196,7 +197,7 @@ class Assistant:
         """
         answers = [""] * len(samples)
         for indices, group in self._batches([_asked(s) for s in samples], batch_size, max_new_tokens):
-            for index, ids in zip(indices, self._generate(group, max_new_tokens, GREEDY), strict=True):
+            for index, ids in zip(indices, self.generate(group, max_new_tokens, GREEDY), strict=True):
                 answers[index] = self._text(ids.tolist())
         return answers
 
@@ -256,15 +257,16 @@ class Assistant:
         return encoded
 
     @torch.inference_mode()
-    def _generate(
+    def generate(
         self, samples: Sequence[EncodedSample], max_new_tokens: int, sampling: Sampling, listener: Any = None
     ) -> Tensor:
         """New token ids [B, new], padded after each answer's end."""
         chat = self.preparer.chat
+        llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
         options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
         with _drawing_from(sampling.seed):
-            return self.model.llm.generate(
+            return llm.generate(
                 self.model.embed(batch),
                 batch.mask,
                 batch.positions,
@@ -277,7 +279,7 @@ class Assistant:
     def _score(self, samples: Sequence[EncodedSample]) -> list[Tensor]:
         batch = self._collate(samples)
         found = token_log_probs(self.model(batch).logits, batch).cpu()
-        return list(found.split(batch.targets().sum(dim=1).tolist()))
+        return list(torch.split(found, batch.targets().sum(dim=1).tolist()))
 
     def _collate(self, samples: Sequence[EncodedSample], pad_left: bool = False) -> Batch:
         batch = collate(samples, self.slots, self.preparer.chat.pad_id, pad_left)

@@ -60,9 +60,8 @@ def check(recipe: Recipe, with_data: bool = True) -> Summary:
     mixtures = [open_mixture(stage.data, recipe.data.root) if with_data else None for stage in recipe.stages]
     model = build_on_meta(recipe)
     check_stages(recipe, model)
-    preparer = preparer_of(model, recipe)
     rows: dict[str, int] = {}
-    stages = [_stage(recipe, s, m, model, preparer, rows) for s, m in zip(recipe.stages, mixtures, strict=True)]
+    stages = [_stage(recipe, s, m, model, rows) for s, m in zip(recipe.stages, mixtures, strict=True)]
     if with_data and recipe.evaluation is not None:
         open_mixture([*recipe.evaluation.data, *recipe.evaluation.linear_probe], recipe.data.root)
     return Summary(model, stages, rows)
@@ -106,13 +105,13 @@ def _layers(llm: nn.Module) -> int:
 
 
 def _stage(
-    recipe: Recipe, stage: Stage, mixture: Mixture | None, model: OmniModel, preparer: Preparer, rows: dict[str, int]
+    recipe: Recipe, stage: Stage, mixture: Mixture | None, model: OmniModel, rows: dict[str, int]
 ) -> StageSummary:
     rates = match((name for name, _ in model.named_parameters()), stage.train, f"stages.{stage.name}.train")
     if mixture is None:
         return StageSummary(stage.name, rates, None, None, None, None)
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
-    samples = list(_look_at(mixture, preparer))
+    samples = list(_look_at(mixture, preparer_of(model, recipe, stage.template)))
     for sample in samples:
         for span in sample.spans:
             rows.setdefault(span.slot, span.length)

@@ -10,8 +10,9 @@ Reading, in this order:
    are replaced. A plugin's block (`model.llm`, an input's `encoder` or `adapter`) whose `name` changes is replaced.
 2. A text in a YAML file that begins with `./` or `../` becomes absolute, from that file's folder; so does a relative
    `data.root`, whose default is the folder of the recipe. `~/` is the home folder.
-3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over.
-   Their relative paths start from the working folder, and so do those that come out of environment variables.
+3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over,
+   those of a `name` first. Their relative paths start from the working folder; so do those that come out of
+   environment variables.
 4. `${data.root}` stands for another value, `${oc.env:NAME}` and `${oc.env:NAME,default}` for a variable, `\\${` for a
    literal `${`. `???` is a value that a later file or an override has to give.
 5. Types, names and ranges are checked. An error names the path (`stages[0].batch_size`) and the file and line.
@@ -63,7 +64,7 @@ class DataSource:
     reader: str = "messages"
     """Name of a registered reader."""
     weight: float = 1.0
-    """Share of the mixture relative to the other sources, per sample: 2 shows each sample of the file twice an epoch."""
+    """Share of the mixture relative to the other sources, per sample: 2 shows each of its samples twice an epoch."""
     media_root: str | None = None
     """Folder inside `data.root` that media paths of this file start from; default: `data.root`."""
     limit: int | None = None
@@ -112,6 +113,8 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.999)
     losses: dict[str, float] = field(default_factory=lambda: {"lm": 1.0})
     """Named losses and their weights."""
+    template: str | None = None
+    """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
     group_by_length: bool = True
     """Batch samples of like length together: less padding."""
     validation: Validation | None = None
@@ -174,7 +177,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file.
-        overrides: `key.path=value`, applied in order.
+        overrides: `key.path=value`; a later one wins.
 
     Raises:
         RecipeError: the recipe cannot be read, or says something that cannot be done.

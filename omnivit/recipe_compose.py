@@ -42,6 +42,8 @@ def _compose(path: Path, wanted_by: str, chain: tuple[Path, ...], done: dict[Pat
     if real in chain:
         circle = " extends ".join(shown(file) for file in (*chain[chain.index(real) :], real))
         raise RecipeError(f"{wanted_by}: a circle: {circle}. Take one of these `extends:` away.")
+    if len(chain) >= MAX_DEPTH:
+        raise RecipeError(f"{wanted_by}: recipes extend one another over more than {MAX_DEPTH} files.")
     if real not in done:
         own = read(path, wanted_by)
         bases = own.value.get("extends")
@@ -90,9 +92,9 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
     key = keys[depth]
     if isinstance(tree.value, list) and isinstance(key, int):
         return Node.of([put(c, keys, new, depth + 1) if i == key else c for i, c in enumerate(tree.value)], tree.place)
-    entries = tree.value if isinstance(tree.value, dict) else {}
+    entries, place = (tree.value, tree.place) if isinstance(tree.value, dict) else ({}, new.place)
     child = put(entries.get(key, Node(None, new.place)), keys, new, depth + 1)
-    return Node.of({**entries, key: child}, tree.place)
+    return merge(Node.of(entries, place), Node.of({key: child}, place), keys[:depth])
 
 
 def merge(base: Node, top: Node, keys: Keys = ()) -> Node:
@@ -189,7 +191,8 @@ def _index(node: Node, key: str, where: Where) -> int:
         return names.index(key)
     named = [str(name) for name in names if name is not None]
     listed = f" Names: {', '.join(named)}." if named else ""
-    raise RecipeError(f"{where / key}: there is no such item; {len(items)} are there{near(key, named)}{listed}")
+    here = where / (int(key) if re.fullmatch("[0-9]{1,6}", key) else key)
+    raise RecipeError(f"{here}: there is no such item; {len(items)} are there{near(key, named)}{listed}")
 
 
 def _refuse_new(node: Node, key: str, where: Where) -> None:

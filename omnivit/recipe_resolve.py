@@ -1,11 +1,13 @@
 """Interpolation: `${data.root}` stands for another value, `${oc.env:NAME}` or `${oc.env:NAME,default}` for a variable.
 
-OmegaConf resolves them. Before, their expansion is added up, since doublings of doublings in a few hundred bytes fill any
+OmegaConf resolves them. Before, their expansion is added up: doublings of doublings in a few hundred bytes fill any
 memory. `\\${` is a literal `${`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ MAX_HOPS = 16
 
 _OPENING = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _REFERENCE = re.compile(r"(\.*)([^\s.:{}$][^\s:{}$]*)\}")
-_VARIABLE = re.compile(r"oc\.env:")
+_VARIABLE = re.compile(r"oc\.env:(?:\s*(\w+)\s*\})?")
 _FORMS = "Write ${key.path}, ${oc.env:NAME} or ${oc.env:NAME,default}; a literal ${ is \\${"
 
 
@@ -35,10 +37,9 @@ def resolve(draft: Any, where: Where) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _Expansion(dataclasses.asdict(draft), where).of(())
     try:
-        config = OmegaConf.structured(draft)
-        _Expansion(OmegaConf.to_container(config, resolve=False), where).of(())
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain = OmegaConf.to_container(OmegaConf.structured(draft), resolve=True)
     except OmegaConfBaseException as error:
         place = Where.of(getattr(error, "full_key", None) or "", where.places)
         reason = str(error.msg if hasattr(error, "msg") else error).strip().partition("\n")[0]
@@ -105,7 +106,9 @@ class _Expansion:
         """What the interpolations in a text at `keys` stand for."""
         where = Where(keys, self.places)
         for opening in _OPENING.finditer(text):
-            if _VARIABLE.match(text, opening.end()):
+            variable = _VARIABLE.match(text, opening.end())
+            if variable is not None:
+                self._check_variable(variable, where)
                 continue
             reference = _REFERENCE.match(text, opening.end())
             if reference is None:
@@ -114,6 +117,13 @@ class _Expansion:
             target = (keys[: -len(dots)] if dots else ()) + split(path)
             self._check(target, where, reference[0])
             yield target
+
+    def _check_variable(self, variable: re.Match[str], where: Where) -> None:
+        name = variable[1]  # None where a default follows
+        if name is not None and name not in os.environ:
+            raise RecipeError(
+                f"{where}: the environment variable {name} is not set. Set it, or say ${{oc.env:{name},default}}"
+            )
 
     def _check(self, target: Keys, where: Where, text: str) -> None:
         for depth, key in enumerate(target):

@@ -35,8 +35,11 @@ _TRUTHS: Mapping[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
 }
-_MERGE = "<<"
 _ESCAPED = re.compile(r"(\\*)\$\{")
+
+
+class _Merge(str):
+    """The key `<<`, unquoted."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def read(path: Path, wanted_by: str = "") -> Node:
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{because}{name} is larger than {MAX_BYTES:,} bytes; a recipe is not that long.")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{because}{name}:{line}: this is not text (UTF-8): {error.reason}.") from None
@@ -179,6 +182,9 @@ class _Open:
 
     event: Any
     children: list[Node]
+
+    def expects_key(self) -> bool:
+        return isinstance(self.event, yaml.MappingStartEvent) and len(self.children) % 2 == 0
 
 
 class _Builder:
@@ -247,19 +253,26 @@ class _Builder:
             raise self.error(event, f"the tag {tag} is refused: a recipe holds plain values only. Remove the tag.")
 
     def _scalar(self, event: Any) -> Any:
+        is_key = bool(self.open) and self.open[-1].expects_key()
+        text = event.value if is_key else absolute(event.value, self.folder)
         tag = (event.tag or "").rpartition(":")[2]
         if tag == "str" or not (event.implicit[0] or tag in ("null", "bool", "int", "float")):
-            return absolute(event.value, self.folder)
-        if event.value in _TRUTHS:
-            return _TRUTHS[event.value]
-        number = parse_number(event.value)
-        return absolute(event.value, self.folder) if number is None else number
+            return text
+        if text == "<<" and is_key:
+            return _Merge(text)
+        if text in _TRUTHS:
+            return _TRUTHS[text]
+        number = parse_number(text)
+        return text if number is None else number
 
     def _mapping(self, children: list[Node]) -> dict[str | int, Node]:
         """Pair keys with values; `<<: *other` adds the keys of another mapping that are not said here."""
         entries: dict[str | int, Node] = {}
         merged: dict[str | int, Node] = {}
         for key, child in zip(children[::2], children[1::2], strict=True):
+            if isinstance(key.value, _Merge):
+                merged = self._merged(child) | merged
+                continue
             if type(key.value) not in (str, int):
                 kind = "a collection" if isinstance(key.value, dict | list) else repr(key.value)
                 raise RecipeError(f"{key.place}: {kind} cannot be a key: keys are text. Quote it.")
@@ -267,10 +280,7 @@ class _Builder:
                 raise RecipeError(
                     f"{key.place}: duplicate key '{key.value}', first given at {entries[key.value].place}."
                 )
-            if key.value == _MERGE:
-                merged = self._merged(child) | merged
-            else:
-                entries[key.value] = replace(child, place=key.place)
+            entries[key.value] = replace(child, place=key.place)
         return merged | entries
 
     def _merged(self, child: Node) -> dict[str | int, Node]:
@@ -293,8 +303,8 @@ def _syntax(error: yaml.YAMLError, builder: _Builder, text: str) -> str:
         problem = f"{problem} {context}{begun}"
     if mark is None:
         return f"{builder.name}: this is not YAML: {problem}."
-    hint = ""
-    if text.split("\n")[mark.line][mark.column : mark.column + 1] == "\t":
+    hint, rest = "", [line[mark.column :] for line in text.split("\n")[mark.line : mark.line + 1]]
+    if rest and rest[0].startswith("\t"):
         hint = " Indent with spaces, never with tabs."
     elif "mapping values are not allowed" in problem:
         hint = " Quote a text that contains ': '."
@@ -305,17 +315,21 @@ def _syntax(error: yaml.YAMLError, builder: _Builder, text: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes shared values out in full, and quotes what `parse` or a YAML 1.1 parser would not read back as text."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (the signature is PyYAML's)
-        return True
+    """Quotes what `parse` or a YAML 1.1 parser would not read back as text."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text with a line break of Unicode is escaped: between single quotes it would be read back as a space."""
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
 def _escaped(value: Any) -> Any:
-    """Mark every `${` as literal, with `\\` before it."""
+    """A copy in which every `${` is marked as literal, with `\\` before it, and no value is shared."""
     if isinstance(value, Mapping):
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnivit.commands.generate import add_sampling_arguments, quieten
+from omnivit.commands.generate import add_sampling_arguments
 from omnivit.data.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
 
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
-    quieten()
+    from omnivit.quiet import quieten_transformers
+
+    quieten_transformers()
     from omnivit.assistant import Sampling, load
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)

@@ -21,8 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and describe."""
+    from omnivit.quiet import quieten_transformers
     from omnivit.recipe import load
 
+    quieten_transformers()
     recipe = load(args.recipe, args.overrides)
     from omnivit.check import check
 

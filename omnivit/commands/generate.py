@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import functools
 import sys
 from pathlib import Path
 
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             dest="media",
             metavar="FILE",
             action="append",
-            type=lambda file, slot=slot: (slot, file),
+            type=functools.partial(_in_slot, slot),
             help=f"{slot} to ask about; may be repeated",
         )
     parser.add_argument(
-        "--media", metavar="SLOT=FILE", action="append", type=slot_and_file, help="the same, for an input slot of any name"
+        "--media", metavar="SLOT=FILE", action="append", type=_slot_and_file, help="the same, for a slot of any name"
     )
     add_sampling_arguments(parser)
 
@@ -41,7 +41,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
 
 
-def slot_and_file(text: str) -> tuple[str, str]:
+def _in_slot(slot: str, file: str) -> tuple[str, str]:
+    return slot, file
+
+
+def _slot_and_file(text: str) -> tuple[str, str]:
     """Take `SLOT=FILE` apart."""
     slot, equals, file = text.partition("=")
     if not slot or not equals or not file:
@@ -54,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     question = sys.stdin.read().strip() if args.question == "-" else args.question
     if not question.strip():
         raise DataError("the question is empty: ask something.")
-    quieten()
+    from omnivit.quiet import quieten_transformers
+
+    quieten_transformers()
     from omnivit.assistant import Sampling, load
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)
@@ -62,13 +68,3 @@ def run(args: argparse.Namespace) -> int:
     turn = assistant.turn(question, args.media or [])
     print(assistant.reply([turn], max_new_tokens=args.max_new_tokens, sampling=sampling))
     return 0
-
-
-def quieten() -> None:
-    """Keep transformers' notices and progress bars off the screen; call it before transformers is imported."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 from omnivit.errors import RecipeError
@@ -20,10 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    from omnivit.quiet import quieten_lightning, quieten_transformers
     from omnivit.recipe import load
     from omnivit.train import folder
 
-    quieten()
+    quieten_transformers()
+    quieten_lightning()
     if args.resume is not None:
         if args.recipe is not None or args.run_dir is not None:
             raise RecipeError("--resume continues with the run's own recipe: give no recipe, overrides or --run-dir.")
@@ -39,13 +39,3 @@ def run(args: argparse.Namespace) -> int:
 
     train_and_report(recipe, path, resume=args.resume is not None)
     return 0
-
-
-def quieten() -> None:
-    """Keep libraries' notices off the screen: what OmniViT prints is what the user should read."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # the loaders' size is a choice of the recipe, and a stage is one epoch for Lightning
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.`.*")

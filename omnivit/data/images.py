@@ -127,20 +127,38 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.round(values / 257.0).astype(np.uint8))
 
 
-def resize_short_side(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Scale so that the shorter side measures `size` pixels (the longer rounds down), antialiased."""
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    if short == size:
-        return image
-    other = int(size * long / short)
-    return image.resize((size, other) if width <= height else (other, size), resample)
+def cover(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
+    """Scale so that the picture just covers `height` x `width` pixels, ratio kept, antialiased.
+
+    For a square, sizes are those of torchvision's Resize(int) (the longer side rounds down); else of timm's
+    ResizeKeepRatio.
+    """
+    if height == width:
+        short = min(image.size)
+        size = (int(height * image.width / short), int(height * image.height / short))
+    else:
+        ratio = min(image.height / height, image.width / width)
+        size = (round(image.width / ratio), round(image.height / ratio))
+    return image if size == image.size else image.resize(size, resample)
 
 
-def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut out the middle, `height` x `width` pixels; where the picture is smaller, black fills the rest."""
-    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
-    return image.crop((left, top, left + width, top + height))
+def contain(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
+    """Scale so that the picture just fits into `height` x `width` pixels, ratio kept, antialiased."""
+    ratio = max(image.height / height, image.width / width)
+    size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+    return image.resize(size, resample)
+
+
+def center_crop(image: Image.Image, height: int, width: int, fill: tuple[int, ...] = (0, 0, 0)) -> Image.Image:
+    """Cut out the middle, `height` x `width` pixels; where the picture is smaller, `fill` surrounds it."""
+    canvas = Image.new("RGB", (width, height), fill)
+    canvas.paste(image, (_margin(width, image.width), _margin(height, image.height)))
+    return canvas
+
+
+def _margin(outer: int, inner: int) -> int:
+    """Where the picture starts on the canvas; halves round as in torchvision's CenterCrop."""
+    return (outer - inner) // 2 if outer > inner else -round((inner - outer) / 2)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from omnivit.data.chat import Chat
+from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import IGNORE, EncodedSample, Span
 from omnivit.data.mixture import derive_seed
 from omnivit.data.sample import Media, Sample
@@ -32,7 +32,7 @@ class Preparer:
     truncate: bool = False
 
     def __call__(
-        self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: str = "all"
+        self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: Supervise = "all"
     ) -> EncodedSample:
         """Encode one sample.
 

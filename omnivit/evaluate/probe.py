@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from omnivit.data.mixture import derive_seed
@@ -19,11 +19,11 @@ from omnivit.data.sample import Media, Sample
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
 from omnivit.evaluate.metrics import Interval, normalise, wilson
-from omnivit.model.encoder import Encoder, Processor
+from omnivit.model.encoder import Processor
 from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 
-PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 penalties that cross-validation chooses from, strongest first; samples are scaled to a length of about 1."""
 FOLDS = 5
 MAX_FLAT_WIDTH, MAX_FLAT_SAMPLES = 20_000, 5_000
@@ -61,9 +61,7 @@ def linear_probe(
     train_views = views(model, processors, train, slots, batch_size)
     held_views = views(model, processors, held_out, slots, batch_size)
     shared = [name for name in train_views if name in held_views]
-    predicted = classify(
-        [(train_views[name], held_views[name]) for name in shared], train_labels, len(classes), seed
-    )
+    predicted = classify([(train_views[name], held_views[name]) for name in shared], train_labels, len(classes), seed)
     return wilson(int((predicted == held_labels).sum()), len(held_labels))
 
 
@@ -141,15 +139,15 @@ def views(
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, processor: Processor, samples: Sequence[Sample], media: Sequence[Media]) -> Features:
-    """One medium of each sample -> Features [M, S, D], float32 on the CPU.
+def encode(encoder: nn.Module, processor: Processor, samples: Sequence[Sample], media: Sequence[Media]) -> Features:
+    """One medium of each sample, through an `Encoder` -> Features [M, S, D], float32 on the CPU.
 
     Raises:
         DataError: a medium cannot be read; names the sample.
     """
     items = [_prepared(processor, sample, medium) for sample, medium in zip(samples, media, strict=True)]
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    features = encoder({key: torch.stack([item[key] for item in items]).to(device) for key in items[0]})
+    features: Features = encoder({key: torch.stack([item[key] for item in items]).to(device) for key in items[0]})
     return Features(features.values.float().cpu(), features.mask.cpu())
 
 
@@ -190,8 +188,8 @@ def fold_masks(labels: Tensor, seed: int) -> Tensor:
     dealt = order[labels[order].argsort(stable=True)]
     fold = torch.empty_like(labels)
     fold[dealt] = torch.arange(len(labels)) % FOLDS
-    folds = fold.unique()
-    return (folds.unsqueeze(1) != fold).float()
+    folds = torch.arange(min(FOLDS, len(labels)))
+    return torch.ne(folds.unsqueeze(1), fold).float()
 
 
 def standardised(train: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 LINEAR_PROBE = "linear_probe"
-CHUNK = 8
+CHUNK = 16
 """Batches that are handed to the assistant at once; progress moves this often."""
 
 

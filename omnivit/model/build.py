@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from omnivit import registry
-from omnivit.data.chat import Chat
 from omnivit.data.mixture import derive_seed
 from omnivit.data.prepare import Preparer
 from omnivit.errors import RecipeError
@@ -93,33 +92,30 @@ def load_model(recipe: Recipe) -> OmniModel:
     plan = ModelBlueprint.of(recipe)
     model = plan.build()
     model.llm.load()
-    for encoder in model.encoders.values():
-        encoder.load()
+    for slot in model.encoders:
+        model.encoder(slot).load()
     complete(model, recipe.seed)
     return model.eval().requires_grad_(False)
 
 
 def complete(model: OmniModel, seed: int) -> None:
     """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA."""
-    for slot, adapter in model.adapters.items():
+    for slot in model.adapters:
         with seeded(seed, "install", slot):
-            adapter.install(model.llm)
+            model.adapter(slot).install(model.llm)
     with seeded(seed, "peft"):
         model.llm.add_peft()
 
 
-def chat_of(llm: LanguageModel) -> Chat:
-    """The chat encoder that an LLM's config asks for."""
-    config = llm.config
-    return Chat(llm.tokenizer(), config.template, config.placeholders, config.add_special_tokens)
+def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -> Preparer:
+    """The path from sample to tokens that fits a model; what is served is prepared as what was trained.
 
-
-def preparer_of(model: OmniModel, recipe: Recipe) -> Preparer:
-    """The path from sample to tokens that fits a model; what is served is prepared as what was trained."""
+    `template` is that of a stage which has one of its own.
+    """
     return Preparer(
-        chat_of(model.llm),
-        {slot: encoder.processor() for slot, encoder in model.encoders.items()},
-        {slot: adapter.length for slot, adapter in model.adapters.items()},
+        model.llm.chat(template),
+        {slot: model.encoder(slot).processor() for slot in model.encoders},
+        {slot: model.adapter(slot).length for slot in model.adapters},
         recipe.data.max_length,
         recipe.data.truncate,
     )

@@ -1,4 +1,4 @@
-"""The LLM contract and `causal`, which makes any Hugging Face causal LM the shared LLM.
+"""The LLM contract (`omnivit.model.causal` fulfils it for any Hugging Face causal LM).
 
 Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 """
@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from omnivit.data.chat import Chat
+
 
 @dataclass(frozen=True)
 class LMOutput:
-    """Logits [N, V] of the kept tokens (in row-major order of `keep`) and, if asked for, all hidden states [B, T, D]."""
+    """Logits [N, V] of the kept tokens (row-major order of `keep`) and, if asked for, all hidden states [B, T, D]."""
 
     logits: Tensor
     states: Tensor | None = None
@@ -31,10 +33,16 @@ class LanguageModel(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     width: int
     """D, the width of the input embeddings."""
+    context: int | None = None
+    """Most tokens that it can attend to; None: not known."""
 
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with its chat template."""
+
+    def chat(self, template: str | None = None) -> Chat:
+        """The chat encoder that fits this LLM; `template` overrides its usual one."""
+        return Chat(self.tokenizer(), template)
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -49,12 +57,12 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, embeds: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
-        """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers.generate`."""
+        """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`."""
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
-        return None
+        return
 
     def add_peft(self) -> None:
         """Add LoRA or the like, after adapters installed their parts. Default: nothing."""
-        return None
+        return

@@ -6,6 +6,7 @@ Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,14 @@ class OmniModel(nn.Module):
         self.adapters = nn.ModuleDict(adapters)
         self.llm = llm
 
+    def encoder(self, slot: str) -> Encoder:
+        """The encoder of a slot."""
+        return cast(Encoder, self.encoders[slot])
+
+    def adapter(self, slot: str) -> Adapter:
+        """The adapter of a slot."""
+        return cast(Adapter, self.adapters[slot])
+
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Slot -> rows [M, L, D] of every medium in the batch. Frozen encoders run without grad."""
         return {slot: self._encode_slot(slot, media.items) for slot, media in batch.media.items()}
@@ -45,7 +54,7 @@ class OmniModel(nn.Module):
         return output
 
     def _encode_slot(self, slot: str, items: dict[str, Tensor]) -> Features:
-        encoder, adapter = self.encoders[slot], self.adapters[slot]
+        encoder, adapter = self.encoder(slot), self.adapter(slot)
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             features = encoder(items)

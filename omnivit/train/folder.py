@@ -1,10 +1,10 @@
 """The run folder: recipe, provenance, checkpoints, logs, report.
 
-    RUN/recipe.yaml          the resolved recipe
-    RUN/provenance.json      plugins with distribution and version, library versions, data and preparation fingerprints
-    RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
-    RUN/logs/                CSV and TensorBoard, one folder a stage
-    RUN/report.md, report.json, loss.png
+RUN/recipe.yaml          the resolved recipe
+RUN/provenance.json      plugins with distribution and version, library versions, data and preparation fingerprints
+RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
+RUN/logs/                CSV and TensorBoard, one folder a stage
+RUN/report.md, report.json, loss.png
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def is_leader() -> bool:
 
 def provenance(recipe: Recipe, mixtures: dict[str, Mixture], preparation: str) -> dict[str, Any]:
     """What a run was made with: two runs of equal provenance and recipe see the same numbers."""
-    blocks = [(registry.llms, recipe.model.llm)]
+    blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registry.llms, recipe.model.llm)]
     for slot in recipe.model.inputs.values():
         blocks += [(registry.encoders, slot.encoder), (registry.adapters, slot.adapter)]
     blocks += [(registry.readers, {"name": s.reader}) for stage in recipe.stages for s in stage.data]
@@ -87,6 +87,7 @@ def record_provenance(folder: Path, found: dict[str, Any], resuming: bool) -> No
                 + "\nRestore it, or begin a new run."
             )
         return
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(found, indent=1, sort_keys=True))
 
 

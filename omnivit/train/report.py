@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omnivit.assistant import Assistant
-from omnivit.evaluate.report import console_table, plot_losses, write_report
+from omnivit.evaluate.plot import plot_losses
+from omnivit.evaluate.report import console_table, write_report
 from omnivit.evaluate.run import evaluate
 from omnivit.recipe import Recipe
 from omnivit.train import folder
@@ -24,8 +25,9 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool) -> None:
         assistant = Assistant(run.model, run.preparer, recipe)
         found = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(found))
-    plot_losses(path, loss_curves(path, [stage.name for stage in recipe.stages]))
-    write_report(path, recipe, found, results, peak_memory_mb())
+    curves = loss_curves(path, [stage.name for stage in recipe.stages])
+    plot_losses(path, curves)
+    write_report(path, recipe, found, results, peak_memory_mb(), curves)
     print(f"Report: {path / 'report.md'}")
 
 
@@ -41,4 +43,3 @@ def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, 
             points |= {int(float(row["optimizer_step"])): float(row["loss"]) for row in steps}
         curves[stage] = sorted(points.items())
     return curves
-

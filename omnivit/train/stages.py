@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
-from omnivit.errors import CheckpointError, RecipeError, suggest
+from omnivit.errors import CheckpointError, DataError, RecipeError, suggest
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
@@ -32,6 +32,8 @@ from omnivit.train.state import StagePosition
 
 LOGGERS = ("csv", "tensorboard")
 LOSSES = ("lm",)
+LOOKED_AT = 16
+"""Samples that are tried to learn how many rows a medium takes."""
 OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
          "callbacks", "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs",
          "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "logger")  # fmt: skip
@@ -62,6 +64,10 @@ class Run:
     preparer: Preparer
     mixtures: dict[str, Mixture]
 
+    def preparer_of(self, stage: Stage) -> Preparer:
+        """The run's preparer, or one with the stage's own chat template."""
+        return preparer_of(self.model, self.recipe, stage.template) if stage.template else self.preparer
+
     @property
     def checkpoints(self) -> Path:
         return self.path / folder.CHECKPOINTS
@@ -91,7 +97,7 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:
     """Train one stage from where the standing checkpoint left it, unless it is finished."""
     rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
-    plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, _rows(run.preparer))
+    plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
     position = StagePosition(stage, index, plan.steps, plan.samples)
     begun = standing is not None and standing.state["stage_index"] >= index
     here = checkpoint.of_stage(run.checkpoints, index) if begun else None
@@ -113,7 +119,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     position.began = time.perf_counter()
     trainer.fit(
         StageModule(run.model, rates, position, recipe.data, recipe.seed),
-        datamodule=StageData(plan, run.preparer, recipe.data, validation, position.step),
+        datamodule=StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step),
     )
 
 
@@ -126,9 +132,15 @@ def _continue(position: StagePosition, here: checkpoint.Checkpoint) -> None:
     position.seconds = here.state["seconds"]
 
 
-def _rows(preparer: Preparer) -> float:
-    """Rows of a typical medium, to estimate the lengths of samples for grouping."""
-    return 64.0 if preparer.processors else 0.0
+def rows_of(preparer: Preparer, mixture: Mixture) -> float:
+    """LLM rows of a typical medium (the first that is good), to estimate the lengths of samples for grouping."""
+    counts = mixture.lengths()[1]
+    for index in counts.nonzero()[0][:LOOKED_AT].tolist():
+        try:
+            return float(preparer(mixture[index]).spans[0].length)
+        except DataError:
+            continue  # training decides what becomes of a bad sample
+    return 0.0
 
 
 def _trained_so_far(run: Run, index: int) -> set[str]:

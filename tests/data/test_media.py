@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from omnivit.data import images
-from omnivit.data.images import open_image, random_view, resize_short_side
+from omnivit.data.images import open_image, random_view
 from omnivit.data.media import read_bytes, resolve
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
@@ -240,14 +240,20 @@ def test_array_without_pixels() -> None:
         open_image(media(np.zeros((0, 4, 3), np.uint8)))
 
 
-def test_resize_keeps_the_ratio() -> None:
-    assert resize_short_side(gradient(30, 20), 10, BICUBIC).size == (15, 10)
-    assert resize_short_side(gradient(20, 30), 10, BICUBIC).size == (10, 15)
+def test_cover_and_contain_keep_the_ratio() -> None:
+    assert images.cover(gradient(30, 20), 10, 10, BICUBIC).size == (15, 10)
+    assert images.cover(gradient(20, 30), 10, 10, BICUBIC).size == (10, 15)
+    assert images.cover(gradient(20, 20), 8, 4, BICUBIC).size == (8, 8)
+    assert images.contain(gradient(30, 20), 15, 15, BICUBIC).size == (15, 10)
+    assert images.contain(gradient(90, 1), 15, 15, BICUBIC).size == (15, 1)
 
 
-def test_center_crop_takes_the_middle() -> None:
+def test_center_crop_takes_the_middle_and_fills_around() -> None:
     image = gradient(8, 6)
     np.testing.assert_array_equal(np.asarray(images.center_crop(image, 2, 4)), np.asarray(image)[2:4, 2:6])
+    framed = np.asarray(images.center_crop(image, 8, 8, fill=(1, 2, 3)))
+    np.testing.assert_array_equal(framed[1:7], np.asarray(image))
+    assert framed[0].tolist() == [[1, 2, 3]] * 8
 
 
 def test_tensor_is_normalised_by_channel() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests_support import picture_record, text_record, write_jsonl
 from torch import Tensor
 
 from omnivit.recipe import load
 from omnivit.train import checkpoint, folder
 from omnivit.train.stages import train
-from tests_support import picture_record, text_record, write_jsonl
 
 OVERRIDES = [
     "model.llm.lora.dropout=0.0",

@@ -18,9 +18,7 @@ def test_one_dimensional_parameters_do_not_decay() -> None:
     assert names == ["0.weight", "0.bias", "1.weight"]
 
 
-@pytest.mark.parametrize(
-    ("name", "half", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)]
-)
+@pytest.mark.parametrize(("name", "half", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)])
 def test_shapes(name: str, half: float, end: float) -> None:
     factor = schedule_factor(Schedule(name, warmup=0), 100)
     assert [factor(0), factor(50), factor(100)] == pytest.approx([1.0, half, end])

@@ -60,7 +60,9 @@ def test_accumulation_changes_nothing(load_recipe: Callable[..., Recipe], tmp_pa
     """4 x 2 equals a batch of 8: the loss is normalised by the step's target tokens, not by micro-batch."""
     results = []
     for accumulate in (1, 4):
-        override = [f"stages.{s}.{o}" for s in ("align", "instruct") for o in ("batch_size=8", f"accumulate={accumulate}")]
+        override = [
+            f"stages.{s}.{o}" for s in ("align", "instruct") for o in ("batch_size=8", f"accumulate={accumulate}")
+        ]
         recipe = load_recipe(*override, "model.llm.lora.dropout=0.0")
         results.append(trained(recipe, tmp_path / f"run{accumulate}")[1])
     for name, value in results[0].items():
@@ -85,7 +87,7 @@ def test_gradient_checkpointing_changes_nothing(load_recipe: Callable[..., Recip
 def test_loss_falls(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     from omnivit.train.report import loss_curves
 
-    train(load_recipe("stages.align.epochs=6"), tmp_path / "run")
+    train(load_recipe("stages.align.epochs=6", "stages.align.train={'*': 1e-2}"), tmp_path / "run")
     losses = [loss for _, loss in loss_curves(tmp_path / "run", ["align"])["align"]]
     assert len(losses) == 36
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])

@@ -1,0 +1,244 @@
+"""`timm`: any backbone of timm as an encoder; its feature map becomes a grid of rows.
+
+Pictures are prepared as timm evaluates the model (size, crop, interpolation, mean and std of its data config).
+
+Shapes: M pictures, H x W pixels, y x x places of the feature map, S = y * x rows, D channels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from omnivit_encoders.timm_layouts import from_ml_illustrated, is_ml_illustrated
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from omnivit.data import images
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.unused import remove, unused_modules
+from omnivit.model.weights import load_strictly, locate, read_state
+
+SMALLEST_MAP = 4
+"""Fewer rows than this are no feature map (pit returns its class token alone)."""
+
+
+@dataclass
+class TimmConfig:
+    """What a recipe may say to `timm`."""
+
+    model: str
+    """A timm model name, such as `tf_efficientnet_lite0` or `vit_base_patch16_224.augreg_in21k`."""
+    pretrained: bool = False
+    """Fetch timm's own weights from the hub."""
+    path: str | None = None
+    """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors or .pth with timm's names."""
+    grid: int | None = None
+    """Pool the feature map to grid x grid rows (adaptive average); default: every place of the map is a row."""
+    image_size: int | None = None
+    """Side of the square that the model sees, in pixels; default: the model's own."""
+    augment: bool = False
+    """In training, show a random crop, mirrored half of the time. Not where left and right or text matter."""
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.path is not None:
+            raise ValueError("`pretrained` and `path` exclude each other: one source of weights.")
+        for name in ("grid", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class TimmProcessor:
+    """One picture -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
+
+    rows: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    augment: bool
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare one picture; augmented only where `media.seed` is set. Raises MediaError."""
+        image = images.open_image(media)
+        if self.augment and media.seed is not None:
+            view = images.random_view(image, self.height, self.width, self._resample, media.seed)
+        else:
+            view = self._evaluated(image)
+        return {"pixels": images.to_tensor(view, self.mean, self.std)}
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Rows of a picture: the same for all."""
+        del item
+        return self.rows
+
+    def fingerprint(self) -> str:
+        """Every setting, as text."""
+        return repr(self)
+
+    @property
+    def _resample(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
+
+    def _evaluated(self, image: Image.Image) -> Image.Image:
+        scaled = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
+        fill: tuple[int, ...] = (0, 0, 0)
+        if self.crop_mode == "squash":
+            image = image.resize(scaled[::-1], self._resample)
+        elif self.crop_mode == "border":
+            image = images.contain(image, *scaled, self._resample)
+            fill = tuple(round(255 * value) for value in self.mean)
+        else:
+            image = images.cover(image, *scaled, self._resample)
+        return images.center_crop(image, self.height, self.width, fill)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a backbone's output is to be read as a feature map."""
+
+    kind: str
+    """`NCHW`, `NHWC` or `tokens` ([M, prefix + y * x, D])."""
+    y: int
+    x: int
+    width: int
+    prefix: int = 0
+    """Tokens before the map (class token, registers), which are dropped."""
+
+    def map(self, output: Tensor) -> Tensor:
+        """The backbone's output -> [M, D, y, x]."""
+        if self.kind == "NCHW":
+            return output
+        if self.kind == "NHWC":
+            return output.permute(0, 3, 1, 2)
+        return output[:, self.prefix :].transpose(1, 2).reshape(-1, self.width, self.y, self.x)
+
+
+class TimmEncoder(Encoder):
+    """The last feature map of a timm backbone, row by row ([M, S, D]); the head above it is left out."""
+
+    Config = TimmConfig
+    modality = "image"
+
+    def __init__(self, config: TimmConfig) -> None:
+        """Raises RecipeError for a model that timm does not know, or whose output is no feature map."""
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            skeleton = _create(config)
+            data: dict[str, Any] = resolve_model_data_config(skeleton)  # type: ignore[no-untyped-call]
+            _, *own = data["input_size"]
+            size = (own[0], own[1]) if config.image_size is None else (config.image_size, config.image_size)
+            output = _try_forward(skeleton, size, config.model)
+        self.layout = _layout(skeleton, output, size, config.model)
+        self.unused = unused_modules(skeleton, output)
+        self.width = self.layout.width
+        self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
+        self._processor = TimmProcessor(
+            rows=self.grid[0] * self.grid[1],
+            height=size[0],
+            width=size[1],
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            interpolation=data["interpolation"],
+            crop_pct=data["crop_pct"],
+            crop_mode=data["crop_mode"],
+            augment=config.augment,
+        )
+        self.backbone = skeleton if config.pretrained or config.path else _create(config)
+        remove(self.backbone, self.unused)
+
+    def load(self) -> None:
+        """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""
+        config = self.config
+        if not (config.pretrained or config.path):
+            return
+        backbone = _create(config, pretrained=config.pretrained)
+        remove(backbone, self.unused)
+        if config.path:
+            state = read_state(locate(config.path))
+            state = from_ml_illustrated(state) if is_ml_illustrated(state) else state
+            load_strictly(backbone, state, config.path, ignored=tuple(f"{name}." for name in self.unused))
+        self.backbone = backbone
+
+    def processor(self) -> TimmProcessor:
+        """Prepares pictures as timm evaluates this model."""
+        return self._processor
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`pixels` [M, 3, H, W] -> Features [M, S, D], rows from top left to bottom right, grid (y, x)."""
+        pixels = items["pixels"].to(next(self.backbone.parameters()).dtype)
+        feature_map = self.layout.map(self.backbone.forward_features(pixels))
+        if self.config.grid:
+            feature_map = functional.adaptive_avg_pool2d(feature_map, self.grid)
+        values = feature_map.flatten(2).transpose(1, 2)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        y, x = (torch.arange(side, device=values.device) for side in self.grid)
+        return Features(values, mask, torch.cartesian_prod(y, x).expand(len(values), -1, -1))
+
+
+def _create(config: TimmConfig, pretrained: bool = False) -> Any:
+    name = config.model
+    if ":" not in name and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        raise RecipeError(f"timm encoder: timm {timm.__version__} has no model {name!r}. {hint}See timm.list_models().")
+    options: dict[str, Any] = {"pretrained": pretrained}
+    fixed = timm.get_pretrained_cfg(name) if ":" not in name else None
+    if config.image_size is not None and fixed is not None and fixed.fixed_input_size:
+        options["img_size"] = config.image_size
+    try:
+        return timm.create_model(name, **options).eval()
+    except Exception as error:  # timm and the hub client fail in many ways
+        raise RecipeError(f"timm encoder: {name!r} cannot be created: {type(error).__name__}: {error}") from error
+
+
+def _try_forward(model: Any, size: tuple[int, int], name: str) -> Tensor:
+    try:
+        output = model.forward_features(torch.empty(1, 3, *size))
+    except Exception as error:  # pictures of this size do not fit the model, in as many ways as there are models
+        raise RecipeError(
+            f"timm encoder: {name!r} does not take pictures of {size[0]} x {size[1]} pixels: {error}. "
+            f"Leave out `image_size`, or choose a multiple of the patch size."
+        ) from error
+    if not isinstance(output, Tensor):
+        raise RecipeError(
+            f"timm encoder: {name!r} returns {type(output).__name__} of several maps, which cannot be laid out as one "
+            f"grid. Choose a backbone with a single feature map."
+        )
+    return output
+
+
+def _layout(model: nn.Module, output: Tensor, size: tuple[int, int], name: str) -> Layout:
+    if output.ndim == 4:
+        if getattr(model, "output_fmt", "NCHW") == "NHWC":
+            y, x, width = output.shape[1:]
+            return Layout("NHWC", y, x, width)
+        width, y, x = output.shape[1:]
+        return Layout("NCHW", y, x, width)
+    tokens, width = output.shape[1:]
+    known = getattr(model, "num_prefix_tokens", None)
+    prefix = tokens - math.isqrt(tokens) ** 2 if known is None else int(known)
+    rows = tokens - prefix
+    y = round(math.sqrt(rows * size[0] / size[1]))
+    if rows < SMALLEST_MAP or rows % y:
+        raise RecipeError(
+            f"timm encoder: {name!r} returns {tokens} tokens, {prefix} of them no part of a map; the other {rows} "
+            f"cannot be laid out as a grid. Choose a backbone with a feature map."
+        )
+    return Layout("tokens", y, rows // y, width, prefix)

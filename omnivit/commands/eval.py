@@ -1,0 +1,101 @@
+"""`omnivit eval`: score a trained model on a file of samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnivit import registry
+from omnivit.errors import DataError
+
+if TYPE_CHECKING:
+    from omnivit.evaluate.run import Answered, Score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="samples whose last answer is known")
+    parser.add_argument("--reader", default="messages", help="how the file is read (default: messages)")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where media paths start (default: the file's folder)")
+    control = parser.add_mutually_exclusive_group()
+    control.add_argument("--blind", action="store_true", help="ask without the media")
+    control.add_argument("--shuffle", action="store_true", help="ask with the media of another sample")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="ask only the first N samples")
+    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every answer to this file, as JSON lines")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask all questions of the file, and print exact match and token F1 with 95% intervals."""
+    if args.out is not None and not args.out.absolute().parent.is_dir():
+        raise DataError(f"--out {args.out}: there is no folder {args.out.absolute().parent}. Make it first.")
+    root = (args.root or args.data.parent).resolve()
+    if not root.is_dir():
+        raise DataError(f"--root {root}: is not a folder.")
+    reader = registry.readers.get(args.reader)(args.data.resolve(), root)
+    from omnivit.assistant import load
+    from omnivit.evaluate.run import ask, gather, score
+
+    assistant = load(args.run)
+    questions = gather(reader, args.limit, assistant)
+    condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
+    answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)
+    if args.out is not None:
+        from omnivit.train.checkpoint import write_text
+
+        write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
+    found = score(answered, questions.refused)
+    print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
+    return 0
+
+
+def as_record(answered: Answered) -> dict[str, Any]:
+    """One line of `--out`."""
+    from omnivit.evaluate.metrics import exact_match, token_f1
+
+    prediction, reference = answered.prediction, answered.reference
+    return {
+        "id": answered.sample.id,
+        "origin": answered.sample.origin,
+        "question": answered.sample.messages[-1].text,
+        "media": [str(media) for media in answered.sample.media()],
+        "reference": reference,
+        "prediction": prediction,
+        "exact_match": exact_match(prediction, reference),
+        "token_f1": token_f1(prediction, reference),
+    }
+
+
+def summary(condition: str, score: Score) -> dict[str, Any]:
+    """What `--json` prints."""
+    assert score.token_f1 is not None, "words were compared"
+    return {
+        "condition": condition,
+        "exact_match": asdict(score.accuracy),
+        "token_f1": asdict(score.token_f1),
+        "refused": list(score.refused),
+    }
+
+
+def table(condition: str, score: Score) -> Sequence[str]:
+    """What is printed for people."""
+    from omnivit.evaluate.report import LABELS
+
+    assert score.token_f1 is not None, "words were compared"
+    lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]
+    for name, found in (("exact match", score.accuracy), ("token F1", score.token_f1)):
+        lines.append(f"{name:<12} {found.mean:.3f}   95% interval {found.low:.3f} to {found.high:.3f}")
+    return lines + [f"left out: {' '.join(reason.split())}" for reason in score.refused]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

@@ -1,0 +1,65 @@
+"""The loss curves of a run as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omnivit.train.checkpoint import fsync
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOSS_PLOT = "loss.png"
+PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 4.6, 3.4, 130
+RAW, SMOOTH, GRID = "#b9cbe4", "#1f4e9c", "#e6e6e6"
+
+
+def plot_losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Draw `loss.png` into a run folder: a panel for each stage, every step faint and a moving average over it.
+
+    Args:
+        path: the run folder.
+        curves: stage -> (optimizer step, loss). Stages without steps are left out; nothing is drawn if all are.
+    """
+    drawn = {stage: curve for stage, curve in curves.items() if curve}
+    if not drawn:
+        return
+    from matplotlib.figure import Figure  # not pyplot, which keeps state and looks for a display
+
+    figure = Figure(figsize=(PANEL_WIDTH * len(drawn), PANEL_HEIGHT), dpi=DOTS_PER_INCH, layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for panel, (stage, curve) in zip(panels, drawn.items(), strict=True):
+        _draw(panel, stage, curve)
+    panels[0].set_ylabel("loss per answer token (nats)")
+    partial = path / f".partial-{LOSS_PLOT}"
+    figure.savefig(partial, format="png")
+    fsync(partial)
+    partial.rename(path / LOSS_PLOT)
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """A centred moving average over about a tenth of the curve; the window shrinks towards both ends."""
+    reach = max(1, len(losses) // 20)
+    result = []
+    for i in range(len(losses)):
+        near = min(reach, i, len(losses) - 1 - i)
+        window = losses[i - near : i + near + 1]
+        result.append(sum(window) / len(window))
+    return result
+
+
+def _draw(panel: Axes, stage: str, curve: Sequence[tuple[int, float]]) -> None:
+    points = [(step, loss) for step, loss in curve if math.isfinite(loss)]
+    steps, losses = [step for step, _ in points], [loss for _, loss in points]
+    panel.plot(steps, losses, color=RAW, linewidth=1.0, marker="o" if len(points) < 30 else "", markersize=3)
+    panel.plot(steps, smoothed(losses), color=SMOOTH, linewidth=1.9)
+    panel.set_title(stage, fontsize=11)
+    panel.set_xlabel("optimizer step")
+    panel.set_ylim(bottom=0)
+    panel.margins(x=0.02)
+    panel.grid(color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)

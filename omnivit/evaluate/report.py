@@ -1,0 +1,221 @@
+"""The report of a run: report.md for people, report.json for programs, loss.png, and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnivit.evaluate.plot import LOSS_PLOT
+from omnivit.evaluate.run import LINEAR_PROBE, Score
+from omnivit.recipe import Recipe
+from omnivit.train.checkpoint import write_text
+from omnivit.train.folder import PROVENANCE, RECIPE
+
+if TYPE_CHECKING:
+    from omnivit.train.stages import StageResult
+
+REPORT_TEXT, REPORT_DATA = "report.md", "report.json"
+ENDS = 10
+"""Steps at the beginning and at the end of a stage whose losses are averaged for the table."""
+MAX_REASONS = 10
+"""Reasons of refused samples that report.md lists."""
+CONTROLS = ("shuffled", "none")
+"""Conditions that the true media are compared with, the stricter first."""
+LABELS = {"true": "true media", "shuffled": "another sample's media", "none": "no media", LINEAR_PROBE: "linear probe"}
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+"""Stage -> (step, loss)."""
+
+
+def write_report(
+    path: Path,
+    recipe: Recipe,
+    scores: Mapping[str, Score],
+    stages: Sequence[StageResult],
+    peak_memory_mb: float,
+    curves: Curves,
+) -> None:
+    """Write report.json and report.md into a run folder, each of them whole or not at all.
+
+    Args:
+        path: the run folder.
+        recipe: as it was run.
+        scores: condition -> score; empty for a recipe without evaluation.
+        stages: what each stage did.
+        peak_memory_mb: largest resident memory of the training process, in MB.
+        curves: losses by stage.
+    """
+    write_text(path / REPORT_DATA, json.dumps(as_record(scores, stages, peak_memory_mb, curves), indent=1) + "\n")
+    write_text(path / REPORT_TEXT, as_markdown(path, recipe, scores, stages, peak_memory_mb, curves))
+
+
+def as_record(
+    scores: Mapping[str, Score], stages: Sequence[StageResult], peak_memory_mb: float, curves: Curves
+) -> dict[str, Any]:
+    """report.json. Without evaluation there is neither `accuracy` nor `token_f1` nor `refused`."""
+    record: dict[str, Any] = {}
+    if scores:
+        record["accuracy"] = {name: asdict(score.accuracy) for name, score in scores.items()}
+    record["seconds"] = round(sum(stage.seconds for stage in stages), 3)
+    record["peak_memory_mb"] = round(peak_memory_mb, 1)
+    if scores:
+        record["token_f1"] = {name: asdict(score.token_f1) for name, score in scores.items() if score.token_f1}
+        record["refused"] = refused(scores)
+    record["stages"] = [_stage_record(stage, curves.get(stage.name, ())) for stage in stages]
+    return record
+
+
+def as_markdown(
+    path: Path,
+    recipe: Recipe,
+    scores: Mapping[str, Score],
+    stages: Sequence[StageResult],
+    peak_memory_mb: float,
+    curves: Curves,
+) -> str:
+    """report.md."""
+    parts = [f"# {path.resolve().name}", *_evaluation_part(scores)]
+    seconds = sum(stage.seconds for stage in stages)
+    parts += ["## Training", f"{duration(seconds)} in all, peak memory {peak_memory_mb:,.0f} MB, {_machine()}."]
+    parts += [_table(STAGE_HEADER, [_stage_row(stage, curves.get(stage.name, ())) for stage in stages])]
+    parts += [f"The loss is the mean over the first and the last steps of a stage, up to {ENDS}."]
+    if any(curves.values()):
+        parts.append(f"![Loss by step]({LOSS_PLOT})")
+    parts += _refused_part([reason for stage in stages for reason in stage.skipped], "Samples skipped in training")
+    parts += ["## How to get here again", f"```\nomnivit train {path / RECIPE} --run-dir {path}-again\n```"]
+    parts += [f"Seed {recipe.seed}. All settings: [{RECIPE}]({RECIPE}).", *_versions_part(path)]
+    return "\n\n".join(parts) + "\n"
+
+
+def console_table(scores: Mapping[str, Score]) -> str:
+    """Accuracy by condition with 95% intervals, and the verdict, for a terminal."""
+    rows = [("accuracy with", "mean", "95% interval", "n", "token F1"), *map(_score_row, scores.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_aligned(row, widths) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdict(scores)])
+
+
+def verdict(scores: Mapping[str, Score]) -> list[str]:
+    """Whether the model uses its media, and how near it comes to the linear probe: a sentence each."""
+    if "true" not in scores:
+        return []
+    true = scores["true"].accuracy
+    sentences = []
+    control = next((name for name in CONTROLS if name in scores), None)
+    if control is not None:
+        other = scores[control].accuracy
+        clear = true.low > other.high
+        times = f", {true.mean / other.mean:.1f} times as often" if clear and other.mean else ""
+        sentences.append(
+            f"The model uses its media: it is right with the true ones clearly more often than with "
+            f"{LABELS[control]}{times}."
+            if clear
+            else f"No sign that the model uses its media: the interval with the true ones is not clear of the one with "
+            f"{LABELS[control]}."
+        )
+    if LINEAR_PROBE in scores:
+        points = 100 * (true.mean - scores[LINEAR_PROBE].accuracy.mean)
+        where = (
+            f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if abs(points) >= 0.05 else "level with"
+        )
+        sentences.append(f"It is {where} a linear probe on the same features.")
+    return sentences
+
+
+def refused(scores: Mapping[str, Score]) -> list[str]:
+    """Reason of every bad sample that the evaluation left out, each once."""
+    return list(dict.fromkeys(reason for score in scores.values() for reason in score.refused))
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `7 min 05 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+STAGE_HEADER = ("stage", "steps", "samples", "time", "loss at first", "at last", "skipped")
+SCORE_HEADER = ("asked with", "accuracy", "95% interval", "questions", "token F1")
+
+
+def _evaluation_part(scores: Mapping[str, Score]) -> list[str]:
+    if not scores:
+        return ["The recipe asks for no evaluation."]
+    parts = ["## Evaluation", " ".join(verdict(scores)), _table(SCORE_HEADER, list(map(_score_row, scores.items())))]
+    parts.append(
+        "Accuracy counts answers equal to the reference once normalised (case, punctuation, articles, white space, as "
+        "SQuAD does); intervals are Wilson's."
+    )
+    return [part for part in parts if part] + _refused_part(refused(scores), "Questions that were left out")
+
+
+def _score_row(item: tuple[str, Score]) -> tuple[str, ...]:
+    name, score = item
+    accuracy, f1 = score.accuracy, score.token_f1
+    interval = f"{accuracy.low:.3f} to {accuracy.high:.3f}"
+    return LABELS[name], f"{accuracy.mean:.3f}", interval, str(accuracy.n), f"{f1.mean:.3f}" if f1 else ""
+
+
+def _stage_record(stage: StageResult, curve: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    record = {"name": stage.name, "steps": stage.steps, "samples": stage.samples, "seconds": round(stage.seconds, 3)}
+    first, last = end_losses(curve)
+    return record | {"first_loss": first, "last_loss": last, "skipped": len(stage.skipped)}
+
+
+def _stage_row(stage: StageResult, curve: Sequence[tuple[int, float]]) -> tuple[str, ...]:
+    losses = ["" if loss is None else f"{loss:.3f}" for loss in end_losses(curve)]
+    steps, samples = f"{stage.steps:,}", f"{stage.samples:,}"
+    return stage.name, steps, samples, duration(stage.seconds), *losses, str(len(stage.skipped))
+
+
+def end_losses(curve: Sequence[tuple[int, float]]) -> tuple[float | None, float | None]:
+    """Mean loss over the first and over the last steps: `ENDS` of them, or a quarter of a short stage."""
+    if not curve:
+        return None, None
+    losses = [loss for _, loss in curve]
+    count = max(1, min(ENDS, len(losses) // 4))
+    return sum(losses[:count]) / count, sum(losses[-count:]) / count
+
+
+def _refused_part(reasons: Sequence[str], title: str) -> list[str]:
+    if not reasons:
+        return []
+    listed = [f"- {' '.join(reason.split())}" for reason in reasons[:MAX_REASONS]]
+    if len(reasons) > MAX_REASONS:
+        listed.append(f"- and {len(reasons) - MAX_REASONS} more")
+    return [f"{title}: {len(reasons)}.", "\n".join(listed)]
+
+
+def _versions_part(path: Path) -> list[str]:
+    """A table of what the run was made with, from the provenance that training wrote."""
+    file = path / PROVENANCE
+    if not file.is_file():
+        return []
+    libraries: Mapping[str, str | None] = json.loads(file.read_text(encoding="utf-8"))["libraries"]
+    rows = [(name, version) for name, version in libraries.items() if version]
+    return [_table(("library", "version"), [("python", platform.python_version()), *rows])]
+
+
+def _machine() -> str:
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {platform.system()})"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows)
+    )
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(row, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])

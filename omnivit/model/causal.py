@@ -1,0 +1,303 @@
+"""`causal`: any Hugging Face causal LM as the shared LLM.
+
+It is held as `hf`, so parameter paths are `llm.hf.model.layers.0.self_attn.q_proj.weight`.
+
+Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from omnivit.data.chat import Chat
+from omnivit.errors import RecipeError, suggest
+from omnivit.model.llm import LanguageModel, LMOutput
+from omnivit.model.lora import Lora, add_lora
+from omnivit.model.tokens import byte_tokenizer
+from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require
+
+BYTES = "bytes"
+
+
+@dataclass
+class CausalConfig:
+    """What a recipe may say to `causal`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained: a hub id, a folder, a GGUF file, or `pkg:NAME/FILE` for a file inside an installed package."""
+    config: dict[str, Any] | None = None
+    """Random weights instead: a transformers config with its `model_type`, such as {model_type: llama, ...}."""
+    tokenizer: str | None = None
+    """Where the tokenizer lies, if not beside the weights; `bytes` is a byte-level one that needs no file."""
+    template: str | None = None
+    """Chat template: `vicuna_v1`, `llava_plain`, `llama_2`, `chatml`, or Jinja; default: the tokenizer's own."""
+    placeholders: dict[str, str] = field(default_factory=dict)
+    """Slot -> the text that a template of an imported checkpoint writes for a medium, such as {image: "<image>"}."""
+    add_special_tokens: bool = False
+    """Put the tokenizer's BOS before the conversation, as the templates of some imported checkpoints want it."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Of the weights; `auto` takes the checkpoint's."""
+    attention: str | None = None
+    """Attention implementation of transformers: `sdpa`, `eager`, `flash_attention_2`, ...; default: its choice."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: Lora | None = None
+    """LoRA or DoRA on chosen modules."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Load the weights in 4 or 8 bits (bitsandbytes); with `lora` this is QLoRA."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Only where you trust its author."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` lacks `model_type`, for example `llama`.")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a model made from `config` needs a `tokenizer`; `bytes` needs no file.")
+        if self.quantize and self.path is None:
+            raise ValueError("`quantize` is for pretrained weights: say `path`.")
+
+
+class CausalLM(LanguageModel):
+    """Built without weights where `path` names them (on the meta device); `load` fills them in.
+
+    Attributes:
+        config: what the recipe said.
+        hf: the transformers model.
+        width: D.
+        context: most tokens that it attends to; None where its config names no limit.
+    """
+
+    Config = CausalConfig
+
+    def __init__(self, config: CausalConfig) -> None:
+        """Raises RecipeError where the model cannot be found or built, PluginError where a package is missing."""
+        super().__init__()
+        self.config = config
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        settings = self._settings()
+        if config.path is None:
+            self._adopt(self._random(settings))
+        else:
+            with torch.device("meta"):
+                self._adopt(self._random(settings))
+
+    def load(self) -> None:
+        """Load the weights of `path`, to the CPU (quantized ones to the current GPU, if there is one)."""
+        config = self.config
+        if config.path is None:
+            return
+        place = self._place(convert=True)
+        options: dict[str, Any] = self._options() | self._remote() | _quantization(config)
+        with _explained(f"llm.path {config.path!r}: cannot be loaded"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options)
+        model, report = loaded
+        missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+        if missing:
+            raise RecipeError(
+                f"llm.path {config.path!r}: the checkpoint lacks {len(missing)} weights of "
+                f"{type(model).__name__}: {', '.join(missing[:3])}, ... It is damaged, or another model's."
+            )
+        self._adopt(model)
+
+    def add_peft(self) -> None:
+        """Add LoRA where the recipe asks for it. Raises RecipeError for a target that matches nothing."""
+        if self.config.lora is not None:
+            add_lora(self.hf, self.hf.get_output_embeddings(), self.config.lora)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer. Raises RecipeError where it has none, or more tokens than the model has embeddings."""
+        if self._tokenizer is None:
+            self._tokenizer = self._find_tokenizer()
+            rows = self.hf.get_input_embeddings().num_embeddings
+            if len(self._tokenizer) > rows:
+                raise RecipeError(
+                    f"llm: the tokenizer has {len(self._tokenizer)} tokens, the model embeddings for {rows}. "
+                    f"Use the tokenizer that the model was trained with, or a larger `config.vocab_size`."
+                )
+        return self._tokenizer
+
+    def chat(self, template: str | None = None) -> Chat:
+        """The chat encoder; `template` overrides the recipe's."""
+        config = self.config
+        return Chat(self.tokenizer(), template or config.template, config.placeholders, config.add_special_tokens)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] -> input embeddings [B, T, D]."""
+        embeds: Tensor = self.hf.get_input_embeddings()(ids)
+        return embeds
+
+    def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, states: bool = False) -> LMOutput:
+        """Embeddings [B, T, D], mask and keep [B, T] bool, positions [B, T] -> logits [N, V], row by row of `keep`.
+
+        States, where asked for, are those that enter the output head.
+        """
+        attention, positions = _attention(mask, positions)
+        seen: list[Tensor] = []
+
+        def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            seen.append(inputs[0])
+            return (inputs[0][keep][None], *inputs[1:])
+
+        hook = self.hf.get_output_embeddings().register_forward_pre_hook(gather)
+        try:
+            options = {"attention_mask": attention, "use_cache": False, **self._positions(positions)}
+            logits = self.hf(inputs_embeds=embeds, **options).logits
+        finally:
+            hook.remove()
+        return LMOutput(logits[0], seen[0] if states else None)
+
+    def generate(self, embeds: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
+        """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers`'."""
+        options = {"use_cache": True, **self._positions(positions), **options}
+        if options.get("pad_token_id") is None:
+            options["pad_token_id"] = self.tokenizer().pad_token_id
+        ids: Tensor = self.hf.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
+        return ids
+
+    def _adopt(self, model: Any) -> None:
+        """Take a transformers model in: check what is needed of it, and set it up."""
+        if model.get_output_embeddings() is None:
+            raise RecipeError(f"llm: {type(model).__name__} has no output head over a vocabulary. Use a causal LM.")
+        if self.config.gradient_checkpointing:
+            old = model.gradient_checkpointing_enable  # deprecated by the newer name
+            getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        self.hf = model
+        self.width = int(model.get_input_embeddings().embedding_dim)
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
+        """Models without position embeddings (ALiBi) take no positions."""
+        return {"position_ids": positions} if self._takes_positions else {}
+
+    def _settings(self) -> Any:
+        """The transformers config, weights unread."""
+        config = self.config
+        if config.config is not None:
+            return _config_from(config.config, byte_tokenizer() if config.tokenizer == BYTES else None)
+        place = self._place()
+        where = {"pretrained_model_name_or_path": place}
+        if is_gguf(place):
+            require("gguf", "accelerate", extra="gguf", purpose=f"to read {config.path}")
+            where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
+        with _explained(f"llm.path {config.path!r}: has no readable model config"):
+            return AutoConfig.from_pretrained(**where, **self._remote())
+
+    def _random(self, settings: Any) -> Any:
+        with _explained(f"llm: a causal LM of type {settings.model_type!r} cannot be built"):
+            options = self._options() | self._remote()
+            if options["dtype"] == "auto":  # from_config, unlike from_pretrained, takes the config's when told none
+                del options["dtype"]
+            return AutoModelForCausalLM.from_config(settings, **options)  # type: ignore[no-untyped-call]
+
+    def _find_tokenizer(self) -> PreTrainedTokenizerBase:
+        config = self.config
+        if config.tokenizer == BYTES:
+            return byte_tokenizer()
+        place = self._place() if config.tokenizer is None else _located(config.tokenizer, convert=False)
+        where: dict[str, Any] = {"pretrained_model_name_or_path": place}
+        if is_gguf(place):
+            where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
+        with _explained(f"llm: no tokenizer can be read from {place}"):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**where, **self._remote())
+            return tokenizer
+
+    def _place(self, convert: bool = False) -> Path | str:
+        """Where `path` lies; for a GGUF file its converted folder once there is one."""
+        assert self.config.path is not None
+        return _located(self.config.path, convert)
+
+    def _options(self) -> dict[str, Any]:
+        """How to build: weights' dtype and attention."""
+        name = self.config.dtype
+        options: dict[str, Any] = {"dtype": name if name == "auto" else getattr(torch, name)}
+        return options | ({"attn_implementation": self.config.attention} if self.config.attention else {})
+
+    def _remote(self) -> dict[str, Any]:
+        return {"trust_remote_code": True} if self.config.trust_remote_code else {}
+
+
+def _located(path: str, convert: bool) -> Path | str:
+    place = locate(path)
+    if isinstance(place, str) or not is_gguf(place):
+        return place
+    if convert:
+        return convert_gguf(place)
+    folder = converted_gguf(place)
+    return folder if folder.is_dir() else place
+
+
+def _config_from(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Any:
+    """A transformers config from a recipe's mapping. Unknown keys, which transformers would take, are refused."""
+    values = dict(options)
+    kind = values.pop("model_type")
+    if tokenizer is not None:
+        size = values.setdefault("vocab_size", len(tokenizer))
+        for name in ("pad_token_id", "eos_token_id", "bos_token_id") if size >= len(tokenizer) else ():
+            values.setdefault(name, getattr(tokenizer, name))
+    with _explained(f"llm.config: no config can be made of {dict(options)}"):
+        known = _known_settings(AutoConfig.for_model(kind))
+        for name in values:
+            if name not in known:
+                raise RecipeError(f"llm.config.{name}: {kind} has no such setting; {suggest(name, known)}")
+        return AutoConfig.for_model(kind, **values)
+
+
+def _known_settings(config: Any) -> set[str]:
+    parameters = inspect.signature(type(config).__init__).parameters
+    return {*config.to_dict(), *config.attribute_map, *parameters, "rope_theta", "rope_scaling"}
+
+
+def _quantization(config: CausalConfig) -> dict[str, Any]:
+    if config.quantize is None:
+        return {}
+    require("bitsandbytes", "accelerate", extra="qlora", purpose=f"for `quantize: {config.quantize}`")
+    from transformers import BitsAndBytesConfig
+
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    settings: dict[str, Any] = {"load_in_8bit": True}
+    if config.quantize == "nf4":
+        compute = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        settings["bnb_4bit_compute_dtype"] = compute
+    quantization = BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def _attention(mask: Tensor, positions: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The attention mask and positions [B, T] for transformers.
+
+    With padding on the right alone no mask is needed, because no real token looks ahead; attention is faster without.
+    Then transformers reads the borders of packed samples off the positions, wherever these do not count on by one:
+    so they count on over the padding, and a mask is given where equal positions do not mean a border.
+    """
+    if not bool((mask[:, :-1] >= mask[:, 1:]).all()):
+        return mask.long(), positions
+    last = positions.gather(1, (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0))
+    positions = torch.where(mask, positions, last + (~mask).cumsum(dim=1))
+    steps = positions.diff(dim=1)
+    packed = bool((steps < 0).any())
+    return (None if packed or bool((steps == 1).all()) else mask.long()), positions
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what transformers and the hub client raise, in many ways, into an error that says what was wanted."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error

@@ -1,0 +1,231 @@
+"""LLaVA checkpoints of Hugging Face transformers -> a run folder: LLM, encoder, adapter and recipe.
+
+    RUN/recipe.yaml      the model, its paths relative to the run folder
+    RUN/llm/             the language model and the tokenizer, with the checkpoint's chat template
+    RUN/encoder/         the vision tower and the settings of its image processor
+    RUN/checkpoints/     the projector, as the adapter of the slot `image`
+
+Weights are read from safetensors only, and nothing of a checkpoint is executed. The vision tower's and the LLM's
+folders are such as transformers itself reads and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+)
+
+from omnivit.errors import CheckpointError, suggest
+from omnivit.model.build import ModelBlueprint
+from omnivit.recipe import load as load_recipe
+from omnivit.recipe_source import dump
+from omnivit.train import checkpoint
+from omnivit.train.folder import CHECKPOINTS, RECIPE
+
+SLOT = "image"
+STRATEGIES = {"default": False, "full": True}
+"""`vision_feature_select_strategy` -> whether the class token's row is kept."""
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+"""Name of a projector's activation in transformers -> in the adapter `mlp`."""
+WITHOUT_CLASS_TOKEN = ("siglip_vision_model", "siglip2_vision_model")
+DERIVED = ("position_ids", "rotary_emb.inv_freq")
+"""Tensors of old checkpoints that are computed from the config now."""
+
+
+def import_llava(path: Path, out: Path, template: str | None = None) -> None:
+    """Make a run folder of a LLaVA checkpoint.
+
+    Args:
+        path: folder of a `LlavaForConditionalGeneration`: config.json, *.safetensors (one or sharded), tokenizer,
+            image processor, chat template.
+        out: the run folder; must not exist. It appears only when it is whole.
+        template: a named chat template or Jinja text, where the checkpoint brings none or another is wanted.
+
+    Raises:
+        CheckpointError: `path` is no such checkpoint, something in it is missing or not supported, or `out` exists.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} exists. Choose another --out, or remove it first.")
+    config = read_config(path)
+    processor = _processor(path, config, template)
+    model = _model(path)
+    partial = out.parent / f".partial-{out.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _language_model(model).save_pretrained(partial / "llm")
+        processor.tokenizer.save_pretrained(partial / "llm")
+        model.model.vision_tower.save_pretrained(partial / "encoder")
+        processor.image_processor.save_pretrained(partial / "encoder")
+        (partial / RECIPE).write_text(_recipe_text(path, config, processor, template), encoding="utf-8")
+        _save_adapter(partial, model)
+        partial.rename(out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_config(path: Path) -> Any:
+    """The `LlavaConfig` of a LLaVA checkpoint that can be imported.
+
+    Raises:
+        CheckpointError: it is no LLaVA checkpoint, or one with settings that are not supported; names them.
+    """
+    file = path / "config.json"
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        held = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else []
+        raise CheckpointError(
+            f"{path} is no checkpoint folder: {file.name} cannot be read ({error}). "
+            f"It holds: {', '.join(held) or 'nothing'}. Expected the folder of a LlavaForConditionalGeneration."
+        ) from error
+    if kind != "llava":
+        raise CheckpointError(f"{file}: model_type {kind!r} cannot be imported; {suggest(str(kind), ['llava'])}")
+    config = LlavaConfig.from_pretrained(path, local_files_only=True)
+    problems = list(_unsupported(config))
+    if problems:
+        raise CheckpointError(f"{file}: " + " ".join(problems))
+    return config
+
+
+def _unsupported(config: Any) -> list[str]:
+    layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
+    problems = []
+    if not isinstance(layer, int):
+        problems.append(f"vision_feature_layer {layer} joins several layers; supported: one layer (a number).")
+    if strategy == "default" and config.vision_config.model_type in WITHOUT_CLASS_TOKEN:
+        problems.append(
+            f"vision_feature_select_strategy 'default' drops the class token, which {config.vision_config.model_type} "
+            "has not: it would lose a patch. Supported here: 'full'."
+        )
+    if config.projector_hidden_act not in ACTIVATIONS:
+        act = config.projector_hidden_act
+        problems.append(f"projector_hidden_act {act!r} is not supported; {suggest(str(act), ACTIVATIONS)}")
+    return problems
+
+
+def _processor(path: Path, config: Any, template: str | None) -> Any:
+    """The checkpoint's processor, its tokenizer carrying the chat template."""
+    try:
+        processor = LlavaProcessor.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its processor cannot be read: {error}. Needed: tokenizer.json, tokenizer_config.json, and "
+            "preprocessor_config.json or processor_config.json."
+        ) from error
+    if processor.image_token_id != config.image_token_id:
+        raise CheckpointError(
+            f"{path}: config.json says that images stand at token {config.image_token_id}, but the tokenizer's "
+            f"{processor.image_token!r} is {processor.image_token_id}. Mend image_token_index."
+        )
+    own = processor.chat_template or processor.tokenizer.chat_template
+    own = own.get("default") if isinstance(own, Mapping) else own
+    if own is None and template is None:
+        raise CheckpointError(
+            f"{path} brings no chat template (chat_template.jinja). Name one: `--template vicuna_v1` for LLaVA-1.5."
+        )
+    processor.tokenizer.chat_template = own
+    return processor
+
+
+def _model(path: Path) -> Any:
+    """The checkpoint's model on the CPU in its own dtype, every tensor of it from the checkpoint."""
+    if not any(path.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path} holds no *.safetensors, and other files of weights can run code when they are read. "
+            "Convert it: `LlavaForConditionalGeneration.from_pretrained(...).save_pretrained(...)`."
+        )
+    opened: Any
+    try:
+        opened = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its weights cannot be read: {error}") from error
+    model, found = opened
+    unknown = [name for name in found["unexpected_keys"] if not name.endswith(DERIVED)]
+    for what, names in (("not in the checkpoint", found["missing_keys"]), ("unknown to the model", unknown)):
+        if names:
+            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise CheckpointError(f"{path}: tensors {what} ({len(names)}): {shown}. The checkpoint is damaged.")
+    return model
+
+
+def _language_model(model: Any) -> PreTrainedModel:
+    """The LLM inside a LLaVA model as a causal LM of its own, sharing its tensors."""
+    config = model.config.text_config
+    config.tie_word_embeddings = model.config.tie_word_embeddings
+    with torch.device("meta"):
+        causal: Any = AutoModelForCausalLM.from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
+    setattr(causal, causal.base_model_prefix, model.model.language_model)
+    causal.set_output_embeddings(model.lm_head)
+    causal.generation_config = model.generation_config
+    left = [name for name, tensor in causal.state_dict().items() if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"a {config.model_type} LLM inside LLaVA has no {', '.join(left[:5])}: not supported.")
+    checked: PreTrainedModel = causal
+    return checked
+
+
+def _recipe_text(path: Path, config: Any, processor: Any, template: str | None) -> str:
+    llm = {
+        "name": "causal",
+        "path": "./llm",
+        "dtype": "auto",
+        "template": template,
+        "placeholders": {SLOT: processor.image_token},
+        "add_special_tokens": True,
+    }
+    encoder = {
+        "name": "clip",
+        "path": "./encoder",
+        "layer": config.vision_feature_layer,
+        "class_token": STRATEGIES[config.vision_feature_select_strategy],
+    }
+    adapter = {
+        "name": "mlp",
+        "depth": 2,
+        "activation": ACTIVATIONS[config.projector_hidden_act],
+        "bias": config.multimodal_projector_bias,
+    }
+    content = {
+        "data": {"max_length": getattr(config.text_config, "max_position_embeddings", 2048)},
+        "model": {"llm": llm, "inputs": {SLOT: {"encoder": encoder, "adapter": adapter}}},
+    }
+    return f"# Imported from {path.name} (LLaVA, Hugging Face transformers).\n" + dump(content)
+
+
+def _save_adapter(run: Path, model: Any) -> None:
+    """Write the projector as the run's only checkpoint, under the names that the recipe's adapter gives its layers."""
+    plan = ModelBlueprint.of(load_recipe(run / RECIPE)).adapters[SLOT]
+    projector = model.model.multi_modal_projector
+    with torch.device("meta"):
+        adapter = plan.cls(plan.config, projector.linear_1.in_features, projector.linear_2.out_features)
+    layers = [(name, module) for name, module in adapter.named_modules() if isinstance(module, nn.Linear)]
+    weights: dict[str, Tensor] = {}
+    for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=True):
+        weights |= {f"adapters.{SLOT}.{name}.{key}": value for key, value in layer.state_dict().items()}
+    state = {"stage": "import", "stage_index": 0, "step": 0, "total_steps": 0, "skipped": [], "seconds": 0.0}
+    checkpoint.save(run / CHECKPOINTS, checkpoint.checkpoint_name(0, "import", 0), weights, {}, state)

@@ -1,0 +1,240 @@
+"""Where weights lie, and how they are read: places that a recipe names, GGUF conversion, state files.
+
+Nothing here is unpickled beyond tensors, and nothing is written but the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from omnivit.cache import cache_dir
+from omnivit.errors import PluginError, RecipeError, suggest
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "pkg:"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""`name` or `organisation/name` on the Hugging Face hub."""
+STATE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Keys under which training scripts put the weights of a checkpoint."""
+
+
+def locate(path: str) -> Path | str:
+    """Find what a recipe's `path` names: a local file or folder (a Path), or a hub id (the text itself).
+
+    `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported.
+
+    Raises:
+        RecipeError: nothing is there, or the path leads out of the package.
+        PluginError: the package is not installed.
+    """
+    if path.startswith(PACKAGE):
+        return _in_package(path)
+    local = Path(path).expanduser()
+    if local.exists():
+        return local
+    if HUB_ID.fullmatch(path) and local.suffix not in (*STATE_SUFFIXES, ".gguf"):
+        return path
+    raise RecipeError(
+        f"path {path!r}: no such file or folder (from {Path.cwd()}), and it has not the form of a hub id. "
+        f"Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in an "
+        f"installed package."
+    )
+
+
+def is_gguf(place: Path | str) -> bool:
+    """Whether a place is a GGUF file."""
+    return isinstance(place, Path) and place.suffix == ".gguf"
+
+
+def _in_package(path: str) -> Path:
+    name, _, inner = path.removeprefix(PACKAGE).partition("/")
+    if not name.isidentifier():
+        raise RecipeError(f"path {path!r}: {name!r} is no package name. Write pkg:NAME/FILE.")
+    found = importlib.util.find_spec(name)
+    folders = list(found.submodule_search_locations or ()) if found else []
+    if not folders:
+        raise PluginError(
+            f"path {path!r}: the package {name!r} is not installed. Run: pip install --no-deps {name.replace('_', '-')}"
+        )
+    parts = Path(inner)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise RecipeError(f"path {path!r}: must stay inside the package: no `..`, no absolute path.")
+    for folder in folders:
+        if (Path(folder) / parts).exists():
+            return Path(folder) / parts
+    near = Path(folders[0]) / parts.parent
+    names = [entry.name for entry in near.iterdir()] if near.is_dir() else []
+    raise RecipeError(f"path {path!r}: {near} holds no {parts.name!r}; {suggest(parts.name, names)}")
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """Read a file of weights: `.safetensors`, or `.pth`, `.pt`, `.bin` with tensors alone.
+
+    A checkpoint that keeps its weights under `state_dict` or `model` is unwrapped, and the prefix `module.` of
+    DataParallel is taken off.
+
+    Raises:
+        RecipeError: the suffix is another, the file is damaged, or it holds anything but tensors.
+    """
+    path = Path(path)
+    if path.suffix not in STATE_SUFFIXES or not path.is_file():
+        raise RecipeError(f"{path}: is no file of weights. Available: files ending in {', '.join(STATE_SUFFIXES)}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or pickled file fails in many ways
+        raise RecipeError(
+            f"{path}: cannot be read as plain weights ({type(error).__name__}: {_first_line(error)}). Nothing but "
+            f"tensors is unpickled; convert the file to .safetensors where you trust it."
+        ) from error
+    return _unwrapped(content, path)
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise RecipeError(f"{path}: holds {type(content).__name__} and not named tensors alone. Save a state_dict.")
+    state = {str(key): value for key, value in content.items()}
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object, ignored: tuple[str, ...] = ()) -> None:
+    """Load `state` into `model`; every parameter must be in it, with its shape.
+
+    Args:
+        model: filled in place.
+        state: name -> tensor.
+        source: where the state came from, for errors.
+        ignored: prefixes of names that the state may hold though the model has no use for them.
+
+    Raises:
+        RecipeError: names or shapes differ; lists the first of them.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own and not key.startswith(ignored)]
+    misshapen = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or unknown or misshapen:
+        raise RecipeError(
+            f"{source}: does not fit the model. {_listed('Missing', missing)} {_listed('Unknown', unknown)} "
+            f"{_listed('Other shapes', misshapen)} Is it the weights of another architecture or image size?"
+        )
+    model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
+def _listed(title: str, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{title}: {', '.join(names[:3]) or 'none'}{more}."
+
+
+def converted_gguf(path: Path) -> Path:
+    """The cached Hugging Face folder of a GGUF file; it exists only once the file has been converted.
+
+    The key is the file's name and content, so that a file that was moved or installed again is found.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return cache_dir() / "gguf" / f"{path.stem}-{digest.hexdigest()[:24]}"
+
+
+def convert_gguf(path: Path) -> Path:
+    """Convert a GGUF file to a Hugging Face folder (float32 safetensors, tokenizer, template), once.
+
+    4-bit values with 16-bit scales and offsets fit neither bfloat16 nor float16 exactly: hence float32. The folder is
+    written beside its final place and renamed when whole; two processes do the work once.
+
+    Raises:
+        PluginError: `gguf` or `accelerate` is not installed.
+        RecipeError: the file is no GGUF that transformers can read.
+    """
+    target = converted_gguf(path)
+    if target.is_dir():
+        return target
+    require("gguf", "accelerate", extra="gguf", purpose=f"to read {path.name}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f"{target.name}.lock"):
+        if not target.is_dir():
+            log.warning("converting %s once, into %s", path.name, target)
+            _convert(path, target)
+    return target
+
+
+def _convert(path: Path, target: Path) -> None:
+    for stale in target.parent.glob(f".{target.name}.*"):  # left by a process that was killed; we hold the lock
+        shutil.rmtree(stale)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _save_as_hf(path, partial)
+        for file in partial.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        partial.chmod(0o755)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _save_as_hf(path: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except Exception as error:  # transformers and gguf fail in many ways on a file that they do not know
+        raise RecipeError(
+            f"{path}: cannot be read as GGUF by transformers ({type(error).__name__}: {_first_line(error)}). "
+            f"Use the model's safetensors folder or hub id instead."
+        ) from error
+    del model.config.quantization_config  # else saving is refused, though the weights are plain tensors by now
+    with torch.device("meta"):
+        plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def require(*modules: str, extra: str, purpose: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Raises:
+        PluginError: names the missing one and the extra that brings it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise PluginError(
+                f"{module} is needed {purpose}, but is not installed. Run: pip install 'omnivit[{extra}]'"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

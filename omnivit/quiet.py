@@ -1,0 +1,32 @@
+"""Keep libraries' notices off the screen: what OmniViT prints is what the user should read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quieten_transformers() -> None:
+    """Silence notices and progress bars of transformers; call it before transformers is imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as notices
+
+    notices.set_verbosity_error()  # type: ignore[no-untyped-call]
+    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def quieten_lightning() -> None:
+    """Silence Lightning's notices, and its warnings about what the stages do on purpose."""
+    import lightning.pytorch  # noqa: F401 - it sets its own level when it is imported
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # the number of workers is the recipe's choice
+        ".*in eval mode at the start of training.*",  # what is frozen is in eval mode (Law 5)
+        ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
+        ".*`isinstance.treespec, LeafSpec.`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,191 @@
+"""The encoder `timm`: its features and pixels are timm's own."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from omnivit_encoders.timm import Layout, TimmConfig, TimmEncoder, TimmProcessor
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
+
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError
+from omnivit.model.encoder import Processor
+from omnivit.options import merge_options
+
+KINDS = {
+    "test_resnet": "NCHW",
+    "test_vit": "tokens",  # one class token
+    "test_mambaout": "NHWC",
+}
+
+
+def picture(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def build(model: str = "test_resnet", **options: object) -> TimmEncoder:
+    torch.manual_seed(0)
+    return TimmEncoder(TimmConfig(model, **options)).eval()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_features_are_those_of_timm(name: str) -> None:
+    encoder = build(name)
+    torch.manual_seed(0)
+    reference = timm.create_model(name).eval()
+    size = resolve_model_data_config(reference)["input_size"]
+    pixels = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = encoder({"pixels": pixels}), reference.forward_features(pixels)
+    if KINDS[name] == "tokens":
+        theirs = theirs[:, 1:]
+    else:
+        theirs = theirs.flatten(2).mT if KINDS[name] == "NCHW" else theirs.flatten(1, 2)
+    assert torch.equal(ours.values, theirs)
+    assert ours.values.shape == (2, encoder.processor().length({}), encoder.width)
+    assert ours.mask.all()
+
+
+def test_class_token_that_timm_does_not_announce_is_dropped() -> None:
+    with torch.device("meta"):
+        encoder = TimmEncoder(TimmConfig("coat_lite_tiny"))
+    assert encoder.layout == Layout("tokens", 7, 7, 320, prefix=1)
+
+
+def test_grid_names_the_place_of_each_row() -> None:
+    encoder = build()
+    pixels = torch.zeros(1, 3, 160, 160)
+    features = encoder({"pixels": pixels})
+    theirs = encoder.backbone.forward_features(pixels)
+    for row, (y, x) in zip(features.values[0], features.grid[0].tolist(), strict=True):
+        assert torch.equal(row, theirs[0, :, y, x])
+
+
+def test_pooled_grid_averages_neighbours() -> None:
+    encoder, pooled = build("test_vit"), build("test_vit", grid=2)
+    pixels = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole, small = encoder({"pixels": pixels}), pooled({"pixels": pixels})
+    expected = whole.values.view(1, 2, 5, 2, 5, -1).mean((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(small.values, expected)
+    assert small.grid.tolist() == [[[0, 0], [0, 1], [1, 0], [1, 1]]]
+    assert pooled.processor().length({}) == 4
+
+
+@pytest.mark.parametrize("size", [(97, 61), (40, 200), (300, 300), (224, 160)])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "vit_base_patch16_siglip_224", "deepseek_vit_412m", "vit_base_patch16_sapiens2"]
+)
+def test_pixels_are_those_of_timm(name: str, size: tuple[int, int]) -> None:
+    config = timm.get_pretrained_cfg(name).to_dict()
+    data = resolve_model_data_config(None, pretrained_cfg=config)
+    theirs = create_transform(**data, is_training=False)(picture(*size))
+    processor = processor_for(data)
+    torch.testing.assert_close(processor(Media("image", picture(*size)))["pixels"], theirs, rtol=0, atol=1e-6)
+
+
+def processor_for(data: dict[str, object]) -> Processor:
+    same = {key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    return TimmProcessor(rows=1, height=data["input_size"][1], width=data["input_size"][2], augment=False, **same)
+
+
+def test_processor_takes_timms_settings() -> None:
+    processor = build().processor()
+    data = resolve_model_data_config(timm.create_model("test_resnet"))
+    assert (processor.mean, processor.std) == (data["mean"], data["std"])
+    assert (processor.crop_pct, processor.interpolation) == (data["crop_pct"], data["interpolation"])
+    assert processor(Media("image", picture(50, 40)))["pixels"].shape == data["input_size"]
+
+
+def test_processor_pickles_small_and_tells_settings_apart() -> None:
+    processor = build().processor()
+    assert isinstance(processor, Processor)
+    assert len(pickle.dumps(processor)) < 1000
+    assert pickle.loads(pickle.dumps(processor)) == processor
+    assert processor.fingerprint() == build().processor().fingerprint()
+    assert processor.fingerprint() != build(augment=True).processor().fingerprint()
+
+
+def test_augmentation_follows_the_seed_and_only_in_training() -> None:
+    plain, augmented = build().processor(), build(augment=True).processor()
+    image = picture(200, 150)
+
+    def pixels(processor: Processor, seed: int | None) -> torch.Tensor:
+        return processor(Media("image", image, seed=seed))["pixels"]
+
+    assert torch.equal(pixels(augmented, 5), pixels(augmented, 5))
+    assert not torch.equal(pixels(augmented, 5), pixels(augmented, 6))
+    assert torch.equal(pixels(augmented, None), pixels(plain, None))
+    assert torch.equal(pixels(plain, 5), pixels(plain, None))
+    assert pixels(augmented, 5).shape == pixels(plain, None).shape
+
+
+def test_head_is_left_out_and_every_parameter_is_used() -> None:
+    encoder = build("test_vit").train()
+    assert not any("head" in name for name, _ in encoder.named_parameters())
+    encoder({"pixels": torch.randn(1, 3, 160, 160)}).values.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_image_size_changes_the_grid(name: str) -> None:
+    encoder = build(name, image_size=96)
+    pixels = encoder.processor()(Media("image", picture(50, 40)))["pixels"]
+    assert pixels.shape == (3, 96, 96)
+    rows = encoder({"pixels": pixels[None]}).values.shape[1]
+    assert rows == encoder.processor().length({}) < build(name).processor().length({})
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(7)
+    source = timm.create_model("test_resnet", num_classes=5)  # another head than ours; it is not needed
+    path = tmp_path / f"weights{suffix}"
+    save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
+    encoder = TimmEncoder(TimmConfig("test_resnet", path=str(path)))
+    assert all(parameter.is_meta for parameter in encoder.parameters())
+    encoder.load()
+    theirs = source.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in encoder.backbone.state_dict().items())
+    assert not any(parameter.is_meta for parameter in encoder.parameters())
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.safetensors")
+    encoder = TimmEncoder(TimmConfig("test_vit", path=str(tmp_path / "resnet.safetensors")))
+    with pytest.raises(RecipeError, match=r"resnet\.safetensors: does not fit.*Missing: cls_token.* Unknown: bn1"):
+        encoder.load()
+
+
+def test_unknown_model_suggests() -> None:
+    with pytest.raises(RecipeError, match=r"no model 'resnet5'. Did you mean .*'resnet50'"):
+        build("resnet5")
+
+
+def test_backbone_of_several_maps_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(RecipeError, match="list of several maps"):
+        TimmEncoder(TimmConfig("crossvit_tiny_240"))
+
+
+def test_backbone_without_map_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(RecipeError, match=r"1 tokens.*cannot be laid out"):
+        TimmEncoder(TimmConfig("pit_ti_224"))
+
+
+def test_image_size_that_does_not_fit() -> None:
+    with pytest.raises(RecipeError, match="test_vit"):
+        build("test_vit", image_size=7)
+
+
+@pytest.mark.parametrize("options", [{"grid": 0}, {"image_size": -1}, {"pretrained": True, "path": "x.pth"}])
+def test_impossible_options_name_the_place(options: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=r"inputs\.image\.encoder: .*(must be at least 1|exclude each other)"):
+        merge_options(TimmConfig, {"model": "test_vit", **options}, "inputs.image.encoder")

@@ -1,0 +1,72 @@
+"""What a recipe must fulfil beyond its types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recipe_support import TINY, refusal, write
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.1.name=Align"], "stages[1].name (command line): 'Align' is the name of an earlier stage too: stages"),
+        (["stages.1.name=a/b"], "stages[1].name (command line): 'a/b' cannot name a folder: a name begins with a lett"),
+        (["stages.1.name='..'"], "stages[1].name (command line): '..' cannot name a folder"),
+        (["stages.1.name='0'"], "stages[1].name (command line): '0' cannot name a folder"),
+        (["stages.0.accumulate=3"], "stages[0].batch_size (tiny.yaml:12): 8 is not divisible by accumulate, 3."),
+        (["stages.0.accumulate=0"], "stages[0].accumulate (command line): 0 is not a finite number of at least 1."),
+        (["stages.0.epochs=0"], "stages[0].epochs (command line): 0 is not"),
+        (["stages.0.steps=-1"], "stages[0].steps (command line): -1 is not"),
+        (["stages.1.train.llm.*=-1e-5"], "stages[1].train['llm.*'] (command line): -1e-05 is not a finite number"),
+        (["stages.1.train.llm.*=.nan"], "stages[1].train['llm.*'] (command line): nan is not a finite number"),
+        (["stages.1.train.llm.*=.inf"], "stages[1].train['llm.*'] (command line): inf is not a finite number"),
+        (["stages.0.losses.lm=-1"], "stages[0].losses.lm (command line): -1.0 is not"),
+        (["stages.0.schedule.name=cosin"], "stages[0].schedule.name (command line): 'cosin' is not allowed; did you m"),
+        (["stages.0.schedule.warmup=-0.1"], "stages[0].schedule.warmup (command line): -0.1 is not"),
+        (["stages.0.schedule.warmup=1.5"], "stages[0].schedule.warmup (command line): 1.5 is neither a share"),
+        (["stages.0.schedule.minimum=2"], "stages[0].schedule.minimum (command line): 2.0 is not in [0, 1]."),
+        (["stages.0.betas=[0.9, 1]"], "stages[0].betas[1] (command line): 1.0 is not in [0, 1)."),
+        (["stages.0.data=[]"], "stages[0].data (command line): is empty"),
+        (["stages.0.data.0.weight=0"], "stages[0].data[0].weight (command line): 0.0 is not a finite number above 0."),
+        (["stages.0.data.0.limit=0"], "stages[0].data[0].limit (command line): 0 is not"),
+        (["stages.0.validation={data: [], every: 1}"], "stages[0].validation.data (command line): is empty"),
+        (["data.on_bad_sample=skipp"], "data.on_bad_sample (command line): 'skipp' is not allowed; did you mean 'skip"),
+        (["data.skip_budget=1.1"], "data.skip_budget (command line): 1.1 is not in [0, 1]."),
+        (["data.skip_budget=.nan"], "data.skip_budget (command line): nan is not in [0, 1]."),
+        (["data.max_length=0"], "data.max_length (command line): 0 is not"),
+        (["data.workers=-1"], "data.workers (command line): -1 is not"),
+        (["seed=-1"], "seed (command line): -1 is not in [0, 4294967295]."),
+        (["checkpoint_every=-1"], "checkpoint_every (command line): -1 is not"),
+        (
+            ["evaluation={data: [{path: x}], conditions: [true, tru]}"],
+            "evaluation.conditions[0] (command line): True is a bool; wanted: str. Quote it to make it text.",
+        ),
+        (
+            ["evaluation={data: [{path: x}], conditions: ['true', tru]}"],
+            "evaluation.conditions[1] (command line): 'tru' is not allowed; did you mean 'true'? Allowed: true, ",
+        ),
+        (
+            ["model.inputs={a.b: {encoder: {name: x}, adapter: {name: y}}}"],
+            "model.inputs['a.b'] (command line): the name of an input begins with a letter",
+        ),
+    ],
+)  # fmt: skip
+def test_values_out_of_range(overrides: list[str], message: str) -> None:
+    assert refusal(write(TINY), *overrides).startswith(message)
+
+
+def test_a_stage_must_train_something() -> None:
+    path = write(TINY.replace('{"adapters.*": 1e-3}', "{}"))
+    assert refusal(path).startswith("stages[0].train (tiny.yaml:11): is empty, so nothing would train.")
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    lines = refusal(write(TINY), "data.workers=-1", "stages.0.epochs=0").splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["stages[0].epochs", "data.workers"]
