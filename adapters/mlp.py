@@ -37,6 +37,8 @@ class MLPConfig:
     """Width H between the layers; default: the LLM's width."""
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
     """Between the layers."""
+    bias: bool = True
+    """Add learned offsets; LLaVA does."""
 
     def __post_init__(self) -> None:
         if self.depth < 1 or (self.hidden is not None and self.hidden < 1):
@@ -56,10 +58,10 @@ class MLPAdapter(Adapter):
         super().__init__(config, width, llm_width)
         hidden = llm_width if config.hidden is None else config.hidden
         widths = [width] + [hidden] * (config.depth - 1) + [llm_width]
-        self.layers = nn.Sequential(nn.Linear(widths[0], widths[1]))
+        self.layers = nn.Sequential(nn.Linear(widths[0], widths[1], bias=config.bias))
         for before, after in itertools.pairwise(widths[1:]):
             self.layers.append(ACTIVATIONS[config.activation]())
-            self.layers.append(nn.Linear(before, after))
+            self.layers.append(nn.Linear(before, after, bias=config.bias))
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""

@@ -26,7 +26,7 @@ from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.unused import remove, unused_modules
+from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import load_strictly, locate, read_state
 
 SMALLEST_MAP = 4
@@ -139,14 +139,14 @@ class TimmEncoder(Encoder):
         """Raises RecipeError for a model that timm does not know, or whose output is no feature map."""
         super().__init__()
         self.config = config
-        with torch.device("meta"):
+        with sketching():
             skeleton = _create(config)
             data: dict[str, Any] = resolve_model_data_config(skeleton)  # type: ignore[no-untyped-call]
             _, *own = data["input_size"]
             size = (own[0], own[1]) if config.image_size is None else (config.image_size, config.image_size)
             output = _try_forward(skeleton, size, config.model)
         self.layout = _layout(skeleton, output, size, config.model)
-        self.unused = unused_modules(skeleton, output)
+        self.unused = unused(skeleton, output)
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
         self._processor = TimmProcessor(
@@ -173,7 +173,7 @@ class TimmEncoder(Encoder):
         if config.path:
             state = read_state(locate(config.path))
             state = from_ml_illustrated(state) if is_ml_illustrated(state) else state
-            load_strictly(backbone, state, config.path, ignored=tuple(f"{name}." for name in self.unused))
+            load_strictly(backbone, state, config.path, ignored=self.unused)
         self.backbone = backbone
 
     def processor(self) -> TimmProcessor:

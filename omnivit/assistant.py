@@ -83,15 +83,19 @@ def load(run: str | Path, device: str | None = None) -> Assistant:
         )
     model = load_model(recipe)
     checkpoint.load_weights(model, standing.weights(), standing.path)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Assistant(model.to(place), preparer_of(model, recipe), recipe)
+    return Assistant(model.to(device or default_device()), preparer_of(model, recipe), recipe)
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Assistant:
     """Answers questions about media. Deterministic unless told to sample.
 
     Args:
-        model: built and loaded, wherever it is to run.
+        model: built and loaded, wherever it is to run; put into `eval()`.
         preparer: as `omnivit.model.build.preparer_of` makes it.
         recipe: what both were made from.
 
@@ -100,7 +104,7 @@ class Assistant:
     """
 
     def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe = model.eval(), recipe
         self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False)
         self.slots = tuple(preparer.processors)
 
@@ -258,9 +262,13 @@ class Assistant:
 
     @torch.inference_mode()
     def generate(
-        self, samples: Sequence[EncodedSample], max_new_tokens: int, sampling: Sampling, listener: Any = None
+        self,
+        samples: Sequence[EncodedSample],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        listener: _Listener | None = None,
     ) -> Tensor:
-        """New token ids [B, new], padded after each answer's end."""
+        """Prompts that end with the generation prompt -> new token ids [B, new], padded after each answer's end."""
         chat = self.preparer.chat
         llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
@@ -350,4 +358,5 @@ def _no_run(folder: Path) -> str:
         what = f"{folder} holds no run: {RECIPE} is missing (it holds {shown or 'nothing'})."
     homes = {folder, folder.parent, Path("runs")}
     runs = {str(file.parent) for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}")}
-    return f"{what} Runs nearby: {suggest(str(folder), runs)} `omnivit train RECIPE` makes one."
+    nearby = f"Runs nearby: {suggest(str(folder), runs)}" if runs else "No run is nearby."
+    return f"{what} {nearby} `omnivit train RECIPE` makes one."

@@ -16,6 +16,7 @@ from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
+from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
@@ -63,7 +64,7 @@ def check(recipe: Recipe, with_data: bool = True) -> Summary:
     rows: dict[str, int] = {}
     stages = [_stage(recipe, s, m, model, rows) for s, m in zip(recipe.stages, mixtures, strict=True)]
     if with_data and recipe.evaluation is not None:
-        open_mixture([*recipe.evaluation.data, *recipe.evaluation.linear_probe], recipe.data.root)
+        check_evaluation(recipe.evaluation, recipe.data.root)
     return Summary(model, stages, rows)
 
 

@@ -5,6 +5,7 @@ Everything is real but the size: the processor, the tokenizer's kind, the chat t
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,16 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = ["<unk>", "<s>", "</s>"]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")  # merges stay within words,
+    bytes_first = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=330, special_tokens=special, show_progress=False)
+        TEXT, trainers.BpeTrainer(vocab_size=330, special_tokens=bytes_first, show_progress=False)
     )
+    tokenizer.pre_tokenizer = None  # and Llama's own has none
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left"
@@ -159,7 +166,7 @@ def save_checkpoint(kind: str, path: Path) -> tuple[Any, Any]:
     model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3) if parameter.ndim > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.normal_(0.0, 0.15) if parameter.ndim > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(path, max_shard_size="60KB")
     processor.save_pretrained(path)
     return model, processor

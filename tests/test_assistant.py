@@ -18,7 +18,7 @@ import omnivit
 from omnivit.assistant import Assistant, Sampling
 from omnivit.data.module import open_mixture
 from omnivit.data.sample import Message, Sample, Text
-from omnivit.errors import CheckpointError, DataError, MediaError
+from omnivit.errors import CheckpointError, DataError
 from omnivit.recipe import Recipe
 from omnivit.train.checkpoint import latest
 
@@ -57,6 +57,13 @@ def test_the_answer_depends_on_the_picture_and_not_on_how_it_is_given(assistant:
     others = {ask(assistant, "Which colour?", image=data_root / f"{name}.png") for name in COLOURS}
     assert len(others) == len(COLOURS)
     assert ask(assistant, "Which colour?") not in others
+
+
+def test_a_model_that_was_in_training_answers_without_dropout(assistant: Assistant) -> None:
+    again = Assistant(assistant.model.train(), assistant.preparer, assistant.recipe)
+    asked = {"role": "user", "content": "Say it"}, {"role": "assistant", "content": "it"}
+    assert torch.equal(again.score(asked), again.score(asked))
+    assert not any(module.training for module in again.model.modules())
 
 
 def test_several_pictures_keep_their_order(assistant: Assistant, data_root: Path) -> None:
@@ -146,6 +153,7 @@ def test_probabilities_of_all_next_tokens_add_up_to_one(assistant: Assistant) ->
         ({"imgae": "x.png"}, "no input slot 'imgae'; did you mean 'image'"),
         ({"image": "missing.png"}, "missing.png: no such file"),
         ({"image": "https://example.org/x.png"}, "nothing is fetched from a network"),
+        ({"image": " "}, "is empty; expected the path"),
         ({"image": 3}, "expected the path of a medium"),
         ({"image": np.zeros((2, 2), dtype=np.float32)}, "is no picture"),
     ],
@@ -174,8 +182,6 @@ def test_bad_requests(assistant: Assistant) -> None:
     for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(DataError, match=next(iter(wrong))):
             Sampling(**wrong)
-    with pytest.raises(MediaError, match="question"):
-        assistant.ask("x", image="")
 
 
 def test_what_is_no_run(run: Path) -> None:
@@ -183,6 +189,8 @@ def test_what_is_no_run(run: Path) -> None:
         omnivit.load(run.with_name("tinny"))
     with pytest.raises(CheckpointError, match=r"recipe.yaml is missing \(it holds tiny\).*runs/tiny"):
         omnivit.load(run.parent)
+    with pytest.raises(CheckpointError, match="No run is nearby"):
+        omnivit.load(run / "checkpoints" / "absent" / "run")
     with pytest.raises(CheckpointError, match="is a file"):
         omnivit.load(run / "recipe.yaml")
     for saved in (run / "checkpoints").iterdir():

@@ -109,7 +109,7 @@ class InterruptedAt(io.StringIO):
     pressed = False
 
     def write(self, text: str) -> int:
-        if not self.pressed:
+        if text and not self.pressed:
             self.pressed = True
             signal.raise_signal(signal.SIGINT)
         return super().write(text)

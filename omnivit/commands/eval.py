@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
     parser.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="default: 32")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every answer to this file, as JSON lines")
+    parser.add_argument("--device", help="where it runs (default: the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -40,10 +41,13 @@ def run(args: argparse.Namespace) -> int:
     if not root.is_dir():
         raise DataError(f"--root {root}: is not a folder.")
     reader = registry.readers.get(args.reader)(args.data.resolve(), root)
+    from omnivit.quiet import quieten_transformers
+
+    quieten_transformers()
     from omnivit.assistant import load
     from omnivit.evaluate.run import ask, gather, score
 
-    assistant = load(args.run)
+    assistant = load(args.run, args.device)
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
     answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)

@@ -41,14 +41,10 @@ def plot_losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """A centred moving average over about a tenth of the curve; the window shrinks towards both ends."""
+    """A centred moving average over about a tenth of the curve; at the ends, over what there is of it."""
     reach = max(1, len(losses) // 20)
-    result = []
-    for i in range(len(losses)):
-        near = min(reach, i, len(losses) - 1 - i)
-        window = losses[i - near : i + near + 1]
-        result.append(sum(window) / len(window))
-    return result
+    windows = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def _draw(panel: Axes, stage: str, curve: Sequence[tuple[int, float]]) -> None:

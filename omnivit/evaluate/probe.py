@@ -19,11 +19,12 @@ from omnivit.data.sample import Media, Sample
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
 from omnivit.evaluate.metrics import Interval, normalise, wilson
+from omnivit.evaluate.progress import shown
 from omnivit.model.encoder import Processor
 from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 
-PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that cross-validation chooses from, strongest first; samples are scaled to a length of about 1."""
 FOLDS = 5
 MAX_FLAT_WIDTH, MAX_FLAT_SAMPLES = 20_000, 5_000
@@ -120,7 +121,7 @@ def views(
     """
     means: list[Tensor] = []
     rows: list[Tensor] | None = [] if len(samples) <= MAX_FLAT_SAMPLES else None
-    for start in range(0, len(samples), batch_size):
+    for start in shown(range(0, len(samples), batch_size), "encoding for the linear probe"):
         some = samples[start : start + batch_size]
         columns = [list(question(sample).media()) for sample in some]
         found = [

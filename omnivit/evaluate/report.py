@@ -109,12 +109,11 @@ def verdict(scores: Mapping[str, Score]) -> list[str]:
     control = next((name for name in CONTROLS if name in scores), None)
     if control is not None:
         other = scores[control].accuracy
-        clear = true.low > other.high
-        times = f", {true.mean / other.mean:.1f} times as often" if clear and other.mean else ""
+        times = f" ({true.mean / other.mean:.1f} times as often)" if other.mean else ""
         sentences.append(
-            f"The model uses its media: it is right with the true ones clearly more often than with "
-            f"{LABELS[control]}{times}."
-            if clear
+            f"The model uses its media: it is right in {true.mean:.1%} of the questions with the true ones and in "
+            f"{other.mean:.1%} with {LABELS[control]}{times}, and the intervals do not meet."
+            if true.low > other.high
             else f"No sign that the model uses its media: the interval with the true ones is not clear of the one with "
             f"{LABELS[control]}."
         )

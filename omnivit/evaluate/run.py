@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from rich.console import Console
-from rich.progress import track
 
 from omnivit.data.module import open_source
 from omnivit.data.prepare import Preparer
@@ -19,6 +15,7 @@ from omnivit.errors import DataError, RecipeError
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
 from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
 from omnivit.evaluate.probe import linear_probe
+from omnivit.evaluate.progress import shown
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
@@ -155,9 +152,11 @@ def ask(
     asked = CONDITIONS[condition]([question(sample) for sample in samples], assistant.recipe.seed)
     size = batch_size * CHUNK
     chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
-    console = Console(stderr=True)
-    shown = track(chunks, f"asking ({condition})", console=console, transient=True, disable=not sys.stderr.isatty())
-    said = [answer for chunk in shown for answer in assistant.answer(chunk, max_new_tokens, batch_size)]
+    said = [
+        answer
+        for chunk in shown(chunks, f"asking ({condition})")
+        for answer in assistant.answer(chunk, max_new_tokens, batch_size)
+    ]
     return [
         Answered(sample, reference(whole), answer) for sample, whole, answer in zip(asked, samples, said, strict=True)
     ]

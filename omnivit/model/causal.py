@@ -8,8 +8,7 @@ Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
+from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.tokens import byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require
 
@@ -99,15 +99,11 @@ class CausalLM(LanguageModel):
             return
         place = self._place(convert=True)
         options: dict[str, Any] = self._options() | self._remote() | _quantization(config)
-        with _explained(f"llm.path {config.path!r}: cannot be loaded"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options)
-        model, report = loaded
-        missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
-        if missing:
-            raise RecipeError(
-                f"llm.path {config.path!r}: the checkpoint lacks {len(missing)} weights of "
-                f"{type(model).__name__}: {', '.join(missing[:3])}, ... It is damaged, or another model's."
-            )
+        model = load_pretrained(AutoModelForCausalLM, place, f"llm.path {config.path!r}", **options)
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # else bitsandbytes repacks 4-bit weights in eval() on a CPU, and later gradients end there in silence
+                module.support_avx512bf16_for_cpu = False
         self._adopt(model)
 
     def add_peft(self) -> None:
@@ -191,11 +187,11 @@ class CausalLM(LanguageModel):
         if is_gguf(place):
             require("gguf", "accelerate", extra="gguf", purpose=f"to read {config.path}")
             where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
-        with _explained(f"llm.path {config.path!r}: has no readable model config"):
+        with explained(f"llm.path {config.path!r}: has no readable model config"):
             return AutoConfig.from_pretrained(**where, **self._remote())
 
     def _random(self, settings: Any) -> Any:
-        with _explained(f"llm: a causal LM of type {settings.model_type!r} cannot be built"):
+        with explained(f"llm: a causal LM of type {settings.model_type!r} cannot be built"):
             options = self._options() | self._remote()
             if options["dtype"] == "auto":  # from_config, unlike from_pretrained, takes the config's when told none
                 del options["dtype"]
@@ -209,7 +205,7 @@ class CausalLM(LanguageModel):
         where: dict[str, Any] = {"pretrained_model_name_or_path": place}
         if is_gguf(place):
             where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
-        with _explained(f"llm: no tokenizer can be read from {place}"):
+        with explained(f"llm: no tokenizer can be read from {place}"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**where, **self._remote())
             return tokenizer
 
@@ -246,7 +242,7 @@ def _config_from(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase 
         size = values.setdefault("vocab_size", len(tokenizer))
         for name in ("pad_token_id", "eos_token_id", "bos_token_id") if size >= len(tokenizer) else ():
             values.setdefault(name, getattr(tokenizer, name))
-    with _explained(f"llm.config: no config can be made of {dict(options)}"):
+    with explained(f"llm.config: no config can be made of {dict(options)}"):
         known = _known_settings(AutoConfig.for_model(kind))
         for name in values:
             if name not in known:
@@ -289,15 +285,3 @@ def _attention(mask: Tensor, positions: Tensor) -> tuple[Tensor | None, Tensor]:
     steps = positions.diff(dim=1)
     packed = bool((steps < 0).any())
     return (None if packed or bool((steps == 1).all()) else mask.long()), positions
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what transformers and the hub client raise, in many ways, into an error that says what was wanted."""
-    try:
-        yield
-    except RecipeError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error

@@ -35,8 +35,8 @@ from omnivit.train import checkpoint
 from omnivit.train.folder import CHECKPOINTS, RECIPE
 
 SLOT = "image"
-STRATEGIES = {"default": False, "full": True}
-"""`vision_feature_select_strategy` -> whether the class token's row is kept."""
+CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+"""Type of a vision tower that can be imported -> whether it has a class token. (Pixtral's gives rows by size.)"""
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -47,7 +47,6 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 """Name of a projector's activation in transformers -> in the adapter `mlp`."""
-WITHOUT_CLASS_TOKEN = ("siglip_vision_model", "siglip2_vision_model")
 DERIVED = ("position_ids", "rotary_emb.inv_freq")
 """Tensors of old checkpoints that are computed from the config now."""
 
@@ -77,8 +76,10 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
         processor.tokenizer.save_pretrained(partial / "llm")
         model.model.vision_tower.save_pretrained(partial / "encoder")
         processor.image_processor.save_pretrained(partial / "encoder")
-        (partial / RECIPE).write_text(_recipe_text(path, config, processor, template), encoding="utf-8")
+        (partial / RECIPE).write_text(_recipe_text(path, model, processor, template), encoding="utf-8")
         _save_adapter(partial, model)
+        for file in partial.rglob("*"):
+            checkpoint.fsync(file)
         partial.rename(out)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
@@ -111,17 +112,20 @@ def read_config(path: Path) -> Any:
 
 
 def _unsupported(config: Any) -> list[str]:
-    layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
+    tower, act = config.vision_config.model_type, config.projector_hidden_act
     problems = []
-    if not isinstance(layer, int):
-        problems.append(f"vision_feature_layer {layer} joins several layers; supported: one layer (a number).")
-    if strategy == "default" and config.vision_config.model_type in WITHOUT_CLASS_TOKEN:
+    if not isinstance(config.vision_feature_layer, int):
         problems.append(
-            f"vision_feature_select_strategy 'default' drops the class token, which {config.vision_config.model_type} "
-            "has not: it would lose a patch. Supported here: 'full'."
+            f"vision_feature_layer {config.vision_feature_layer} joins several layers; supported: one layer (a number)."
         )
-    if config.projector_hidden_act not in ACTIVATIONS:
-        act = config.projector_hidden_act
+    if tower not in CLASS_TOKEN:
+        problems.append(f"a vision tower of type {tower!r} is not supported; {suggest(tower, CLASS_TOKEN)}")
+    elif config.vision_feature_select_strategy == "default" and not CLASS_TOKEN[tower]:
+        problems.append(
+            f"vision_feature_select_strategy 'default' drops the class token, which {tower} has not: it would lose a "
+            "patch. Supported here: 'full'."
+        )
+    if act not in ACTIVATIONS:
         problems.append(f"projector_hidden_act {act!r} is not supported; {suggest(str(act), ACTIVATIONS)}")
     return problems
 
@@ -189,11 +193,13 @@ def _language_model(model: Any) -> PreTrainedModel:
     return checked
 
 
-def _recipe_text(path: Path, config: Any, processor: Any, template: str | None) -> str:
+def _recipe_text(path: Path, model: Any, processor: Any, template: str | None) -> str:
+    config, dtype = model.config, str(model.dtype).removeprefix("torch.")
+    keeps = CLASS_TOKEN[config.vision_config.model_type] and config.vision_feature_select_strategy == "full"
     llm = {
         "name": "causal",
         "path": "./llm",
-        "dtype": "auto",
+        "dtype": dtype,
         "template": template,
         "placeholders": {SLOT: processor.image_token},
         "add_special_tokens": True,
@@ -202,7 +208,8 @@ def _recipe_text(path: Path, config: Any, processor: Any, template: str | None) 
         "name": "clip",
         "path": "./encoder",
         "layer": config.vision_feature_layer,
-        "class_token": STRATEGIES[config.vision_feature_select_strategy],
+        "class_token": "keep" if keeps else "drop",
+        "dtype": dtype,
     }
     adapter = {
         "name": "mlp",

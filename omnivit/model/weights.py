@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +120,22 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object, ignored: tuple[str, ...] = ()) -> None:
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object, ignored: Sequence[str] = ()) -> None:
     """Load `state` into `model`; every parameter must be in it, with its shape.
 
     Args:
         model: filled in place.
         state: name -> tensor.
         source: where the state came from, for errors.
-        ignored: prefixes of names that the state may hold though the model has no use for them.
+        ignored: modules and parameters that the state may hold though the model has no use for them.
 
     Raises:
         RecipeError: names or shapes differ; lists the first of them.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own and not key.startswith(ignored)]
+    superfluous = tuple(f"{name}." for name in ignored)
+    unknown = [key for key in state if key not in own and not f"{key}.".startswith(superfluous)]
     misshapen = [
         f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
         for key in own

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnivit.assistant import Assistant
+from omnivit.assistant import Assistant, default_device
 from omnivit.evaluate.plot import plot_losses
 from omnivit.evaluate.report import console_table, write_report
 from omnivit.evaluate.run import evaluate
@@ -22,7 +22,8 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool) -> None:
         return
     found = {}
     if recipe.evaluation is not None:
-        assistant = Assistant(run.model, run.preparer, recipe)
+        model = run.model.to(default_device()).eval()  # Lightning leaves it on the CPU
+        assistant = Assistant(model, run.preparer, recipe)
         found = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(found))
     curves = loss_curves(path, [stage.name for stage in recipe.stages])

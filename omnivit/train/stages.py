@@ -21,6 +21,7 @@ from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
 from omnivit.errors import CheckpointError, DataError, RecipeError, suggest
+from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
@@ -82,6 +83,8 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
     mixtures = {stage.name: open_mixture(stage.data, recipe.data.root) for stage in recipe.stages}
+    if recipe.evaluation is not None:
+        check_evaluation(recipe.evaluation, recipe.data.root)
     model = load_model(recipe)
     check_stages(recipe, model)
     run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)

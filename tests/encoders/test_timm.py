@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from omnivit_encoders.timm import Layout, TimmConfig, TimmEncoder, TimmProcessor
+from omnivit_encoders.timm_layouts import MODULES
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
@@ -158,6 +159,16 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert not any(parameter.is_meta for parameter in encoder.parameters())
 
 
+def test_weights_under_the_names_of_another_port(tmp_path: Path) -> None:
+    theirs = {ours: name for name, ours in MODULES.items()}
+    source = timm.create_model("tf_efficientnet_lite0").state_dict()
+    split = {key: key.rpartition(".") for key in source}
+    torch.save({f"{theirs[split[key][0]]}.{split[key][2]}": value for key, value in source.items()}, tmp_path / "x.pth")
+    encoder = TimmEncoder(TimmConfig("tf_efficientnet_lite0", path=str(tmp_path / "x.pth")))
+    encoder.load()
+    assert all(torch.equal(value, source[key]) for key, value in encoder.backbone.state_dict().items())
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.safetensors")
     encoder = TimmEncoder(TimmConfig("test_vit", path=str(tmp_path / "resnet.safetensors")))
@@ -178,6 +189,11 @@ def test_backbone_of_several_maps_is_refused() -> None:
 def test_backbone_without_map_is_refused() -> None:
     with torch.device("meta"), pytest.raises(RecipeError, match=r"1 tokens.*cannot be laid out"):
         TimmEncoder(TimmConfig("pit_ti_224"))
+
+
+@torch.inference_mode()
+def test_builds_where_no_gradients_are_wanted() -> None:
+    assert build("test_vit").unused == ["head"]
 
 
 def test_image_size_that_does_not_fit() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from omnivit.errors import RecipeError
+from omnivit.errors import PluginError, RecipeError
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.lora import Lora
 from omnivit.model.tokens import byte_tokenizer
@@ -211,6 +213,31 @@ def test_lora_target_that_matches_nothing() -> None:
     model = random_lm(lora=Lora(targets=["q_proj", "v_prj"]))
     with pytest.raises(RecipeError, match=r"'v_prj' is no linear layer.*did you mean 'v_proj'.*k_proj"):
         model.add_peft()
+
+
+@pytest.mark.parametrize(("module", "extra"), [("peft", "lora"), ("bitsandbytes", "qlora")])
+def test_missing_package_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    random_lm().hf.save_pretrained(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PluginError, match=rf"{module} is needed .* pip install 'omnivit\[{extra}\]'"):
+        loaded(tmp_path, lora=Lora(), quantize="nf4" if module == "bitsandbytes" else None).add_peft()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("bits", ["nf4", "int8"])
+def test_quantized_weights_under_lora(tmp_path: Path, bits: Literal["nf4", "int8"]) -> None:
+    plain = random_lm(config={**LLAMA, "hidden_size": 64})
+    plain.hf.save_pretrained(tmp_path)
+    model = loaded(tmp_path, quantize=bits, tokenizer="bytes", lora=Lora(r=2, targets=["q_proj"]))
+    model.add_peft()
+    ids, mask, positions = batch([9])
+    with torch.no_grad():
+        expected = plain(plain.embed(ids), mask, positions, mask).logits
+        found = model(model.embed(ids), mask, positions, mask).logits
+    assert 0 < (found - expected).abs().max() < 0.2 * expected.abs().max()
+    assert gradients(model)["hf.model.layers.0.self_attn.q_proj.lora_B.default.weight"].abs().sum() > 0
 
 
 def test_builds_with_lora_on_meta() -> None:

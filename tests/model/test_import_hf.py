@@ -58,6 +58,35 @@ def test_half_precision_stays_as_it_is(source: Path, tmp_path: Path) -> None:
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}, name
 
 
+def as_published(source: Path) -> None:
+    """Lay a checkpoint out as those of 2023 on the hub: other names of tensors and files, position ids stored."""
+    tensors = {}
+    for file in source.glob("*.safetensors"):
+        tensors |= load_file(file)
+        file.unlink()
+    (source / "model.safetensors.index.json").unlink()
+    old = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in tensors.items()}
+    assert {name.split(".")[0] for name in old} == {"language_model", "multi_modal_projector", "vision_tower"}
+    old["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    save_file(old, source / "model.safetensors", {"format": "pt"})
+    settings = json.loads((source / "processor_config.json").read_text())
+    (source / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
+    (source / "processor_config.json").write_text(json.dumps(settings))
+    template = (source / "chat_template.jinja").read_text()
+    (source / "chat_template.jinja").unlink()
+    (source / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+
+
+def test_published_layout_gives_the_same_run(source: Path, tmp_path: Path) -> None:
+    import_llava(source, tmp_path / "new")
+    as_published(source)
+    import_llava(source, tmp_path / "old")
+    files = [sorted(p.relative_to(run) for p in run.rglob("*") if p.is_file()) for run in tmp_path.glob("[no]*")]
+    assert files[0] == files[1] and len(files[0]) >= 10
+    for name in files[0]:
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes(), name
+
+
 def test_existing_folder_is_left_alone(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     out.mkdir()
@@ -88,6 +117,10 @@ def siglip(source: Path) -> None:
     config(source, vision_config={"model_type": "siglip_vision_model"})
 
 
+def pixtral(source: Path) -> None:
+    config(source, vision_config={"model_type": "pixtral"})
+
+
 def pickled_weights(source: Path) -> None:
     for file in source.glob("*.safetensors*"):
         file.unlink()
@@ -113,6 +146,7 @@ def a_strange_tensor(source: Path) -> None:
         (lambda s: config(s, vision_feature_layer=[-2, -5]), r"\[-2, -5\] joins several layers; supported: one"),
         (lambda s: config(s, projector_hidden_act="mish"), r"projector_hidden_act 'mish'.*Available: gelu"),
         (lambda s: config(s, image_token_index=7), r"token 7, but the tokenizer's '<image>' is"),
+        (pixtral, r"vision tower of type 'pixtral' is not supported; Available: clip_vision_model"),
         (siglip, r"'default' drops the class token, which siglip_vision_model has not"),
         (lambda s: (s / "config.json").write_text("[1]"), r"config.json cannot be read"),
         (lambda s: shutil.rmtree(s), r"no checkpoint folder"),

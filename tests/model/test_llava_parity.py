@@ -111,7 +111,7 @@ def test_the_picture_matters(pair: Pair) -> None:
     """Otherwise equal logits would prove nothing about encoder, adapter and splice."""
     wide, tall = pair.pictures
     (first, other), _ = pair.logits([[user("Which?", wide)], [user("Which?", tall)]])
-    assert float((first[-1] - other[-1]).abs().max()) > 0.05
+    assert float((first[-1] - other[-1]).abs().max()) > 0.5
 
 
 def test_score(pair: Pair) -> None:

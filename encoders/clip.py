@@ -1,0 +1,253 @@
+"""`clip`: any Hugging Face vision transformer of one picture size (CLIP, SigLIP 1 and 2, DINOv2, ViT, ...).
+
+The rows are a hidden state of its patches. LLaVA takes the one before the last layer of CLIP (Liu et al., Visual
+Instruction Tuning, arXiv 2304.08485, section 4.1): `layer: -2`, the default. Layers above the chosen one are left out.
+
+Shapes: M pictures, H x W pixels, y x x patches, S rows, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
+
+from omnivit.data.images import open_image
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.unused import remove, sketching, unused
+from omnivit.model.weights import locate
+
+
+@dataclass
+class ClipConfig:
+    """What a recipe may say to `clip`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained: a hub id or folder of a vision model, or of a full CLIP or SigLIP, whose vision tower is taken."""
+    config: dict[str, Any] | None = None
+    """Random weights instead: a transformers config with its `model_type`, such as {model_type: clip_vision_model}."""
+    layer: int = -2
+    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third. No final norm."""
+    class_token: Literal["drop", "keep", "only"] = "drop"
+    """The class token before the patches: leave it out, keep it as first row, or take it alone. Registers are left
+    out always."""
+    image_size: int | None = None
+    """Side in pixels; default: the checkpoint's. Position embeddings are interpolated for another one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` lacks `model_type`, for example `clip_vision_model`.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"`image_size` is {self.image_size}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class ClipProcessor:
+    """One picture -> `pixels` [3, H, W], by the checkpoint's image processor; picklable, no weights."""
+
+    process: Any
+    """A transformers image processor."""
+    rows: int
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare one picture. Raises MediaError."""
+        return {"pixels": _pixels(self.process, open_image(media))}
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Rows of a picture: the same for all."""
+        del item
+        return self.rows
+
+    def fingerprint(self) -> str:
+        """Changes with the processor's settings. 16 hex digits."""
+        settings = f"{type(self.process).__name__} {self.process.to_json_string()} {self.rows}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+class ClipEncoder(Encoder):
+    """A hidden state of a vision transformer, patch by patch ([M, S, D])."""
+
+    Config = ClipConfig
+    modality = "image"
+
+    def __init__(self, config: ClipConfig) -> None:
+        """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
+        super().__init__()
+        self.config = config
+        self._settings = _cut(_vision_config(config), config.layer)
+        self._process, height, width = _image_processor(config, self._settings)
+        with sketching():
+            tower = self._build()
+            with explained(f"clip encoder: {type(tower).__name__} does not take pictures of {height} x {width} pixels"):
+                output = self._run(tower, torch.empty(1, 3, height, width))
+        y_patch, x_patch = _pair(self._settings.patch_size)
+        self.patches = height // y_patch, width // x_patch
+        self.prefix = self._count_prefix(output.shape[1])
+        self.unused = unused(tower, output)
+        self.width = int(output.shape[2])
+        self.tower = tower if config.path is not None else self._build()
+        remove(self.tower, self.unused)
+
+    def load(self) -> None:
+        """Load the weights of `path`. Raises RecipeError where they do not fit."""
+        config = self.config
+        if config.path is None:
+            return
+        dtype, name = getattr(torch, config.dtype), f"clip encoder, path {config.path!r}"
+        cls = type(self.tower)
+        self.tower = load_pretrained(cls, locate(config.path), name, config=copy.deepcopy(self._settings), dtype=dtype)
+        remove(self.tower, self.unused)
+
+    def processor(self) -> ClipProcessor:
+        """Prepares pictures as the checkpoint's own image processor does."""
+        y, x = self.patches
+        return ClipProcessor(self._process, {"drop": y * x, "keep": 1 + y * x, "only": 1}[self.config.class_token])
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`pixels` [M, 3, H, W] -> Features [M, S, D], patches from top left to bottom right.
+
+        The grid is (y, x); (-1, -1) for the class token.
+        """
+        tokens = self._run(self.tower, items["pixels"].to(getattr(torch, self.config.dtype)))
+        y, x = (torch.arange(side, device=tokens.device) for side in self.patches)
+        grid, beside = torch.cartesian_prod(y, x), torch.full((1, 2), -1, device=tokens.device)
+        values = tokens[:, self.prefix :]
+        if self.config.class_token == "keep":
+            values, grid = torch.cat([tokens[:, :1], values], dim=1), torch.cat([beside, grid])
+        elif self.config.class_token == "only":
+            values, grid = tokens[:, :1], beside
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        return Features(values, mask, grid.expand(len(values), -1, -1))
+
+    def _build(self) -> Any:
+        with explained(f"clip encoder: a model of type {self._settings.model_type!r} cannot be built"):
+            options: dict[str, Any] = {"dtype": getattr(torch, self.config.dtype)}
+            settings = copy.deepcopy(self._settings)
+            return AutoModel.from_config(settings, **options).eval()  # type: ignore[no-untyped-call]
+
+    def _run(self, tower: Any, pixels: Tensor) -> Tensor:
+        """All tokens of the last layer that is left, before any final norm: [M, prefix + y * x, D]."""
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        own = _pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]
+        options = {"interpolate_pos_encoding": True} if tuple(own) != tuple(pixels.shape[2:]) else {}
+        accepted = inspect.signature(tower.forward).parameters
+        hook = _last_layer(tower, self._settings.num_hidden_layers).register_forward_hook(keep)
+        try:
+            tower(pixels.to(tower.dtype), **{key: value for key, value in options.items() if key in accepted})
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def _count_prefix(self, tokens: int) -> int:
+        prefix = tokens - self.patches[0] * self.patches[1]
+        if prefix < 0:
+            raise RecipeError(
+                f"clip encoder: {self._settings.model_type!r} returns {tokens} tokens for {self.patches[0]} x "
+                f"{self.patches[1]} patches; it is no plain vision transformer. Try the `timm` encoder."
+            )
+        if prefix == 0 and self.config.class_token != "drop":
+            raise RecipeError(
+                f"clip encoder: class_token is {self.config.class_token!r}, but {self._settings.model_type!r} has "
+                f"none. Available: drop."
+            )
+        return prefix
+
+
+def _vision_config(config: ClipConfig) -> Any:
+    if config.config is not None:
+        values = dict(config.config)
+        with explained(f"clip encoder: no config can be made of {values}"):
+            return AutoConfig.for_model(values.pop("model_type"), **values)
+    place = locate(config.path or "")
+    with explained(f"clip encoder, path {config.path!r}: has no readable model config"):
+        found = AutoConfig.from_pretrained(place)
+    found = getattr(found, "vision_config", found)
+    if found.model_type == "siglip2_vision_model":
+        raise RecipeError(
+            f"clip encoder, path {config.path!r}: NaFlex models take pictures of varying size. Use a SigLIP 2 of fixed "
+            f"size, such as google/siglip2-base-patch16-224."
+        )
+    return found
+
+
+def _cut(settings: Any, layer: int) -> Any:
+    """The config with as many layers as the wanted hidden state needs."""
+    count = getattr(settings, "num_hidden_layers", None)
+    if count is None:
+        raise RecipeError(f"clip encoder: {settings.model_type!r} is no vision transformer. Try the `timm` encoder.")
+    needed = layer if layer >= 0 else count + 1 + layer
+    if not 1 <= needed <= count:
+        raise RecipeError(
+            f"clip encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to -{count}."
+        )
+    settings = copy.deepcopy(settings)
+    settings.num_hidden_layers = needed
+    return settings
+
+
+def _image_processor(config: ClipConfig, settings: Any) -> tuple[Any, int, int]:
+    """The image processor, and the height and width of what it makes of any picture."""
+    if config.path is None:
+        side = config.image_size or max(_pair(settings.image_size))
+        process: Any = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    else:
+        with explained(f"clip encoder, path {config.path!r}: has no readable image processor settings"):
+            process = AutoImageProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+        if config.image_size is not None:
+            process = _resized(process, config.image_size)
+    shapes = {tuple(_pixels(process, Image.new("RGB", size)).shape[1:]) for size in ((60, 45), (45, 60))}
+    if len(shapes) > 1:
+        raise RecipeError(
+            f"clip encoder: the image processor {type(process).__name__} makes pictures of varying size; this encoder "
+            f"needs one size. Set `image_size`, or use a checkpoint that crops or squares its pictures."
+        )
+    height, width = shapes.pop()
+    return process, height, width
+
+
+def _resized(process: Any, side: int) -> Any:
+    """The processor for another size; what it crops away stays the same share."""
+    settings = process.to_dict()
+    crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
+    scale = side / crop["height"] if crop else 1.0
+    size = {key: round(value * scale) if crop else side for key, value in settings["size"].items() if value}
+    if not crop:
+        size = {"height": side, "width": side}
+    change = {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {})
+    return type(process).from_dict(settings | change)
+
+
+def _pixels(process: Any, image: Image.Image) -> Tensor:
+    pixels: Tensor = process(images=image, return_tensors="pt")["pixel_values"][0]
+    return pixels
+
+
+def _last_layer(tower: nn.Module, count: int) -> nn.Module:
+    stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not stacks:
+        raise RecipeError(f"clip encoder: {type(tower).__name__} has no list of {count} layers. Try `timm`.")
+    return stacks[0][-1]
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (int(size), int(size))

@@ -1,0 +1,48 @@
+"""Transformers' own loading, made strict: a checkpoint that lacks a weight is refused, and failures say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omnivit.errors import OmniVitError, RecipeError
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what transformers and the hub client raise, in many ways, into an error that says what was wanted.
+
+    Raises:
+        RecipeError: in the place of anything but an OmniVitError.
+    """
+    try:
+        yield
+    except OmniVitError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error
+
+
+def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
+    """`cls.from_pretrained(place)`, with every weight of the model present.
+
+    Args:
+        cls: a transformers model or auto class.
+        place: a folder or a hub id.
+        name: what the recipe calls it, for errors.
+        **options: handed through.
+
+    Raises:
+        RecipeError: nothing loadable is there, or weights are missing or of other shapes.
+    """
+    with explained(f"{name}: cannot be loaded"):
+        model, report = cls.from_pretrained(place, output_loading_info=True, use_safetensors=True, **options)
+    lacking = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
+    if lacking:
+        raise RecipeError(
+            f"{name}: the checkpoint lacks {len(lacking)} weights of {type(model).__name__}: "
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}. It is damaged, or another model's."
+        )
+    return model

@@ -1,0 +1,157 @@
+"""Conditions, scores and bad samples, with an answerer whose answers are known; then a real small model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from assistant_support import make_run
+from tests_support import COLOURS, picture_record, text_record, write_jsonl
+
+from omnivit.assistant import load
+from omnivit.data.module import open_source
+from omnivit.data.prepare import Preparer
+from omnivit.data.sample import Sample
+from omnivit.errors import DataError, OmniVitError, RecipeError
+from omnivit.evaluate.run import check_evaluation, evaluate
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import DataSource, Evaluation, Recipe
+from omnivit.train import folder
+from omnivit.train.report import train_and_report
+
+
+class Looking:
+    """Answers the colour that the picture's file is named after, and "grey" where there is no picture."""
+
+    model = cast(OmniModel, None)
+
+    def __init__(self, recipe: Recipe, broken: str = "nothing") -> None:
+        self.recipe, self.broken = recipe, broken
+        self.preparer = cast(Preparer, self._prepare)
+        self.sizes: list[int] = []
+
+    def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]:
+        assert (max_new_tokens, batch_size) == (16, 1)
+        self.sizes.append(len(samples))
+        assert all(sample.messages[-1].role == "user" for sample in samples)
+        return [" ".join(Path(m.source).stem.title() for m in sample.media()) or "It is grey" for sample in samples]
+
+    def _prepare(self, sample: Sample, generate: bool) -> None:
+        assert generate and sample.messages[-1].role == "user"
+        if any(self.broken in m.source for m in sample.media()):
+            raise DataError(f"{sample}: broken")
+
+
+@pytest.fixture
+def looking(load_recipe: Callable[..., Recipe]) -> Looking:
+    return Looking(load_recipe())
+
+
+def test_scores_by_condition(looking: Looking, data_root: Path) -> None:
+    scores = evaluate(looking, Evaluation([DataSource("train.jsonl", limit=20)], batch_size=1), data_root)
+    assert list(scores) == ["true", "shuffled", "none"]
+    assert [score.accuracy.mean for score in scores.values()] == [1.0, 0.0, 0.0]
+    assert all(score.accuracy.n == 20 and score.refused == () for score in scores.values())
+    f1 = scores["none"].token_f1
+    assert f1 is not None and f1.mean == pytest.approx(0.5 * 5 / 20)  # "it is grey" against 5 times "grey"
+    assert looking.sizes == [16, 4] * 3
+
+
+def test_media_are_shuffled_inside_their_file(looking: Looking, data_root: Path) -> None:
+    for name, colours in (("warm", ["red", "grey"]), ("cold", ["blue", "green"])):
+        write_jsonl(data_root / f"{name}.jsonl", [picture_record(c, f"{c}.png", f"not {c}") for c in colours])
+    swapped = {"red": "grey", "grey": "red", "blue": "green", "green": "blue"}
+    records = [json.loads(line) for n in ("warm", "cold") for line in (data_root / f"{n}.jsonl").open()]
+    for record in records:
+        record["messages"][-1]["content"][0]["text"] = swapped[record["id"]]
+    write_jsonl(data_root / "warm.jsonl", records[:2])
+    write_jsonl(data_root / "cold.jsonl", records[2:])
+    evaluation = Evaluation([DataSource("warm.jsonl"), DataSource("cold.jsonl")], ["shuffled"], batch_size=1)
+    assert evaluate(looking, evaluation, data_root)["shuffled"].accuracy.mean == 1.0
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "error", "message"),
+    [
+        (Evaluation([]), RecipeError, "evaluation.data: names no data source"),
+        (Evaluation([DataSource("train.jsonl")], ["tru"]), RecipeError, "no condition 'tru'; did you mean 'true'"),
+        (Evaluation([DataSource("absent.jsonl")]), DataError, "absent.jsonl"),
+        (Evaluation([DataSource("train.jsonl")], linear_probe=[DataSource("../x.jsonl")]), DataError, "outside"),
+        (Evaluation([DataSource("train.jsonl", reader="lava")]), OmniVitError, "llava"),
+    ],
+)
+def test_mistakes_are_found_without_a_model(
+    evaluation: Evaluation, error: type[OmniVitError], message: str, data_root: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        check_evaluation(evaluation, data_root)
+
+
+def test_a_good_evaluation_passes_the_check(data_root: Path) -> None:
+    check_evaluation(Evaluation([DataSource("train.jsonl")], linear_probe=[DataSource("train.jsonl")]), data_root)
+
+
+def spoilt(data_root: Path) -> Evaluation:
+    """Four good questions; one without an answer, one that is no record."""
+    records: list[dict[str, Any]] = [picture_record(c, f"{c}.png", c) for c in COLOURS]
+    unanswered = text_record("unanswered", "Why?", "") | {"messages": [{"role": "user", "content": "Why?"}]}
+    path = write_jsonl(data_root / "spoilt.jsonl", [*records, unanswered])
+    with path.open("a", encoding="utf-8") as file:
+        file.write("{not json\n")
+    return Evaluation([DataSource("spoilt.jsonl")], ["true", "none"], batch_size=1)
+
+
+def test_a_bad_sample_is_an_error(looking: Looking, data_root: Path) -> None:
+    with pytest.raises(DataError, match=r"sample 'unanswered' \(.*spoilt.jsonl:5\): has no assistant message"):
+        evaluate(looking, spoilt(data_root), data_root)
+
+
+def test_bad_samples_are_left_out_and_reported(load_recipe: Callable[..., Recipe], data_root: Path) -> None:
+    looking = Looking(load_recipe("data.on_bad_sample=skip", "data.skip_budget=0.5"), broken="blue")
+    scores = evaluate(looking, spoilt(data_root), data_root)
+    assert scores["true"].accuracy.n == 3
+    places = [reason.partition(".jsonl:")[2][0] for reason in scores["none"].refused]
+    assert places == ["3", "5", "6"]
+    assert scores["true"].refused == scores["none"].refused
+
+
+def test_the_budget_for_bad_samples(load_recipe: Callable[..., Recipe], data_root: Path) -> None:
+    looking = Looking(load_recipe("data.on_bad_sample=skip", "data.skip_budget=0.2"))
+    with pytest.raises(
+        DataError, match=r"2 of 6 samples are bad, more than `data.skip_budget: 0.2`(.|\n)*spoilt.jsonl:6"
+    ):
+        evaluate(looking, spoilt(data_root), data_root)
+
+
+def test_a_model_agrees_with_itself(load_recipe: Callable[..., Recipe], data_root: Path, tmp_path: Path) -> None:
+    """With its own answers as references it is always right, but not when it is shown something else."""
+    assistant = load(make_run(load_recipe(), tmp_path / "run"), "cpu")
+    pictures = [picture_record(colour, f"{colour}.png", "") for colour in COLOURS]
+    reader = open_source(DataSource(write_jsonl(data_root / "asked.jsonl", pictures).name), data_root)
+    said = assistant.answer([reader[i] for i in range(4)], 16, 2)
+    assert len(set(said)) == 4
+    records = [picture_record(f"{c}{i}", f"{c}.png", s) for i in range(3) for c, s in zip(COLOURS, said, strict=True)]
+    source = DataSource(write_jsonl(data_root / "own.jsonl", records).name)
+    scores = evaluate(assistant, Evaluation([source], linear_probe=[source], batch_size=5), data_root)
+    assert [scores[name].accuracy.mean for name in ("true", "shuffled", "none")] == [1.0, 0.0, 0.0]
+    assert str(scores["linear_probe"].accuracy) == "1.000 [0.757, 1.000], n=12"
+
+
+def test_training_ends_with_a_report(
+    load_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = "{data: [{path: train.jsonl, limit: 4}], linear_probe: [{path: train.jsonl, limit: 8}], batch_size: 4}"
+    recipe = load_recipe(f"evaluation={evaluation}", "stages.align.steps=3", "stages.instruct.steps=1")
+    path = tmp_path / "run"
+    folder.create(path, recipe)
+    train_and_report(recipe, path, resume=False)
+    assert "linear probe" in capsys.readouterr().out
+    record = json.loads((path / "report.json").read_text())
+    assert list(record["accuracy"]) == ["true", "shuffled", "none", "linear_probe"]
+    assert [stage["steps"] for stage in record["stages"]] == [3, 1]
+    assert record["stages"][0]["first_loss"] > 0 and record["seconds"] > 0
+    assert (path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "| torch |" in (path / "report.md").read_text()

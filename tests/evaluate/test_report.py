@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omnivit.evaluate.metrics import wilson
+from omnivit.evaluate.plot import plot_losses, smoothed
+from omnivit.evaluate.report import console_table, duration, end_losses, verdict, write_report
+from omnivit.evaluate.run import Score
+from omnivit.recipe import Recipe
+from omnivit.train.stages import StageResult
+
+SCORES = {
+    "true": Score(wilson(67, 100), wilson(70, 100), refused=("sample 'x':\nno | picture",)),
+    "shuffled": Score(wilson(12, 100), wilson(20, 100), refused=("sample 'x':\nno | picture",)),
+    "none": Score(wilson(13, 100), wilson(20, 100)),
+    "linear_probe": Score(wilson(70, 100)),
+}
+STAGES = [StageResult("align", 92, 1472, 101.26, []), StageResult("in|struct", 300, 4800, 320.5, ["bad"] * 12)]
+CURVES = {"align": [(step, 4.0 - step / 40) for step in range(1, 93)], "in|struct": [(1, 2.0), (2, 1.0)]}
+
+
+@pytest.fixture
+def report(load_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    def write(scores: dict[str, Score], curves: dict[str, list[tuple[int, float]]]) -> Path:
+        path = tmp_path / "quickstart"
+        path.mkdir()
+        write_report(path, load_recipe(), scores, STAGES, 1234.56, curves)
+        return path
+
+    return write
+
+
+def test_report_json(report: Callable[..., Path]) -> None:
+    record = json.loads((report(SCORES, CURVES) / "report.json").read_text())
+    assert list(record) == ["accuracy", "seconds", "peak_memory_mb", "token_f1", "refused", "stages"]
+    assert list(record["accuracy"]) == list(SCORES)
+    expected = wilson(67, 100)
+    assert record["accuracy"]["true"] == {"mean": 0.67, "low": expected.low, "high": expected.high, "n": 100}
+    assert (record["seconds"], record["peak_memory_mb"]) == (421.76, 1234.6)
+    assert list(record["token_f1"]) == ["true", "shuffled", "none"]
+    assert record["refused"] == ["sample 'x':\nno | picture"]
+    assert record["stages"][1] == {
+        "name": "in|struct", "steps": 300, "samples": 4800, "seconds": 320.5, "first_loss": 2.0, "last_loss": 1.0,
+        "skipped": 12,
+    }  # fmt: skip
+
+
+def test_report_md(report: Callable[..., Path]) -> None:
+    path = report(SCORES, CURVES)
+    (path / "provenance.json").write_text(json.dumps({"libraries": {"torch": "2.99", "timm": None}}))
+    text = (path / "report.md").read_text()
+    assert text.startswith("# quickstart\n")
+    assert "| true media | 0.670 | 0.573 to 0.754 | 100 | 0.700 |" in text
+    assert "| linear probe | 0.700 | 0.604 to 0.781 | 100 |  |" in text
+    assert "| align | 92 | 1,472 | 1 min 41 s | 3.862 | 1.812 | 0 |" in text
+    assert "| in\\|struct | 300 | 4,800 | 5 min 20 s | 2.000 | 1.000 | 12 |" in text
+    assert "Questions that were left out: 1.\n\n- sample 'x': no | picture\n" in text
+    assert "Samples skipped in training: 12." in text and text.count("\n- bad") == 10 and "- and 2 more" in text
+    assert "![Loss by step](loss.png)" in text
+    assert f"omnivit train {path}/recipe.yaml --run-dir {path}-again" in text
+    assert sorted(file.name for file in path.iterdir()) == ["provenance.json", "report.json", "report.md"]
+
+
+def test_report_names_versions(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps({"libraries": {"torch": "2.99", "timm": None}}))
+    write_report(tmp_path, load_recipe(), SCORES, STAGES, 1.0, CURVES)
+    text = (tmp_path / "report.md").read_text()
+    assert "| torch | 2.99 |" in text and "timm" not in text
+
+
+def test_report_without_evaluation_or_losses(report: Callable[..., Path]) -> None:
+    path = report({}, {})
+    record = json.loads((path / "report.json").read_text())
+    assert list(record) == ["seconds", "peak_memory_mb", "stages"]
+    assert record["stages"][0]["first_loss"] is None
+    text = (path / "report.md").read_text()
+    assert "no evaluation" in text and "loss.png" not in text and "Accuracy" not in text
+
+
+def test_verdict() -> None:
+    uses, beside = verdict(SCORES)
+    assert uses.startswith("The model uses its media: it is right in 67.0% of the questions with the true ones and in ")
+    assert uses.endswith("12.0% with another sample's media (5.6 times as often), and the intervals do not meet.")
+    assert beside == "It is 3.0 points below a linear probe on the same features."
+    unclear = {"true": Score(wilson(20, 100)), "shuffled": Score(wilson(12, 100))}
+    assert verdict(unclear)[0].startswith("No sign that the model uses its media")
+    blind = {"true": Score(wilson(90, 100)), "none": Score(wilson(0, 100)), "linear_probe": Score(wilson(90, 100))}
+    uses, beside = verdict(blind)
+    assert uses.endswith("in 0.0% with no media, and the intervals do not meet.") and "level with" in beside
+    assert verdict({"none": Score(wilson(1, 10))}) == []
+
+
+def test_console_table_is_aligned() -> None:
+    lines = console_table(SCORES).splitlines()
+    assert lines[2].split() == ["true", "media", "0.670", "0.573", "to", "0.754", "100", "0.700"]
+    assert len({len(line) for line in lines[:6]}) == 1
+    assert lines[7:] == verdict(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(41.4, "41 s"), (59.7, "1 min 00 s"), (425, "7 min 05 s"), (12000, "3 h 20 min")]
+)
+def test_duration(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_end_losses() -> None:
+    assert end_losses([]) == (None, None)
+    assert end_losses([(1, 3.0)]) == (3.0, 3.0)
+    assert end_losses([(k, float(k)) for k in range(8)]) == (0.5, 6.5)
+    assert end_losses([(k, float(k)) for k in range(100)]) == (4.5, 94.5)
+
+
+def test_smoothed() -> None:
+    assert smoothed([1.0, 4.0, 1.0, 4.0]) == [2.5, 2.0, 3.0, 2.5]
+    assert smoothed([2.0] * 50) == [2.0] * 50
+    assert smoothed([]) == []
+
+
+def test_plot_losses(tmp_path: Path) -> None:
+    curve = [(step, 1 + math.exp(-step / 20) + 0.1 * math.sin(step * step)) for step in range(1, 120)]
+    plot_losses(tmp_path, {"align": curve, "skipped": [], "instruct": [(1, 2.0), (2, float("nan"))]})
+    with Image.open(tmp_path / "loss.png") as both:
+        two = both.size
+    plot_losses(tmp_path, {"align": curve})
+    with Image.open(tmp_path / "loss.png") as single:
+        assert single.width * 2 == two[0]
+    assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_nothing_to_plot(tmp_path: Path) -> None:
+    plot_losses(tmp_path, {"align": []})
+    assert list(tmp_path.iterdir()) == []
