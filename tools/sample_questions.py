@@ -13,7 +13,7 @@ Record: TypeAlias = dict[str, object]
 
 CHOICE = ", ".join(CATEGORIES)
 
-CLOSED = f"Which of these categories does the picture belong to: {CHOICE}? Answer with one word."
+CLOSED = f"Which category is it: {CHOICE}?"
 
 PAIR = f"Which categories do the first and the second picture belong to? Choose from: {CHOICE}."
 
