@@ -129,7 +129,9 @@ class StagePlan:
     @property
     def samples(self) -> int:
         """Samples that the stage will show, repeats included."""
-        return self.steps * self.stage.batch_size
+        shown = epoch_size(self.mixture.sizes, self.mixture.weights)
+        epochs, rest = divmod(self.steps, self.steps_per_epoch)  # the last batch of an epoch may be short
+        return epochs * shown + rest * self.stage.batch_size
 
     def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(epoch, sample indices) of every step from `start` to the end."""

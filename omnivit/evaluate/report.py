@@ -166,7 +166,8 @@ def _score_row(item: tuple[str, Score]) -> tuple[str, ...]:
 def _stage_record(stage: StageResult, curve: Sequence[tuple[int, float]]) -> dict[str, Any]:
     record = {"name": stage.name, "steps": stage.steps, "samples": stage.samples, "seconds": round(stage.seconds, 3)}
     first, last = end_losses(curve)
-    return record | {"first_loss": first, "last_loss": last, "skipped": len(stage.skipped)}
+    record |= {"first_loss": first, "last_loss": last}
+    return record | {"skipped": len(stage.skipped), "skipped_samples": stage.skipped}
 
 
 def _stage_row(stage: StageResult, curve: Sequence[tuple[int, float]]) -> tuple[str, ...]:

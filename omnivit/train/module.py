@@ -131,7 +131,7 @@ class StageModule(LightningModule):
         if len(self.position.skipped) > allowed:
             raise DataError(
                 f"{len(self.position.skipped)} bad samples in stage {self.position.stage.name!r}, more than the "
-                f"{allowed:.0f} that `data.skip_budget: {self.data.skip_budget}` allows. The last: "
+                f"{int(allowed)} that `data.skip_budget: {self.data.skip_budget}` allows. The last: "
                 f"{self.position.skipped[-1]}"
             )
 

@@ -140,9 +140,11 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
     counts = mixture.lengths()[1]
     for index in counts.nonzero()[0][:LOOKED_AT].tolist():
         try:
-            return float(preparer(mixture[index]).spans[0].length)
+            spans = preparer(mixture[index]).spans
         except DataError:
             continue  # training decides what becomes of a bad sample
+        if spans:  # the count is a guess without parsing: a text may hold `<image>`
+            return float(spans[0].length)
     return 0.0
 
 

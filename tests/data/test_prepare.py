@@ -1,0 +1,146 @@
+"""The path from a sample to an encoded one: rows, seeds, truncation, refusals."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import replace
+
+import pytest
+from prepare_support import NO_SEED, SeedProcessor, sample, small_preparer
+
+from omnivit.data.chat import Chat
+from omnivit.data.collate import IGNORE, EncodedSample, Span
+from omnivit.data.mixture import derive_seed
+from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.errors import DataError, MediaError
+from omnivit.model.tokens import byte_tokenizer
+
+IMAGE, AUDIO = Media("image", "a.png"), Media("audio", "a.wav")
+OPENING = len("#user\n")  # one control token, then bytes
+PREFIX = OPENING + len("#\n#assistant\n")
+"""Tokens of an empty question up to the answer."""
+
+
+def seeds(encoded: EncodedSample) -> list[int]:
+    return [int(item["seed"]) for item in encoded.items]
+
+
+def refused(text: str) -> str:
+    """The sample's name, then `text`."""
+    return "^" + re.escape(f"sample 's' (f.jsonl:3): {text}")
+
+
+def test_media_take_the_rows_that_the_adapter_gives() -> None:
+    encoded = small_preparer()(sample("ab", IMAGE, "cde", AUDIO))
+    first = OPENING + 2
+    assert encoded.spans == (Span("image", first, 3), Span("audio", first + 3 + 3, 4))
+    assert len(encoded.ids) == len(encoded.labels) == PREFIX + 5 + 3 + 4 + len("yes#\n")
+    assert encoded.name == "sample 's' (f.jsonl:3)" and len(encoded.items) == 2
+    assert encoded.labels.tolist()[-5:] == [*b"yes", 258, IGNORE]
+    assert all(label == IGNORE for label in encoded.labels.tolist()[:-5])
+
+
+def test_no_seed_outside_training() -> None:
+    assert seeds(small_preparer()(sample(IMAGE, AUDIO))) == [NO_SEED, NO_SEED]
+
+
+def test_seeds_follow_from_run_epoch_sample_and_position() -> None:
+    two = sample(IMAGE, replace(IMAGE, source="b.png"))
+    encoded = small_preparer()(two, seed=11)
+    assert seeds(encoded) == [derive_seed(11, "s", position) % 2**62 for position in (0, 1)]
+    assert seeds(small_preparer()(two, seed=11)) == seeds(encoded)
+    others = (small_preparer()(two, seed=12), small_preparer()(replace(two, id="t"), seed=11))
+    assert len({seed for e in (encoded, *others) for seed in seeds(e)}) == 6
+
+
+def test_generation_ends_with_the_opening_of_the_answer() -> None:
+    question = Sample("q", (Message("user", (IMAGE, Text("?"))),))
+    encoded = small_preparer()(question, generate=True)
+    assert encoded.ids.tolist()[-10:] == list(b"assistant\n") and bool((encoded.labels == IGNORE).all())
+
+
+def test_the_last_answer_alone() -> None:
+    turns = sample("a", answer="one").messages + sample("b", answer="two").messages
+    encoded = small_preparer()(Sample("s", turns), supervise="last")
+    assert encoded.labels[encoded.labels != IGNORE].tolist() == [*b"two", 258]
+
+
+@pytest.mark.parametrize(("slot", "hint"), [("imge", "did you mean 'image'?"), ("video", "Available: audio, image.")])
+def test_unknown_slot(slot: str, hint: str) -> None:
+    with pytest.raises(DataError, match=refused(f"no input slot {slot!r} in the recipe; {hint}")):
+        small_preparer()(sample(Media(slot, "a.png")))
+
+
+def test_a_medium_that_cannot_be_read_keeps_its_kind_of_error() -> None:
+    with pytest.raises(MediaError, match=refused("broken.png: is broken")):
+        small_preparer()(sample(Media("image", "broken.png")))
+
+
+def test_nothing_supervised() -> None:
+    with pytest.raises(DataError, match=refused("No token is supervised")):
+        small_preparer()(Sample("s", (Message("user", (Text("?"),)),), "f.jsonl:3"))
+
+
+def test_a_sample_of_just_the_limit_fits_and_one_token_more_does_not() -> None:
+    one = sample("abc", IMAGE)
+    size = len(small_preparer()(one).ids)
+    assert len(small_preparer(max_length=size)(one).ids) == size
+    said = f"{size} tokens, 3 of them rows of media, but `data.max_length` is {size - 1}. Raise it, set"
+    with pytest.raises(DataError, match=refused(said)):
+        small_preparer(max_length=size - 1)(one)
+
+
+def test_truncation_cuts_the_end_and_nothing_else() -> None:
+    one = sample("abc", IMAGE, answer="a long answer")
+    whole = small_preparer()(one)
+    limit = len(whole.ids) - 9
+    cut = small_preparer(max_length=limit, truncate=True)(one)
+    assert cut.ids.equal(whole.ids[:limit]) and cut.labels.equal(whole.labels[:limit])
+    assert cut.spans == whole.spans and seeds(cut) == seeds(whole)
+    assert bytes(cut.labels[cut.labels != IGNORE].tolist()) == b"a long"
+
+
+def test_truncation_never_cuts_through_a_medium() -> None:
+    late = Sample("s", (*sample("?").messages, Message("user", (IMAGE,))), "f.jsonl:3")
+    span = small_preparer()(late).spans[0]
+    end = span.start + span.length
+    assert small_preparer(max_length=end, truncate=True)(late).spans == (span,)
+    for limit in (end - 1, span.start + 1, span.start):
+        with pytest.raises(DataError, match=rf"f.jsonl:3.*through the 'image' medium at tokens {span.start} to {end}"):
+            small_preparer(max_length=limit, truncate=True)(late)
+
+
+def test_truncation_leaves_something_to_learn() -> None:
+    one = sample("abc")
+    first = PREFIX + 3
+    assert small_preparer(max_length=first + 1, truncate=True)(one).labels[-1] == ord("y")
+    with pytest.raises(DataError, match=refused("no supervised token is left when its 24 tokens are cut to")):
+        small_preparer(max_length=first, truncate=True)(one)
+
+
+def test_a_prompt_is_never_truncated() -> None:
+    """What is asked would lose its end: the opening of the answer."""
+    with pytest.raises(DataError, match=r"data.max_length` is 10\."):
+        small_preparer(max_length=10, truncate=True)(sample("a"), generate=True)
+
+
+def test_the_fingerprint_changes_with_whatever_changes_the_tokens() -> None:
+    plain = small_preparer()
+    template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    others = [
+        small_preparer(max_length=201),
+        small_preparer(truncate=True),
+        small_preparer(chat=Chat(byte_tokenizer(), template)),
+        small_preparer(processors={"image": SeedProcessor(8), "audio": SeedProcessor(4)}),
+        small_preparer(processors={"image": SeedProcessor(6)}),
+    ]
+    assert plain.fingerprint() == small_preparer().fingerprint()
+    assert len({plain.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+def test_a_pickled_preparer_prepares_alike() -> None:
+    plain = small_preparer(lengths={"image": len, "audio": len})  # never called: there are no media
+    copy = pickle.loads(pickle.dumps(plain))
+    assert copy(sample("abc")).ids.equal(plain(sample("abc")).ids) and copy.fingerprint() == plain.fingerprint()
+    assert len(pickle.dumps(plain)) < 100_000
