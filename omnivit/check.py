@@ -5,8 +5,7 @@ The model is built on the meta device: shapes and names are real, memory is not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -14,14 +13,15 @@ from torch import nn
 
 from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import StagePlan, open_mixture
+from omnivit.data.module import StagePlan
 from omnivit.data.prepare import Preparer
+from omnivit.errors import DataError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train.freeze import match
-from omnivit.train.stages import check_stages
+from omnivit.train.stages import check_stages, open_stages
 
 LOOKED_AT = 16
 """Samples of every stage that are really prepared."""
@@ -40,6 +40,8 @@ class StageSummary:
     """Tokens of the longest sample looked at."""
     supervised: float | None
     """Share of their tokens that carry loss."""
+    refused: list[str] = field(default_factory=list)
+    """Reason of every bad one among the samples looked at, where the recipe skips such."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def check(recipe: Recipe, with_data: bool = True) -> Summary:
     Raises:
         OmniVitError: the first thing that is wrong.
     """
-    mixtures = [open_mixture(stage.data, recipe.data.root) if with_data else None for stage in recipe.stages]
+    mixtures = open_stages(recipe) if with_data else {}
     model = build_on_meta(recipe)
     check_stages(recipe, model)
     rows: dict[str, int] = {}
-    stages = [_stage(recipe, s, m, model, rows) for s, m in zip(recipe.stages, mixtures, strict=True)]
+    stages = [_stage(recipe, stage, mixtures.get(stage.name), model, rows) for stage in recipe.stages]
     if with_data and recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
     return Summary(model, stages, rows)
@@ -112,15 +114,27 @@ def _stage(
     if mixture is None:
         return StageSummary(stage.name, rates, None, None, None, None)
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
-    samples = list(_look_at(mixture, preparer_of(model, recipe, stage.template)))
+    preparer = preparer_of(model, recipe, stage.template)
+    samples, refused = _look_at(mixture, preparer, skip=recipe.data.on_bad_sample == "skip")
     for sample in samples:
         for span in sample.spans:
             rows.setdefault(span.slot, span.length)
     tokens = sum(len(s.ids) for s in samples)
     supervised = sum(int((s.labels >= 0).sum()) for s in samples) / tokens
-    return StageSummary(stage.name, rates, plan.steps, len(mixture), max(len(s.ids) for s in samples), supervised)
+    longest = max(len(s.ids) for s in samples)
+    return StageSummary(stage.name, rates, plan.steps, len(mixture), longest, supervised, refused)
 
 
-def _look_at(mixture: Mixture, preparer: Preparer) -> Iterator[EncodedSample]:
-    spread = range(0, len(mixture), max(1, len(mixture) // LOOKED_AT))
-    return (preparer(mixture[index]) for index in islice(spread, LOOKED_AT))
+def _look_at(mixture: Mixture, preparer: Preparer, skip: bool) -> tuple[list[EncodedSample], list[str]]:
+    """Some good samples, and why the bad ones among them are bad."""
+    samples, refused = [], []
+    for index in islice(range(0, len(mixture), max(1, len(mixture) // LOOKED_AT)), LOOKED_AT):
+        try:
+            samples.append(preparer(mixture[index]))
+        except DataError as error:
+            if not skip:
+                raise
+            refused.append(str(error))
+    if not samples:
+        raise DataError(f"all {len(refused)} samples that were looked at are bad. The last: {refused[-1]}")
+    return samples, refused

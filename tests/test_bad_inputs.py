@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests_support import COLOURS, picture_record, text_record
+from tests_support import COLOURS, picture_record, text_record, write_jsonl
 
 from omnivit import cli
 from omnivit.data.collate import IGNORE, EncodedSample
@@ -186,6 +186,7 @@ def same(one: EncodedSample | Refused, other: EncodedSample | Refused) -> bool:
 
 
 def train(recipe_file: Path, run: Path, *overrides: str) -> int:
+    """Exit status of the command."""
     return cli.main(["train", str(recipe_file), "--run-dir", str(run), *overrides])
 
 
@@ -250,8 +251,36 @@ def test_a_budget_of_skips_that_is_used_up_stops_the_run(
     options = (stages(source), "data.on_bad_sample=skip", "data.skip_budget=0.1")
     assert train(recipe_file, tmp_path / "run", *options) == 2
     error = capfd.readouterr().err
-    assert error.startswith("error: 2 bad samples in stage 'align', more than the 1 that `data.skip_budget: 0.1` allows")
+    assert error.startswith("error: 2 bad samples in stage 'align', more than the 1 that `data.skip_budget: 0.1` al")
     assert "The last: sample 'bad' (" in error and re.search(r"messages\.jsonl:[89]\)", error)
+
+
+ALL_BAD = "{data: [{path: bad.jsonl}]}"
+
+
+def test_a_validation_of_nothing_but_bad_samples_has_no_loss(
+    recipe_file: Path, data_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(data_root / "bad.jsonl", [picture_record("bad", "no.png", "red")] * 3)
+    options = (stages("{path: train.jsonl}"), f"stages.align.validation={ALL_BAD}")
+    skip = ("data.on_bad_sample=skip", "data.skip_budget=1")
+    assert train(recipe_file, tmp_path / "stopped", *options) == 2
+    assert re.match(r"error: sample 'bad' \(.*bad\.jsonl:1\): .*no such file", capfd.readouterr().err)
+    assert train(recipe_file, tmp_path / "run", *options, *skip) == 0
+    [stage] = json.loads((tmp_path / "run/report.json").read_text())["stages"]
+    assert stage["skipped"] == 3
+    assert "validation_loss" not in (tmp_path / "run/logs/align/version_0/metrics.csv").read_text()
+
+
+def test_an_evaluation_of_nothing_but_bad_samples_is_an_error(
+    recipe_file: Path, data_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(data_root / "bad.jsonl", [picture_record("bad", "no.png", "red")] * 3)
+    skip = ("data.on_bad_sample=skip", "data.skip_budget=1")
+    options = (stages("{path: train.jsonl}"), f"evaluation={ALL_BAD}", *skip)
+    assert train(recipe_file, tmp_path / "run", *options) == 2
+    said = r"error: no sample to evaluate: all 3 are bad. The last: sample 'bad' \(.*bad\.jsonl:3\)"
+    assert re.match(said, capfd.readouterr().err)
 
 
 def control_tokens(preparer: Preparer, text: str) -> int:

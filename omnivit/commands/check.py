@@ -63,6 +63,9 @@ def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
             f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; samples looked at: longest "
             f"{found.longest} tokens, {found.supervised:.0%} of tokens supervised"
         )
+    if found.refused:
+        count = len(found.refused)
+        lines.append(f"  {count} of the samples looked at are bad, training skips such: {found.refused[0]}")
     parts = memory(summary.model, found, stage.batch_size // stage.accumulate)
     detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
     return [*lines, f"  memory on one device, estimated: {_bytes(sum(parts.values()))} ({detail})"]

@@ -133,7 +133,8 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
             f"last: {refused[-1]}"
         )
     if not samples:
-        raise DataError("no sample to evaluate: `limit` is 0.")
+        why = f"all {count} are bad. The last: {refused[-1]}" if refused else "`limit` is 0."
+        raise DataError(f"no sample to evaluate: {why}")
     return Questions(tuple(samples), tuple(refused))
 
 

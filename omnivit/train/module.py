@@ -99,7 +99,8 @@ class StageModule(LightningModule):
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         loss, targets, _ = sums.tolist()
-        self.log("validation_loss", loss / max(targets, 1.0), rank_zero_only=True)
+        if targets:  # none: every sample was refused, and counted
+            self.log("validation_loss", loss / targets, rank_zero_only=True)
         self.window.reset()
 
     def transfer_batch_to_device(self, batch: MicroBatch, device: torch.device, dataloader_idx: int) -> MicroBatch:

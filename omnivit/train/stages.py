@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -67,7 +68,12 @@ class Run:
 
     def preparer_of(self, stage: Stage) -> Preparer:
         """The run's preparer, or one with the stage's own chat template."""
-        return preparer_of(self.model, self.recipe, stage.template) if stage.template else self.preparer
+        if not stage.template:
+            return self.preparer
+        try:
+            return preparer_of(self.model, self.recipe, stage.template)
+        except RecipeError as error:
+            raise RecipeError(f"stages.{stage.name}.template: {error}") from error
 
     @property
     def checkpoints(self) -> Path:
@@ -82,12 +88,14 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     """
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
-    mixtures = {stage.name: open_mixture(stage.data, recipe.data.root) for stage in recipe.stages}
+    mixtures = open_stages(recipe)
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
     model = load_model(recipe)
     check_stages(recipe, model)
     run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)
+    for stage in recipe.stages:
+        run.preparer_of(stage)  # so that a template which does not fit is not found hours later
     if folder.is_leader():
         found = folder.provenance(recipe, mixtures, run.preparer.fingerprint())
         folder.record_provenance(path, found, resume)
@@ -95,6 +103,18 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     if standing is not None:
         checkpoint.load_weights(model, standing.weights(), standing.path)
     return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+
+
+def open_stages(recipe: Recipe) -> dict[str, Mixture]:
+    """Every stage's data, by name; what a stage validates on is tried too, so that a later stage finds it.
+
+    Raises:
+        DataError, PluginError: a file is missing or outside the root, or there is no such reader.
+    """
+    for stage in recipe.stages:
+        if stage.validation is not None:
+            open_mixture(stage.validation.data, recipe.data.root)
+    return {stage.name: open_mixture(stage.data, recipe.data.root) for stage in recipe.stages}
 
 
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:
@@ -170,19 +190,22 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
     }
     settings |= options
     shown = [progress(sys.stderr.isatty())] if settings.pop("progress", True) else []
-    return Trainer(
-        **settings,
-        max_epochs=1,
-        accumulate_grad_batches=stage.accumulate,
-        val_check_interval=every * stage.accumulate if every else None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if stage.validation else 0,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        callbacks=[saver, *shown],
-        logger=loggers,
-        default_root_dir=run.path,
-    )
+    settings |= {
+        "max_epochs": 1,
+        "accumulate_grad_batches": stage.accumulate,
+        "val_check_interval": every * stage.accumulate if every else None,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 1.0 if stage.validation else 0,
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+        "callbacks": [saver, *shown],
+        "logger": loggers,
+        "default_root_dir": run.path,
+    }
+    try:
+        return Trainer(**settings)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise RecipeError(f"trainer: Lightning refuses these settings: {error}") from error
 
 
 def _loggers(names: list[str], path: Path, stage: str) -> list[Logger]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from lightning.pytorch import Trainer
 from prepare_support import NO_SEED, small_preparer
 from tests_support import picture_record, text_record, write_jsonl
 
@@ -45,7 +46,8 @@ def mixture(tmp_path: Path) -> Mixture:
 
 
 def stage(**changes: Any) -> Stage:
-    return Stage(**({"name": "s", "data": [], "train": {}, "epochs": 3, "batch_size": 8} | changes))
+    settings: dict[str, Any] = {"name": "s", "data": [], "train": {}, "epochs": 3, "batch_size": 8}
+    return Stage(**(settings | changes))
 
 
 def plan(mixture: Mixture, seed: int = 5, **changes: Any) -> StagePlan:
@@ -160,7 +162,7 @@ def test_the_validation_loaders_cover_every_sample_once(mixture: Mixture, world:
     ranks = []
     for rank in range(world):
         data = StageData(plan(mixture), small_preparer(), Data(workers=0), mixture, 0)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        data.trainer = cast(Trainer, SimpleNamespace(global_rank=rank, world_size=world))
         [loader] = data.val_dataloader()
         ranks.append(list(loader))
     assert len({len(rank) for rank in ranks}) == 1  # ranks that differ would wait for each other for ever
@@ -183,7 +185,7 @@ def test_sources_outside_the_root_are_refused(mixture: Mixture, tmp_path: Path) 
     for path in ("../data.jsonl", str(tmp_path / "data.jsonl"), "link.jsonl"):
         with pytest.raises(DataError, match=r"path .*data\.jsonl of a data source lies outside `data.root` .*root"):
             open_source(DataSource(path), root)
-    with pytest.raises(DataError, match="media_root .* of a data source lies outside"):
+    with pytest.raises(DataError, match=r"media_root .* of a data source lies outside"):
         open_source(DataSource("good.jsonl", media_root=".."), root)
     assert len(open_source(DataSource("good.jsonl"), root)) == COUNT
 

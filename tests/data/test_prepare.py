@@ -115,7 +115,7 @@ def test_truncation_leaves_something_to_learn() -> None:
     one = sample("abc")
     first = PREFIX + 3
     assert small_preparer(max_length=first + 1, truncate=True)(one).labels[-1] == ord("y")
-    with pytest.raises(DataError, match=refused("no supervised token is left when its 24 tokens are cut to")):
+    with pytest.raises(DataError, match=refused("no supervised token is left when its 27 tokens are cut to")):
         small_preparer(max_length=first, truncate=True)(one)
 
 

@@ -47,7 +47,7 @@ def test_report_json(report: Callable[..., Path]) -> None:
     assert record["refused"] == ["sample 'x':\nno | picture"]
     assert record["stages"][1] == {
         "name": "in|struct", "steps": 300, "samples": 4800, "seconds": 320.5, "first_loss": 2.0, "last_loss": 1.0,
-        "skipped": 12,
+        "skipped": 12, "skipped_samples": ["bad"] * 12,
     }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_bad_samples_are_skipped_and_counted(
 
 def test_skip_budget(load_recipe: Callable[..., Recipe], data_root: Path, tmp_path: Path) -> None:
     spoil(data_root)
-    with pytest.raises(DataError, match="more than the 2 that `data.skip_budget: 0.1` allows"):
+    with pytest.raises(DataError, match=r"more than the 2 that `data.skip_budget: 0.1` allows"):
         train(load_recipe("data.on_bad_sample=skip", "data.skip_budget=0.1"), tmp_path / "run")
 
 

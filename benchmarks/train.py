@@ -1,0 +1,235 @@
+"""Training speed against transformers: the same LLaVA model, weights, samples, batch size and number of steps.
+
+    python benchmarks/train.py [--stage 1|2|both] [--precision float32 bfloat16] [--rounds 3] [--steps 24]
+    python benchmarks/train.py --ablate          what our parts contribute
+    python benchmarks/train.py --quick           does it run? (its figures mean nothing)
+
+Contenders, each in a process of its own, one after the other, round by round:
+
+    omnivit   the stage runner, as `omnivit train` uses it
+    trainer   transformers' LlavaForConditionalGeneration under its Trainer: dynamic padding, its defaults
+    loop      the same model in a bare PyTorch loop
+
+Stage 1 trains the projector, stage 2 the projector and the LLM; what does not train is frozen for all. First the
+losses of a few steps on equal batches are compared: the benchmark ends with an error where they differ. Then the
+steps after the warm-up are timed: real tokens (no padding; rows of pictures included) a second, from the end of one
+optimizer step to the end of another, loading and logging included, start-up excluded. Needs the extra `clip`, and
+`accelerate` for the Trainer. CPU only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from _workload import DIMS, Dims, write_workload
+
+MAIN = ("omnivit", "trainer", "loop")
+ABLATION = ("omnivit", "omnivit, no grouping", "omnivit, all logits", "omnivit, neither", "loop")
+CHECK_STEPS = 3
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Largest relative difference of losses on equal batches."""
+
+Rates = Mapping[str, Sequence[float]]
+"""Contender -> tokens a second, round by round."""
+
+
+class Benchmark:
+    """One call: a workload in a temporary folder, and processes that train on it."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.runs = 0
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything that was asked for; prints as it goes."""
+        options = self.options
+        dims = DIMS[options.dims]
+        samples = options.steps * options.batch
+        (self.folder / "work").mkdir()
+        facts = self._child({"task": "workload", "dims": options.dims, "samples": samples, "seed": options.seed})
+        print(description(options, dims, facts), flush=True)
+        stages = (1, 2) if options.stage == "both" else (int(options.stage),)
+        settings = [self._setting(stage, precision) for stage in stages for precision in options.precision]
+        return {"dims": dataclasses.asdict(dims), "workload": facts, "settings": settings}
+
+    def _setting(self, stage: int, precision: str) -> dict[str, Any]:
+        """Check and measure one stage in one precision."""
+        names = ABLATION if self.options.ablate else MAIN
+        print(f"\nStage {stage}, {precision}", flush=True)
+        difference = self._check(names, stage, precision)
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        gemm = []
+        for number in range(self.options.rounds):
+            gemm.append(self._child({"task": "gemm"}))
+            for name in names:
+                results[name].append(self._job(name, stage, precision, self.options.seed + number))
+        print(table(results, "loop" if self.options.ablate else "trainer"))
+        print(f"  GEMM between the rounds: {spelled_gemm(gemm)}", flush=True)
+        return {"stage": stage, "precision": precision, "loss_difference": difference, "results": results, "gemm": gemm}
+
+    def _check(self, names: Sequence[str], stage: int, precision: str) -> float:
+        """The largest relative difference of losses on equal batches. Exits where it is too large."""
+        losses = {n: self._job(n, stage, precision, self.options.seed, check=True)["losses"] for n in names}
+        difference = largest_difference(losses, TOLERANCE[precision])
+        print(f"  losses of {CHECK_STEPS} steps on equal batches differ by at most {difference:.1e} (relative)", flush=True)
+        return difference
+
+    def _job(self, contender: str, stage: int, precision: str, seed: int, check: bool = False) -> dict[str, Any]:
+        options = self.options
+        self.runs += 1
+        steps, warmup = (CHECK_STEPS, 1) if check else (options.steps, options.warmup)
+        job = {"contender": contender, "stage": stage, "precision": precision, "folder": str(self.folder / "work"),
+               "run": str(self.folder / f"run{self.runs}"), "steps": steps, "warmup": warmup, "batch": options.batch,
+               "workers": options.workers, "seed": seed, "check": check}  # fmt: skip
+        return self._child({"task": "job", "job": job})
+
+    def _child(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Do a task in a fresh process; its answer."""
+        order |= {"folder": str(self.folder / "work"), "answer": str(self.folder / "answer.json")}
+        quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **quiet, "OMNIVIT_CACHE": str(self.folder / "cache")}
+        command = [sys.executable, __file__, "--task", json.dumps(order)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{done.stdout}{done.stderr}\nThe process for {order} failed.")
+        answer: dict[str, Any] = json.loads(Path(order["answer"]).read_text(encoding="utf-8"))
+        return answer
+
+
+def perform(order: dict[str, Any]) -> dict[str, Any]:
+    """What a child process does."""
+    if order["task"] == "gemm":
+        return gemm_rates()
+    if order["task"] == "workload":
+        return write_workload(Path(order["folder"]), DIMS[order["dims"]], order["samples"], order["seed"])
+    from _contenders import Job, contend
+
+    return dataclasses.asdict(contend(Job(**order["job"])))
+
+
+def gemm_rates() -> dict[str, float]:
+    """GFLOP/s of matrix products of a size that training has, in either precision."""
+    import time
+
+    import torch
+
+    rates = {}
+    for precision in ("float32", "bfloat16"):
+        left, right = (torch.randn(1024, 1024).to(getattr(torch, precision)) for _ in range(2))
+        for _ in range(3):
+            left @ right
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < 0.7:
+            left @ right
+            count += 1
+        rates[precision] = count * 2 * 1024**3 / (time.perf_counter() - began) / 1e9
+    return rates
+
+
+def largest_difference(losses: Mapping[str, Sequence[float]], tolerance: float) -> float:
+    """The largest relative difference between any contender's losses and the first one's.
+
+    Raises:
+        SystemExit: it is above the tolerance, or a contender reports another number of steps.
+    """
+    first = next(iter(losses.values()))
+    if not first or any(len(found) != len(first) for found in losses.values()):
+        sys.exit(f"the contenders report different numbers of losses: {dict(losses)}")
+    pairs = [(mine, other) for found in losses.values() for mine, other in zip(first, found, strict=True)]
+    difference = max(abs(mine - other) / abs(mine) for mine, other in pairs)
+    if not difference <= tolerance:
+        sys.exit(f"losses on equal batches differ by {difference:.2e}, more than {tolerance:.0e}: {dict(losses)}")
+    return difference
+
+
+def ratios(rates: Rates, base: str) -> dict[str, list[float]]:
+    """Contender -> its rate over that of `base`, each in its own round."""
+    return {name: [mine / b for mine, b in zip(found, rates[base], strict=True)] for name, found in rates.items()}
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> str:
+    """Median and range over the rounds, a line for each contender."""
+    rates = {name: [float(result["tokens_per_second"]) for result in found] for name, found in results.items()}
+    lines = [f"  {'':22}{'real tokens/s':>22}{'ratio to ' + base:>24}{'s/step':>9}{'padding':>9}{'peak MB':>9}"]
+    for name, ratio in ratios(rates, base).items():
+        found = results[name]
+        step, padding, peak = (
+            statistics.median(r[key] for r in found) for key in ("seconds_per_step", "padding", "peak_mb")
+        )
+        lines.append(
+            f"  {name:22}{spread(rates[name], '.0f'):>22}{spread(ratio, '.2f'):>24}{step:9.3f}{padding:9.0%}{peak:9.0f}"
+        )
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """`median (least-most)`"""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def spelled_gemm(rates: Sequence[Mapping[str, float]]) -> str:
+    return ", ".join(f"{key} {spread([rate[key] for rate in rates], '.0f')} GFLOP/s" for key in rates[0])
+
+
+def description(options: argparse.Namespace, dims: Dims, facts: Mapping[str, Any]) -> str:
+    """The machine, the model and the samples, in words."""
+    parameters = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in facts["parameters"].items())
+    tokens = facts["tokens"]
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {facts['threads']} threads, Python {platform.python_version()}, "
+        f"torch {facts['torch']}, transformers {facts['transformers']}\n"
+        f"Model `{options.dims}`: {parameters}\n"
+        f"  LLM {dims.layers} layers of {dims.hidden}, vocabulary {dims.vocabulary}, tied; a picture takes {dims.rows} rows\n"
+        f"Samples: {options.steps * options.batch}, {tokens['mean']:.0f} tokens on average (median {tokens['median']}, "
+        f"longest {tokens['longest']}), {facts['supervised']:.0%} of them supervised\n"
+        f"{options.rounds} rounds of {options.steps} steps (the first {options.warmup} not timed), batches of "
+        f"{options.batch}, {options.workers} loader workers"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--stage", choices=("1", "2", "both"), default="both")
+    made.add_argument("--precision", nargs="+", choices=tuple(TOLERANCE), default=list(TOLERANCE))
+    made.add_argument("--dims", choices=tuple(DIMS), default="small")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--steps", type=int, default=24, help="optimizer steps of each process")
+    made.add_argument("--warmup", type=int, default=4, help="first steps that are not timed")
+    made.add_argument("--batch", type=int, default=8)
+    made.add_argument("--workers", type=int, default=2, help="loader processes, for every contender")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--ablate", action="store_true", help="switch off parts of ours, one at a time")
+    made.add_argument("--quick", action="store_true", help="tiny dims, one round, few steps")
+    made.add_argument("--json", type=Path, help="write all figures into this file, too")
+    made.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.task:
+        Path(options.task["answer"]).write_text(json.dumps(perform(options.task)), encoding="utf-8")
+        return
+    if options.quick:
+        options.dims, options.rounds, options.steps, options.warmup, options.batch = "tiny", 1, 4, 1, 4
+    if not 1 <= options.warmup < options.steps or options.rounds < 1:
+        sys.exit("--warmup must be at least 1 and below --steps, --rounds at least 1.")
+    with tempfile.TemporaryDirectory() as folder:
+        found = Benchmark(options, Path(folder)).run()
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

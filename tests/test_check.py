@@ -1,0 +1,179 @@
+"""`omnivit check` as a user runs it: real numbers, no weights, and the remedy where something is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests_support import picture_record, write_jsonl
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from omnivit import cli
+from omnivit.check import build_on_meta, check
+from omnivit.data.collate import IGNORE
+from omnivit.data.module import open_mixture
+from omnivit.errors import DataError
+from omnivit.model.build import load_model, preparer_of
+from omnivit.model.omni import OmniModel
+from omnivit.model.tokens import byte_tokenizer
+from omnivit.recipe import Recipe
+
+Load = Callable[..., Recipe]
+
+
+def outcome(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error of `omnivit check`."""
+    status = cli.main(["check", *arguments])
+    captured = capfd.readouterr()
+    return status, captured.out, captured.err
+
+
+def size(model: OmniModel, pattern: str) -> int:
+    return sum(p.numel() for name, p in model.named_parameters() if re.match(pattern, name))
+
+
+def test_numbers_are_those_of_the_built_model(
+    recipe_file: Path, load_recipe: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = outcome(capfd, str(recipe_file))
+    assert (status, err) == (0, "") and out.startswith(f"{recipe_file}: ok\n")
+    model = load_model(load_recipe())
+    adapter, lora = size(model, "adapters"), size(model, r"llm\..*lora_")
+    assert re.search(rf"^llm +causal +{size(model, 'llm'):,} parameters$", out, re.M)
+    assert re.search(rf"^encoder +image: clip +{size(model, 'encoders'):,} parameters$", out, re.M)
+    assert re.search(rf"^adapter +image: mlp +{adapter:,} parameters, 4 tokens a medium$", out, re.M)
+    assert f"stage align: trains {adapter:,} parameters at 0.01 (adapters.*)\n  6 steps of 4 over 24 samples" in out
+    assert (
+        f"stage instruct: trains {lora:,} parameters at 0.01, {adapter:,} parameters at 0.001 "
+        "(adapters.*, llm.*lora_*)\n  3 steps of 8 over 24 samples" in out
+    )
+
+
+def test_the_longest_sample_and_the_supervised_share(load_recipe: Load) -> None:
+    recipe = load_recipe()
+    preparer = preparer_of(load_model(recipe), recipe)
+    mixture = open_mixture(recipe.stages[0].data, recipe.data.root)
+    samples = [preparer(mixture[i]) for i in range(16)]
+    [align, instruct] = check(recipe).stages
+    assert align.longest == instruct.longest == max(len(s.ids) for s in samples)
+    supervised = sum(int((s.labels != IGNORE).sum()) for s in samples) / sum(len(s.ids) for s in samples)
+    assert align.supervised == pytest.approx(supervised)
+    assert (align.steps, align.samples, align.refused) == (6, 24, [])
+
+
+def test_the_model_takes_no_memory(load_recipe: Load) -> None:
+    model = build_on_meta(load_recipe())
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert {n for n, _ in model.named_parameters()} == {n for n, _ in load_model(load_recipe()).named_parameters()}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """An LLM and an encoder with config and tokenizer as published, but without their weights."""
+    llm, encoder = tmp_path / "llm", tmp_path / "encoder"
+    llama = LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    LlamaForCausalLM(llama).save_pretrained(llm)
+    byte_tokenizer().save_pretrained(llm)
+    CLIPVisionModel(vision).save_pretrained(encoder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(encoder)
+    for folder in (llm, encoder):
+        (folder / "model.safetensors").unlink()
+    return llm, encoder
+
+
+def test_no_weights_are_read(recipe_file: Path, folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    llm, encoder = folders
+    blocks = [
+        f"model.llm={{name: causal, path: {llm}, lora: {{r: 2, alpha: 4, targets: [q_proj, v_proj]}}}}",
+        f"model.inputs.image.encoder={{name: clip, path: {encoder}}}",
+    ]
+    changes = [override for block in blocks for override in override_whole(block)]
+    status, out, err = outcome(capfd, str(recipe_file), *changes)
+    assert (status, err) == (0, ""), err
+    assert "mlp" in out and "16 tokens a medium" in out
+    assert cli.main(["train", str(recipe_file), "--run-dir", str(llm.parent / "run"), *changes]) == 2
+    assert "safetensors" in capfd.readouterr().err  # training does need them
+
+
+def override_whole(block: str) -> list[str]:
+    """Replace a plugin's block rather than merge: another name first would do, null for the old keys does too."""
+    path = block.partition("=")[0]
+    return [f"{path}.config=null", *([f"{path}.tokenizer=null"] if path == "model.llm" else []), block]
+
+
+def test_without_data(recipe_file: Path, data_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (data_root / "train.jsonl").unlink()
+    status, out, err = outcome(capfd, str(recipe_file))
+    assert status == 2 and out == ""
+    assert re.match(rf"error: .*{data_root / 'train.jsonl'}", err) and "Traceback" not in err
+    status, out, err = outcome(capfd, str(recipe_file), "--without-data")
+    assert (status, err) == (0, "")
+    assert "no medium looked at" in out and "steps of" not in out and "stage instruct: trains" in out
+
+
+def test_a_missing_data_file_names_its_neighbours(
+    recipe_file: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = outcome(capfd, str(recipe_file), "stages.align.data=[{path: trian.jsonl}]")
+    assert status == 2 and str(data_root / "trian.jsonl") in err and "did you mean 'train.jsonl'" in err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.instruct.validation={data: [{path: absent.jsonl}]}",
+        "evaluation={data: [{path: absent.jsonl}]}",
+        "evaluation={data: [{path: train.jsonl}], linear_probe: [{path: absent.jsonl}]}",
+    ],
+)
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_files_that_are_needed_late_are_missed_early(
+    verb: str, override: str, recipe_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([verb, str(recipe_file), override]) == 2
+    assert "absent.jsonl" in capfd.readouterr().err
+    assert not (tmp_path / "runs/tiny/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "hint"),
+    [
+        ("adapter: {name: mlp, dpeth: 2}", "model.inputs.image.adapter.dpeth", "did you mean 'depth'"),
+        ("adapter: {name: mlp, depth: two}", "model.inputs.image.adapter.depth", "'two'"),
+        ("adapter: {name: mpl}", "mpl", "did you mean 'mlp'"),
+    ],
+)
+def test_a_slip_in_a_plugins_block(
+    line: str, path: str, hint: str, recipe_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = recipe_file.read_text().replace("adapter: {name: mlp, depth: 2}", line)
+    recipe_file.write_text(text)
+    number = next(k for k, read in enumerate(text.splitlines(), 1) if line in read)
+    status, _, err = outcome(capfd, str(recipe_file))
+    assert status == 2 and path in err and hint in err and "Traceback" not in err
+    assert path == "mpl" or f"{recipe_file.name}:{number}" in err
+
+
+def test_a_bad_sample_is_named(recipe_file: Path, data_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (data_root / "red.png").write_bytes(b"not a picture")
+    status, _, err = outcome(capfd, str(recipe_file))
+    assert status == 2 and re.match(r"error: sample 'p0' \(.*train.jsonl:1\): .*red.png: is not a picture", err)
+    status, out, _ = outcome(capfd, str(recipe_file), "data.on_bad_sample=skip")
+    assert status == 0 and "4 of the samples looked at are bad, training skips such: sample 'p0'" in out
+
+
+def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path) -> None:
+    write_jsonl(data_root / "train.jsonl", [picture_record(f"b{i}", "absent.png", "red") for i in range(3)])
+    with pytest.raises(DataError, match=r"all 3 samples that were looked at are bad. The last: sample 'b2'"):
+        check(load_recipe("data.on_bad_sample=skip"))
