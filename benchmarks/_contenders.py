@@ -245,9 +245,7 @@ def _llava(job: Job, meter: Meter) -> Any:
     if job.stage == 2:
         model.model.language_model.requires_grad_(True)
         model.lm_head.requires_grad_(True)
-    model.register_forward_pre_hook(
-        lambda _, __, options: meter.saw(options["attention_mask"]), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, __, options: meter.saw(options["attention_mask"]), with_kwargs=True)
     return model
 
 

@@ -89,7 +89,11 @@ def write_workload(folder: Path, dims: Dims, samples: int, seed: int) -> dict[st
     import torch
     import transformers
 
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+    }
     return {"parameters": parameters, "tokens": tokens, "supervised": supervised / sum(lengths), **versions}
 
 
@@ -175,7 +179,10 @@ def _tokenizer(texts: list[str], size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

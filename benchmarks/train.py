@@ -82,7 +82,10 @@ class Benchmark:
         """The largest relative difference of losses on equal batches. Exits where it is too large."""
         losses = {n: self._job(n, stage, precision, self.options.seed, check=True)["losses"] for n in names}
         difference = largest_difference(losses, TOLERANCE[precision])
-        print(f"  losses of {CHECK_STEPS} steps on equal batches differ by at most {difference:.1e} (relative)", flush=True)
+        print(
+            f"  losses of {CHECK_STEPS} steps on equal batches differ by at most {difference:.1e} (relative)",
+            flush=True,
+        )
         return difference
 
     def _job(self, contender: str, stage: int, precision: str, seed: int, check: bool = False) -> dict[str, Any]:

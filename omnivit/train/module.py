@@ -86,7 +86,7 @@ class StageModule(LightningModule):
 
     def validation_step(self, micro: MicroBatch, batch_idx: int) -> None:
         del batch_idx
-        self._count_refused(micro)
+        self._stop_at_refused(micro)  # or they would count at every validation
         if micro.batch is not None:
             output = self.model(micro.batch)
             self.window.add(lm_loss_sum(output.logits, micro.batch), len(output.logits), 0)
@@ -118,15 +118,19 @@ class StageModule(LightningModule):
         """Zero, connected to everything that trains: a rank without a loss must still take part in the step."""
         return torch.stack([p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad]).sum()
 
+    def _stop_at_refused(self, micro: MicroBatch) -> None:
+        """Stop at a bad sample, unless the recipe says skip."""
+        if micro.refused and self.data.on_bad_sample == "error":
+            raise DataError(f"{micro.refused[0]}\n`data.on_bad_sample: skip` would skip such samples and count them.")
+
     def _count_refused(self, micro: MicroBatch) -> None:
         """Stop at a bad sample, or count it where the recipe says skip.
 
         Raises:
             DataError: `on_bad_sample: error`, or more samples skipped than `skip_budget` allows.
         """
+        self._stop_at_refused(micro)
         for reason in micro.refused:
-            if self.data.on_bad_sample == "error":
-                raise DataError(f"{reason}\n`data.on_bad_sample: skip` would skip such samples and count them.")
             self.position.skip(reason)
         allowed = self.data.skip_budget * self.position.samples
         if len(self.position.skipped) > allowed:
