@@ -185,7 +185,9 @@ def test_bad_requests(assistant: Assistant) -> None:
 
 
 def test_what_is_no_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the working folder may hold runs
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)  # the working folder may hold runs
     with pytest.raises(CheckpointError, match=r"no folder .*tinny.*did you mean '.*tiny'"):
         omnivit.load(run.with_name("tinny"))
     with pytest.raises(CheckpointError, match=r"recipe.yaml is missing \(it holds tiny\).*runs/tiny"):
