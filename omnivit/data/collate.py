@@ -51,7 +51,8 @@ class MediaBatch:
     samples: tuple[int, ...]
     """The row of the batch that each medium belongs to."""
 
-    def to(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
+    def map(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
+        """Apply `move` to every tensor."""
         return MediaBatch({key: move(value) for key, value in self.items.items()}, move(self.lengths), self.samples)
 
 
@@ -78,7 +79,7 @@ class Batch:
         """Apply `move` to every tensor."""
         changes = {f.name: getattr(self, f.name) for f in fields(self)}
         changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
-        changes["media"] = {slot: media.to(move) for slot, media in self.media.items()}
+        changes["media"] = {slot: media.map(move) for slot, media in self.media.items()}
         return Batch(**changes)
 
     def to(self, device: torch.device | str) -> Batch:

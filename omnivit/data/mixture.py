@@ -167,13 +167,6 @@ def split(batch: Ints, parts: int, part: int) -> Ints:
     return batch[part::parts]
 
 
-def padding_share(batches: Sequence[Ints], lengths: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """The share of padding, in [0, 1), when every batch is padded to its longest sample."""
-    real = sum(float(lengths[batch].sum()) for batch in batches if len(batch))
-    padded = sum(len(batch) * float(lengths[batch].max()) for batch in batches if len(batch))
-    return 1.0 - real / padded if padded else 0.0
-
-
 def _shown(size: int, weight: float) -> int:
     return max(1, round(size * weight)) if size else 0
 

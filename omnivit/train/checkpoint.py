@@ -2,7 +2,8 @@
 
 A checkpoint is a folder. It is written under a temporary name beside its final place, every file is fsynced, and only
 then is it renamed: a full disk or a kill leaves the previous checkpoint whole. (Lightning's own save goes through
-$TMPDIR and moves without fsync.) The previous one is removed when the new one stands.
+$TMPDIR and moves without fsync.) The previous one is removed when the new one stands, and renamed first: a folder that
+bears a checkpoint's name is whole at every moment.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from omnivit.errors import CheckpointError
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_PARTIAL, _DISCARDED = ".partial-", ".discarded-"
 _NAME = re.compile(r"(\d+)-(.+)-step-(\d+)")
 
 
@@ -60,24 +62,24 @@ def save(
 ) -> Path:
     """Write a checkpoint `folder/name`, then remove the ones before it in the same stage.
 
+    One that stands already is kept: a step of a run has but one outcome.
+
     Raises:
         CheckpointError: the disk is full or not writable; what was there before still is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, partial = folder / name, folder / f".partial-{name}"
+    final, partial = folder / name, folder / f"{_PARTIAL}{name}"
+    if final.exists():
+        return final
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _sweep(folder)
         partial.mkdir()
         save_file(_contiguous(weights), partial / WEIGHTS)
         save_file(_contiguous(optimizer), partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for file in (*partial.iterdir(), partial):
             fsync(file)
-        replaced = folder / f".replaced-{name}"
-        if final.exists():
-            final.rename(replaced)
         partial.rename(final)
-        shutil.rmtree(replaced, ignore_errors=True)
         fsync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -97,7 +99,7 @@ def fsync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file atomically."""
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
     partial.write_text(text, encoding="utf-8")
     fsync(partial)
     partial.rename(path)
@@ -147,7 +149,15 @@ def _remove_older(folder: Path, kept: Path) -> None:
     stage = kept.name.rsplit("-step-", 1)[0]
     for other in folder.glob(f"{stage}-step-*"):
         if other.name < kept.name:
-            shutil.rmtree(other)
+            discarded = other.rename(folder / f"{_DISCARDED}{other.name}")
+            shutil.rmtree(discarded, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left half written or half removed."""
+    for prefix in (_PARTIAL, _DISCARDED):
+        for left in folder.glob(f"{prefix}*"):
+            shutil.rmtree(left)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -170,9 +170,9 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
 
 def _trained_so_far(run: Run, index: int) -> set[str]:
     """Every tensor that this stage or one before it trains: what a checkpoint must hold."""
+    known = [name for name, _ in run.model.named_parameters()]
     names: set[str] = set()
     for stage in run.recipe.stages[: index + 1]:
-        known = [name for name, _ in run.model.named_parameters()]
         names |= set(match(known, stage.train, f"stages.{stage.name}.train"))
     return names | checkpoint.buffers_beside(run.model, names)
 

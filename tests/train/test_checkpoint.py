@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,28 @@ def test_unfinished_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / (".partial-" + checkpoint.checkpoint_name(0, "align", 2))).mkdir()
     assert [c.state["step"] for c in checkpoint.find(tmp_path)] == [1]
+
+
+def test_kill_while_an_older_one_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill half removed bears no checkpoint's name, and the next save clears it away."""
+    save(tmp_path, 1)
+
+    def killed(path: Path, **_: object) -> None:
+        (path / checkpoint.STATE).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        save(tmp_path, 2)
+    assert [c.state["step"] for c in checkpoint.find(tmp_path)] == [2]
+    save(tmp_path, 3)
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.checkpoint_name(0, "align", 3)]
+
+
+def test_one_that_stands_is_kept(tmp_path: Path) -> None:
+    assert save(tmp_path, 1) == save(tmp_path, 1, size=8)
+    found = checkpoint.latest(tmp_path)
+    assert found is not None and found.weights()["w"].shape == (4,)
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
