@@ -64,6 +64,8 @@ class ClipProcessor:
     process: Any
     """A transformers image processor."""
     rows: int
+    patches: tuple[int, int] | None
+    """The grid (y, x) that the rows fill; None where a class token is among them."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one picture. Raises MediaError."""
@@ -73,6 +75,11 @@ class ClipProcessor:
         """Rows of a picture: the same for all."""
         del item
         return self.rows
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int] | None:
+        """The grid of patches: the same for all."""
+        del item
+        return self.patches
 
     def fingerprint(self) -> str:
         """Changes with the processor's settings. 16 hex digits."""
@@ -117,7 +124,9 @@ class ClipEncoder(Encoder):
     def processor(self) -> ClipProcessor:
         """Prepares pictures as the checkpoint's own image processor does."""
         y, x = self.patches
-        return ClipProcessor(self._process, {"drop": y * x, "keep": 1 + y * x, "only": 1}[self.config.class_token])
+        tokens = self.config.class_token
+        rows = {"drop": y * x, "keep": 1 + y * x, "only": 1}[tokens]
+        return ClipProcessor(self._process, rows, self.patches if tokens == "drop" else None)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`pixels` [M, 3, H, W] -> Features [M, S, D], patches from top left to bottom right.

@@ -63,7 +63,8 @@ class TimmConfig:
 class TimmProcessor:
     """One picture -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
 
-    rows: int
+    patches: tuple[int, int]
+    """The grid (y, x) of rows."""
     height: int
     width: int
     mean: tuple[float, ...]
@@ -85,7 +86,12 @@ class TimmProcessor:
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Rows of a picture: the same for all."""
         del item
-        return self.rows
+        return self.patches[0] * self.patches[1]
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int]:
+        """The grid of rows: the same for all."""
+        del item
+        return self.patches
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
@@ -150,7 +156,7 @@ class TimmEncoder(Encoder):
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
         self._processor = TimmProcessor(
-            rows=self.grid[0] * self.grid[1],
+            patches=self.grid,
             height=size[0],
             width=size[1],
             mean=tuple(data["mean"]),

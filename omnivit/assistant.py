@@ -106,7 +106,7 @@ class Assistant:
     def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
         self.model, self.recipe = model.eval(), recipe
         self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False)
-        self.slots = tuple(preparer.processors)
+        self.slots = tuple(preparer.slots)
 
     @property
     def context(self) -> int:
@@ -274,10 +274,12 @@ class Assistant:
         batch = self._collate(samples, pad_left=True)
         options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
         with _drawing_from(sampling.seed):
+            embeds, context = self.model.embed(batch)
             return llm.generate(
-                self.model.embed(batch),
+                embeds,
                 batch.mask,
                 batch.positions,
+                context,
                 eos_token_id=list(chat.stop_ids) or None,
                 pad_token_id=chat.pad_id,
                 **options,

@@ -40,9 +40,10 @@ class Slot:
     """One input of the model: an encoder and the adapter that joins it to the LLM."""
 
     encoder: dict[str, Any]
-    """`name` of a registered encoder (or `module:Class`), then its own options."""
+    """`name` of a registered encoder (or `module:Class`), then its own options; or `share` alone: the input whose
+    encoder this one is."""
     adapter: dict[str, Any]
-    """`name` of a registered adapter (or `module:Class`), then its own options."""
+    """`name` of a registered adapter (or `module:Class`), then its own options; or `share` alone."""
 
 
 @dataclass
@@ -51,8 +52,9 @@ class Model:
 
     llm: dict[str, Any]
     """`name` of a registered LLM (`causal`), then its own options."""
-    inputs: dict[str, Slot] = field(default_factory=dict)
-    """Slot name -> encoder and adapter. Samples name the slot by the type of their content part."""
+    inputs: dict[str, Slot | list[Slot]] = field(default_factory=dict)
+    """Slot name -> encoder and adapter, or a list of several, whose rows stand one after the other. Samples name the
+    slot by the type of their content part."""
 
 
 @dataclass

@@ -42,9 +42,12 @@ def _model(recipe: Recipe, where: Where) -> Problems:
         here = where / "inputs" / slot
         if not _NAME.fullmatch(slot):
             yield f"{here}: the name of an input {_NAME_RULE}."
-        blocks += [(parts.encoder, here / "encoder"), (parts.adapter, here / "adapter")]
+        for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
+            blocks += [(part.encoder, place / "encoder"), (part.adapter, place / "adapter")]
+        if parts == []:
+            yield f"{here}: is empty; an input is an encoder and an adapter, or a list of such."
     for block, here in blocks:
-        if not isinstance(block.get("name"), str) or not block["name"]:
+        if "share" not in block and not (isinstance(block.get("name"), str) and block["name"]):
             yield f"{here}: lacks the mandatory key 'name' (the name of a plugin; `omnivit plugins` lists them)."
 
 

@@ -149,7 +149,7 @@ def _keys(tree: Node, path: str) -> Keys:
     keys: Keys = ()
     rest, wanted, node = path, Any if path.startswith(".") else Recipe, tree
     while rest:
-        kind, inner = _inside(wanted)
+        kind, inner = _inside(wanted, node)
         if kind == "leaves":  # the keys of such a mapping hold dots themselves: stages.align.train.adapters.*
             return (*keys, rest)
         match = re.match(r"\[?([^.\[\]]+)\]?(?:\.|(?=\[)|$)", rest)
@@ -167,18 +167,27 @@ def _keys(tree: Node, path: str) -> Keys:
     return keys
 
 
-def _inside(wanted: Any) -> tuple[str, Any]:
-    """What an annotation holds: ("fields", name -> type), ("list", type), ("blocks", type), ("leaves", type)."""
-    if get_origin(wanted) in (Union, types.UnionType):
-        wanted = next(member for member in get_args(wanted) if member is not type(None))
+def _inside(wanted: Any, node: Node) -> tuple[str, Any]:
+    """What an annotation holds: ("fields", name -> type), ("list", type), ("blocks", type), ("leaves", type).
+
+    Of a union it is the member that the node's value is: a list, or else the first."""
+    if _is_union(wanted):
+        members = [member for member in get_args(wanted) if member is not type(None)]
+        lists = [member for member in members if get_origin(member) is list and isinstance(node.value, list)]
+        wanted = [*lists, *members][0]
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         return "fields", hints(wanted)
     arguments = get_args(wanted)
     if get_origin(wanted) is list:
         return "list", arguments[0]
     if get_origin(wanted) is dict and arguments[1] is not Any:
-        return "blocks" if dataclasses.is_dataclass(arguments[1]) else "leaves", arguments[1]
+        first = get_args(arguments[1])[0] if _is_union(arguments[1]) else arguments[1]
+        return "blocks" if dataclasses.is_dataclass(first) else "leaves", arguments[1]
     return "fields", Any
+
+
+def _is_union(wanted: Any) -> bool:
+    return get_origin(wanted) in (Union, types.UnionType)
 
 
 def _index(node: Node, key: str, where: Where) -> int:

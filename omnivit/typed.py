@@ -193,8 +193,9 @@ def _union(value: Any, wanted: Any, where: Where, draft: bool) -> Any:
     members = [member for member in get_args(wanted) if member is not type(None)]
     if value is None and len(members) < len(get_args(wanted)):
         return None
-    if len(members) == 1:
-        return convert(value, members[0], where, draft)
+    fitting = [member for member in members if _is_container(member, value)] or members
+    if len(fitting) == 1:
+        return convert(value, fitting[0], where, draft)
 
     # an int stays an int in `float | int`, and text that spells a number stays text in `int | str`
     def unlike(member: Any) -> bool:
@@ -206,6 +207,14 @@ def _union(value: Any, wanted: Any, where: Where, draft: bool) -> Any:
         except RecipeError:
             continue
     raise _wrong(value, wanted, where)
+
+
+def _is_container(member: Any, value: Any) -> bool:
+    """Whether a union's member is the kind of mapping or list that the value is: its errors then say what is wrong."""
+    origin = get_origin(member) or member
+    if isinstance(value, Mapping):
+        return origin in _MAPPINGS or dataclasses.is_dataclass(member)
+    return isinstance(value, list | tuple) and (origin in _LISTS or origin is tuple)
 
 
 def _tuple(value: Any, wanted: Any, where: Where, draft: bool) -> tuple[Any, ...]:

@@ -104,7 +104,7 @@ class Repl:
         if not name:
             raise OmniVitError(f"which file? /{slot} FILE")
         file = str(Path(name).expanduser())
-        self.assistant.preparer.processors[slot](Media(slot, file))  # a bad file is refused now, not with the question
+        self.assistant.preparer.slots[slot](Media(slot, file))  # a bad file is refused now, not with the question
         self.waiting.append((slot, file))
         _say(f"({file} goes with the next question)")
 

@@ -38,14 +38,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:
     from omnivit.check import count
+    from omnivit.model.build import branches_of
 
     model = summary.model
     lines = [f"llm       {recipe.model.llm['name']:<10} {_number(count(model.llm)):>9} parameters"]
-    for slot, block in recipe.model.inputs.items():
+    for slot in recipe.model.inputs:
         rows = f"{summary.rows[slot]} tokens a medium" if slot in summary.rows else "no medium looked at"
-        encoder, adapter = _number(count(model.encoders[slot])), _number(count(model.adapters[slot]))
-        lines.append(f"encoder   {slot}: {block.encoder['name']:<10} {encoder:>9} parameters")
-        lines.append(f"adapter   {slot}: {block.adapter['name']:<10} {adapter:>9} parameters, {rows}")
+        for (_, block), branch in zip(branches_of(recipe, slot), model.branches(slot), strict=True):
+            for kind, named, part in zip(("encoder", "adapter"), (block.encoder, block.adapter), branch, strict=True):
+                name = named.get("name") or f"that of {named['share']}"
+                lines.append(f"{kind}   {slot}: {name:<10} {_number(count(part)):>9} parameters")
+        lines[-1] += f", {rows}"
     return lines
 
 

@@ -223,5 +223,5 @@ def _check_lengths(media: Sequence[Media], lengths: Sequence[int]) -> None:
     if len(media) != len(lengths):
         raise DataError(f"The conversation holds {len(media)} media, but {len(lengths)} lengths are given.")
     for medium, length in zip(media, lengths, strict=True):
-        if length < 1:
-            raise DataError(f"Medium {medium} (slot {medium.slot!r}) takes {length} rows; at least 1 is needed.")
+        if length < 0:
+            raise DataError(f"Medium {medium} (slot {medium.slot!r}) takes {length} rows.")

@@ -48,12 +48,15 @@ class MediaBatch:
     """[M, ...] each."""
     lengths: Tensor
     """[M] rows reserved for each medium in the token sequence."""
+    starts: Tensor
+    """[M] column of [B, T] where each medium's rows begin (a medium may have none)."""
     samples: tuple[int, ...]
     """The row of the batch that each medium belongs to."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
         """Apply `move` to every tensor."""
-        return MediaBatch({key: move(value) for key, value in self.items.items()}, move(self.lengths), self.samples)
+        items = {key: move(value) for key, value in self.items.items()}
+        return MediaBatch(items, move(self.lengths), move(self.starts), self.samples)
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,14 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
         for span in sample.spans:
             start = offset + span.start
             route[row, start : start + span.length] = 1 + slots.index(span.slot)
-    media = {slot: batch for slot in slots if (batch := _stack_media(samples, slot)) is not None}
+    offsets = [length - len(sample.ids) if pad_left else 0 for sample in samples]
+    media = {slot: batch for slot in slots if (batch := _stack_media(samples, offsets, slot)) is not None}
     return Batch(ids, labels, mask, positions, route, tuple(slots), media, tuple(s.name for s in samples))
 
 
-def _stack_media(samples: Sequence[EncodedSample], slot: str) -> MediaBatch | None:
+def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot: str) -> MediaBatch | None:
     found = [
-        (row, span.length, item)
+        (row, span, item)
         for row, sample in enumerate(samples)
         for span, item in zip(sample.spans, sample.items, strict=True)
         if span.slot == slot
@@ -139,4 +143,6 @@ def _stack_media(samples: Sequence[EncodedSample], slot: str) -> MediaBatch | No
     if not found:
         return None
     items = {key: torch.stack([item[key] for _, _, item in found]) for key in found[0][2]}
-    return MediaBatch(items, torch.tensor([length for _, length, _ in found]), tuple(row for row, _, _ in found))
+    lengths = torch.tensor([span.length for _, span, _ in found])
+    starts = torch.tensor([offsets[row] + span.start for row, span, _ in found])
+    return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in found))

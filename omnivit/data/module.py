@@ -169,7 +169,7 @@ class StageData(LightningDataModule):
     def __init__(self, plan: StagePlan, preparer: Preparer, data: Data, validation: Mixture | None, start: int) -> None:
         super().__init__()
         self.plan, self.preparer, self.data, self.validation, self.start = plan, preparer, data, validation, start
-        self.collator = Collator(tuple(preparer.processors), preparer.chat.pad_id)
+        self.collator = Collator(tuple(preparer.slots), preparer.chat.pad_id)
 
     def train_dataloader(self) -> DataLoader[EncodedSample | Refused]:
         rank, world = self._place()

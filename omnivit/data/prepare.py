@@ -13,10 +13,9 @@ from torch import Tensor
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import IGNORE, EncodedSample, Span
 from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Sample
-from omnivit.errors import DataError, suggest
-from omnivit.model.adapter import Length
-from omnivit.model.encoder import Processor
+from omnivit.data.sample import Media, Message, Sample
+from omnivit.data.slot import SlotPreparer
+from omnivit.errors import DataError, RecipeError, suggest
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,8 @@ class Preparer:
     """Prepares media, counts their rows, and encodes the conversation around them."""
 
     chat: Chat
-    processors: Mapping[str, Processor]
-    """Slot -> processor of its encoder."""
-    lengths: Mapping[str, Length]
-    """Slot -> the adapter's rule, encoder rows to LLM rows."""
+    slots: Mapping[str, SlotPreparer]
+    """Input slot -> what prepares its media."""
     max_length: int
     truncate: bool = False
 
@@ -44,10 +41,12 @@ class Preparer:
 
         Raises:
             DataError: unknown slot, unreadable medium, no supervised token, or too long; names the sample.
+            RecipeError: an adapter cannot take what its encoder returns; names the slot.
         """
         try:
-            media = [self._seeded(m, sample, k, seed) for k, m in enumerate(sample.media())]
-            items = tuple(self._item(m) for m in media)
+            turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
+            media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
+            items = tuple(self.slots[m.slot](m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True))
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
             encoded = self.chat.encode(sample.messages, rows, generate=generate, supervise=supervise)
         except DataError as error:
@@ -58,18 +57,18 @@ class Preparer:
     def fingerprint(self) -> str:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
-        return ";".join(parts + [f"{slot}={p.fingerprint()}" for slot, p in sorted(self.processors.items())])
+        return ";".join(parts + [f"{slot}={found.fingerprint()}" for slot, found in sorted(self.slots.items())])
 
     def _seeded(self, media: Media, sample: Sample, position: int, seed: int | None) -> Media:
-        if media.slot not in self.processors:
-            raise DataError(f"no input slot {media.slot!r} in the recipe; {suggest(media.slot, self.processors)}")
+        if media.slot not in self.slots:
+            raise DataError(f"no input slot {media.slot!r} in the recipe; {suggest(media.slot, self.slots)}")
         return media if seed is None else replace(media, seed=derive_seed(seed, sample.id, position))
 
-    def _item(self, media: Media) -> dict[str, Tensor]:
-        return self.processors[media.slot](media)
-
     def _rows(self, media: Media, item: Mapping[str, Tensor]) -> int:
-        return self.lengths[media.slot](self.processors[media.slot].length(item))
+        try:
+            return self.slots[media.slot].rows(item)
+        except RecipeError as error:
+            raise RecipeError(f"model.inputs.{media.slot}.adapter: {error}") from error
 
     def _fit(self, sample: EncodedSample, supervised: bool) -> EncodedSample:
         if len(sample.ids) <= self.max_length:
@@ -81,6 +80,11 @@ class Preparer:
                 f"the sample."
             )
         return _truncated(sample, self.max_length)
+
+
+def _words(turn: Message) -> str:
+    """The instruction beside a medium: what the user says in its turn; of another's turn nothing."""
+    return turn.text.strip() if turn.role == "user" else ""
 
 
 def _truncated(sample: EncodedSample, limit: int) -> EncodedSample:

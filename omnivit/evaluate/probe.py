@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from omnivit.data.mixture import derive_seed
 from omnivit.data.sample import Media, Sample
+from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
 from omnivit.evaluate.metrics import Interval, normalise, wilson
@@ -33,7 +34,7 @@ MAX_FLAT_WIDTH, MAX_FLAT_SAMPLES = 20_000, 5_000
 
 def linear_probe(
     model: OmniModel,
-    processors: Mapping[str, Processor],
+    inputs: Mapping[str, SlotPreparer],
     train: Sequence[Sample],
     held_out: Sequence[Sample],
     batch_size: int,
@@ -45,8 +46,8 @@ def linear_probe(
     side by side where that is feasible; that and the L2 penalty are chosen by cross-validation on `train`.
 
     Args:
-        model: its encoders, as they are now, give the features.
-        processors: slot -> the encoder's processor.
+        model: its encoders (of a slot with several the first), as they are now, give the features.
+        inputs: slot -> what prepares its media.
         train: samples of the closed question, all with media of the same slots in the same order.
         held_out: samples of the same question that `train` must not contain.
         batch_size: media that are encoded together.
@@ -59,8 +60,8 @@ def linear_probe(
     classes = sorted({normalise(reference(sample)) for sample in train})
     train_labels, held_labels = labels_of(train, classes), labels_of(held_out, classes)
     slots = common_slots([*train, *held_out], model)
-    train_views = views(model, processors, train, slots, batch_size)
-    held_views = views(model, processors, held_out, slots, batch_size)
+    train_views = views(model, inputs, train, slots, batch_size)
+    held_views = views(model, inputs, held_out, slots, batch_size)
     shared = [name for name in train_views if name in held_views]
     predicted = classify([(train_views[name], held_views[name]) for name in shared], train_labels, len(classes), seed)
     return wilson(int((predicted == held_labels).sum()), len(held_labels))
@@ -110,7 +111,7 @@ def common_slots(samples: Sequence[Sample], model: OmniModel) -> tuple[str, ...]
 
 def views(
     model: OmniModel,
-    processors: Mapping[str, Processor],
+    inputs: Mapping[str, SlotPreparer],
     samples: Sequence[Sample],
     slots: Sequence[str],
     batch_size: int,
@@ -125,7 +126,7 @@ def views(
         some = samples[start : start + batch_size]
         columns = [list(question(sample).media()) for sample in some]
         found = [
-            encode(model.encoders[slot], processors[slot], some, [media[k] for media in columns])
+            encode(model.slot_encoders(slot)[0], inputs[slot].processors[0], some, [media[k] for media in columns])
             for k, slot in enumerate(slots)
         ]
         means.append(torch.cat([pooled(features) for features in found], dim=1))

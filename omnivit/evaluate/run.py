@@ -89,7 +89,7 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
-            assistant.model, assistant.preparer.processors, _joined(train), _joined(files), evaluation.batch_size,
+            assistant.model, assistant.preparer.slots, _joined(train), _joined(files), evaluation.batch_size,
             assistant.recipe.seed,
         )  # fmt: skip
         scores[LINEAR_PROBE] = Score(accuracy, refused=_refused([*train, *files]))

@@ -13,18 +13,32 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from omnivit.model.features import Features
+from omnivit.model.features import Features, Layout
 
 if TYPE_CHECKING:
+    from omnivit.model.encoder import Encoder
     from omnivit.model.llm import LanguageModel
 
-Length = Callable[[int], int]
-"""Rows in -> rows out; must pickle, because loader workers call it."""
+Length = Callable[[Layout], Layout]
+"""Rows in -> rows out, with the grid that they fill, if any; must pickle, because loader workers call it.
+
+It raises `RecipeError` for rows that the adapter cannot take (no grid, where one is needed)."""
 
 
-def same_length(rows: int) -> int:
-    """The rule of adapters that keep the number of rows."""
-    return rows
+def same_length(layout: Layout) -> Layout:
+    """The rule of adapters that keep the rows and their places."""
+    return layout
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """The rule of adapters that give so many rows, whatever comes in."""
+
+    rows: int
+
+    def __call__(self, layout: Layout) -> Layout:
+        del layout
+        return Layout(self.rows)
 
 
 @dataclass(frozen=True)
@@ -38,29 +52,51 @@ class Instruction:
 
 
 class Adapter(nn.Module, ABC):
-    """Base class of adapters (entry-point group `omnivit.adapters`)."""
+    """Base class of adapters (entry-point group `omnivit.adapters`).
+
+    `__init__` builds the structure without reading weights (it may run under `torch.device("meta")`); `load` then
+    fills in pretrained weights, and `install` changes the LLM.
+    """
 
     Config: ClassVar[type[Any]]
     """A dataclass: exactly what a recipe may say, with a docstring after each field."""
     length: Length
-    """How many rows come out for so many rows in (Law 2)."""
+    """How many rows come out for what comes in (Law 2)."""
+    width: int
+    """Width of the rows that come out: the LLM's, unless the adapter is made for the inside of a chain."""
     instruction_tokenizer: str | None = None
-    """Set to a tokenizer's path: `forward` is given the turn's instruction."""
-    routed: ClassVar[bool] = False
-    """True: the LLM's layers are told which rows came from which medium (`Batch.route`)."""
+    """Set to a tokenizer's path (or `bytes`): `forward` is given the turn's instruction."""
+    instruction_limit: int = 128
+    """Most tokens of an instruction; longer ones are cut by the tokenizer."""
+    in_encoder: bool = False
+    """True: `install` put parts of it into the encoder, which then runs with grad while they train."""
 
     @abstractmethod
     def __init__(self, config: Any, width: int, llm_width: int) -> None:
         """Build from a `Config` for rows of `width` and an LLM of `llm_width`."""
         super().__init__()
+        self.width = llm_width
 
     @abstractmethod
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
-        """Features [M, S, D] -> Features [M, L, D_llm]."""
+        """Features [M, S, D] -> Features [M, L, `width`]."""
 
-    def install(self, llm: LanguageModel) -> None:  # noqa: ARG002 - the default does nothing with it
-        """Change the LLM where the method needs it (visual experts, gated cross-attention). Default: nothing.
+    def load(self) -> None:
+        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        return
 
-        Called after the LLM's weights are loaded and before LoRA, freezing and sharding.
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:  # noqa: ARG002 - the default needs none
+        """Change the LLM (`llm.surgery`) or the encoder where the method needs it. Default: nothing.
+
+        Called after all weights are loaded and before LoRA, freezing and sharding. What is added belongs to the
+        adapter: its parameters are the adapter's, and no key of the LLM changes its name.
+
+        Args:
+            llm: the shared LLM.
+            encoder: the encoder that this adapter follows.
+            slot: the input slot, by which layers find the rows of its media (`Context`).
+
+        Raises:
+            RecipeError: the method does not fit this LLM or encoder; says why.
         """
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +12,33 @@ import torch
 from omnivit import registry
 from omnivit.data.mixture import derive_seed
 from omnivit.data.prepare import Preparer
+from omnivit.data.slot import InstructionReader, SlotPreparer
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter
 from omnivit.model.encoder import Encoder
 from omnivit.model.llm import LanguageModel
-from omnivit.model.omni import OmniModel
+from omnivit.model.omni import Branch, OmniModel
+from omnivit.model.tokens import read_tokenizer
 from omnivit.options import merge_options
-from omnivit.recipe import Recipe
+from omnivit.recipe import Recipe, Slot
+from omnivit.typed import split
 
 
 @dataclass(frozen=True)
 class Blueprint:
     """A plugin class with its config, and where the recipe says so."""
 
+    name: str
     cls: type[Any]
     config: Any
     path: str
+    """In the recipe, such as `model.inputs.image.encoder` or `model.inputs.image[0].adapter`."""
+
+    @property
+    def keys(self) -> tuple[str | int, ...]:
+        """What its initialisation is seeded by: the slot, and the number of the branch where that is not 0."""
+        _, _, slot, *number, _ = split(self.path)
+        return (slot, *number) if number != [0] else (slot,)
 
 
 @contextmanager
@@ -50,7 +61,15 @@ def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, r
         raise RecipeError(f"{where}: says no `name`. Available: {', '.join(sorted(found.names())) or 'none'}.")
     cls = found.get(block["name"])
     options = {key: value for key, value in block.items() if key != "name"}
-    return Blueprint(cls, merge_options(cls.Config, options, where), path)
+    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path)
+
+
+@dataclass(frozen=True)
+class BranchBlueprint:
+    """A branch of an input. A shared component is the very blueprint of its first place."""
+
+    encoder: Blueprint
+    adapter: Blueprint
 
 
 @dataclass(frozen=True)
@@ -58,42 +77,106 @@ class ModelBlueprint:
     """Every component of a model, validated, not built."""
 
     llm: Blueprint
-    encoders: dict[str, Blueprint]
-    adapters: dict[str, Blueprint]
+    inputs: dict[str, tuple[BranchBlueprint, ...]]
     seed: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> ModelBlueprint:
-        """Validate the model block of a recipe against its plugins."""
-        path, inputs = "model.inputs", recipe.model.inputs
-        return cls(
-            blueprint(registry.llms, recipe.model.llm, "model.llm", recipe),
-            {s: blueprint(registry.encoders, i.encoder, f"{path}.{s}.encoder", recipe) for s, i in inputs.items()},
-            {s: blueprint(registry.adapters, i.adapter, f"{path}.{s}.adapter", recipe) for s, i in inputs.items()},
-            recipe.seed,
-        )
+        """Validate the model block of a recipe against its plugins.
+
+        Raises:
+            PluginError, RecipeError: with the place.
+        """
+        known: dict[str, Blueprint] = {}
+        inputs = {
+            slot: tuple(
+                BranchBlueprint(
+                    _component(registry.encoders, branch.encoder, f"{path}.encoder", recipe, known),
+                    _component(registry.adapters, branch.adapter, f"{path}.adapter", recipe, known),
+                )
+                for path, branch in branches_of(recipe, slot)
+            )
+            for slot in recipe.model.inputs
+        }
+        return cls(blueprint(registry.llms, recipe.model.llm, "model.llm", recipe), inputs, recipe.seed)
 
     def build(self) -> OmniModel:
-        """Construct every component. Each is initialised from its own seed, so that none depends on its neighbours."""
+        """Construct every component. Each is initialised from its own seed, so that none depends on its neighbours.
+
+        Raises:
+            RecipeError: an adapter's rows have another width than the LLM, or a shared one does not fit.
+        """
         with seeded(self.seed, "llm"):
             llm: LanguageModel = self.llm.cls(self.llm.config)
         encoders: dict[str, Encoder] = {}
-        adapters: dict[str, Adapter] = {}
-        for slot, plan in self.encoders.items():
-            with seeded(self.seed, "encoders", slot):
-                encoders[slot] = plan.cls(plan.config)
-            with seeded(self.seed, "adapters", slot):
-                adapters[slot] = self.adapters[slot].cls(self.adapters[slot].config, encoders[slot].width, llm.width)
-        return OmniModel(llm, encoders, adapters)
+        adapters: dict[str, tuple[Adapter, int]] = {}
+        inputs = {
+            slot: [
+                Branch(encoder := self._encoder(plan.encoder, encoders), self._adapter(plan, adapters, encoder, llm))
+                for plan in plans
+            ]
+            for slot, plans in self.inputs.items()
+        }
+        return OmniModel(llm, inputs)
+
+    def _encoder(self, plan: Blueprint, built: dict[str, Encoder]) -> Encoder:
+        if plan.path not in built:
+            with seeded(self.seed, "encoders", *plan.keys):
+                built[plan.path] = plan.cls(plan.config)
+        return built[plan.path]
+
+    def _adapter(
+        self, plans: BranchBlueprint, built: dict[str, tuple[Adapter, int]], encoder: Encoder, llm: LanguageModel
+    ) -> Adapter:
+        plan = plans.adapter
+        if plan.path not in built:
+            with seeded(self.seed, "adapters", *plan.keys):
+                built[plan.path] = plan.cls(plan.config, encoder.width, llm.width), encoder.width
+        adapter, width = built[plan.path]
+        if width != encoder.width:
+            raise RecipeError(
+                f"{plan.path}: is made for encoder rows of width {width}; the encoder of {plans.encoder.path}, for "
+                f"which it is shared, returns rows of {encoder.width}. Share only between encoders of one width."
+            )
+        if adapter.width != llm.width:
+            raise RecipeError(
+                f"{plan.path}: its rows are {adapter.width} wide, the LLM's {llm.width}. Follow it with one that maps "
+                f"to the LLM, as in {{name: chain, steps: [{{name: {plan.name}, ...}}, {{name: linear}}]}}."
+            )
+        return adapter
+
+
+def branches_of(recipe: Recipe, slot: str) -> list[tuple[str, Slot]]:
+    """The branches of an input with their paths in the recipe."""
+    found = recipe.model.inputs[slot]
+    path = f"model.inputs.{slot}"
+    return [(f"{path}[{k}]", part) for k, part in enumerate(found)] if isinstance(found, list) else [(path, found)]
+
+
+def _component(
+    found: registry.Registry[Any], block: dict[str, Any], path: str, recipe: Recipe, known: dict[str, Blueprint]
+) -> Blueprint:
+    """A block's blueprint, or with `share: image` (or `image[0]`) that of the same part of an earlier branch."""
+    if "share" not in block:
+        known[path] = blueprint(found, block, path, recipe)
+        return known[path]
+    kind = path.rpartition(".")[2]
+    wanted = f"model.inputs.{block['share']}.{kind}"
+    if set(block) != {"share"} or wanted not in known:
+        earlier = [name.removeprefix("model.inputs.").rpartition(".")[0] for name in known if name.endswith(f".{kind}")]
+        raise RecipeError(
+            f"{recipe.where(path)}: `share: {block['share']}` stands alone and names the input whose {kind} is used, "
+            f"one that comes earlier in the recipe. Available: {', '.join(earlier) or 'none'}."
+        )
+    return known[wanted]
 
 
 def load_model(recipe: Recipe) -> OmniModel:
     """Build a recipe's model with its pretrained weights, adapters installed and LoRA added; in `eval()`, frozen."""
-    plan = ModelBlueprint.of(recipe)
-    model = plan.build()
+    model = ModelBlueprint.of(recipe).build()
     model.llm.load()
-    for slot in model.encoders:
-        model.encoder(slot).load()
+    for part in dict.fromkeys(part for slot in model.encoders for branch in model.branches(slot) for part in branch):
+        part.load()
     complete(model, recipe.seed)
     return model.eval().requires_grad_(False)
 
@@ -101,10 +184,19 @@ def load_model(recipe: Recipe) -> OmniModel:
 def complete(model: OmniModel, seed: int) -> None:
     """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA."""
     for slot in model.adapters:
-        with seeded(seed, "install", slot):
-            model.adapter(slot).install(model.llm)
+        for number, branch in enumerate(model.branches(slot)):
+            with seeded(seed, "install", slot, *([number] if number else [])), _named(f"model.inputs.{slot}.adapter"):
+                branch.adapter.install(model.llm, branch.encoder, slot)
     with seeded(seed, "peft"):
         model.llm.add_peft()
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -> Preparer:
@@ -114,8 +206,27 @@ def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -
     """
     return Preparer(
         model.llm.chat(template),
-        {slot: model.encoder(slot).processor() for slot in model.encoders},
-        {slot: model.adapter(slot).length for slot in model.adapters},
+        {slot: _slot_preparer(model, slot) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,
     )
+
+
+def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
+    encoders = model.slot_encoders(slot)
+    return SlotPreparer(
+        tuple(encoder.processor() for encoder in encoders),
+        tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
+        _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
+    )
+
+
+def _instruction_reader(adapters: Sequence[Adapter], path: str) -> InstructionReader | None:
+    wanted = {(a.instruction_tokenizer, a.instruction_limit) for a in adapters if a.instruction_tokenizer is not None}
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise RecipeError(f"{path}: its adapters read the instruction by different tokenizers. Use one for all.")
+    tokenizer, limit = wanted.pop()
+    assert tokenizer is not None
+    return InstructionReader(read_tokenizer(tokenizer), limit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +20,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
+from omnivit.model.context import Context
 from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.pretrained import explained, load_pretrained
-from omnivit.model.tokens import byte_tokenizer
+from omnivit.model.surgery import Surgery, find_layers
+from omnivit.model.tokens import BYTES, byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require
-
-BYTES = "bytes"
 
 
 @dataclass
@@ -85,6 +86,7 @@ class CausalLM(LanguageModel):
         super().__init__()
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._surgery: Surgery | None = None
         settings = self._settings()
         if config.path is None:
             self._adopt(self._random(settings))
@@ -107,9 +109,19 @@ class CausalLM(LanguageModel):
         self._adopt(model)
 
     def add_peft(self) -> None:
-        """Add LoRA where the recipe asks for it. Raises RecipeError for a target that matches nothing."""
+        """Add LoRA where the recipe asks for it, then what adapters change. Raises RecipeError for a target that
+        matches nothing."""
         if self.config.lora is not None:
             add_lora(self.hf, self.hf.get_output_embeddings(), self.config.lora)
+        if self._surgery is not None:
+            self._surgery.apply()
+
+    @property
+    def surgery(self) -> Surgery:
+        """The decoder layers, to be changed. Raises RecipeError where the architecture is not understood."""
+        if self._surgery is None:
+            self._surgery = Surgery(self.hf, find_layers(self.hf))
+        return self._surgery
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer. Raises RecipeError where it has none, or more tokens than the model has embeddings."""
@@ -133,7 +145,20 @@ class CausalLM(LanguageModel):
         embeds: Tensor = self.hf.get_input_embeddings()(ids)
         return embeds
 
-    def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, states: bool = False) -> LMOutput:
+    def embedding(self) -> Tensor:
+        """The table of input embeddings [V, D]."""
+        table: Tensor = self.hf.get_input_embeddings().weight
+        return table
+
+    def forward(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        context: Context | None = None,
+        states: bool = False,
+    ) -> LMOutput:
         """Embeddings [B, T, D], mask and keep [B, T] bool, positions [B, T] -> logits [N, V], row by row of `keep`.
 
         States, where asked for, are those that enter the output head.
@@ -148,18 +173,25 @@ class CausalLM(LanguageModel):
         hook = self.hf.get_output_embeddings().register_forward_pre_hook(gather)
         try:
             options = {"attention_mask": attention, "use_cache": False, **self._positions(positions)}
-            logits = self.hf(inputs_embeds=embeds, **options).logits
+            with self._telling(context):
+                logits = self.hf(inputs_embeds=embeds, **options).logits
         finally:
             hook.remove()
         return LMOutput(logits[0], seen[0] if states else None)
 
-    def generate(self, embeds: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
+    def generate(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, context: Context | None = None, **options: Any
+    ) -> Tensor:
         """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers`'."""
         options = {"use_cache": True, **self._positions(positions), **options}
         if options.get("pad_token_id") is None:
             options["pad_token_id"] = self.tokenizer().pad_token_id
-        ids: Tensor = self.hf.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
+        with self._telling(context):
+            ids: Tensor = self.hf.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
         return ids
+
+    def _telling(self, context: Context | None) -> AbstractContextManager[None]:
+        return nullcontext() if self._surgery is None else self._surgery.telling(context)
 
     def _adopt(self, model: Any) -> None:
         """Take a transformers model in: check what is needed of it, and set it up."""
@@ -169,6 +201,7 @@ class CausalLM(LanguageModel):
             old = model.gradient_checkpointing_enable  # deprecated by the newer name
             getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         self.hf = model
+        self._surgery = None
         self.width = int(model.get_input_embeddings().embedding_dim)
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters

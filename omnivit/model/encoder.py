@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
-from omnivit.model.features import Features
+from omnivit.model.features import Features, Layout
 
 
 @runtime_checkable
@@ -37,6 +37,21 @@ class Processor(Protocol):
     def fingerprint(self) -> str:
         """A short text that changes whenever the same medium would give other tensors."""
         ...
+
+
+@runtime_checkable
+class GridProcessor(Processor, Protocol):
+    """A processor whose rows may fill a grid."""
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """Sizes ((t,) y, x) of the grid that the rows of this item fill in order; None: they fill none."""
+        ...
+
+
+def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
+    """How the rows that an encoder will return for an item lie."""
+    grid = processor.grid(item) if isinstance(processor, GridProcessor) else None
+    return Layout(processor.length(item), grid)
 
 
 class Encoder(nn.Module, ABC):

@@ -226,7 +226,7 @@ def _recipe_text(path: Path, model: Any, processor: Any, template: str | None) -
 
 def _save_adapter(run: Path, model: Any) -> None:
     """Write the projector as the run's only checkpoint, under the names that the recipe's adapter gives its layers."""
-    plan = ModelBlueprint.of(load_recipe(run / RECIPE)).adapters[SLOT]
+    plan = ModelBlueprint.of(load_recipe(run / RECIPE)).inputs[SLOT][0].adapter
     projector = model.model.multi_modal_projector
     with torch.device("meta"):
         adapter = plan.cls(plan.config, projector.linear_1.in_features, projector.linear_2.out_features)

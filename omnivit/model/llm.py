@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from omnivit.data.chat import Chat
+from omnivit.errors import RecipeError
+from omnivit.model.context import Context
+from omnivit.model.surgery import Surgery
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,38 @@ class LanguageModel(nn.Module, ABC):
         """Token ids [B, T] -> input embeddings [B, T, D]."""
 
     @abstractmethod
-    def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, states: bool = False) -> LMOutput:
+    def embedding(self) -> Tensor:
+        """The table of input embeddings [V, D]."""
+
+    @property
+    def surgery(self) -> Surgery:
+        """The layers, for adapters that change them in `install`.
+
+        Raises:
+            RecipeError: this LLM's layers cannot be changed; says why.
+        """
+        raise RecipeError(f"{type(self).__name__} offers no layers that an adapter could change. Use `causal`.")
+
+    @abstractmethod
+    def forward(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        context: Context | None = None,
+        states: bool = False,
+    ) -> LMOutput:
         """Embeddings [B, T, D], mask [B, T] bool, positions [B, T] -> logits of the tokens where `keep` [B, T] is True.
 
         Only kept positions pass through the output head: over a large vocabulary that is most of a step's time.
+        `context` is for layers that adapters changed.
         """
 
     @abstractmethod
-    def generate(self, embeds: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
+    def generate(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, context: Context | None = None, **options: Any
+    ) -> Tensor:
         """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`."""
 
     def load(self) -> None:
@@ -64,5 +91,5 @@ class LanguageModel(nn.Module, ABC):
         return
 
     def add_peft(self) -> None:
-        """Add LoRA or the like, after adapters installed their parts. Default: nothing."""
+        """Add LoRA or the like, then make the changes that adapters noted in `surgery`. Default: nothing."""
         return

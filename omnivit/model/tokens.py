@@ -1,10 +1,15 @@
-"""A byte-level tokenizer built in code: for tiny models that need nothing from outside."""
+"""Tokenizers by their place, and a byte-level one built in code, for tiny models that need nothing from outside."""
 
 from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from omnivit.model.pretrained import explained
+from omnivit.model.weights import locate
+
+BYTES = "bytes"
+"""What a recipe says for the byte-level tokenizer."""
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 RESERVED = tuple(f"<|reserved_{number}|>" for number in range(5))
 CHATML = (
@@ -28,6 +33,19 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     )
     fast.chat_template = CHATML
     return fast
+
+
+def read_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """A tokenizer by its place: a hub id, a folder, `pkg:NAME/FOLDER`, or `bytes` for the byte-level one.
+
+    Raises:
+        RecipeError: there is none, or it cannot be read.
+    """
+    if path == BYTES:
+        return byte_tokenizer()
+    with explained(f"no tokenizer can be read from {path!r}"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(path))
+        return tokenizer
 
 
 def _byte_symbols() -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from omnivit import registry
 from omnivit.data.mixture import Mixture
 from omnivit.errors import CheckpointError
+from omnivit.model.build import branches_of
 from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.train.checkpoint import write_text
 
@@ -59,10 +60,12 @@ def is_leader() -> bool:
 def provenance(recipe: Recipe, mixtures: dict[str, Mixture], preparation: str) -> dict[str, Any]:
     """What a run was made with: two runs of equal provenance and recipe see the same numbers."""
     blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registry.llms, recipe.model.llm)]
-    for slot in recipe.model.inputs.values():
-        blocks += [(registry.encoders, slot.encoder), (registry.adapters, slot.adapter)]
+    for slot in recipe.model.inputs:
+        for _, branch in branches_of(recipe, slot):
+            blocks += [(registry.encoders, branch.encoder), (registry.adapters, branch.adapter)]
     blocks += [(registry.readers, {"name": s.reader}) for stage in recipe.stages for s in stage.data]
-    plugins = {f"{found.group}:{block['name']}": found.provenance(block["name"]) for found, block in blocks}
+    plugins = {f"{found.group}:{block['name']}": found.provenance(block["name"]) for found, block in blocks
+               if "share" not in block}  # fmt: skip
     return {
         "plugins": plugins,
         "libraries": {name: _version(name) for name in _LIBRARIES},

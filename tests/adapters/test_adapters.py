@@ -12,7 +12,7 @@ from torch import nn
 
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter
-from omnivit.model.features import Features
+from omnivit.model.features import Features, Layout
 from omnivit.options import merge_options
 
 
@@ -32,10 +32,10 @@ def build(adapter: type[Adapter], *options: object) -> Adapter:
 def test_rows_keep_their_number_and_place(adapter: type[Adapter], features: Features) -> None:
     model = build(adapter)
     out = model(features)
-    assert out.values.shape == (2, model.length(5), 8)
+    assert out.values.shape == (2, model.length(Layout(5)).rows, 8)
     assert out.mask is features.mask
     assert out.grid is features.grid
-    assert pickle.loads(pickle.dumps(model.length))(7) == 7
+    assert pickle.loads(pickle.dumps(model.length))(Layout(7)) == Layout(7)
 
 
 def test_depth_two_is_the_projector_of_llava(features: Features) -> None:

@@ -11,7 +11,10 @@ from torch import Tensor
 from omnivit.data.chat import Chat
 from omnivit.data.prepare import Preparer
 from omnivit.data.sample import Media, Message, Part, Sample, Text
+from omnivit.data.slot import SlotPreparer
 from omnivit.errors import MediaError
+from omnivit.model.adapter import Length, same_length
+from omnivit.model.features import Layout
 from omnivit.model.tokens import byte_tokenizer
 
 NO_SEED = -1
@@ -36,16 +39,20 @@ class SeedProcessor:
         return f"rows={self.rows}"
 
 
-def halved(rows: int) -> int:
+def halved(layout: Layout) -> Layout:
     """An adapter that joins two rows into one."""
-    return rows // 2
+    return Layout(layout.rows // 2)
+
+
+def slot(rows: int, length: Length = same_length) -> SlotPreparer:
+    """An input slot of one branch."""
+    return SlotPreparer((SeedProcessor(rows),), ((0, length),))
 
 
 def small_preparer(max_length: int = 200, truncate: bool = False, **changes: object) -> Preparer:
     """Two slots: 6 encoder rows become 3 in `image`, 4 stay 4 in `audio`."""
-    processors = {"image": SeedProcessor(6), "audio": SeedProcessor(4)}
-    lengths = {"image": halved, "audio": lambda rows: rows}
-    made = Preparer(Chat(byte_tokenizer()), processors, lengths, max_length, truncate)
+    slots = {"image": slot(6, halved), "audio": slot(4)}
+    made = Preparer(Chat(byte_tokenizer()), slots, max_length, truncate)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -319,7 +319,7 @@ SWAPS = "{% for m in messages %}{% for p in m.content | reverse %}{{ p.text or p
         (CHATML, [user("a")], [], "No token is supervised"),
         (CHATML, [], [], "empty conversation"),
         (CHATML, [user(IMAGE), assistant("b")], [], "1 media, but 0 lengths"),
-        (CHATML, [user(IMAGE), assistant("b")], [0], "takes 0 rows"),
+        (CHATML, [user(IMAGE), assistant("b")], [-1], "takes -1 rows"),
         (CHATML, [user("a\ud800"), assistant("b")], [], "message 1 is not Unicode"),
         (
             PARTS,

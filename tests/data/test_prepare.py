@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from prepare_support import NO_SEED, SeedProcessor, sample, small_preparer
+from prepare_support import NO_SEED, sample, slot, small_preparer
 
 from omnivit.data.chat import Chat
 from omnivit.data.collate import IGNORE, EncodedSample, Span
@@ -132,15 +132,15 @@ def test_the_fingerprint_changes_with_whatever_changes_the_tokens() -> None:
         small_preparer(max_length=201),
         small_preparer(truncate=True),
         small_preparer(chat=Chat(byte_tokenizer(), template)),
-        small_preparer(processors={"image": SeedProcessor(8), "audio": SeedProcessor(4)}),
-        small_preparer(processors={"image": SeedProcessor(6)}),
+        small_preparer(slots={"image": slot(8), "audio": slot(4)}),
+        small_preparer(slots={"image": slot(6)}),
     ]
     assert plain.fingerprint() == small_preparer().fingerprint()
     assert len({plain.fingerprint(), *(other.fingerprint() for other in others)}) == 6
 
 
 def test_a_pickled_preparer_prepares_alike() -> None:
-    plain = small_preparer(lengths={"image": len, "audio": len})  # never called: there are no media
+    plain = small_preparer()
     copy = pickle.loads(pickle.dumps(plain))
     assert copy(sample("abc")).ids.equal(plain(sample("abc")).ids) and copy.fingerprint() == plain.fingerprint()
     assert len(pickle.dumps(plain)) < 100_000

@@ -95,7 +95,9 @@ def test_pixels_are_those_of_timm(name: str, size: tuple[int, int]) -> None:
 
 def processor_for(data: dict[str, object]) -> Processor:
     same = {key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
-    return TimmProcessor(rows=1, height=data["input_size"][1], width=data["input_size"][2], augment=False, **same)
+    return TimmProcessor(
+        patches=(1, 1), height=data["input_size"][1], width=data["input_size"][2], augment=False, **same
+    )
 
 
 def test_processor_takes_timms_settings() -> None:

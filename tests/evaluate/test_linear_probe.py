@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, MediaError
 from omnivit.evaluate.probe import classify, common_slots, fitted, fold_masks, linear_probe, pooled, rotated
 from omnivit.evaluate.probe import views as views_of
+from omnivit.model.adapter import same_length
 from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 
@@ -110,8 +112,9 @@ class Reading:
         return "reading"
 
 
-MODEL = cast(OmniModel, SimpleNamespace(encoders={"number": Scale()}))
-PROCESSORS = {"number": Reading()}
+SCALE = Scale()
+MODEL = cast(OmniModel, SimpleNamespace(encoders={"number": SCALE}, slot_encoders=lambda _: (SCALE,)))
+INPUTS = {"number": SlotPreparer((Reading(),), ((0, same_length),))}
 
 
 def number(value: Any, answer: str, slots: tuple[str, ...] = ("number",)) -> Sample:
@@ -129,19 +132,19 @@ def test_pooled_ignores_padding() -> None:
 
 
 def test_views_put_media_side_by_side() -> None:
-    found = views_of(MODEL, PROCESSORS, [number(3, "low", ("number",) * 2)] * 3, ("number", "number"), 2)
+    found = views_of(MODEL, INPUTS, [number(3, "low", ("number",) * 2)] * 3, ("number", "number"), 2)
     assert {name: tuple(view.shape) for name, view in found.items()} == {"mean": (3, 4), "rows": (3, 12)}
     assert found["rows"][2].tolist() == [3, 1, 6, 2, 9, 1] * 2
 
 
 def test_rows_of_different_number_are_only_averaged() -> None:
-    assert views_of(MODEL, PROCESSORS, numbers(3, 4, -1, 5), ("number",), 2).keys() == {"mean"}
+    assert views_of(MODEL, INPUTS, numbers(3, 4, -1, 5), ("number",), 2).keys() == {"mean"}
 
 
 def test_linear_probe_reads_the_encoder() -> None:
     train = numbers(*[k / 2 for k in range(22)])
     state = torch.random.get_rng_state()
-    found = linear_probe(MODEL, PROCESSORS, train, numbers(0.2, 1, 2, 8, 9, 9.9), batch_size=4)
+    found = linear_probe(MODEL, INPUTS, train, numbers(0.2, 1, 2, 8, 9, 9.9), batch_size=4)
     assert (found.mean, found.n) == (1.0, 6)
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -158,7 +161,7 @@ def test_linear_probe_reads_the_encoder() -> None:
 )
 def test_what_the_probe_refuses(train: list[Sample], held: list[Sample], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        linear_probe(MODEL, PROCESSORS, train, held, batch_size=4)
+        linear_probe(MODEL, INPUTS, train, held, batch_size=4)
 
 
 def test_media_are_asked_for() -> None:

@@ -1,0 +1,107 @@
+"""What the LLM's layers may know of the batch beside hidden states: where media stand, and what their adapters hold.
+
+Adapters that change the LLM (visual experts, gated cross-attention, ...) are given a `Context` by every layer that they
+changed (`omnivit.model.surgery`). While text is generated, layers see a window of it: one column a step.
+
+Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import Batch
+from omnivit.model.features import Features
+
+
+@dataclass(frozen=True)
+class SlotContext:
+    """The media of one slot."""
+
+    features: Features
+    """[M, L, D] what the adapter returned; `features.memory` is what it kept for the layers."""
+    samples: Tensor
+    """[M] row of the batch that each medium belongs to; in reading order."""
+    order: Tensor
+    """[M] 1 for the first medium of its sample, 2 for the second, ..."""
+    seen: Tensor
+    """[B, T] how many media of this slot have begun at or before each token, within its sample."""
+    rows: Tensor
+    """[R] indices of the rows of media in the hidden states flattened to [B * T, D]."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A batch as the layers see it."""
+
+    route: Tensor
+    """[B, T] 0 for text and padding, 1 + index of the slot (in `slots`) for rows of media."""
+    slots: tuple[str, ...]
+    media: Mapping[str, SlotContext]
+    """The slots that the batch has media of."""
+    text: Tensor
+    """[B * T - rows] indices of all other rows, flattened alike."""
+
+    @classmethod
+    def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
+        """The context of a batch whose media became `features`."""
+        media = {}
+        for slot, found in features.items():
+            own = batch.media[slot]
+            samples = torch.tensor(own.samples, device=batch.route.device)
+            starts = torch.zeros_like(batch.route).index_put_(
+                (samples, own.starts.clamp(max=batch.route.shape[1] - 1)), torch.ones_like(samples), accumulate=True
+            )
+            seen = starts.cumsum(dim=1)
+            earlier = (samples[:, None] == samples[None]).tril().sum(dim=1)
+            rows = _indices(batch.route == 1 + batch.slots.index(slot))
+            media[slot] = SlotContext(found, samples, earlier, seen, rows)
+        return cls(batch.route, batch.slots, media, _indices(batch.route == 0))
+
+    def window(self, start: int, length: int, size: int) -> Context:
+        """Columns `start` to `start + length` for `size` samples: new tokens behind the prompt count as text.
+
+        Args:
+            start: tokens that are in the cache already.
+            length: tokens of this step.
+            size: samples of this step: B, or a multiple of it where each is continued in several beams.
+        """
+        beams = size // len(self.route)
+        if (start, length, beams) == (0, self.route.shape[1], 1):
+            return self
+        route = _columns(self.route, start, length, beams, after=0)
+        media = {}
+        for slot, found in self.media.items():
+            seen = _columns(found.seen, start, length, beams, after=None)
+            samples = (found.samples[:, None] * beams + torch.arange(beams, device=route.device)).flatten()
+            order = found.order.repeat_interleave(beams)
+            rows = _indices(route == 1 + self.slots.index(slot))
+            media[slot] = SlotContext(_repeated(found.features, beams), samples, order, seen, rows)
+        return Context(route, self.slots, media, _indices(route == 0))
+
+
+def _indices(where: Tensor) -> Tensor:
+    return where.flatten().nonzero().squeeze(1)
+
+
+def _columns(table: Tensor, start: int, length: int, beams: int, after: int | None) -> Tensor:
+    """Some columns of [B, T], each row `beams` times; columns beyond T hold `after`, or what the last one holds."""
+    last = table.shape[1] - 1
+    columns = torch.arange(start, start + length, device=table.device)
+    found = table[:, columns.clamp(max=last)]
+    if after is not None:
+        found = found.masked_fill(columns > last, after)
+    return found.repeat_interleave(beams, dim=0)
+
+
+def _repeated(features: Features, beams: int) -> Features:
+    if beams == 1:
+        return features
+    memory = None if features.memory is None else _repeated(features.memory, beams)
+    grid = None if features.grid is None else features.grid.repeat_interleave(beams, dim=0)
+    values, mask = (part.repeat_interleave(beams, dim=0) for part in (features.values, features.mask))
+    return replace(features, values=values, mask=mask, grid=grid, memory=memory)
