@@ -60,6 +60,7 @@ class ChainAdapter(Adapter):
             width = step.width
         self.width = width
         self.length = ChainLength(tuple(step.length for step in self._each()))
+        self.positions = next((step.positions for step in reversed(self._each()) if step.positions is not None), None)
         self.instruction_tokenizer, self.instruction_limit = _instruction(self._each())
 
     @property

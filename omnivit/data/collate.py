@@ -38,6 +38,8 @@ class EncodedSample:
     """In reading order."""
     items: tuple[Mapping[str, Tensor], ...]
     """The processor's output for each span."""
+    positions: Tensor
+    """[T] position of each token: a range, unless an adapter counts the rows of its media another way."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
         offset = length - size if pad_left else 0
         here = slice(offset, offset + size)
         ids[row, here], labels[row, here], mask[row, here] = sample.ids, sample.labels, True
-        positions[row, here] = torch.arange(size)
+        positions[row, here] = sample.positions
         for span in sample.spans:
             start = offset + span.start
             route[row, start : start + span.length] = 1 + slots.index(span.slot)

@@ -5,9 +5,10 @@ Runs in loader workers: it holds processors and a tokenizer, no weights, and pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from omnivit.data.chat import Chat, Supervise
@@ -51,7 +52,8 @@ class Preparer:
             encoded = self.chat.encode(sample.messages, rows, generate=generate, supervise=supervise)
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
-        prepared = EncodedSample(str(sample), encoded.ids, encoded.labels, encoded.spans, items)
+        positions = self._positions(len(encoded.ids), encoded.spans)
+        prepared = EncodedSample(str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions)
         return self._fit(prepared, supervised=not generate)
 
     def fingerprint(self) -> str:
@@ -69,6 +71,15 @@ class Preparer:
             return self.slots[media.slot].rows(item)
         except RecipeError as error:
             raise RecipeError(f"model.inputs.{media.slot}.adapter: {error}") from error
+
+    def _positions(self, tokens: int, spans: Sequence[Span]) -> Tensor:
+        """[T] one by one, but for media whose adapter counts otherwise; what follows goes on from their last."""
+        steps = torch.ones(tokens, dtype=torch.long)
+        for span in spans:
+            rule = self.slots[span.slot].positions
+            if rule is not None and span.length:
+                steps[span.start + 1 : span.start + span.length] = rule(span.length).diff()
+        return steps.cumsum(dim=0) - 1
 
     def _fit(self, sample: EncodedSample, supervised: bool) -> EncodedSample:
         if len(sample.ids) <= self.max_length:
@@ -100,7 +111,7 @@ def _truncated(sample: EncodedSample, limit: int) -> EncodedSample:
             f"{sample.name}: no supervised token is left when its {len(sample.ids)} tokens are cut to "
             f"`data.max_length` {limit}. Raise it or shorten the sample."
         )
-    return replace(sample, ids=sample.ids[:limit], labels=labels)
+    return replace(sample, ids=sample.ids[:limit], labels=labels, positions=sample.positions[:limit])
 
 
 def _spelled(span: Span) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omnivit.data.sample import Media
-from omnivit.model.adapter import Instruction, Length
+from omnivit.model.adapter import Instruction, Length, Positions
 from omnivit.model.encoder import Processor, layout_of
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class SlotPreparer:
     """Of each distinct encoder of the slot."""
     branches: tuple[tuple[int, Length], ...]
     """For each branch: which of the processors is its encoder's, and its adapter's length rule."""
+    positions: Positions | None = None
+    """How the LLM counts the rows of a medium; None: one by one."""
     instruction: InstructionReader | None = None
     """Where an adapter of the slot reads the instruction."""
 

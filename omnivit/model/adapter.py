@@ -25,6 +25,10 @@ Length = Callable[[Layout], Layout]
 It raises `RecipeError` for rows that the adapter cannot take (no grid, where one is needed)."""
 
 
+Positions = Callable[[int], Tensor]
+"""Rows of a medium -> [rows] position of each, counted from the first's; must pickle."""
+
+
 def same_length(layout: Layout) -> Layout:
     """The rule of adapters that keep the rows and their places."""
     return layout
@@ -64,6 +68,8 @@ class Adapter(nn.Module, ABC):
     """How many rows come out for what comes in (Law 2)."""
     width: int
     """Width of the rows that come out: the LLM's, unless the adapter is made for the inside of a chain."""
+    positions: Positions | None = None
+    """How the LLM counts the medium's rows, where not one by one (CogVLM gives all patches one position)."""
     instruction_tokenizer: str | None = None
     """Set to a tokenizer's path (or `bytes`): `forward` is given the turn's instruction."""
     instruction_limit: int = 128

@@ -14,7 +14,7 @@ from omnivit.data.mixture import derive_seed
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter
+from omnivit.model.adapter import Adapter, Positions
 from omnivit.model.encoder import Encoder
 from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
@@ -217,8 +217,15 @@ def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
     return SlotPreparer(
         tuple(encoder.processor() for encoder in encoders),
         tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
+        _positions([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
         _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
     )
+
+
+def _positions(adapters: Sequence[Adapter], path: str) -> Positions | None:
+    if len(adapters) > 1 and any(adapter.positions is not None for adapter in adapters):
+        raise RecipeError(f"{path}: an adapter that counts positions its own way must be the only branch of its input.")
+    return adapters[0].positions
 
 
 def _instruction_reader(adapters: Sequence[Adapter], path: str) -> InstructionReader | None:

@@ -7,7 +7,7 @@ from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
 
 def sample(name: str, ids: list[int], labels: list[int], spans: tuple[Span, ...] = ()) -> EncodedSample:
     items = tuple({"x": torch.tensor([span.start])} for span in spans)
-    return EncodedSample(name, torch.tensor(ids), torch.tensor(labels), spans, items)
+    return EncodedSample(name, torch.tensor(ids), torch.tensor(labels), spans, items, torch.arange(len(ids)))
 
 
 SAMPLES = [

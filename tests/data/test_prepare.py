@@ -7,10 +7,12 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from prepare_support import NO_SEED, sample, slot, small_preparer
+from torch import Tensor
 
 from omnivit.data.chat import Chat
-from omnivit.data.collate import IGNORE, EncodedSample, Span
+from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
 from omnivit.data.mixture import derive_seed
 from omnivit.data.sample import Media, Message, Sample, Text
 from omnivit.errors import DataError, MediaError
@@ -144,3 +146,20 @@ def test_a_pickled_preparer_prepares_alike() -> None:
     copy = pickle.loads(pickle.dumps(plain))
     assert copy(sample("abc")).ids.equal(plain(sample("abc")).ids) and copy.fingerprint() == plain.fingerprint()
     assert len(pickle.dumps(plain)) < 100_000
+
+
+def test_an_adapter_may_count_the_positions_of_its_rows() -> None:
+    """CogVLM: the rows between the first and the last share one position; what follows goes on from the last."""
+    slots = {"image": replace(slot(5), positions=shared_inside), "audio": slot(2)}
+    found = small_preparer(slots=slots)(sample("ab", Media("image", "x.png"), "c", Media("audio", "y.wav")))
+    image, audio = found.spans
+    first = image.start
+    assert found.positions[: first + 5].tolist() == [*range(first), first, first + 1, first + 1, first + 1, first + 2]
+    assert found.positions[first + 5 :].diff().unique().tolist() == [1]
+    assert found.positions[first + 5] == first + 3 and found.positions[-1] == len(found.ids) - 1 - 2
+    assert audio.length == 2
+    assert collate([found], ("image", "audio"), 0).positions[0].tolist() == found.positions.tolist()
+
+
+def shared_inside(rows: int) -> Tensor:
+    return torch.arange(rows).clamp(max=1) + (torch.arange(rows) == rows - 1).long()

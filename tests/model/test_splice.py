@@ -11,7 +11,7 @@ from omnivit.model.splice import splice
 
 def sample(name: str, length: int, spans: tuple[Span, ...]) -> EncodedSample:
     items = tuple({"pixels": torch.full((1,), float(i))} for i in range(len(spans)))
-    return EncodedSample(name, torch.arange(length), torch.arange(length), spans, items)
+    return EncodedSample(name, torch.arange(length), torch.arange(length), spans, items, torch.arange(length))
 
 
 @pytest.fixture
