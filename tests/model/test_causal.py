@@ -109,6 +109,24 @@ def test_generation_is_that_of_transformers(saved: Path) -> None:
     assert torch.equal(ours, theirs[:, ids.shape[1] :])
 
 
+@torch.no_grad()
+def test_generation_goes_on_from_the_last_position() -> None:
+    """Where rows of a medium share a position, the answer's positions follow the last one, not the number of rows."""
+    model = random_lm(config=LLAMA).eval()
+    model.hf.model.embed_tokens.weight.mul_(20)  # or its answers would hardly depend on what stands where
+    ids, mask, _ = batch([9, 6], left=True)
+    positions = torch.tensor([[0, 1, 2, 2, 2, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1, 1, 2, 3]])
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    found = model.generate(model.embed(ids), mask, positions, **options)
+    for step in range(5):
+        last = torch.zeros_like(mask)
+        last[:, -1] = True
+        new = model(model.embed(ids), mask, positions, last).logits.argmax(dim=1, keepdim=True)
+        assert torch.equal(new[:, 0], found[:, step])
+        ids, mask = torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+
+
 def test_structure_alone_has_no_weights_and_loading_brings_them(saved: Path) -> None:
     model = CausalLM(CausalConfig(path=str(saved)))
     assert all(parameter.is_meta for parameter in model.parameters())
