@@ -9,7 +9,7 @@ Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,15 @@ class SlotContext:
     """[B, T] how many media of this slot have begun at or before each token, within its sample."""
     rows: Tensor
     """[R] indices of the rows of media in the hidden states flattened to [B * T, D]."""
+
+    table: Tensor = field(init=False)
+    """[B, N] index of each sample's first, second, ... medium among the M; -1 where it has no more."""
+
+    def __post_init__(self) -> None:
+        most = int(self.order.max()) if len(self.order) else 0
+        table = self.seen.new_full((len(self.seen), most), -1)
+        numbers = torch.arange(len(self.order), device=table.device)
+        object.__setattr__(self, "table", table.index_put_((self.samples, self.order - 1), numbers))
 
 
 @dataclass(frozen=True)

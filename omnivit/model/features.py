@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from omnivit.errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -48,9 +50,15 @@ def joined(parts: Sequence[Features]) -> Features:
     """The rows of several branches one after the other: [M, S1 + S2 + ..., D]. Memories are joined alike.
 
     The grid is that of a single part; rows of several have no common one.
+
+    Raises:
+        RecipeError: their widths differ.
     """
     if len(parts) == 1:
         return parts[0]
+    widths = [part.values.shape[2] for part in parts]
+    if len(set(widths)) > 1:
+        raise RecipeError(f"the rows of an input's branches cannot be joined: they are {widths} wide.")
     values = torch.cat([part.values for part in parts], dim=1)
     mask = torch.cat([part.mask for part in parts], dim=1)
     memories = [part.memory for part in parts if part.memory is not None]

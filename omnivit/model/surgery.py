@@ -87,10 +87,10 @@ class Surgery:
         if not self._changes:
             return
         self.model.register_forward_pre_hook(self._tell, with_kwargs=True)
-        for layer in self.layers:
-            change(layer.block, self._enter)
         for name, function in self._changes:
             change(self.model.get_submodule(name), functools.partial(self._with_context, function))
+        for layer in self.layers:  # last, so that it stands around changes of the layer itself
+            change(layer.block, self._enter)
 
     @contextmanager
     def telling(self, context: Context | None) -> Iterator[None]:

@@ -1,0 +1,231 @@
+"""`gated_cross_attention`: new layers between the LLM's, in which text attends to the last medium before it.
+
+Flamingo (Alayrac et al., arXiv 2204.14198, section 2.2 and appendix A.1.2), as OpenFlamingo (arXiv 2308.01390) and
+Otter (arXiv 2305.03726) build it. The rows of media stay out of the LLM's sequence, where one learned row stands for
+each medium. Gates start at zero, so that the LLM gives at first what it gives without the layers.
+
+Shapes: B samples, T tokens, D LLM width, M media of the slot, R rows a medium, D' their width, N media of the sample
+that has most, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from omnivit.errors import RecipeError
+from omnivit.model.adapter import Adapter, FixedLength, Instruction
+from omnivit.model.context import Context, SlotContext
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
+from omnivit.model.weights import load_strictly, locate, read_state
+
+_KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
+"""Weights of a gated layer in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""
+
+
+@dataclass
+class GatedCrossAttentionConfig:
+    """What a recipe may say to `gated_cross_attention`."""
+
+    every: int = 4
+    """A gated layer stands before every n-th layer of the LLM: 4 puts them before layers 4, 8, 12, ... (from 1)."""
+    heads: int = 8
+    """H."""
+    head_width: int = 64
+    """E."""
+    mlp_ratio: int = 4
+    """Hidden width of the gated layer's MLP, in LLM widths."""
+    only_immediate: bool = True
+    """Text attends to the last medium before it; False: to all media before it."""
+    marker: bool = True
+    """A learned row stands for the medium in the LLM's sequence, as Flamingo's `<image>` token; False: none does."""
+    path: str | None = None
+    """Weights of the gated layers: a checkpoint file of OpenFlamingo or Otter. Their `<image>` token is not in them."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "heads", "head_width", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+
+
+class GatedCrossAttentionAdapter(Adapter):
+    """Rows [M, R, D'] -> one learned row a medium [M, 1, D]; the rows themselves are kept as `memory`.
+
+    Parameters are `marker` and `layers.INDEX.*`, INDEX being that of the LLM's layer (from 0) which follows the gated
+    one, with OpenFlamingo's names below it. The marker starts as a new embedding of the LLM does (normal, 0.02), all
+    else as OpenFlamingo leaves it: torch's defaults, gates at zero.
+
+    Other adapters of the same slot may keep rows too: a medium's `memory` is attended to as a whole.
+    """
+
+    Config = GatedCrossAttentionConfig
+
+    def __init__(self, config: GatedCrossAttentionConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.config = config
+        self.length = FixedLength(int(config.marker))
+        self.marker = nn.Parameter(torch.randn(llm_width) * 0.02) if config.marker else None
+        self.layers = nn.ModuleDict()
+        """Filled by `install`, which knows the LLM's layers."""
+        self._memory_width = width
+        self._weights: dict[str, Tensor] | None = None
+
+    def load(self) -> None:
+        """Read the weights of `path`; `install` puts them into the layers.
+
+        Raises:
+            RecipeError: no such file, or none of gated layers.
+        """
+        path = self.config.path
+        if path is not None:
+            self._weights = _gated_weights(read_state(locate(path)), path)
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        """Put a gated layer before every n-th layer of the LLM.
+
+        Raises:
+            RecipeError: the LLM has fewer layers than `every`, `path` holds other layers, or the adapter is shared.
+        """
+        del encoder
+        config, surgery = self.config, llm.surgery
+        if self.layers:
+            raise RecipeError(
+                f"gated_cross_attention: its layers serve another input already, so that input {slot!r} cannot share "
+                f"them. Name the adapter again there; encoders can be shared."
+            )
+        chosen = [layer for layer in surgery.layers if (layer.index + 1) % config.every == 0]
+        if not chosen:
+            raise RecipeError(
+                f"gated_cross_attention: `every: {config.every}` leaves no place for a gated layer, because the "
+                f"LLM has {len(surgery.layers)} layers. Say at most {len(surgery.layers)}."
+            )
+        for layer in chosen:
+            gated = GatedLayer(config, self._memory_width, llm.width)
+            self.layers[str(layer.index)] = gated
+            surgery.around(layer.block, functools.partial(_through, gated, slot))
+        if self._weights is not None:
+            load_strictly(self.layers, self._weights, f"gated_cross_attention.path {config.path!r}")
+            self._weights = None
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, R, D'] -> Features [M, 1, D], or [M, 0, D] without `marker`, with those given as `memory`.
+
+        Raises:
+            RecipeError: an adapter before it in a chain has kept rows for the LLM's layers already.
+        """
+        del instruction
+        if features.memory is not None:
+            raise RecipeError(
+                "gated_cross_attention: an adapter before it in the chain keeps rows for the LLM's layers already, "
+                "which would be lost. Leave one of them out, or make them branches of the input."
+            )
+        # whatever stands in padding, even if not finite, must not reach the products with zero attention
+        kept = features.with_values(features.values.masked_fill(~features.mask.unsqueeze(-1), 0.0))
+        marker = features.values.new_empty(0, self.width) if self.marker is None else self.marker.unsqueeze(0)
+        rows = marker.expand(len(features.values), -1, -1)
+        return Features(rows, features.mask.new_ones(rows.shape[:2]), memory=kept)
+
+
+class GatedLayer(nn.Module):
+    """Cross-attention and an MLP, each added to the hidden states by the tanh of its gate. Named as in OpenFlamingo."""
+
+    def __init__(self, config: GatedCrossAttentionConfig, memory_width: int, width: int) -> None:
+        super().__init__()
+        self.attn = MediaAttention(config, memory_width, width)
+        self.attn_gate = nn.Parameter(torch.zeros(1))
+        hidden = config.mlp_ratio * width
+        up, down = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        self.ff = nn.Sequential(nn.LayerNorm(width), up, nn.GELU(), down)
+        self.ff_gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden: Tensor, found: SlotContext | None) -> Tensor:
+        """Hidden states [B, T, D] -> [B, T, D], in their dtype; `found` is None where the batch has no media.
+
+        The MLP changes text without media too: a text alone and in a batch with media gives the same.
+        """
+        dtype = self.attn_gate.dtype
+        if found is not None:
+            change: Tensor = self.attn_gate.tanh() * self.attn(hidden.to(dtype), found)
+            hidden = hidden + change.to(hidden.dtype)
+        change = self.ff_gate.tanh() * self.ff(hidden.to(dtype))
+        return hidden + change.to(hidden.dtype)
+
+
+class MediaAttention(nn.Module):
+    """Attention of tokens to the rows of media before them, in their own sample."""
+
+    def __init__(self, config: GatedCrossAttentionConfig, memory_width: int, width: int) -> None:
+        super().__init__()
+        self.heads, inner = config.heads, config.heads * config.head_width
+        self.only_immediate = config.only_immediate
+        self.norm = nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_kv = nn.Linear(memory_width, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, width, bias=False)
+
+    def forward(self, hidden: Tensor, found: SlotContext) -> Tensor:
+        """Hidden states [B, T, D] -> [B, T, D]: zero for tokens that see no row of a medium."""
+        memory, table, visible = _view(found, self.only_immediate)
+        keys, values = self.to_kv(memory.values.to(hidden.dtype))[table].flatten(1, 2).chunk(2, dim=-1)
+        mask = (visible.unsqueeze(-1) & memory.mask[table].unsqueeze(1)).flatten(2)
+        sighted = mask.any(dim=-1, keepdim=True)
+        # not every kernel gives zero where all is masked: such tokens attend to anything, and what they get is dropped
+        rows = (self.to_q(self.norm(hidden)), keys, values)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in rows)
+        mixed = scaled_dot_product_attention(query, key, value, (mask | ~sighted).unsqueeze(1))
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2).masked_fill(~sighted, 0.0))
+        return out
+
+
+def _view(found: SlotContext, only_immediate: bool) -> tuple[Features, Tensor, Tensor]:
+    """What the tokens may look at.
+
+    Returns:
+        memory: rows of media; of a single token, as generation has them, only those of the medium that it sees.
+        table: [B, N] which of these media belong to each sample, in order; any where it has fewer.
+        visible: [B, T, N] bool, which of its sample's media a token sees.
+    """
+    memory = found.features.memory
+    assert memory is not None, "the adapter of this slot keeps its rows there"
+    table, seen = found.table, found.seen.unsqueeze(-1)
+    if only_immediate and seen.shape[1] == 1:
+        last = table.gather(1, (found.seen - 1).clamp(min=0))
+        chosen = last.squeeze(1).clamp(min=0)
+        own = torch.arange(len(last), device=last.device).unsqueeze(1)
+        return Features(memory.values[chosen], memory.mask[chosen]), own, seen > 0
+    order = torch.arange(1, table.shape[1] + 1, device=table.device)
+    return memory, table.clamp(min=0), order == seen if only_immediate else order <= seen
+
+
+def _through(
+    gated: nn.Module, slot: str, plain: Callable[..., Any], context: Context | None, hidden: Tensor, *args: Any,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    """A layer of the LLM with a gated one before it."""
+    found = None if context is None else context.media.get(slot)
+    return plain(gated(hidden, found), *args, **kwargs)
+
+
+def _gated_weights(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """The gated layers' part of a checkpoint, as `layers` names it."""
+    found = {}
+    for key, value in state.items():
+        if match := _KEY.fullmatch(key):
+            name = match[3].replace("feed_forward.", "ff.")  # Otter's name of it
+            found[f"{match[1] or match[2]}.{name}"] = value
+    if not found:
+        raise RecipeError(
+            f"gated_cross_attention.path {path!r}: holds no gated layers, whose weights are named `...gated_cross_attn_"
+            f"layers.3.attn.to_q.weight` or `...3.gated_cross_attn_layer.attn.to_q.weight`; it begins with "
+            f"{', '.join(list(state)[:3]) or 'nothing'}."
+        )
+    return found

@@ -1,0 +1,64 @@
+"""What the three networks of `resampler` have in common: attention under a mask, sine positions.
+
+Shapes: M media, S rows a medium, Q queries, L queries of a medium, H heads, d width of a head, k grid coordinates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omnivit.errors import RecipeError
+from omnivit.model.features import Features
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, seen: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention of queries [M, L, H * d] over keys and values [M, S, H * d] -> [M, L, H * d].
+
+    `seen` ([M, L or 1, S] bool) says which keys a query attends to; it must leave every query at least one.
+    """
+    q, k, v = (per_head(rows, heads).transpose(1, 2) for rows in (q, k, v))
+    found = F.scaled_dot_product_attention(q, k, v, seen[:, None], dropout_p=dropout)
+    return found.transpose(1, 2).flatten(-2)
+
+
+def per_head(rows: Tensor, heads: int) -> Tensor:
+    """[M, L, H * d] -> [M, L, H, d]."""
+    return rows.reshape(*rows.shape[:2], heads, -1)
+
+
+def sines(places: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of places [...] at width / 2 falling frequencies -> [..., width] (Vaswani et al.)."""
+    steps = torch.arange(width // 2, device=places.device, dtype=torch.float32) / (width / 2)
+    angles = places.float()[..., None] * 10000.0**-steps
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def grid_sines(grid: Tensor, width: int) -> Tensor:
+    """Places (..., y, x) [..., k] -> [..., width]: half for x, then half for y, as MAE (arXiv 2111.06377) orders them.
+
+    Rows without a place (-1: a class token) get zeros.
+    """
+    found = torch.cat([sines(grid[..., -1], width // 2), sines(grid[..., -2], width // 2)], dim=-1)
+    return found.masked_fill((grid[..., -1:] < 0), 0.0)
+
+
+def grid_of(features: Features, why: str) -> Tensor:
+    """[M, S, k] places of the rows, k = 2 or 3. Raises RecipeError where the encoder gives none."""
+    if features.grid is None or features.grid.shape[-1] not in (2, 3):
+        raise RecipeError(
+            f"resampler: {why}, but the encoder does not say where in a picture (y, x) its rows stand. "
+            f"Use `kind: perceiver`, or an encoder whose rows fill a grid."
+        )
+    return features.grid
+
+
+def square(side: int) -> Tensor:
+    """[side * side, 2] places (y, x), row by row."""
+    return torch.cartesian_prod(torch.arange(side), torch.arange(side))
+
+
+def all_seen(features: Features, count: int) -> Tensor:
+    """[M, count] True."""
+    return features.mask.new_ones(len(features.mask), count)

@@ -1,0 +1,40 @@
+"""A small block of every adapter, as it stands in a recipe, and the kinds of rows that it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RESAMPLER = {"name": "resampler", "queries": 4, "heads": 2}
+GATED = {"name": "gated_cross_attention", "every": 1, "heads": 2, "head_width": 8}
+QFORMER = {"name": "qformer", "queries": 4, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
+
+
+def chain(*steps: dict[str, Any]) -> dict[str, Any]:
+    """Blocks one after the other."""
+    return {"name": "chain", "steps": list(steps)}
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "linear": {"name": "linear"},
+    "mlp": {"name": "mlp", "depth": 2},
+    "chain": chain({"name": "mlp"}, {"name": "linear"}),
+    "qformer": QFORMER,
+    "qformer with instruction": {**QFORMER, "instruction_tokenizer": "bytes"},
+    "qformer, then linear": chain({**QFORMER, "projection": False}, {"name": "linear"}),
+    "resampler perceiver": {**RESAMPLER, "queries": 5, "head_width": 4, "depth": 2, "frames": 3},
+    "resampler query": {**RESAMPLER, "kind": "query"},
+    "resampler abstractor": {**RESAMPLER, "kind": "abstractor", "depth": 2},
+    "resampler abstractor with positions": {**RESAMPLER, "kind": "abstractor", "depth": 2, "positions": True},
+    "gated_cross_attention": GATED,
+    "gated_cross_attention after a resampler": chain({**RESAMPLER, "depth": 1, "projection": False}, GATED),
+}
+"""Name in the tests -> block."""
+
+_GRID = "needs rows that fill the grid"
+REFUSED: dict[tuple[str, str], str] = {
+    ("resampler query", "audio"): _GRID,
+    ("resampler query", "points"): _GRID,
+    ("resampler abstractor with positions", "audio"): "`positions` need rows",
+    ("resampler abstractor with positions", "points"): "`positions` need rows",
+}
+"""(Name, kind of rows) -> what the refusal says."""
