@@ -20,7 +20,7 @@ from omnivit.recipe_source import MAX_DEPTH, Node, absolute, full, parse, read, 
 from omnivit.typed import Keys, Where, hints, near
 
 COMMAND_LINE = "command line"
-_PLUGIN_BLOCKS = (("model", "llm"), ("model", "inputs", None, "encoder"), ("model", "inputs", None, "adapter"))
+_PLUGIN_BLOCKS = re.compile(r"model\.(llm|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter))")
 _ROOT = ("data", "root")
 
 
@@ -108,12 +108,14 @@ def merge(base: Node, top: Node, keys: Keys = ()) -> Node:
 
 
 def _other_plugin(base: Node, top: Node, keys: Keys) -> bool:
-    is_block = any(
-        len(block) == len(keys) and all(want in (None, key) for want, key in zip(block, keys, strict=True))
-        for block in _PLUGIN_BLOCKS
-    )
-    old, new = get(base, ("name",)), get(top, ("name",))
-    return is_block and old is not None and new is not None and old.value != new.value
+    old, new = _plugin(base), _plugin(top)
+    return None not in (old, new) and old != new and _PLUGIN_BLOCKS.fullmatch(Where(keys).path) is not None
+
+
+def _plugin(block: Node) -> tuple[str, Any] | None:
+    """What a block is: a plugin by its name, or another block that it shares; None where it does not say."""
+    said = [(key, found.value) for key in ("name", "share") if (found := get(block, (key,))) is not None]
+    return said[0] if said else None
 
 
 def override(tree: Node, assignments: Sequence[str]) -> Node:

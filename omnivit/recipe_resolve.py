@@ -37,9 +37,10 @@ def resolve(draft: Any, where: Where) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _Expansion(dataclasses.asdict(draft), where).of(())
+    written = dataclasses.asdict(draft)  # untyped: OmegaConf knows no `Slot | list[Slot]`; types are checked after it
+    _Expansion(written, where).of(())
     try:
-        plain = OmegaConf.to_container(OmegaConf.structured(draft), resolve=True)
+        plain = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
     except OmegaConfBaseException as error:
         place = Where.of(getattr(error, "full_key", None) or "", where.places)
         reason = str(error.msg if hasattr(error, "msg") else error).strip().partition("\n")[0]

@@ -8,6 +8,8 @@ Shapes: M media, Q instruction tokens (padded).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +42,11 @@ class InstructionReader:
         fill = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([*found, *[fill] * padding], dtype=torch.long)
         return {_IDS: ids, _MASK: torch.arange(self.limit) < len(found)}
+
+    def fingerprint(self) -> str:
+        """Changes with the vocabulary and the limit. 16 hex digits."""
+        facts = [sorted(self.tokenizer.get_vocab().items()), self.limit]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class SlotPreparer:
 
     def fingerprint(self) -> str:
         """Changes whenever the same medium would give other tensors."""
-        return "+".join(processor.fingerprint() for processor in self.processors)
+        parts = [processor.fingerprint() for processor in self.processors]
+        return "+".join(parts if self.instruction is None else [*parts, self.instruction.fingerprint()])
 
 
 def encoder_items(items: Mapping[str, Tensor], number: int, count: int) -> dict[str, Tensor]:

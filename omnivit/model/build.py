@@ -184,8 +184,10 @@ def load_model(recipe: Recipe) -> OmniModel:
 def complete(model: OmniModel, seed: int) -> None:
     """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA."""
     for slot in model.adapters:
-        for number, branch in enumerate(model.branches(slot)):
-            with seeded(seed, "install", slot, *([number] if number else [])), _named(f"model.inputs.{slot}.adapter"):
+        branches = model.branches(slot)
+        for number, branch in enumerate(branches):
+            path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
+            with seeded(seed, "install", slot, *([number] if number else [])), _named(path):
                 branch.adapter.install(model.llm, branch.encoder, slot)
     with seeded(seed, "peft"):
         model.llm.add_peft()

@@ -1,0 +1,235 @@
+"""`bottleneck`: narrow paths in every layer of the LLM, mixed by whether a sample shows a medium, and in the encoder.
+
+Mixture-of-modality adaptation, the method of LaVIN (Luo et al., Cheap and Quick, arXiv 2305.15023), in the form of
+RepAdapter (arXiv 2302.08106). A path maps rows down to a few channels and up again and is added to what enters the
+attention. In the LLM there are two ways up, weighted by a router that reads a learned vector: one for samples with
+media, one for text alone. Ways up start at zero, so that LLM and encoder give at first what they give without.
+
+The authors' code puts the vector into the sequence as its first token and routes each layer by its state there; here
+each layer's router reads the vector itself, so that no token is added and a text alone stays as it is.
+
+Shapes: B samples, T tokens, S rows, D width of the LLM or the encoder, d channels of a bottleneck, G groups.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.errors import RecipeError
+from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.model.context import Context
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
+from omnivit.model.surgery import change
+
+_ATTENTIONS = ("self_attn", "attention", "attn")
+"""What the blocks of transformers' and timm's encoders call their attention."""
+
+
+@dataclass
+class BottleneckConfig:
+    """What a recipe may say to `bottleneck`. The defaults are LaVIN's."""
+
+    dim: int = 8
+    """d, channels of a bottleneck."""
+    groups: int = 2
+    """G, into which the way up is divided: each group of channels makes its own part of the width."""
+    scale: float = 1.0
+    """Factor of what a bottleneck adds."""
+    temperature: float = 10.0
+    """The router's scores are divided by it before the softmax: the higher, the more even the mixture."""
+    dropout: float = 0.1
+    """Share of the d channels that is dropped in training."""
+    position: Literal["attention", "block"] = "attention"
+    """In the LLM, before each attention; `block`: before each MLP as well."""
+    encoder: bool = True
+    """Put bottlenecks without a router before the attentions of the encoder too. It then runs with gradients."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
+        if self.dim % self.groups:
+            raise ValueError(f"dim ({self.dim}) must be a multiple of groups ({self.groups}).")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature ({self.temperature}) must be above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout ({self.dropout}) must be at least 0 and below 1.")
+
+
+class BottleneckAdapter(Adapter):
+    """Rows [M, S, D] pass unchanged, so it stands at the end of a chain; LLM and encoder change.
+
+    Parameters are `modality.weight` ([2, D]: text alone, with media), `layers.INDEX.attention.*` (and `.mlp.*`) for
+    each layer of the LLM and `encoder_layers.INDEX.*` for each block of the encoder. Where inputs share the adapter, a
+    sample counts as one with media if any of them is in it.
+    """
+
+    Config = BottleneckConfig
+    length = staticmethod(same_length)
+
+    def __init__(self, config: BottleneckConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.width = width
+        self.config = config
+        self.modality = nn.Embedding(2, llm_width)
+        self.layers = nn.ModuleList()
+        """Filled by `install`, which knows the layers; so is the next."""
+        self.encoder_layers = nn.ModuleList()
+        self._slots: list[str] = []
+        self._encoder: tuple[Encoder, ...] = ()  # in a tuple, so that its parameters are not registered here as well
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        """Put bottlenecks into every layer of the LLM and every block of the encoder.
+
+        Raises:
+            RecipeError: a width is no multiple of `groups`, the encoder has no transformer blocks, or the adapter is
+                shared between inputs with different encoders.
+        """
+        if not self._slots:
+            self._enter_llm(llm)
+        self._slots.append(slot)
+        if self.config.encoder:
+            self._enter_encoder(encoder, slot)
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, S, D], as they are."""
+        del instruction
+        return features
+
+    def _enter_llm(self, llm: LanguageModel) -> None:
+        config, surgery = self.config, llm.surgery
+        for layer in surgery.layers:
+            changed = {"attention": layer.attention, "mlp": layer.mlp}
+            names = ("attention", "mlp") if config.position == "block" else ("attention",)
+            parts = {name: RoutedBottleneck(config, llm.width) for name in names}
+            self.layers.append(nn.ModuleDict(parts))
+            for name, bottleneck in parts.items():
+                surgery.around(changed[name], functools.partial(self._through, bottleneck))
+
+    def _enter_encoder(self, encoder: Encoder, slot: str) -> None:
+        if self._encoder:
+            if self._encoder[0] is not encoder:
+                raise RecipeError(
+                    f"bottleneck: its bottlenecks stand in the encoder of another input already, so that input "
+                    f"{slot!r} cannot share them. Share that encoder too, say `encoder: false`, or name the adapter "
+                    f"again there."
+                )
+            return
+        found = list(_attentions(encoder))
+        if not found:
+            raise RecipeError(
+                f"bottleneck: {type(encoder).__name__} holds no transformer blocks (a list of blocks, each with a norm "
+                f"and one of {', '.join(_ATTENTIONS)}), so that no bottleneck fits in. Say `encoder: false` to change "
+                f"the LLM alone, or choose a vision transformer."
+            )
+        for attention, width in found:
+            bottleneck = Bottleneck(self.config, width)
+            self.encoder_layers.append(bottleneck)
+            change(attention, functools.partial(_before, bottleneck))
+        self._encoder, self.in_encoder = (encoder,), True
+
+    def _through(
+        self, bottleneck: nn.Module, plain: Callable[..., Any], context: Context | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """A part of one of the LLM's layers with a bottleneck before it."""
+        mixed = functools.partial(self._mixed, bottleneck, context)
+        return _before(mixed, plain, *args, **kwargs)
+
+    def _mixed(self, bottleneck: nn.Module, context: Context | None, hidden: Tensor) -> Tensor:
+        """Hidden states [B, T, D] -> [B, T, D]. A sample has its kind in prompt and continuation alike."""
+        kinds = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        for slot in self._slots:
+            if context is not None and slot in context.media:
+                kinds = kinds.index_fill(0, context.media[slot].samples, 1)
+        out: Tensor = bottleneck(hidden, self.modality.weight, kinds)
+        return out
+
+
+class Bottleneck(nn.Module):
+    """Rows + scale x up(dropout(down(rows))); `up` starts at zero, `down` at Xavier's uniform weights."""
+
+    def __init__(self, config: BottleneckConfig, width: int) -> None:
+        """Raises RecipeError where `width` cannot be divided into the groups."""
+        super().__init__()
+        if width % config.groups:
+            raise RecipeError(
+                f"bottleneck: `groups: {config.groups}` does not divide {width}, the width of the layers it is for. "
+                f"Choose a divisor of both {width} and `dim` ({config.dim})."
+            )
+        self.scale = config.scale
+        self.down = nn.Linear(width, config.dim)
+        nn.init.xavier_uniform_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.up = GroupedLinear(config.dim, width, config.groups)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows [..., D] -> [..., D], in their dtype."""
+        narrow = self.dropout(self.down(rows.to(self.down.weight.dtype)))
+        change: Tensor = self.scale * self.up(narrow)
+        return rows + change.to(rows.dtype)
+
+
+class RoutedBottleneck(Bottleneck):
+    """A bottleneck with two ways up, `up` and `other_up`, weighted for each sample by a router."""
+
+    def __init__(self, config: BottleneckConfig, width: int) -> None:
+        """Raises RecipeError where `width` cannot be divided into the groups."""
+        super().__init__(config, width)
+        self.temperature = config.temperature
+        self.other_up = GroupedLinear(config.dim, width, config.groups)
+        self.router = nn.Linear(width, 2)
+
+    def weights(self, modality: Tensor) -> Tensor:
+        """Vectors [N, D] -> [N, 2] weights of the two ways up, which sum to 1."""
+        return torch.softmax(self.router(modality) / self.temperature, dim=-1)
+
+    def forward(self, rows: Tensor, modality: Tensor, kinds: Tensor) -> Tensor:  # type: ignore[override]
+        """Rows [B, T, D], vectors [2, D] and which of them each sample has [B] -> [B, T, D], in the dtype of rows."""
+        first, second = self.weights(modality)[kinds, :, None, None].unbind(dim=1)
+        narrow = self.dropout(self.down(rows.to(self.down.weight.dtype)))
+        change: Tensor = self.scale * (first * self.up(narrow) + second * self.other_up(narrow))
+        return rows + change.to(rows.dtype)
+
+
+class GroupedLinear(nn.Module):
+    """A linear map by groups, as a grouped convolution over single rows: [..., d] -> [..., D]. Starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs // groups))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows [..., d] -> [..., D]: channels of the first group make the first D / G, and so on."""
+        maps = self.weight.view(self.groups, -1, self.weight.shape[1])
+        mapped = torch.einsum("...gi,goi->...go", rows.view(*rows.shape[:-1], *maps.shape[::2]), maps)
+        return mapped.flatten(-2) + self.bias
+
+
+def _before(function: Callable[[Tensor], Tensor], plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a module on what `function` makes of its hidden states, its first argument or `hidden_states`."""
+    if args:
+        return plain(function(args[0]), *args[1:], **kwargs)
+    return plain(**{**kwargs, "hidden_states": function(kwargs["hidden_states"])})
+
+
+def _attentions(encoder: nn.Module) -> Iterator[tuple[nn.Module, int]]:
+    """The attention of each transformer block in an encoder, and the width of the rows that enter it."""
+    for stack in encoder.modules():
+        for block in stack.children() if isinstance(stack, (nn.ModuleList, nn.Sequential)) else ():
+            children = dict(block.named_children())
+            attention = next((children[name] for name in _ATTENTIONS if name in children), None)
+            norms = [getattr(child, "weight", None) for name, child in children.items() if "norm" in name]
+            width = next((len(weight) for weight in norms if isinstance(weight, Tensor)), None)
+            if attention is not None and width is not None:
+                yield attention, width
