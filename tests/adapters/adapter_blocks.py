@@ -8,6 +8,8 @@ RESAMPLER = {"name": "resampler", "queries": 4, "heads": 2}
 GATED = {"name": "gated_cross_attention", "every": 1, "heads": 2, "head_width": 8}
 QFORMER = {"name": "qformer", "queries": 4, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
 
+VIDEO_QFORMER = {"name": "video_qformer", "queries": 4, "hidden": 16, "heads": 2, "intermediate": 24}
+
 
 def chain(*steps: dict[str, Any]) -> dict[str, Any]:
     """Blocks one after the other."""
@@ -27,14 +29,23 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "resampler abstractor with positions": {**RESAMPLER, "kind": "abstractor", "depth": 2, "positions": True},
     "gated_cross_attention": GATED,
     "gated_cross_attention after a resampler": chain({**RESAMPLER, "depth": 1, "projection": False}, GATED),
+    "bottleneck": chain({"name": "mlp"}, {"name": "bottleneck", "encoder": False}),
+    "vocabulary": {"name": "vocabulary", "heads": 4},
+    "per_frame": {"name": "per_frame", "adapter": {"name": "linear"}},
+    "video_qformer": VIDEO_QFORMER,
+    "video_qformer audio": {**VIDEO_QFORMER, "branch": "audio", "frames": 48},
+    "video_qformer of frames": chain({"name": "per_frame", "adapter": {**QFORMER, "projection": False}}, VIDEO_QFORMER),
 }
 """Name in the tests -> block."""
 
 _GRID = "needs rows that fill the grid"
+_PLACES = "needs rows in a grid"
 REFUSED: dict[tuple[str, str], str] = {
     ("resampler query", "audio"): _GRID,
     ("resampler query", "points"): _GRID,
     ("resampler abstractor with positions", "audio"): "`positions` need rows",
     ("resampler abstractor with positions", "points"): "`positions` need rows",
+    **{(name, kind): _PLACES for name in ("per_frame", "video_qformer of frames") for kind in ("audio", "points")},
+    **{("video_qformer", kind): _PLACES for kind in ("image", "audio", "points")},
 }
 """(Name, kind of rows) -> what the refusal says."""

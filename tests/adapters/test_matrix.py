@@ -46,7 +46,9 @@ def test_an_adapter_is_trained_saved_opened_and_asked(adapter: str, kind: str, l
     assert all(torch.isfinite(torch.tensor(losses))) and losses[2] != losses[0]
     assert set(model.state_dict()) == keys
 
-    model.eval()
+    model.eval().requires_grad_(
+        False
+    )  # fused kernels of transformers may differ in the last bit where something trains
     trained = {name: p.detach() for name, p in model.named_parameters() if name.startswith("adapters.")}
     path = checkpoint.save(tmp_path, "00-align-step-00000002", trained, {}, {})
     fresh = model_of(ADAPTERS[adapter], kind, LLMS[llm])

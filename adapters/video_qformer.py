@@ -1,0 +1,190 @@
+"""`video_qformer`: learned queries that look at all frames of a clip at once, told by a position which is when.
+
+The video Q-Former of Video-LLaMA (Zhang et al., arXiv 2306.02858, section 2.1.1), and its audio Q-Former (section
+2.1.2): a learned embedding of the frame's number is added to the frame's rows, then a BERT of two layers, each with
+cross-attention, gathers from the rows of all frames, then a linear layer leads to the LLM. The layers are those of
+transformers.
+
+Shapes: M media, S rows a medium, T frames, D width of the rows, Q queries, H hidden width, D_llm LLM width.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from omnivit.errors import RecipeError
+from omnivit.model.adapter import Adapter, Instruction
+from omnivit.model.features import Features, Layout
+from omnivit.model.weights import load_strictly, locate, read_state
+
+Branch = Literal["video", "audio"]
+
+KEYS = (
+    (r"{branch}_query_tokens", "query_tokens"),
+    (r"{branch}(?:_frame)?_position_embedding\.(\w+)", r"frame_positions.\1"),
+    (r"{branch}_Qformer\.bert\.embeddings\.LayerNorm\.(\w+)", r"qformer.layernorm.\1"),
+    (r"{branch}_Qformer\.bert\.encoder\.(.+attention)\.self\.(.+)", r"qformer.encoder.\1.attention.\2"),
+    (r"{branch}_Qformer\.bert\.encoder\.(.+)", r"qformer.encoder.\1"),
+    (r"{projection}\.(\w+)", r"language_projection.\1"),
+)
+"""Keys of Video-LLaMA -> ours; the first that fits a whole key counts."""
+PROJECTIONS: dict[Branch, str] = {"video": "llama_proj", "audio": "audio_llama_proj"}
+
+
+@dataclass
+class VideoQFormerConfig:
+    """What a recipe may say to `video_qformer`; the defaults are Video-LLaMA's."""
+
+    branch: Branch = "video"
+    """`video`: rows in a grid (t, y, x), every frame has a position. `audio`: every row is a moment and has one."""
+    queries: int | None = None
+    """Q, the rows that come out; default: 32, for audio 8."""
+    frames: int | None = None
+    """Most frames (audio: rows), each with its learned position; default: 32, for audio 8."""
+    layers: int = 2
+    """Transformer layers, each with cross-attention."""
+    heads: int = 12
+    """Attention heads."""
+    hidden: int = 768
+    """Width H inside."""
+    intermediate: int = 3072
+    """Width inside the feed-forward parts."""
+    dropout: float = 0.1
+    """While training, on hidden states and attention."""
+    path: str | None = None
+    """Pretrained: a file of Video-LLaMA's weights (.pth); `branch` says which part of it."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.query_count, self.frame_limit, self.layers, self.heads, self.hidden, self.intermediate)
+        if min(sizes) < 1:
+            raise ValueError("queries, frames, layers, heads, hidden and intermediate must be at least 1.")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) cannot be divided among {self.heads} heads.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout ({self.dropout}) must be at least 0 and less than 1.")
+
+    @property
+    def query_count(self) -> int:
+        """Q, decided."""
+        return (32 if self.branch == "video" else 8) if self.queries is None else self.queries
+
+    @property
+    def frame_limit(self) -> int:
+        """Most frames, decided."""
+        return (32 if self.branch == "video" else 8) if self.frames is None else self.frames
+
+
+@dataclass(frozen=True)
+class VideoQFormerLength:
+    """As many rows as queries, for clips that are not longer than there are positions."""
+
+    branch: Branch
+    queries: int
+    frames: int
+
+    def __call__(self, layout: Layout) -> Layout:
+        """Raises RecipeError for rows without a time axis, for none at all, and for too many frames."""
+        if layout.rows < 1:
+            raise RecipeError("video_qformer: the medium has no rows to look at.")
+        if self.branch == "audio":
+            self._limit(layout.rows, "rows, each a moment of its own")
+            return Layout(self.queries)
+        if layout.grid is None or len(layout.grid) != 3:
+            lie = "no grid" if layout.grid is None else f"a grid {layout.grid}"
+            raise RecipeError(
+                f"video_qformer: needs rows in a grid (t, y, x), to know when each is; the {layout.rows} rows here lie "
+                f"in {lie} without a time axis. Let the step before it keep the time, or put it under `per_frame`: "
+                f"{{name: chain, steps: [{{name: per_frame, adapter: ...}}, {{name: video_qformer}}]}}. Where every "
+                f"row is a moment of its own, say `branch: audio`."
+            )
+        self._limit(layout.grid[0], "frames")
+        return Layout(self.queries)
+
+    def _limit(self, found: int, what: str) -> None:
+        if found > self.frames:
+            raise RecipeError(
+                f"video_qformer: the medium has {found} {what}, and there are positions for {self.frames}. Give it at "
+                f"most {self.frames}, or say `frames: {found}` and train the new positions."
+            )
+
+
+class VideoQFormerAdapter(Adapter):
+    """Rows [M, S, D] of up to T frames -> [M, Q, D_llm], in no grid.
+
+    Parameters are `query_tokens`, `frame_positions.weight` [T, D], `qformer.*` (names of transformers' BLIP-2) and
+    `language_projection.*`. Initialised as in Video-LLaMA (`VideoLLAMA.__init__`, `init_video_Qformer`): queries and
+    layers from a normal distribution of deviation 0.02, positions and projection as torch does.
+    """
+
+    Config = VideoQFormerConfig
+
+    def __init__(self, config: VideoQFormerConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.config = config
+        self.length = VideoQFormerLength(config.branch, config.query_count, config.frame_limit)
+        self.frame_positions = nn.Embedding(config.frame_limit, width)
+        settings = Blip2QFormerConfig(
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            cross_attention_frequency=1,
+            encoder_hidden_size=width,
+        )
+        self.qformer: Any = Blip2QFormerModel(settings)
+        queries = torch.empty(1, config.query_count, config.hidden)
+        self.query_tokens = nn.Parameter(queries.normal_(std=settings.initializer_range))
+        self.language_projection = nn.Linear(config.hidden, llm_width)
+
+    def load(self) -> None:
+        """Load the branch's weights from `path`. Raises RecipeError where they are not in it, or do not fit."""
+        if self.config.path is None:
+            return
+        state: dict[str, Tensor] = {}
+        for key, tensor in read_state(locate(self.config.path)).items():
+            if name := _own_name(key, self.config.branch):
+                state[name] = tensor
+        source = f"video_qformer adapter, path {self.config.path!r}, keys of the {self.config.branch} branch"
+        load_strictly(self, state, source)
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, S, D] -> Features [M, Q, D_llm].
+
+        Raises:
+            ValueError: the rows of a clip have no grid; the length rule refuses them before.
+        """
+        del instruction
+        # attention gives padding the weight 0, but 0 times the infinities that it may hold is not 0
+        values = features.values.masked_fill(~features.mask[..., None], 0.0).to(self.query_tokens.dtype)
+        values = values + self.frame_positions(self._times(features))
+        states = self.qformer(
+            query_embeds=self.query_tokens.expand(len(values), -1, -1),
+            encoder_hidden_states=values,
+            encoder_attention_mask=features.mask,
+        ).last_hidden_state
+        mask = features.mask.new_ones(states.shape[:2])
+        return Features(self.language_projection(states), mask, memory=features.memory)
+
+    def _times(self, features: Features) -> Tensor:
+        """[M, S]: the number of each row's frame, 0 for padding."""
+        if self.config.branch == "audio":
+            return (features.mask.cumsum(dim=1) - 1).clamp(min=0)
+        if features.grid is None:
+            raise ValueError("video_qformer: the rows have no grid, though their length rule promised one.")
+        return features.grid[..., 0].masked_fill(~features.mask, 0).long()
+
+
+def _own_name(key: str, branch: Branch) -> str | None:
+    """A key of Video-LLaMA under our names; None: it is of another part, or a range saved as if learnt."""
+    for pattern, name in KEYS:
+        if found := re.fullmatch(pattern.format(branch=branch, projection=PROJECTIONS[branch]), key):
+            return found.expand(name)
+    return None
