@@ -21,6 +21,12 @@ class LinearConfig:
 
     bias: bool = True
     """Add a learned offset; LLaVA does."""
+    width: int | None = None
+    """Width of the rows that come out; default: the LLM's. For the inside of a chain."""
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width ({self.width}) must be at least 1.")
 
 
 class LinearAdapter(Adapter):
@@ -31,7 +37,8 @@ class LinearAdapter(Adapter):
 
     def __init__(self, config: LinearConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
-        self.layers = nn.Sequential(nn.Linear(width, llm_width, bias=config.bias))
+        self.width = llm_width if config.width is None else config.width
+        self.layers = nn.Sequential(nn.Linear(width, self.width, bias=config.bias))
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""

@@ -1,7 +1,8 @@
 """`mlp`: each row on its own through a small multilayer perceptron.
 
 With `depth: 2` and GELU it is the projector of LLaVA-1.5 ("mlp2x_gelu"; Liu et al., Improved Baselines with Visual
-Instruction Tuning, arXiv 2310.03744, section 3.2); MiniGPT-4, ShareGPT4V and many others use the same.
+Instruction Tuning, arXiv 2310.03744, section 3.2); MiniGPT-4, ShareGPT4V and many others use the same. PointLLM's
+(arXiv 2308.16911) has hidden widths 1024 and 2048. `gated` is CogVLM's (arXiv 2311.03079).
 
 Shapes: M media, S rows a medium, D encoder width, H hidden width, D_llm LLM width.
 """
@@ -13,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.features import Features
@@ -33,16 +35,36 @@ class MLPConfig:
 
     depth: int = 2
     """Number of linear layers; 1 is the same as `linear`."""
-    hidden: int | None = None
-    """Width H between the layers; default: the LLM's width."""
+    hidden: int | list[int] | None = None
+    """Width H between the layers, or a list of them, one less than `depth`; default: the width of the rows that come
+    out (four times that where `gated`)."""
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
     """Between the layers."""
     bias: bool = True
     """Add learned offsets; LLaVA does."""
+    gated: bool = False
+    """CogVLM's: a linear map, LayerNorm, GELU, then a gated layer (SiLU) of width H and back; without offsets."""
+    width: int | None = None
+    """Width of the rows that come out; default: the LLM's. For the inside of a chain."""
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or (self.hidden is not None and self.hidden < 1):
-            raise ValueError(f"depth ({self.depth}) and hidden width ({self.hidden}) must be at least 1.")
+        widths = self.hidden if isinstance(self.hidden, list) else [1 if self.hidden is None else self.hidden]
+        if self.depth < 1 or min(widths, default=1) < 1 or (self.width is not None and self.width < 1):
+            raise ValueError(
+                f"depth ({self.depth}), hidden width ({self.hidden}) and width ({self.width}) must be at least 1."
+            )
+        if self.gated and (isinstance(self.hidden, list) or (self.depth, self.activation, self.bias) != DEFAULTS):
+            raise ValueError(
+                "`gated` has a shape of its own: beside it only a single `hidden` and `width` can be said."
+            )
+        if isinstance(self.hidden, list) and len(self.hidden) != self.depth - 1:
+            raise ValueError(
+                f"`depth: {self.depth}` has {self.depth - 1} widths between its layers, not {self.hidden}."
+            )
+
+
+DEFAULTS = (MLPConfig.depth, MLPConfig.activation, MLPConfig.bias)
+"""What must not be said beside `gated`."""
 
 
 class MLPAdapter(Adapter):
@@ -56,14 +78,41 @@ class MLPAdapter(Adapter):
 
     def __init__(self, config: MLPConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
-        hidden = llm_width if config.hidden is None else config.hidden
-        widths = [width] + [hidden] * (config.depth - 1) + [llm_width]
-        self.layers = nn.Sequential(nn.Linear(widths[0], widths[1], bias=config.bias))
-        for before, after in itertools.pairwise(widths[1:]):
-            self.layers.append(ACTIVATIONS[config.activation]())
-            self.layers.append(nn.Linear(before, after, bias=config.bias))
+        self.width = llm_width if config.width is None else config.width
+        self.layers = _gated(config, width, self.width) if config.gated else _plain(config, width, self.width)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""
         del instruction
         return features.with_values(self.layers(features.values.to(next(self.parameters()).dtype)))
+
+
+class GatedLayer(nn.Module):
+    """SiLU of one map times another, and back: [M, S, D] -> [M, S, D] (Shazeer, SwiGLU, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[M, S, D] -> [M, S, D]."""
+        found: Tensor = self.down(functional.silu(self.gate(rows)) * self.up(rows))
+        return found
+
+
+def _plain(config: MLPConfig, width: int, out: int) -> nn.Sequential:
+    between = config.hidden if isinstance(config.hidden, list) else [config.hidden or out] * (config.depth - 1)
+    widths = [width, *between, out]
+    layers = nn.Sequential(nn.Linear(widths[0], widths[1], bias=config.bias))
+    for before, after in itertools.pairwise(widths[1:]):
+        layers.append(ACTIVATIONS[config.activation]())
+        layers.append(nn.Linear(before, after, bias=config.bias))
+    return layers
+
+
+def _gated(config: MLPConfig, width: int, out: int) -> nn.Sequential:
+    assert not isinstance(config.hidden, list)
+    inner = GatedLayer(out, config.hidden or 4 * out)
+    return nn.Sequential(nn.Linear(width, out, bias=False), nn.LayerNorm(out), nn.GELU(), inner)

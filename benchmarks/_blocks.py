@@ -22,7 +22,10 @@ LEARNT: dict[str, dict[str, Any]] = {
     "resampler query": {"name": "resampler", "kind": "query", "queries": 9, "heads": 4},
     "resampler abstractor": {"name": "resampler", "kind": "abstractor", "queries": 8, "heads": 8, "depth": 2},
     "vocabulary": {"name": "vocabulary", "heads": 8},
-    "video_qformer": {"name": "video_qformer", "queries": 8, "hidden": 64, "heads": 4, "intermediate": 128},
+    "per_frame qformer, video_qformer": _chain(
+        {"name": "per_frame", "adapter": {**_QFORMER, "projection": False}},
+        {"name": "video_qformer", "queries": 8, "hidden": 64, "heads": 4, "intermediate": 128},
+    ),
 }
 """Name in the table -> block for `recipes/learn.yaml`: rows of width 1280 on a grid of 4 x 4, LLM of width 128."""
 

@@ -1,4 +1,4 @@
-"""An encoder whose rows lie as a test wants: a grid of a picture, of a clip, a row of a sound, or points in no order."""
+"""An encoder whose rows lie as a test wants: the grid of a picture or a clip, a row of a sound, points in no order."""
 
 from __future__ import annotations
 

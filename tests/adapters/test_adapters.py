@@ -1,19 +1,26 @@
-"""The adapters `linear` and `mlp`."""
+"""The adapters `linear`, `mlp` and `chain`."""
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from omnivit_adapters.chain import ChainAdapter, ChainConfig
 from omnivit_adapters.linear import LinearAdapter, LinearConfig
 from omnivit_adapters.mlp import MLPAdapter, MLPConfig
 from torch import nn
 
-from omnivit.errors import RecipeError
+from omnivit.errors import OmniVitError, RecipeError
 from omnivit.model.adapter import Adapter
 from omnivit.model.features import Features, Layout
 from omnivit.options import merge_options
+
+GATED = Path(__file__).parents[1] / "golden/adapters/mlp_gated.json"
 
 
 @pytest.fixture
@@ -81,6 +88,8 @@ def test_features_of_another_dtype_are_taken(features: Features) -> None:
     [
         ({"depth": 0}, r"model\.inputs\.image\.adapter: depth \(0\)"),
         ({"hidden": 0}, "hidden width"),
+        ({"hidden": [4, 4]}, "has 1 widths between its layers"),
+        ({"gated": True, "depth": 3}, "`gated` has a shape of its own"),
         ({"activation": "gleu"}, r"adapter\.activation: 'gleu' is not allowed; did you mean 'gelu'"),
     ],
 )
@@ -93,3 +102,57 @@ def test_builds_on_meta() -> None:
     with torch.device("meta"):
         model = LinearAdapter(LinearConfig(), 6, 8)
     assert sum(parameter.numel() for parameter in model.parameters()) == 56
+
+
+def test_gated_is_cogvlms() -> None:
+    """Golden numbers of CogVLM's own module, within 1e-6; the file says how they were made."""
+    golden = json.loads(GATED.read_text(encoding="utf-8"))
+    model = MLPAdapter(MLPConfig(hidden=10, gated=True), width=4, llm_width=6)
+    layers = model.layers
+    weights = [layers[0].weight, layers[1].weight, layers[1].bias]
+    weights += [layers[3].gate.weight, layers[3].up.weight, layers[3].down.weight]
+    with torch.no_grad():
+        for number, weight in enumerate(weights):
+            weight.copy_(waves(weight.shape, number))
+    rows = waves((2, 3, 4), 9)
+    out = model(Features(rows, torch.ones(2, 3, dtype=torch.bool))).values
+    torch.testing.assert_close(out.flatten(), torch.tensor(golden["output"]), rtol=1e-6, atol=1e-6)
+
+
+def waves(shape: Sequence[int], phase: int) -> torch.Tensor:
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(numbers * 0.37 + phase).float().reshape(*shape)
+
+
+def test_hidden_widths_of_pointllm() -> None:
+    model = MLPAdapter(MLPConfig(depth=3, hidden=[10, 20]), width=6, llm_width=8)
+    assert [layer.out_features for layer in model.layers if isinstance(layer, nn.Linear)] == [10, 20, 8]
+
+
+@pytest.mark.parametrize("adapter", [LinearAdapter, MLPAdapter])
+def test_inside_a_chain_the_width_is_said(adapter: type[Adapter], features: Features) -> None:
+    model = adapter(merge_options(adapter.Config, {"width": 5}, "x"), 6, 8)
+    assert model.width == 5 and model(features).values.shape == (2, 5, 5)
+
+
+def test_a_chain_hands_widths_rows_and_grid_on(features: Features) -> None:
+    steps = [{"name": "linear", "width": 5}, {"name": "mlp"}]
+    model = ChainAdapter(ChainConfig(steps), 6, 8)
+    assert model.width == 8 and model.steps[1].layers[0].in_features == 5
+    out = model(features)
+    torch.testing.assert_close(out.values, model.steps[1](model.steps[0](features)).values, rtol=0, atol=0)
+    assert model.length(Layout(5, (1, 5))) == Layout(5, (1, 5)) and out.grid is features.grid
+    assert pickle.loads(pickle.dumps(model.length))(Layout(3)) == Layout(3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"name": "lnear"}], "lnear"),
+        ([{"name": "mlp"}, {"depth": 2}], r"steps\[1\]: says no `name`"),
+        ([{"name": "mlp", "dept": 3}], r"steps\[0\]\.dept: unknown key; did you mean 'depth'"),
+    ],
+)
+def test_a_step_that_cannot_be_built_is_named(steps: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(OmniVitError, match=message):
+        ChainAdapter(ChainConfig(steps), 6, 8)
