@@ -47,14 +47,17 @@ class MarkersLength:
     frame: bool
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError where rows or frames are to be marked and there are none."""
+        """Raises RecipeError where lines or frames are to be marked and the rows do not fill a grid of them."""
         axes = 3 if self.frame else 2 if self.row else 0
         grid = layout.grid or ()
-        if len(grid) < axes:
+        if axes and (len(grid) < axes or math.prod(grid) != layout.rows):
             wanted = "frames: a grid (t, y, x)" if self.frame else "a grid (y, x)"
+            beside = layout.rows - math.prod(grid) if grid else 0
+            where = f"a grid {grid}{f', with {beside} beside it' if beside else ''}" if grid else "no grid"
             raise RecipeError(
                 f"markers: `{'frame' if self.frame else 'row'}` needs {wanted}; the {layout.rows} rows here "
-                f"lie in {f'a grid {grid}' if grid else 'no grid'}. Leave it out, or put it where rows have one."
+                f"lie in {where}. Leave it out, or put it where rows fill one; class tokens must be left out "
+                f"(`class_token: drop`)."
             )
         rows = math.prod(grid[:-1]) if self.row else 0
         return Layout(layout.rows + self.begin + self.end + rows + (grid[0] if self.frame else 0))

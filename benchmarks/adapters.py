@@ -8,18 +8,18 @@ Input side: 576 rows of width 1024 on a grid of 24 x 24 (a picture of CLIP ViT-L
 where an adapter needs a clip), to an LLM of width 4096. LLM side: one layer of Llama 7B's width (4096, MLP 11008)
 over 1152 tokens, half of them rows of a medium, against the plain layer in the same process, turn by turn; all of the
 layer's and the adapter's weights train in both. float32, each adapter in a process of its own; memory is the peak
-above what the process held before the first pass. CPU only.
+above what the process held before the first pass. Linux, CPU only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from _blocks import COSTED, INSTALLED
@@ -64,13 +64,13 @@ def input_side(block: dict[str, Any], kind: str, rounds: int) -> dict[str, Any]:
     def step() -> None:
         forward().values.sum().backward()
 
-    before = _peak()
+    before = _forget_peak()
     with torch.no_grad():
         seconds = measure({"forward": forward}, rounds)
     if any(p.requires_grad for p in adapter.parameters()):
         seconds |= measure({"step": step}, rounds)
     rows = adapter.length(Layout(ROWS, GRIDS[kind])).rows
-    return {"rows": rows, "parameters": _count(adapter), "memory": _peak() - before, **seconds}
+    return {"rows": rows, "parameters": _count(adapter), "memory": _memory("VmHWM") - before, **seconds}
 
 
 class _Table:
@@ -94,8 +94,9 @@ def llm_side(block: dict[str, Any], rounds: int) -> dict[str, Any]:
 
     import torch
 
+    from omnivit.data.collate import Batch, MediaBatch
     from omnivit.model.causal import CausalConfig, CausalLM
-    from omnivit.model.context import Context, SlotContext
+    from omnivit.model.context import Context
     from omnivit.model.features import Features
     from omnivit.model.parts import build_adapter
 
@@ -108,35 +109,45 @@ def llm_side(block: dict[str, Any], rounds: int) -> dict[str, Any]:
     adapter.install(changed, torch.nn.Identity(), "image")  # type: ignore[arg-type]
     changed.add_peft()
     tokens = 2 * ROWS
-    route = (torch.arange(tokens) % tokens < ROWS).long()[None]
-    mask, keep = torch.ones(1, tokens, dtype=torch.bool), torch.zeros(1, tokens, dtype=torch.bool)
-    keep[:, -8:] = True
-    medium = Features(torch.randn(1, ROWS, LLM_WIDTH), mask[:, :ROWS])
-    features = adapter(medium)
-    one = torch.ones(1, dtype=torch.long)
-    slot = SlotContext(features, one - 1, one, torch.ones_like(route), torch.arange(ROWS))
-    context = Context(route, ("image",), {"image": slot}, torch.arange(ROWS, tokens))
+    positions = torch.arange(tokens)[None]
+    mask, route = torch.ones(1, tokens, dtype=torch.bool), (positions < ROWS).long()
+    medium = Features(torch.randn(1, _rows_before(block), LLM_WIDTH), mask[:, : _rows_before(block)])
+    media = MediaBatch({}, torch.tensor([ROWS]), torch.tensor([0]), (0,))
+    batch = Batch(positions, positions, mask, positions, route, ("image",), {"image": media}, ("one",))
     embeds = torch.randn(1, tokens, LLM_WIDTH)
 
-    def step(llm: CausalLM, told: Context | None) -> Callable[[], None]:
-        return lambda: (
-            llm(embeds, mask, torch.arange(tokens)[None], keep, told)
-            .logits.sum()
-            .backward(retain_graph=told is not None)
-        )
+    def step(llm: CausalLM, told: bool) -> Callable[[], None]:
+        def run() -> None:
+            context = Context.of(batch, {"image": adapter(medium)}) if told else None
+            llm(embeds, mask, positions, positions >= tokens - 8, context).logits.sum().backward()
 
-    seconds = measure({"plain": step(plain, None)}, 1)
-    before = _peak()
-    seconds = measure({"plain": step(plain, None), "step": step(changed, context)}, rounds)
-    return {"parameters": _count(adapter), "memory": _peak() - before, **seconds}
+        return run
+
+    seconds = measure({"plain": step(plain, False)}, 1)
+    before = _forget_peak()
+    seconds = measure({"plain": step(plain, False), "step": step(changed, True)}, rounds)
+    return {"parameters": _count(adapter), "memory": _memory("VmHWM") - before, **seconds}
+
+
+def _rows_before(block: dict[str, Any]) -> int:
+    """Rows of the medium that reach the adapter: a prefix wants as many as it has prompts."""
+    return int(block.get("prompts", 10)) if block["name"] == "prefix" else ROWS
 
 
 def _count(module: Any) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+def _forget_peak() -> float:
+    """Let the peak of resident memory begin anew (Linux) -> MB that are resident now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> float:
+    """MB, as Linux counts them for this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(name))
 
 
 def in_a_process(name: str, rounds: int) -> dict[str, Any]:

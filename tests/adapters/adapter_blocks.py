@@ -10,6 +10,8 @@ QFORMER = {"name": "qformer", "queries": 4, "layers": 2, "heads": 2, "hidden": 1
 
 VIDEO_QFORMER = {"name": "video_qformer", "queries": 4, "hidden": 16, "heads": 2, "intermediate": 24}
 
+LINEAR, POOL = {"name": "linear"}, {"name": "pool"}
+
 
 def chain(*steps: dict[str, Any]) -> dict[str, Any]:
     """Blocks one after the other."""
@@ -29,6 +31,17 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "resampler abstractor with positions": {**RESAMPLER, "kind": "abstractor", "depth": 2, "positions": True},
     "gated_cross_attention": GATED,
     "gated_cross_attention after a resampler": chain({**RESAMPLER, "depth": 1, "projection": False}, GATED),
+    "pool spatio_temporal": chain({**POOL, "kind": "spatio_temporal", "frames": 4}, LINEAR),
+    "pool temporal": chain(LINEAR, {**POOL, "kind": "temporal"}),
+    "pool temporal learned": chain({**POOL, "kind": "temporal", "weights": "learned", "patches": 16}, LINEAR),
+    "pool temporal transformer": chain({**POOL, "kind": "temporal", "weights": "transformer", "heads": 2}, LINEAR),
+    "pool merge": chain({**POOL, "kind": "merge", "n": 2}, LINEAR),
+    "pool consecutive": chain({**POOL, "kind": "consecutive", "n": 2}, LINEAR),
+    "pool grid": chain({**POOL, "kind": "grid", "size": [3, 2]}, LINEAR),
+    "pool mean": chain({**POOL, "kind": "mean"}, LINEAR),
+    "markers": chain(LINEAR, {"name": "markers", "begin": True, "end": True}),
+    "markers of lines": chain(LINEAR, {"name": "markers", "row": True}),
+    "markers of frames": chain(LINEAR, {"name": "markers", "frame": True}),
     "bottleneck": chain({"name": "mlp"}, {"name": "bottleneck", "encoder": False}),
     "vocabulary": {"name": "vocabulary", "heads": 4},
     "per_frame": {"name": "per_frame", "adapter": {"name": "linear"}},
@@ -46,6 +59,13 @@ REFUSED: dict[tuple[str, str], str] = {
     ("resampler abstractor with positions", "audio"): "`positions` need rows",
     ("resampler abstractor with positions", "points"): "`positions` need rows",
     **{(name, kind): _PLACES for name in ("per_frame", "video_qformer of frames") for kind in ("audio", "points")},
+    **{
+        (f"pool {name}", kind): "needs rows that fill a grid"
+        for name in ("spatio_temporal", "temporal", "temporal learned", "temporal transformer", "merge", "grid")
+        for kind in ("audio", "points")
+    },
+    **{("markers of lines", kind): "`row` needs a grid" for kind in ("audio", "points")},
+    **{("markers of frames", kind): "`frame` needs frames" for kind in ("image", "audio", "points")},
     **{("video_qformer", kind): _PLACES for kind in ("image", "audio", "points")},
 }
 """(Name, kind of rows) -> what the refusal says."""

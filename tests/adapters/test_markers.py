@@ -67,6 +67,8 @@ def test_around_rows_without_a_grid() -> None:
     [
         ({"row": True}, Layout(4), r"`row` needs a grid \(y, x\); the 4 rows here lie in no grid"),
         ({"frame": True}, Layout(4, (2, 2)), r"`frame` needs frames: a grid \(t, y, x\).*a grid \(2, 2\)"),
+        ({"row": True}, Layout(5, (2, 2)), r"a grid \(2, 2\), with 1 beside it.*`class_token: drop`"),
+        ({"frame": True}, Layout(15, (3, 2, 2)), r"a grid \(3, 2, 2\), with 3 beside it"),
     ],
 )
 def test_lines_and_frames_need_a_grid(options: dict[str, bool], layout: Layout, message: str) -> None:
