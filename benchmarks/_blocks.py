@@ -29,6 +29,8 @@ LEARNT: dict[str, dict[str, Any]] = {
     "pool temporal, linear": _chain({"name": "pool", "kind": "temporal"}, {"name": "linear"}),
     "pool mean, linear": _chain({"name": "pool", "kind": "mean"}, {"name": "linear"}),
     "mlp, markers": _chain({"name": "mlp"}, {"name": "markers", "begin": True, "end": True, "row": True}),
+    "conv, linear": _chain({"name": "conv", "kernel": 4}, {"name": "linear"}),
+    "conv over the grid, linear": _chain({"name": "conv", "kernel": 2, "dims": 2}, {"name": "linear"}),
     "vocabulary": {"name": "vocabulary", "heads": 8},
     "per_frame qformer, video_qformer": _chain(
         {"name": "per_frame", "adapter": {**_QFORMER, "projection": False}},
@@ -51,6 +53,7 @@ COSTED: dict[str, tuple[dict[str, Any], str]] = {
     "pool grid, mlp": (_chain({"name": "pool", "kind": "grid", "size": [12, 12]}, {"name": "mlp"}), "image"),
     "pool spatio_temporal, linear": (_chain({"name": "pool", "kind": "spatio_temporal"}, {"name": "linear"}), "video"),
     "pool temporal, linear": (_chain({"name": "pool", "kind": "temporal"}, {"name": "linear"}), "video"),
+    "conv, linear": (_chain({"name": "conv", "kernel": 48, "stride": 36}, {"name": "linear"}), "image"),
     "mlp, markers": (_chain({"name": "mlp"}, {"name": "markers", "begin": True, "end": True, "row": True}), "image"),
     "per_frame qformer, video_qformer": (
         _chain({"name": "per_frame", "adapter": {"name": "qformer", "projection": False}}, {"name": "video_qformer"}),
@@ -63,6 +66,7 @@ INSTALLED: dict[str, dict[str, Any]] = {
     "visual_expert": {"name": "visual_expert"},
     "modality_adaptive": {"name": "modality_adaptive"},
     "gated_cross_attention": {"name": "gated_cross_attention", "every": 1},
+    "prefix": {"name": "prefix", "layers": 1},
     "bottleneck": {"name": "bottleneck", "encoder": False},
 }
 """Name -> block that changes the LLM's layers, in a Llama of one layer of width 4096."""

@@ -3,7 +3,7 @@
 Adapters that change the LLM (visual experts, gated cross-attention, ...) are given a `Context` by every layer that they
 changed (`omnivit.model.surgery`). While text is generated, layers see a window of it: one column a step.
 
-Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch.
+Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch, D width.
 """
 
 from __future__ import annotations
@@ -44,6 +44,18 @@ class SlotContext:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The rows of hidden states flattened to [B * T, D], sorted into parts, each in its order."""
+
+    order: Tensor
+    """[B * T] row that comes first, second, ... of all parts one after the other."""
+    back: Tensor
+    """[B * T] the inverse permutation."""
+    sizes: tuple[int, ...]
+    """Rows of each part."""
+
+
+@dataclass(frozen=True)
 class Context:
     """A batch as the layers see it."""
 
@@ -54,6 +66,33 @@ class Context:
     """The slots that the batch has media of."""
     text: Tensor
     """[B * T - rows] indices of all other rows, flattened alike."""
+    last: Tensor | None = None
+    """[B, T] True at rows of media that no row of the same slot follows; default: read off `route`."""
+
+    _parts: dict[tuple[tuple[str, bool], ...], Parts] = field(default_factory=dict, init=False, repr=False)
+
+    def parts(self, kinds: tuple[tuple[str, bool], ...]) -> Parts:
+        """The rows of each kind, and before them all others. Worked out once for a batch.
+
+        Args:
+            kinds: (slot, inner): the rows of its media; with `inner`, without the last row of each.
+        """
+        if kinds not in self._parts:
+            number = torch.zeros_like(self.route)
+            for index, (slot, inner) in enumerate(kinds):
+                here = self.route == 1 + self.slots.index(slot)
+                number = number.masked_fill(here & ~self._last() if inner else here, 1 + index)
+            order = number.flatten().argsort(stable=True)
+            back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+            sizes = tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
+            self._parts[kinds] = Parts(order, back, sizes)
+        return self._parts[kinds]
+
+    def _last(self) -> Tensor:
+        if self.last is not None:
+            return self.last
+        following = torch.nn.functional.pad(self.route[:, 1:], (0, 1))
+        return (self.route != following) & (self.route > 0)
 
     @classmethod
     def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
@@ -90,7 +129,8 @@ class Context:
             order = found.order.repeat_interleave(beams)
             rows = _indices(route == 1 + self.slots.index(slot))
             media[slot] = SlotContext(_repeated(found.features, beams), samples, order, seen, rows)
-        return Context(route, self.slots, media, _indices(route == 0))
+        last = _columns(self._last(), start, length, beams, after=0)
+        return Context(route, self.slots, media, _indices(route == 0), last)
 
 
 def _indices(where: Tensor) -> Tensor:

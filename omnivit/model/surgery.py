@@ -14,10 +14,10 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ Around = Callable[..., Any]
 """`around(plain, context, *args, **kwargs)` in place of `plain(*args, **kwargs)`; context is None outside a batch."""
 
 _KEY = "omnivit_context"
+
+
+class Twin(NamedTuple):
+    """The module that stands beside another one, for the media of a slot."""
+
+    module: nn.Module
+    inner: bool
+    """The last row of each medium counts as text."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Surgery:
     """The transformers model."""
     layers: tuple[Layer, ...]
     _changes: list[tuple[str, Around]] = field(default_factory=list)
-    _twins: dict[str, dict[str, nn.Module]] = field(default_factory=dict)
+    _twins: dict[str, dict[str, Twin]] = field(default_factory=dict)
     _told: Context | None = None
     """Of the forward pass that runs."""
     _current: Context | None = None
@@ -69,18 +77,27 @@ class Surgery:
         """Let `function` stand around a module of a layer (or a layer); a later one stands around an earlier."""
         self._changes.append((self._name(module), function))
 
-    def twin(self, module: nn.Module, slot: str, twin: nn.Module) -> None:
+    def twin(self, module: nn.Module, slot: str, twin: nn.Module, inner: bool = False) -> None:
         """From now on `twin` maps the rows of a slot's media, and `module` the others; each sees its own rows alone.
 
-        Both map rows on their own ([N, D] -> [N, D']), as linear layers, norms and MLPs do.
+        Both map rows on their own ([1, N, D] -> [1, N, D']), as linear layers, norms and MLPs do.
+
+        Args:
+            module: a module of a layer.
+            slot: the input slot.
+            twin: belongs to the adapter; is run in its own dtype.
+            inner: leave the last row of each medium to `module`.
+
+        Raises:
+            RecipeError: another twin stands there for this slot already.
         """
         name = self._name(module)
         if name not in self._twins:
             self._twins[name] = {}
             self.around(module, functools.partial(_routed, self._twins[name]))
-        if slot in self._twins[name]:
+        found = self._twins[name].setdefault(slot, Twin(twin, inner))
+        if found.module is not twin:
             raise RecipeError(f"slot {slot!r}: two adapters give {name} a module for its media. Use one of them.")
-        self._twins[name][slot] = twin
 
     def apply(self) -> None:
         """Make the changes. Called once, after LoRA."""
@@ -101,6 +118,15 @@ class Surgery:
         finally:
             self._told = None
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Modules of a layer that are called inside see no batch: for rows that are not those of the sequence."""
+        before, self._current = self._current, None
+        try:
+            yield
+        finally:
+            self._current = before
+
     def _name(self, module: nn.Module) -> str:
         names: dict[nn.Module, str] = {found: name for name, found in self.model.named_modules()}
         return names[module]
@@ -114,7 +140,8 @@ class Surgery:
         shown = kwargs["input_ids"] if shown is None else shown
         cache = kwargs.get("past_key_values")
         start = 0 if cache is None else int(cache.get_seq_length())
-        return args, {**kwargs, _KEY: self._told.window(start, shown.shape[1], shown.shape[0])}
+        window = self._told.window(start, shown.shape[1], shown.shape[0])
+        return args, {**kwargs, _KEY: window}
 
     def _enter(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Around every layer: what it contains sees the context that its arguments hold."""
@@ -183,6 +210,21 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     return tuple(_layer(index, block, type(model).__name__) for index, block in enumerate(stacks[0]))
 
 
+def chosen(layers: Sequence[Layer], numbers: Sequence[int] | None, every: int) -> list[Layer]:
+    """Some layers: those of `numbers` (from 0), or every n-th; the first ones are left out (4: layers 3, 7, ...).
+
+    Raises:
+        RecipeError: there is no layer of such a number, or none is chosen.
+    """
+    if numbers is None:
+        numbers = range(every - 1, len(layers), every)
+    wrong = [number for number in numbers if not 0 <= number < len(layers)]
+    if wrong or not numbers:
+        what = f"`layers` names {wrong[0]}" if wrong else "no layer is chosen"
+        raise RecipeError(f"{what}: the LLM has layers 0 to {len(layers) - 1}.")
+    return [layers[number] for number in numbers]
+
+
 def _layer(index: int, block: nn.Module, model: str) -> Layer:
     children = dict(block.named_children())
     attention = [child for child in children.values() if type(child).__name__.endswith("Attention")]
@@ -202,19 +244,46 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
-def _routed(twins: Mapping[str, nn.Module], plain: Callable[[Tensor], Tensor], context: Context | None,
+def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], context: Context | None,
             hidden: Tensor) -> Tensor:  # fmt: skip
     """[B, T, D] -> [B, T, D']: rows of media through their slot's twin, all others through the plain module."""
-    here = {} if context is None else {slot: context.media[slot].rows for slot in twins if slot in context.media}
-    here = {slot: rows for slot, rows in here.items() if len(rows)}
+    here = [] if context is None else [slot for slot in twins if slot in context.media]
     if not here:
         return plain(hidden)
     assert context is not None
-    flat = hidden.flatten(0, 1)
-    rest = [context.text, *(found.rows for slot, found in context.media.items() if slot not in here)]
-    places = [torch.cat(rest), *here.values()]
-    parts = [plain(flat[places[0]])] if len(places[0]) else []
-    parts += [twins[slot](flat[rows]) for slot, rows in here.items()]
-    order = torch.cat(places)
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    return torch.cat(parts)[back].view(*hidden.shape[:2], -1)
+    sorted_ = context.parts(tuple((slot, twins[slot].inner) for slot in here))
+    if not any(sorted_.sizes[1:]):
+        return plain(hidden)
+    own, *media = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back).split(sorted_.sizes)
+    made = [plain(own[None])] if len(own) else []
+    dtype = made[0].dtype if made else hidden.dtype
+    for slot, rows in zip(here, media, strict=True):
+        if len(rows):
+            made.append(_in_own_dtype(twins[slot].module, rows[None]).to(dtype))
+    return permuted(torch.cat(made, dim=1)[0], sorted_.back, sorted_.order).view(*hidden.shape[:2], -1)
+
+
+def _in_own_dtype(module: nn.Module, rows: Tensor) -> Tensor:
+    found: Tensor = module(rows.to(next(module.parameters()).dtype))
+    return found
+
+
+def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """[N, D] -> [N, D] in another order, of which `back` is the inverse.
+
+    Its gradient is gathered as it is; indexing would scatter it, row by row and adding up.
+    """
+    found: Tensor = _Permuted.apply(rows, order, back)
+    return found
+
+
+class _Permuted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back), None, None

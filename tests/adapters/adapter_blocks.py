@@ -42,6 +42,16 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "markers": chain(LINEAR, {"name": "markers", "begin": True, "end": True}),
     "markers of lines": chain(LINEAR, {"name": "markers", "row": True}),
     "markers of frames": chain(LINEAR, {"name": "markers", "frame": True}),
+    "prefix": chain(RESAMPLER, {"name": "prefix", "prompts": 4, "layers": 1}),
+    "prefix with bias and scale": chain({**RESAMPLER, "queries": 1}, {"name": "prefix", "bias_scale": True}),
+    "conv": {"name": "conv", "kernel": 4, "width": 32},
+    "conv over the grid": chain({"name": "conv", "kernel": 3, "stride": 2, "padding": 1, "dims": 2}, LINEAR),
+    "conv, then vocabulary": chain({"name": "conv", "kernel": 5, "stride": 4}, {"name": "vocabulary", "heads": 4}),
+    "visual_expert": chain(LINEAR, {"name": "visual_expert"}),
+    "visual_expert between markers": chain(
+        LINEAR, {"name": "markers", "begin": True, "end": True}, {"name": "visual_expert", "ends": True}
+    ),
+    "modality_adaptive": chain(LINEAR, {"name": "modality_adaptive"}),
     "bottleneck": chain({"name": "mlp"}, {"name": "bottleneck", "encoder": False}),
     "vocabulary": {"name": "vocabulary", "heads": 4},
     "per_frame": {"name": "per_frame", "adapter": {"name": "linear"}},
@@ -64,6 +74,7 @@ REFUSED: dict[tuple[str, str], str] = {
         for name in ("spatio_temporal", "temporal", "temporal learned", "temporal transformer", "merge", "grid")
         for kind in ("audio", "points")
     },
+    **{("conv over the grid", kind): "`dims: 2` needs rows that fill a grid" for kind in ("audio", "points")},
     **{("markers of lines", kind): "`row` needs a grid" for kind in ("audio", "points")},
     **{("markers of frames", kind): "`frame` needs frames" for kind in ("image", "audio", "points")},
     **{("video_qformer", kind): _PLACES for kind in ("image", "audio", "points")},

@@ -1,0 +1,136 @@
+"""`modality_adaptive`: norms, keys and values of their own for the rows of media; query, output and MLP are shared.
+
+mPLUG-Owl2 (Ye et al., mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration, arXiv
+2311.04257, section 3.2): each kind of rows is normed and made key and value by weights of its own, and asks by common
+ones. The new weights start as copies of the LLM's, so what it makes of text alone does not change.
+
+The method knows LLaMA's two norms. Where a block has more of them (Gemma 2 and 3), all get one for media. The norms of
+queries and keys inside an attention (Qwen 3, Gemma 3) stay shared, as does all else there that is not a projection.
+
+Shapes: M media, S rows a medium, D LLM width, B samples, T tokens, R rows of media, Q width of all queries, K width of
+all keys and values.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.errors import RecipeError
+from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.model.context import Context
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
+from omnivit.model.surgery import Layer, Surgery, chosen, copy_of
+
+FUSED = "qkv_proj"
+"""One matrix for query, key and value, in this order (Phi 3)."""
+
+
+@dataclass
+class ModalityAdaptiveConfig:
+    """What a recipe may say to `modality_adaptive`."""
+
+    layers: list[int] | None = None
+    """Numbers of the layers that tell modalities apart, from 0; default: all, or what `every` says."""
+    every: int = 1
+    """Every n-th layer does: with 4, layers 3, 7, 11, ..."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every ({self.every}) must be at least 1.")
+        if self.layers is not None and (not self.layers or self.every != 1):
+            raise ValueError("say `every`, or `layers` with at least one number.")
+
+
+class ModalityAdaptiveAdapter(Adapter):
+    """Passes rows on as they are ([M, S, D], so D must be the LLM's), and gives them weights in the LLM's layers.
+
+    Parameters are `layers.N.k_proj.weight`, `layers.N.v_proj.weight`, `layers.N.input_layernorm.weight`, ..., by the
+    LLM's own names (`layers.N.kv_proj.weight` [K, D] where the LLM fuses its projections); they exist after `install`.
+    """
+
+    Config = ModalityAdaptiveConfig
+    length = staticmethod(same_length)
+
+    def __init__(self, config: ModalityAdaptiveConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.width = width
+        self.config = config
+        self.layers = nn.ModuleDict()
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        """Copy norms, key and value of the chosen layers, and let the copies map the rows of the slot's media.
+
+        Raises:
+            RecipeError: no such layer; projections that are not understood; quantized weights.
+        """
+        del encoder
+        for layer in chosen(llm.surgery.layers, self.config.layers, self.config.every):
+            if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
+                self.layers[str(layer.index)] = _copies(layer)
+            own = self.layers[str(layer.index)]
+            assert isinstance(own, nn.ModuleDict)
+            _install(llm.surgery, layer, own, slot)
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, S, D] as they are."""
+        del instruction
+        return features
+
+
+def _copies(layer: Layer) -> nn.ModuleDict:
+    projections = layer.projections()
+    own = {name: copy_of(norm) for name, norm in layer.norms.items()}
+    if FUSED in projections:
+        own["kv_proj"] = _lower_part(copy_of(projections[FUSED]), _query_width(layer))
+    elif {"k_proj", "v_proj"} <= projections.keys():
+        own |= {name: copy_of(projections[name]) for name in ("k_proj", "v_proj")}
+    else:
+        raise RecipeError(
+            f"{type(layer.attention).__name__} has {', '.join(projections)}: key and value can be told from the query "
+            f"where they are `k_proj` and `v_proj`, or the end of `{FUSED}`. Use `visual_expert`, which needs neither."
+        )
+    return nn.ModuleDict(own)
+
+
+def _install(surgery: Surgery, layer: Layer, own: nn.ModuleDict, slot: str) -> None:
+    found = {**layer.norms, **layer.projections()}
+    for name, module in own.items():
+        if name == "kv_proj":
+            surgery.around(found[FUSED], functools.partial(_fused, module, _query_width(layer), slot))
+        else:
+            surgery.twin(found[name], slot, module)
+
+
+def _query_width(layer: Layer) -> int:
+    """Q: the queries' width is that of the heads' outputs."""
+    return int(layer.projections()["o_proj"].in_features)  # type: ignore[arg-type]
+
+
+def _lower_part(linear: nn.Module, start: int) -> nn.Module:
+    """The outputs of a linear layer from `start` on."""
+    assert isinstance(linear, nn.Linear)
+    linear.weight = nn.Parameter(linear.weight.detach()[start:].clone())
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[start:].clone())
+    linear.out_features -= start
+    return linear
+
+
+def _fused(own: nn.Module, start: int, slot: str, plain: Callable[[Tensor], Tensor], context: Context | None,
+           hidden: Tensor) -> Tensor:  # fmt: skip
+    """[B, T, D] -> [B, T, Q + K]: keys and values of the slot's media from its own weights, the rest from the LLM's."""
+    made = plain(hidden)
+    if context is None or slot not in context.media or not len(context.media[slot].rows):
+        return made
+    rows = context.media[slot].rows
+    shown = hidden.flatten(0, 1).index_select(0, rows).to(next(own.parameters()).dtype)
+    query, rest = made.flatten(0, 1).tensor_split((start,), dim=1)
+    rest = rest.index_copy(0, rows, own(shown).to(rest.dtype))
+    return torch.cat([query, rest], dim=1).view(made.shape)

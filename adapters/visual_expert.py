@@ -1,0 +1,95 @@
+"""`visual_expert`: the LLM's layers get weights of their own for the rows of media.
+
+CogVLM (Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079, section 2.1): in every
+layer a second QKV matrix, output matrix and MLP map the rows of pictures. They start as copies of the LLM's, which may
+stay frozen: what it makes of text alone does not change. Attention itself is over all rows, as before.
+
+Shapes: M media, S rows a medium, D LLM width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
+from omnivit.model.surgery import Layer, chosen, copy_of
+
+
+@dataclass
+class VisualExpertConfig:
+    """What a recipe may say to `visual_expert`."""
+
+    layers: list[int] | None = None
+    """Numbers of the layers that get experts, from 0; default: all, or what `every` says."""
+    every: int = 1
+    """Every n-th layer gets experts: with 4, layers 3, 7, 11, ..."""
+    parts: Literal["all", "attention", "mlp"] = "all"
+    """What gets an expert in a layer: the attention's projections, the MLP, or both as in CogVLM."""
+    ends: bool = False
+    """A medium's first and last row are its begin and end vectors, and are treated as CogVLM does: all rows between
+    them share one position, and the last row goes through the LLM's own weights."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every ({self.every}) must be at least 1.")
+        if self.layers is not None and (not self.layers or self.every != 1):
+            raise ValueError("say `every`, or `layers` with at least one number.")
+
+
+class VisualExpertAdapter(Adapter):
+    """Passes rows on as they are ([M, S, D], so D must be the LLM's), and gives them weights in the LLM's layers.
+
+    Parameters are `layers.N.q_proj.weight`, ..., `layers.N.mlp.gate_proj.weight`, by the LLM's own names; they exist
+    after `install`.
+    """
+
+    Config = VisualExpertConfig
+    length = staticmethod(same_length)
+
+    def __init__(self, config: VisualExpertConfig, width: int, llm_width: int) -> None:
+        super().__init__(config, width, llm_width)
+        self.width = width
+        self.config = config
+        self.positions = between_ends if config.ends else None
+        self.layers = nn.ModuleDict()
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        """Copy the chosen modules and let them map the rows of the slot's media.
+
+        Raises:
+            RecipeError: no such layer; quantized weights; an LLM whose layers are not understood.
+        """
+        del encoder
+        for layer in chosen(llm.surgery.layers, self.config.layers, self.config.every):
+            modules = self._replaced(layer)
+            if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
+                self.layers[str(layer.index)] = nn.ModuleDict({name: copy_of(part) for name, part in modules.items()})
+            experts = self.layers[str(layer.index)]
+            assert isinstance(experts, nn.ModuleDict)
+            for name, module in modules.items():
+                llm.surgery.twin(module, slot, experts[name], inner=self.config.ends)
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """Features [M, S, D] as they are."""
+        del instruction
+        return features
+
+    def _replaced(self, layer: Layer) -> dict[str, nn.Module]:
+        attention = layer.projections() if self.config.parts != "mlp" else {}
+        return attention if self.config.parts == "attention" else {**attention, "mlp": layer.mlp}
+
+
+def between_ends(rows: int) -> Tensor:
+    """[rows] 0 for the first, 1 for all between, 2 for the last."""
+    positions = torch.ones(rows, dtype=torch.long)
+    positions[0] = 0
+    if rows > 1:
+        positions[-1] = min(2, rows - 1)
+    return positions
