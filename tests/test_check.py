@@ -21,6 +21,7 @@ from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import Recipe
 
 Load = Callable[..., Recipe]
+MERGE = "model.inputs.image.adapter={{name: chain, steps: [{{name: pool, kind: merge, n: {n}}}, {{name: linear}}]}}"
 
 
 def outcome(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -177,3 +178,28 @@ def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path)
     write_jsonl(data_root / "train.jsonl", [picture_record(f"b{i}", "absent.png", "red") for i in range(3)])
     with pytest.raises(DataError, match=r"all 3 samples that were looked at are bad. The last: sample 'b2'"):
         check(load_recipe("data.on_bad_sample=skip"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.inputs.image.encoder.class_token=keep", MERGE.format(n=2)],
+            r"error: model\.inputs\.image\.adapter: pool, kind merge: needs rows that fill a grid",
+        ),
+        (
+            [MERGE.format(n=3)],
+            r"error: model\.inputs\.image\.adapter: pool, kind merge: a grid of 2 x 2 rows cannot be cut into blocks of 3 x 3",
+        ),
+        (
+            ["model.inputs.image.adapter={name: pool, kind: mean}"],
+            r"error: model\.inputs\.image\.adapter: its rows are 24 wide, the LLM's 32\. Follow it .*name: linear",
+        ),
+    ],
+    ids=["no grid", "sizes that do not divide", "another width"],
+)
+def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(
+    overrides: list[str], message: str, recipe_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = outcome(capfd, str(recipe_file), *overrides)
+    assert status == 2 and re.search(message, err, re.S), err

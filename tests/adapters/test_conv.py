@@ -161,6 +161,8 @@ def test_two_dimensions_need_a_grid() -> None:
         adapter.length(Layout(20))
     with pytest.raises(RecipeError, match=r"lie in a grid \(20,\)"):
         adapter.length(Layout(20, (20,)))
+    with pytest.raises(RecipeError, match=r"lie in a grid \(3, 2, 2\), with 3 beside it.*`class_token: drop`"):
+        adapter.length(Layout(15, (3, 2, 2)))
     with pytest.raises(ValueError, match="have no grid"):
         adapter(Features(torch.zeros(1, 4, WIDTH), torch.ones(1, 4, dtype=torch.bool)))
     sparse = batch((2, 2))

@@ -118,6 +118,11 @@ def test_numbers_are_those_of_pixel_shuffle(original: str) -> None:
     assert torch.equal(build(3, kind="merge", n=2)(rows).values[0], golden(f"merge {original}"))
 
 
+def test_numbers_are_those_of_minigpt_v2() -> None:
+    rows = Features(waves(1, 17, 3, speed=0.9)[:, 1:], torch.ones(1, 16, dtype=torch.bool), places_of((4, 4))[None])
+    assert torch.equal(build(3, kind="consecutive", n=4)(rows).values[0], golden("consecutive"))
+
+
 def test_a_block_is_read_row_by_row() -> None:
     rows = media((2, 4, 6))
     out = build(kind="merge", n=2)(rows)
