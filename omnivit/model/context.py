@@ -66,8 +66,8 @@ class Context:
     """The slots that the batch has media of."""
     text: Tensor
     """[B * T - rows] indices of all other rows, flattened alike."""
-    last: Tensor | None = None
-    """[B, T] True at rows of media that no row of the same slot follows; default: read off `route`."""
+    last: Tensor
+    """[B, T] True at the last row of each medium."""
 
     _parts: dict[tuple[tuple[str, bool], ...], Parts] = field(default_factory=dict, init=False, repr=False)
 
@@ -81,23 +81,18 @@ class Context:
             number = torch.zeros_like(self.route)
             for index, (slot, inner) in enumerate(kinds):
                 here = self.route == 1 + self.slots.index(slot)
-                number = number.masked_fill(here & ~self._last() if inner else here, 1 + index)
+                number = number.masked_fill(here & ~self.last if inner else here, 1 + index)
             order = number.flatten().argsort(stable=True)
             back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
             sizes = tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
             self._parts[kinds] = Parts(order, back, sizes)
         return self._parts[kinds]
 
-    def _last(self) -> Tensor:
-        if self.last is not None:
-            return self.last
-        following = torch.nn.functional.pad(self.route[:, 1:], (0, 1))
-        return (self.route != following) & (self.route > 0)
-
     @classmethod
     def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
         """The context of a batch whose media became `features`."""
         media = {}
+        last = torch.zeros_like(batch.mask)
         for slot, found in features.items():
             own = batch.media[slot]
             samples = torch.tensor(own.samples, device=batch.route.device)
@@ -108,7 +103,9 @@ class Context:
             earlier = (samples[:, None] == samples[None]).tril().sum(dim=1)
             rows = _indices(batch.route == 1 + batch.slots.index(slot))
             media[slot] = SlotContext(found, samples, earlier, seen, rows)
-        return cls(batch.route, batch.slots, media, _indices(batch.route == 0))
+            some = own.lengths > 0
+            last[samples[some], (own.starts + own.lengths - 1)[some]] = True
+        return cls(batch.route, batch.slots, media, _indices(batch.route == 0), last)
 
     def window(self, start: int, length: int, size: int) -> Context:
         """Columns `start` to `start + length` for `size` samples: new tokens behind the prompt count as text.
@@ -129,7 +126,7 @@ class Context:
             order = found.order.repeat_interleave(beams)
             rows = _indices(route == 1 + self.slots.index(slot))
             media[slot] = SlotContext(_repeated(found.features, beams), samples, order, seen, rows)
-        last = _columns(self._last(), start, length, beams, after=0)
+        last = _columns(self.last, start, length, beams, after=0)
         return Context(route, self.slots, media, _indices(route == 0), last)
 
 

@@ -254,7 +254,8 @@ def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], contex
     sorted_ = context.parts(tuple((slot, twins[slot].inner) for slot in here))
     if not any(sorted_.sizes[1:]):
         return plain(hidden)
-    own, *media = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back).split(sorted_.sizes)
+    together = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back)
+    own, *media = torch.split_with_sizes(together, sorted_.sizes)
     made = [plain(own[None])] if len(own) else []
     dtype = made[0].dtype if made else hidden.dtype
     for slot, rows in zip(here, media, strict=True):
