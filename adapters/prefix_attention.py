@@ -94,6 +94,16 @@ def _mapped(module: Any, rows: Tensor) -> Tensor:
     return found
 
 
+@contextmanager
+def _configured(module: Any, config: Any) -> Iterator[None]:
+    """The attention has this config inside: functions of transformers look there for their own name (flash does)."""
+    before, module.config = module.config, config
+    try:
+        yield
+    finally:
+        module.config = before
+
+
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
     """The attention function that the LLM's config names, and what stands beside it: [B, T, H, E], weights."""
     state: Beside = module.__dict__[_STATE]
@@ -101,7 +111,8 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
     plain = family.ALL_ATTENTION_FUNCTIONS.get_interface(
         state.config._attn_implementation, family.eager_attention_forward
     )
-    found, weights = plain(module, query, key, value, mask, **kwargs)
+    with _configured(module, state.config):
+        found, weights = plain(module, query, key, value, mask, **kwargs)
     for add in state.adding:
         found = found + add(module, query, kwargs.get("scaling")).to(found.dtype)
     return found, weights

@@ -30,6 +30,9 @@ from omnivit_adapters.linear import LinearAdapter, LinearConfig
 from omnivit_adapters.prefix import PrefixAdapter
 from prefix_support import FULL, adapter_of, mixed_batch, trained_model
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from omnivit.data.collate import collate
 from omnivit.model.build import preparer_of
@@ -124,6 +127,25 @@ def test_with_the_eager_attention_of_transformers() -> None:
         assert model.llm.hf.config._attn_implementation == name
         logits.append(model(batch, batch.mask).logits)
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+
+def test_an_attention_function_that_reads_its_name_in_the_config() -> None:
+    """As transformers' flash attention does, which needs a GPU: it must find the LLM's config, not ours."""
+    name, names = "named_for_a_test", []
+
+    def function(module: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(module.config._attn_implementation)
+        return sdpa_attention_forward(module, *args, **kwargs)
+
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    batch, logits = mixed_batch(), []
+    for implementation in ("sdpa", name):
+        model = trained_model(layers=2)
+        model.llm.hf.set_attn_implementation(implementation)
+        logits.append(model(batch, batch.mask).logits)
+    assert names == [name] * 2
+    assert torch.equal(*logits)
 
 
 # -- training, saving, together with others ----------------------------------------------------------------------------
