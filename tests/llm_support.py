@@ -90,10 +90,22 @@ def batch_of(
     return collate(encoded, slots, pad_id=0, pad_left=left)
 
 
-def llm_of(family: str = "llama", layers: int = 2, **options: Any) -> CausalLM:
-    """A tiny random LLM, the same for the same family; `options` are those of `CausalConfig`."""
+def llm_of(family: str = "llama", layers: int = 2, shared: int = 2, **options: Any) -> CausalLM:
+    """A tiny random LLM, the same for the same family.
+
+    Args:
+        family: its `model_type`.
+        layers: their number.
+        shared: how many of the two heads share keys and values.
+        options: those of `CausalConfig`.
+    """
     sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
-    sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 64, "vocab_size": 64, "initializer_range": 0.2}
+    sizes |= {
+        "num_key_value_heads": 2 // shared,
+        "max_position_embeddings": 64,
+        "vocab_size": 64,
+        "initializer_range": 0.2,
+    }
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     head = {"head_dim": 8} if family in ("qwen3", "gemma", "gemma2", "gemma3_text") else {}
     torch.manual_seed(0)

@@ -89,9 +89,10 @@ class Surgery:
             inner: leave the last row of each medium to `module`.
 
         Raises:
-            RecipeError: another twin stands there for this slot already.
+            RecipeError: another twin stands there for this slot already, or the module does not map rows on their own.
         """
         name = self._name(module)
+        _check_maps_rows(module, name)
         if name not in self._twins:
             self._twins[name] = {}
             self.around(module, functools.partial(_routed, self._twins[name]))
@@ -141,10 +142,16 @@ class Surgery:
         cache = kwargs.get("past_key_values")
         start = 0 if cache is None else int(cache.get_seq_length())
         window = self._told.window(start, shown.shape[1], shown.shape[0])
+        for twins in self._twins.values():  # now, because a compiled layer cannot count rows
+            if kinds := _kinds(twins, window):
+                window.parts(kinds)
         return args, {**kwargs, _KEY: window}
 
     def _enter(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Around every layer: what it contains sees the context that its arguments hold."""
+        if self._told is not None and _KEY not in kwargs:
+            kind = type(self.model).__name__
+            raise RecipeError(f"{kind}: does not hand its own arguments to its layers, so adapters cannot change them.")
         before, self._current = self._current, kwargs.pop(_KEY, None)
         try:
             return plain(*args, **kwargs)
@@ -239,6 +246,16 @@ def _layer(index: int, block: nn.Module, model: str) -> Layer:
     return Layer(index, block, attention[0], mlp[0], norms)
 
 
+def _check_maps_rows(module: nn.Module, name: str) -> None:
+    _, *inputs = inspect.signature(type(module).forward).parameters.values()
+    needed = [part.name for part in inputs if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD]
+    if len(needed) != 1:
+        raise RecipeError(
+            f"{name}: {type(module).__name__} takes {', '.join(needed) or 'no rows'}: it does not map rows on their "
+            f"own, so media cannot have one for themselves."
+        )
+
+
 def _is_linear(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
@@ -247,21 +264,25 @@ def _is_linear(module: nn.Module) -> bool:
 def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], context: Context | None,
             hidden: Tensor) -> Tensor:  # fmt: skip
     """[B, T, D] -> [B, T, D']: rows of media through their slot's twin, all others through the plain module."""
-    here = [] if context is None else [slot for slot in twins if slot in context.media]
-    if not here:
+    kinds = () if context is None else _kinds(twins, context)
+    if context is None or not kinds:
         return plain(hidden)
-    assert context is not None
-    sorted_ = context.parts(tuple((slot, twins[slot].inner) for slot in here))
+    sorted_ = context.parts(kinds)
     if not any(sorted_.sizes[1:]):
         return plain(hidden)
     together = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back)
     own, *media = torch.split_with_sizes(together, sorted_.sizes)
     made = [plain(own[None])] if len(own) else []
     dtype = made[0].dtype if made else hidden.dtype
-    for slot, rows in zip(here, media, strict=True):
+    for (slot, _), rows in zip(kinds, media, strict=True):
         if len(rows):
             made.append(_in_own_dtype(twins[slot].module, rows[None]).to(dtype))
     return permuted(torch.cat(made, dim=1)[0], sorted_.back, sorted_.order).view(*hidden.shape[:2], -1)
+
+
+def _kinds(twins: Mapping[str, Twin], context: Context) -> tuple[tuple[str, bool], ...]:
+    """Which rows go to which twin, as `Context.parts` asks it."""
+    return tuple((slot, twin.inner) for slot, twin in twins.items() if slot in context.media)
 
 
 def _in_own_dtype(module: nn.Module, rows: Tensor) -> Tensor:
