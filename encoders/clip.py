@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
 
-from omnivit.data.images import open_image
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.media.images import open_image
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained

@@ -21,9 +21,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.data import images
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.media import images
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.unused import remove, sketching, unused

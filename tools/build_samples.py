@@ -22,6 +22,7 @@ from random import Random
 import sample_categories as categories
 import sample_questions as questions
 import sample_sources as sources
+from packages import SourceError
 from sample_categories import Picture
 from sample_questions import Record
 
@@ -66,16 +67,16 @@ give them, filtered for English. Rebuild: `python tools/build_samples.py --out s
 """
 
 
-def collect(share: Path) -> list[Picture]:
+def collect(shares: sources.Shares) -> list[Picture]:
     """Every picture that has a category, drawn."""
     labels = categories.newer_labels()
-    drawings = sources.read_openclipart(share) + sources.read_emoji(share, labels)
+    drawings = sources.read_openclipart(shares) + sources.read_emoji(shares, labels)
     known = categories.vocabulary(drawings)
     countries = categories.countries(drawings)
     chosen = categories.categorise(drawings)
     unknown = sorted(set(categories.read_overrides()) - {drawing.key for drawing in drawings})
     if unknown:
-        raise sources.SourceError(f"sample_labels.txt names pictures that the packages do not have: {unknown[:5]}")
+        raise SourceError(f"sample_labels.txt names pictures that the packages do not have: {unknown[:5]}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = pool.map(sources.rasterise, [drawing for drawing, _ in chosen])
         pictures = [
@@ -97,12 +98,14 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-def write_texts(out: Path, share: Path, sides: dict[str, list[Picture]], files: dict[str, list[Record]]) -> None:
+def write_texts(
+    out: Path, shares: sources.Shares, sides: dict[str, list[Picture]], files: dict[str, list[Record]]
+) -> None:
     """README.md and LICENSES."""
     pictures = [picture for side in sides.values() for picture in side]
     artists = {picture.drawing.artist.split("(")[0].split("[")[0].strip() for picture in pictures}
     named = sorted(artist for artist in artists if artist and "@" not in artist and artist != "Google")
-    notice = (share / "doc/unicode-cldr-core/copyright").read_text("utf-8").rstrip()
+    notice = (shares.cldr / "doc/unicode-cldr-core/copyright").read_text("utf-8").rstrip()
     versions = {package.name: package.version for package in sources.PACKAGES}
     text = LICENCES.format_map({**versions, "side": sources.SIDE, "artists": "; ".join(named), "notice": notice})
     (out / "LICENSES").write_text(text, "utf-8")
@@ -131,9 +134,9 @@ def write_texts(out: Path, share: Path, sides: dict[str, list[Picture]], files: 
 
 def build(out: Path, cache: Path) -> dict[str, list[Picture]]:
     """Write the whole folder `out`; pictures and records of an earlier build are replaced."""
-    share = sources.fetch(cache)
+    shares = sources.fetch(cache)
     random = Random(SEED)
-    sides = categories.split(collect(share), random)
+    sides = categories.split(collect(shares), random)
     shutil.rmtree(out / "pictures", ignore_errors=True)
     for picture in (picture for side in sides.values() for picture in side):
         path = out / picture.path
@@ -152,7 +155,7 @@ def build(out: Path, cache: Path) -> dict[str, list[Picture]]:
     }
     for name, records in files.items():
         write_records(out / name, records)
-    write_texts(out, share, sides, files)
+    write_texts(out, shares, sides, files)
     return sides
 
 
@@ -163,7 +166,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         sides = build(arguments.out, arguments.cache)
-    except sources.SourceError as error:
+    except SourceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())

@@ -13,8 +13,9 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
+from packages import SourceError
 from PIL import Image
-from sample_sources import Drawing, SourceError
+from sample_sources import Drawing
 
 CATEGORIES = {
     "animal": "an animal",

@@ -6,15 +6,15 @@ Knows the packages, their file formats and their licence marks; knows nothing of
 import hashlib
 import io
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from packages import Debian, SourceError, need, unpacked
 from PIL import Image
 
 SIDE = 128
@@ -25,27 +25,14 @@ PUBLIC_DOMAIN = {"http://web.resource.org/cc/PublicDomain", "http://creativecomm
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 
-class SourceError(RuntimeError):
-    """A package, tool or file that the build needs is missing or is not the one it was written for."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A Debian package pinned by version and content."""
-
-    name: str
-    version: str
-    sha256: str
-
-
 PACKAGES = (
-    Package("openclipart-svg", "1:0.18+dfsg-19", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5"),
-    Package(
+    Debian("openclipart-svg", "1:0.18+dfsg-19", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5"),
+    Debian(
         "fonts-noto-color-emoji",
         "2.042-0+deb12u1",
         "a5ab0f69c7938423862320d9aca5dd187b3fd879d6a9a57dd52e17c3fa8d2751",
     ),
-    Package("unicode-cldr-core", "41-0.1", "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260"),
+    Debian("unicode-cldr-core", "41-0.1", "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260"),
 )
 
 
@@ -70,40 +57,17 @@ class Drawing:
         return f"{self.source}/{self.name}"
 
 
-def need(tool: str, package: str) -> str:
-    """The path of a command, or an error that says what to install."""
-    path = shutil.which(tool)
-    if path is None:
-        raise SourceError(f"`{tool}` is not installed; it draws or unpacks the sources: apt-get install {package}")
-    return path
+class Shares(NamedTuple):
+    """The folders `usr/share` of the packages."""
+
+    openclipart: Path
+    fonts: Path
+    cldr: Path
 
 
-def fetch(cache: Path) -> Path:
-    """Download, verify and unpack the packages into `cache`; returns its `usr/share`."""
-    cache.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
-        done = cache / f"{package.name}.{package.sha256[:12]}.unpacked"
-        if done.exists():
-            continue
-        archives = sorted(cache.glob(f"{package.name}_*.deb"))
-        if not archives:
-            command = [need("apt-get", "apt"), "download", f"{package.name}={package.version}"]
-            result = subprocess.run(command, cwd=cache, capture_output=True, text=True, check=False)
-            archives = sorted(cache.glob(f"{package.name}_*.deb"))
-            if not archives:
-                raise SourceError(
-                    f"apt-get could not download {package.name} {package.version}: {result.stderr.strip()[-300:]}\n"
-                    f"Run `apt-get update` on Debian 12, or put the .deb file into {cache}."
-                )
-        digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
-        if digest != package.sha256:
-            raise SourceError(
-                f"{archives[0]} has sha256 {digest}, but the samples were built from {package.name} "
-                f"{package.version} with {package.sha256}. Remove the file to download it again."
-            )
-        subprocess.run([need("dpkg-deb", "dpkg"), "-x", str(archives[0]), str(cache)], check=True)
-        done.touch()
-    return cache / "usr" / "share"
+def fetch(cache: Path) -> Shares:
+    """Download, verify and unpack the packages into `cache`."""
+    return Shares(*(unpacked(package, cache) / "usr" / "share" for package in PACKAGES))
 
 
 def _local(tag: str) -> str:
@@ -143,9 +107,9 @@ def _openclipart_drawing(path: Path, root: Path) -> Drawing | None:
     )
 
 
-def read_openclipart(share: Path) -> list[Drawing]:
+def read_openclipart(shares: Shares) -> list[Drawing]:
     """Every public-domain drawing, once by content; names made unique."""
-    root = share / "openclipart" / "svg"
+    root = shares.openclipart / "openclipart" / "svg"
     drawings: list[Drawing] = []
     contents: set[str] = set()
     names: dict[str, int] = defaultdict(int)
@@ -212,7 +176,7 @@ def _ligatures(font: Any) -> dict[tuple[str, ...], str]:
     return found
 
 
-def read_emoji(share: Path, extra_labels: dict[str, str]) -> list[Drawing]:
+def read_emoji(shares: Shares, extra_labels: dict[str, str]) -> list[Drawing]:
     """Every labelled emoji that the font draws; `extra_labels` are for those newer than CLDR's label file."""
     try:
         from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
@@ -220,12 +184,12 @@ def read_emoji(share: Path, extra_labels: dict[str, str]) -> list[Drawing]:
         raise SourceError(
             "fontTools is not installed; it cuts the emoji from their font: pip install fonttools"
         ) from error
-    font = TTFont(share / "fonts/truetype/noto/NotoColorEmoji.ttf")
+    font = TTFont(shares.fonts / "fonts/truetype/noto/NotoColorEmoji.ttf")
     glyphs, ligatures = font.getBestCmap(), _ligatures(font)
     strike = font["CBDT"].strikeData[0]
-    names = _emoji_names(share)
+    names = _emoji_names(shares.cldr)
     drawings: list[Drawing] = []
-    for character, label in sorted({**_emoji_labels(share), **extra_labels}.items()):
+    for character, label in sorted({**_emoji_labels(shares.cldr), **extra_labels}.items()):
         sequence = tuple(glyphs.get(ord(part), "") for part in character)
         glyph = sequence[0] if len(sequence) == 1 else ligatures.get(sequence, "")
         if glyph not in strike or character not in names:

@@ -47,7 +47,7 @@ class MediaBatch:
     """The media of one slot, sample by sample, in reading order."""
 
     items: dict[str, Tensor]
-    """[M, ...] each."""
+    """[M, ...] each; those of varying size filled up with zeros."""
     lengths: Tensor
     """[M] rows reserved for each medium in the token sequence."""
     starts: Tensor
@@ -144,7 +144,19 @@ def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot:
     ]
     if not found:
         return None
-    items = {key: torch.stack([item[key] for _, _, item in found]) for key in found[0][2]}
+    items = {key: _stacked([item[key] for _, _, item in found]) for key in found[0][2]}
     lengths = torch.tensor([span.length for _, span, _ in found])
     starts = torch.tensor([offsets[row] + span.start for row, span, _ in found])
     return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in found))
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """[M, ...], each filled up with zeros at the end of every dimension in which they differ."""
+    shapes = [tensor.shape for tensor in tensors]
+    if len(set(shapes)) == 1:
+        return torch.stack(list(tensors))
+    sizes = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *sizes)
+    for place, tensor in zip(stacked, tensors, strict=True):
+        place[tuple(slice(size) for size in tensor.shape)] = tensor
+    return stacked

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
+from omnivit.errors import MediaError
+from omnivit.media.facts import MediaFacts
 from omnivit.model.features import Features, Layout
 
 
@@ -24,6 +26,9 @@ class Processor(Protocol):
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one medium: named tensors, which the collator stacks to [M, ...].
+
+        Where their sizes vary from medium to medium (frames of a clip, points of a scan), the collator fills up with
+        zeros; an item then says its own size in a tensor beside them, by which the encoder leaves the filling out.
 
         Raises:
             MediaError: the medium cannot be read; names file and reason.
@@ -75,6 +80,16 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Encode the stacked items ([M, ...] each) to `Features` [M, S, D]."""
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Say what a file holds, without a model and without a recipe, for `omnivit media`.
+
+        Raises:
+            MediaError: it holds nothing that this encoder reads, or is damaged; or the encoder does not tell, as the
+                default does.
+        """
+        raise MediaError(f"{media}: {cls.__name__} does not tell what a file holds. Try it in a recipe, with --recipe.")
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""

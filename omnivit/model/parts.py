@@ -1,14 +1,17 @@
-"""Adapters made of adapters: a block inside an adapter's options -> the adapter."""
+"""Components made of components: a block inside an adapter's or encoder's options -> the adapter or encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from omnivit import registry
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter
+from omnivit.model.encoder import Encoder
 from omnivit.options import merge_options
+
+T = TypeVar("T")
 
 
 def build_adapter(block: Mapping[str, Any], path: str, width: int, llm_width: int) -> Adapter:
@@ -17,15 +20,44 @@ def build_adapter(block: Mapping[str, Any], path: str, width: int, llm_width: in
     Args:
         block: `name`, then its options, as in a recipe.
         path: where the block stands inside the outer adapter's options, such as `steps[0]`, for errors.
+        width: of the rows that it will be given.
+        llm_width: of the LLM's rows.
 
     Raises:
         RecipeError: no `name`, or options that it does not know.
         PluginError: no such adapter, or a broken one.
     """
+    cls, config = _found(registry.adapters, block, path)
+    made: Adapter = cls(config, width, llm_width)
+    return made
+
+
+def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder:
+    """Build a registered encoder (or `module:Class`) inside another one, which calls its `load` in its own.
+
+    Args:
+        block: `name`, then its options, as in a recipe.
+        path: where the block stands inside the outer encoder's options, such as `encoder`, for errors.
+        modality: what it has to read, such as `image`.
+
+    Raises:
+        RecipeError: no `name`, options that it does not know, or it reads something else.
+        PluginError: no such encoder, or a broken one.
+    """
+    cls, config = _found(registry.encoders, block, path)
+    if cls.modality != modality:
+        raise RecipeError(
+            f"{path}: {block['name']!r} reads {cls.modality!r} media; one for {modality!r} is wanted here."
+        )
+    made: Encoder = cls(config)
+    return made
+
+
+def _found(known: registry.Registry[T], block: Mapping[str, Any], path: str) -> tuple[Any, Any]:
+    """The class and the config that a block names."""
     name = block.get("name")
     if not isinstance(name, str):
-        raise RecipeError(f"{path}: says no `name`. Available: {', '.join(sorted(registry.adapters.names()))}.")
-    cls = registry.adapters.get(name)
+        raise RecipeError(f"{path}: says no `name`. Available: {', '.join(sorted(known.names()))}.")
+    cls: Any = known.get(name)
     options = {key: value for key, value in block.items() if key != "name"}
-    made: Adapter = cls(merge_options(cls.Config, options, path), width, llm_width)
-    return made
+    return cls, merge_options(cls.Config, options, path)

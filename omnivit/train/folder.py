@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ def provenance(recipe: Recipe, mixtures: dict[str, Mixture], preparation: str) -
     blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registry.llms, recipe.model.llm)]
     for slot in recipe.model.inputs:
         for _, branch in branches_of(recipe, slot):
-            blocks += [(registry.encoders, branch.encoder)]
-            blocks += [(registry.adapters, block) for block in _nested(branch.adapter)]
+            for known, block in ((registry.encoders, branch.encoder), (registry.adapters, branch.adapter)):
+                blocks += [(known, inner) for inner in _nested(block, known.names())]
     blocks += [(registry.readers, {"name": s.reader}) for stage in recipe.stages for s in stage.data]
     plugins = {f"{found.group}:{block['name']}": found.provenance(block["name"]) for found, block in blocks
                if "share" not in block}  # fmt: skip
@@ -96,15 +96,14 @@ def record_provenance(folder: Path, found: dict[str, Any], resuming: bool) -> No
     write_text(file, json.dumps(found, indent=1, sort_keys=True))
 
 
-def _nested(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An adapter's block and those of adapters inside it (the steps of a chain)."""
+def _nested(block: dict[str, Any], known: Container[str]) -> Iterator[dict[str, Any]]:
+    """A component's block and those of components of its kind inside it (the steps of a chain)."""
     yield block
-    known = registry.adapters.names()
     for value in block.values():
         for found in value if isinstance(value, list) else [value]:
             name = found.get("name") if isinstance(found, dict) else None
             if isinstance(name, str) and (name in known or ":" in name):
-                yield from _nested(found)
+                yield from _nested(found, known)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -45,3 +45,13 @@ def test_map_reaches_media() -> None:
     )
     assert int(batch.ids[0, 0]) == 6 and int(batch.media["image"].items["x"][0, 0]) == 2
     assert batch.names == ("a", "b")
+
+
+def test_media_of_varying_size_are_filled_up() -> None:
+    sizes = [(2, 1), (1, 3)]
+    items = [{"x": torch.ones(size, dtype=torch.int), "n": torch.tensor(size[0])} for size in sizes]
+    ids = torch.zeros(1, dtype=torch.long)
+    samples = [EncodedSample("a", ids, ids, (Span("audio", 0, 0),), (item,), ids) for item in items]
+    stacked = collate(samples, ("audio",), pad_id=1).media["audio"].items
+    assert stacked["x"].tolist() == [[[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]]]
+    assert stacked["n"].tolist() == [2, 1]

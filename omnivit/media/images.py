@@ -17,9 +17,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from omnivit.data.media import resolve
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.media.files import resolve
 
 MAX_PIXELS = 64_000_000
 """A larger picture is refused by its header alone: 64 megapixels take 256 MB once decoded and composited."""
@@ -38,7 +38,7 @@ def open_image(media: Media) -> Image.Image:
     The source may be a path, encoded bytes, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4].
 
     Raises:
-        MediaError: the file must not or cannot be read (see `omnivit.data.media.resolve`), is no picture, is damaged
+        MediaError: the file must not or cannot be read (see `omnivit.media.files.resolve`), is no picture, is damaged
             or cut short, or is larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT`.
     """
     source = media.source
@@ -88,12 +88,12 @@ def _check_size(image: Image.Image, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise MediaError(
             f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} "
-            f"(omnivit.data.images.MAX_PIXELS). Scale it down first."
+            f"(omnivit.media.images.MAX_PIXELS). Scale it down first."
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise MediaError(
             f"{name}: {width} x {height} pixels is more elongated than {MAX_ASPECT}:1 "
-            f"(omnivit.data.images.MAX_ASPECT). Crop it first."
+            f"(omnivit.media.images.MAX_ASPECT). Crop it first."
         )
 
 

@@ -1,0 +1,87 @@
+"""Media of several pictures (frames of a clip, slices of a volume, crops of a page), each seen by an image encoder.
+
+An encoder for such media keeps an image encoder inside (`omnivit.model.parts.build_encoder`). Its processor cuts a
+medium into pictures and hands them to `prepare_pictures`; its forward pass hands the stacked items to
+`encode_pictures`. Media may have different numbers of pictures: what the collator fills up never reaches the encoder.
+
+Shapes: M media, N pictures of a medium (padded), P pictures of all media, S rows a picture, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from omnivit.data.sample import Media
+from omnivit.model.encoder import Encoder, Processor, layout_of
+from omnivit.model.features import Features, Layout
+
+PICTURES = "pictures"
+"""Key of the number of pictures in an item; the tensors of the pictures themselves have their processor's keys."""
+
+
+def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Media) -> dict[str, Tensor]:
+    """Prepare a medium's pictures -> its item: `pictures` [] their number, and [N, ...] for each of `inside`'s tensors.
+
+    Args:
+        inside: the image encoder's processor. A seed for augmentation is the same for all pictures of a medium.
+        images: at least one.
+        media: the medium that they come from.
+    """
+    items = [inside(replace(media, source=image, root=None)) for image in images]
+    stacked = {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    return {PICTURES: torch.tensor(len(images)), **stacked}
+
+
+def layout_of_pictures(inside: Processor, item: Mapping[str, Tensor]) -> Layout:
+    """Rows of a medium: those of its first picture times their number, in a grid (n, y, x) where one has (y, x)."""
+    count = int(item[PICTURES])
+    one = layout_of(inside, {key: value[0] for key, value in inner_items(item).items()})
+    grid = (count, *one.grid) if one.grid is not None and len(one.grid) == 2 else None
+    return Layout(count * one.rows, grid)
+
+
+def inner_items(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the number of pictures."""
+    return {key: value for key, value in items.items() if key != PICTURES}
+
+
+def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int | None = None) -> Features:
+    """Encode every picture by itself -> Features [M, N S, D], picture by picture, with a grid (n, y, x) or none.
+
+    Args:
+        encoder: the image encoder.
+        items: as stacked by the collator: `pictures` [M], the others [M, N, ...].
+        at_once: most pictures that pass through the encoder together, to bound memory; None: all.
+    """
+    counts, inner = items[PICTURES], inner_items(items)
+    most = next(iter(inner.values())).shape[1]
+    real = torch.arange(most, device=counts.device) < counts[:, None]
+    pictures = {key: value[real] for key, value in inner.items()}
+    total = int(counts.sum())
+    step = total if at_once is None else at_once
+    parts = [
+        encoder({key: value[start : start + step] for key, value in pictures.items()})
+        for start in range(0, total, max(1, step))
+    ]
+    values, mask = (_laid(torch.cat([getattr(part, name) for part in parts]), real) for name in ("values", "mask"))
+    return Features(values, mask, _grid(parts, real))
+
+
+def _laid(rows: Tensor, real: Tensor) -> Tensor:
+    """[P, S, ...] -> [M, N S, ...], zero where there is no picture."""
+    table = rows.new_zeros(*real.shape, *rows.shape[1:])
+    return table.index_put(real.nonzero(as_tuple=True), rows).flatten(1, 2)
+
+
+def _grid(parts: Sequence[Features], real: Tensor) -> Tensor | None:
+    grids = [part.grid for part in parts if part.grid is not None and part.grid.shape[2] == 2]
+    if len(grids) < len(parts):
+        return None
+    places = torch.cat(grids)
+    number = real.nonzero()[:, 1]
+    return _laid(torch.cat([number[:, None, None].expand(*places.shape[:2], 1), places], dim=2), real)
