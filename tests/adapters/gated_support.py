@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from llm_support import fill, wave
 from omnivit_adapters.gated_cross_attention import (
     GatedCrossAttentionAdapter,
     GatedCrossAttentionConfig,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnivit.data.collate import Batch, EncodedSample, Span, collate
 from omnivit.model.causal import CausalConfig, CausalLM
@@ -105,18 +105,6 @@ def model_of(llm: CausalLM, adapters: Mapping[str, Any], trained: bool = False) 
     model.requires_grad_(False)
     model.adapters.requires_grad_(True)
     return model.eval()
-
-
-def wave(shape: Sequence[int], phase: float, scale: float = 1.0) -> Tensor:
-    """A pattern that depends on no generator: the sine of a rising frequency."""
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    return (scale * torch.sin(0.37 * index + 0.011 * index * index + phase)).view(tuple(shape)).float()
-
-
-def fill(module: nn.Module, phase: float = 0.0, scale: float = 0.6) -> None:
-    """Give every parameter a pattern, in the order of their names."""
-    for number, (_, parameter) in enumerate(sorted(module.named_parameters())):
-        parameter.data.copy_(wave(parameter.shape, phase + number, scale))
 
 
 def everything(batch: Batch) -> Tensor:
