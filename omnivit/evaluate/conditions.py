@@ -120,6 +120,8 @@ def _contents(sample: Sample) -> frozenset[object]:
 def _identity(media: Media) -> object:
     if isinstance(media.source, str | os.PathLike):
         return os.path.realpath(os.path.join(media.root or "", os.fspath(media.source)))  # noqa: PTH118 - may be bytes
+    if isinstance(media.source, tuple):  # files that are one medium together
+        return tuple(_identity(replace(media, source=source)) for source in media.source)
     return id(media.source)
 
 

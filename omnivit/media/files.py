@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from omnivit.data.sample import Media
@@ -37,17 +38,34 @@ def resolve(media: Media) -> Path:
         raise MediaError(f"{path}: no such file. {_where(media)}") from None
     except (OSError, RuntimeError) as error:  # no permission, a name too long, links in a circle
         raise MediaError(f"{path}: cannot be reached: {_reason(error)}. {_where(media)}") from error
-    if media.root is not None and not real.is_relative_to(Path(media.root).resolve()):
-        raise MediaError(
-            f"{path}: is a link to {real}, outside the data root {media.root}. Copy the file into the root, or set "
-            f"`data.root` to a folder that holds both."
-        )
+    _check_inside(path, real, media)
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
         raise MediaError(f"{path}: is {kind}, not an ordinary file. {_where(media)}")
     if status.st_size == 0:
         raise MediaError(f"{path}: the file is empty (0 bytes). Fetch it again, or take the sample out.")
     return real
+
+
+def folder_files(media: Media) -> list[Media] | None:
+    """The files of the folder that a medium names, in the order of their names; None where it names no folder.
+
+    Hidden files (`.DS_Store`) are left out; whether the others may be read is for `resolve` to say, one by one.
+
+    Raises:
+        MediaError: the folder lies outside `media.root` or cannot be read, or nothing is in it.
+    """
+    path = _joined(media)
+    if not path.is_dir():
+        return None
+    _check_inside(path, path.resolve(), media)
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read: {_reason(error)}. Check the folder's permissions.") from error
+    if not names:
+        raise MediaError(f"{path}: the folder is empty. Fetch its files again, or take the sample out.")
+    return [replace(media, source=str(Path(media.source) / name)) for name in names]
 
 
 def read_bytes(media: Media) -> bytes:
@@ -63,6 +81,14 @@ def read_bytes(media: Media) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {_reason(error)}. Check the file and its permissions.") from error
+
+
+def _check_inside(path: Path, real: Path, media: Media) -> None:
+    if media.root is not None and not real.is_relative_to(Path(media.root).resolve()):
+        raise MediaError(
+            f"{path}: is a link to {real}, outside the data root {media.root}. Copy the file into the root, or set "
+            f"`data.root` to a folder that holds both."
+        )
 
 
 def _joined(media: Media) -> Path:

@@ -9,17 +9,22 @@ import io
 import math
 import random
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.media.facts import MediaFacts
 from omnivit.media.files import resolve
+
+T = TypeVar("T")
 
 MAX_PIXELS = 64_000_000
 """A larger picture is refused by its header alone: 64 megapixels take 256 MB once decoded and composited."""
@@ -44,16 +49,51 @@ def open_image(media: Media) -> Image.Image:
     source = media.source
     if isinstance(source, np.ndarray):
         source = _from_array(source, str(media))
+    return _opened(replace(media, source=source), _upright_rgb)
+
+
+def open_plane(media: Media) -> NDArray[Any]:
+    """Decode a picture of one channel to its own numbers, upright: [H, W] of 8, 16 or 32 bits (a depth map, say).
+
+    The source may be a path, encoded bytes, or a PIL image.
+
+    Raises:
+        MediaError: as `open_image`; or the picture has several channels.
+    """
+    return _opened(media, _upright_plane)
+
+
+def look(media: Media) -> MediaFacts:
+    """What a picture is: height and width (upright), format and mode. It is decoded, so that damage shows.
+
+    Raises:
+        MediaError: as `open_image`.
+    """
+    return _opened(media, _facts)
+
+
+def _facts(image: Image.Image, name: str) -> MediaFacts:
+    found: dict[str, str] = {} if image.format is None else {"format": image.format}
+    found["mode"] = image.mode
+    if getattr(image, "n_frames", 1) > 1:
+        found["frames"] = f"{image.n_frames}, of which the first is seen"  # type: ignore[attr-defined]
+    upright = _upright_rgb(image, name)
+    return MediaFacts("picture", {"height": upright.height, "width": upright.width}, details=found)
+
+
+def _opened(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
+    """Open what a medium names within our limits, and hand it to `finish` with its name."""
+    source = media.source
     if isinstance(source, Image.Image):
         _check_size(source, str(media))
-        return _upright_rgb(source, str(media))
+        return finish(source, str(media))
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), str(media))
+        return _decode(io.BytesIO(source), str(media), finish)
     path = resolve(media)
-    return _decode(path, str(path))
+    return _decode(path, str(path), finish)
 
 
-def _decode(file: Any, name: str) -> Image.Image:
+def _decode(file: Any, name: str, finish: Callable[[Image.Image, str], T]) -> T:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
@@ -61,7 +101,7 @@ def _decode(file: Any, name: str) -> Image.Image:
         with image:
             _check_size(image, name)
             image.load()
-            return _upright_rgb(image, name)
+            return finish(image, name)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -115,6 +155,16 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright_plane(image: Image.Image, name: str) -> NDArray[Any]:
+    image = ImageOps.exif_transpose(image)
+    if image.mode not in ("L", "F") and not image.mode.startswith("I"):
+        raise MediaError(
+            f"{name}: its pixels have the mode {image.mode}; one channel of numbers is wanted here. Save the map as "
+            f"16-bit grey PNG, or as an array (.npy)."
+        )
+    return np.array(image)
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
