@@ -150,6 +150,8 @@ class Evaluation:
     """Show each question with its own media, with another sample's media, with none."""
     linear_probe: list[DataSource] = field(default_factory=list)
     """Training samples of the same closed question; a linear classifier on the frozen features is fitted on them."""
+    metric: str = "accuracy"
+    """`accuracy` (answers equal to the reference), or `word_error_rate` beside it, for transcripts."""
     max_new_tokens: int = 16
     batch_size: int = 16
 

@@ -12,6 +12,7 @@ from omnivit.typed import Where, near
 SCHEDULES = ("cosine", "linear", "constant")
 ON_BAD_SAMPLE = ("error", "skip")
 CONDITIONS = ("true", "shuffled", "none")
+METRICS = ("accuracy", "word_error_rate")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _NAME_RULE = "begins with a letter and holds letters, digits, '_' and '-' only, at most 64"
 
@@ -104,6 +105,7 @@ def _evaluation(evaluation: Evaluation, where: Where) -> Problems:
             yield f"{where / 'conditions' / i}: '{condition}' is listed twice."
     if evaluation.linear_probe:
         yield from _sources(evaluation.linear_probe, where / "linear_probe")
+    yield from _one_of(METRICS, evaluation.metric, where / "metric")
     yield from _at_least(1, evaluation.max_new_tokens, where / "max_new_tokens")
     yield from _at_least(1, evaluation.batch_size, where / "batch_size")
 

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask all questions of the file, and print exact match and token F1 with 95% intervals."""
+    """Ask all questions of the file, and print exact match and token F1 with 95% intervals.
+
+    Where the run's recipe says `evaluation.metric: word_error_rate`, that as well.
+    """
     if args.out is not None and not args.out.absolute().parent.is_dir():
         raise DataError(f"--out {args.out}: there is no folder {args.out.absolute().parent}. Make it first.")
     root = (args.root or args.data.parent).resolve()
@@ -55,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         from omnivit.train.checkpoint import write_text
 
         write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
-    found = score(answered, questions.refused)
+    metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
+    found = score(answered, questions.refused, metric)
     print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
     return 0
 
@@ -80,10 +84,12 @@ def as_record(answered: Answered) -> dict[str, Any]:
 def summary(condition: str, score: Score) -> dict[str, Any]:
     """What `--json` prints."""
     assert score.token_f1 is not None, "words were compared"
+    rate = score.word_error_rate
     return {
         "condition": condition,
         "exact_match": asdict(score.accuracy),
         "token_f1": asdict(score.token_f1),
+        **({} if rate is None else {"word_error_rate": asdict(rate)}),
         "refused": list(score.refused),
     }
 
@@ -94,8 +100,10 @@ def table(condition: str, score: Score) -> Sequence[str]:
 
     assert score.token_f1 is not None, "words were compared"
     lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]
-    for name, found in (("exact match", score.accuracy), ("token F1", score.token_f1)):
-        lines.append(f"{name:<12} {found.mean:.3f}   95% interval {found.low:.3f} to {found.high:.3f}")
+    measured = [("exact match", score.accuracy), ("token F1", score.token_f1), ("word errors", score.word_error_rate)]
+    for name, found in measured:
+        if found is not None:
+            lines.append(f"{name:<12} {found.mean:.3f}   95% interval {found.low:.3f} to {found.high:.3f}")
     return lines + [f"left out: {' '.join(reason.split())}" for reason in score.refused]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.evaluate.plot import LOSS_PLOT
-from omnivit.evaluate.run import LINEAR_PROBE, Score
+from omnivit.evaluate.run import LINEAR_PROBE, WORD_ERROR_RATE, Score
 from omnivit.recipe import Recipe
 from omnivit.train.checkpoint import write_text
 from omnivit.train.folder import PROVENANCE, RECIPE
@@ -57,7 +57,10 @@ def write_report(
 def as_record(
     scores: Mapping[str, Score], stages: Sequence[StageResult], peak_memory_mb: float, curves: Curves
 ) -> dict[str, Any]:
-    """report.json. Without evaluation there is neither `accuracy` nor `token_f1` nor `refused`."""
+    """report.json. Without evaluation there is neither `accuracy` nor `token_f1` nor `refused`.
+
+    There is `word_error_rate` where the recipe asks for it, and `by_file` where it names several files of questions.
+    """
     record: dict[str, Any] = {}
     if scores:
         record["accuracy"] = {name: asdict(score.accuracy) for name, score in scores.items()}
@@ -65,6 +68,7 @@ def as_record(
     record["peak_memory_mb"] = round(peak_memory_mb, 1)
     if scores:
         record["token_f1"] = {name: asdict(score.token_f1) for name, score in scores.items() if score.token_f1}
+        record |= _word_error_record(scores) | _by_file_record(scores)
         record["refused"] = refused(scores)
     record["stages"] = [_stage_record(stage, curves.get(stage.name, ())) for stage in stages]
     return record
@@ -94,7 +98,8 @@ def as_markdown(
 
 def console_table(scores: Mapping[str, Score]) -> str:
     """Accuracy by condition with 95% intervals, and the verdict, for a terminal."""
-    rows = [("accuracy with", "mean", "95% interval", "n", "token F1"), *map(_score_row, scores.items())]
+    header = ("accuracy with", "mean", "95% interval", "n", "token F1")
+    rows = _with_word_errors([header, *map(_score_row, scores.items())], scores)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(row, widths) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdict(scores)])
@@ -105,18 +110,8 @@ def verdict(scores: Mapping[str, Score]) -> list[str]:
     if "true" not in scores:
         return []
     true = scores["true"].accuracy
-    sentences = []
     control = next((name for name in CONTROLS if name in scores), None)
-    if control is not None:
-        other = scores[control].accuracy
-        times = f" ({true.mean / other.mean:.1f} times as often)" if other.mean else ""
-        sentences.append(
-            f"The model uses its media: it is right in {true.mean:.1%} of the questions with the true ones and in "
-            f"{other.mean:.1%} with {LABELS[control]}{times}, and the intervals do not meet."
-            if true.low > other.high
-            else f"No sign that the model uses its media: the interval with the true ones is not clear of the one with "
-            f"{LABELS[control]}."
-        )
+    sentences = [] if control is None else [_compared(scores["true"], scores[control], LABELS[control])]
     if LINEAR_PROBE in scores:
         points = 100 * (true.mean - scores[LINEAR_PROBE].accuracy.mean)
         where = (
@@ -124,6 +119,22 @@ def verdict(scores: Mapping[str, Score]) -> list[str]:
         )
         sentences.append(f"It is {where} a linear probe on the same features.")
     return sentences
+
+
+def _compared(true: Score, other: Score, label: str) -> str:
+    """By the word error rate where there is one, else by the accuracy."""
+    ours, theirs = true.word_error_rate, other.word_error_rate
+    if ours is not None and theirs is not None:
+        clear = ours.high < theirs.low
+        found = f"its word error rate is {ours.mean:.1%} with the true ones and {theirs.mean:.1%} with {label}"
+    else:
+        clear = true.accuracy.low > other.accuracy.high
+        right, guessed = true.accuracy.mean, other.accuracy.mean
+        label += f" ({right / guessed:.1f} times as often)" if guessed else ""
+        found = f"it is right in {right:.1%} of the questions with the true ones and in {guessed:.1%} with {label}"
+    if clear:
+        return f"The model uses its media: {found}, and the intervals do not meet."
+    return f"No sign that the model uses its media: {found}, and the intervals meet."
 
 
 def refused(scores: Mapping[str, Score]) -> list[str]:
@@ -142,17 +153,24 @@ def duration(seconds: float) -> str:
 
 
 STAGE_HEADER = ("stage", "steps", "samples", "time", "loss at first", "at last", "skipped")
+WORD_ERROR_HEADER = ("word error rate", "95% interval")
 SCORE_HEADER = ("asked with", "accuracy", "95% interval", "questions", "token F1")
 
 
 def _evaluation_part(scores: Mapping[str, Score]) -> list[str]:
     if not scores:
         return ["The recipe asks for no evaluation."]
-    parts = ["## Evaluation", " ".join(verdict(scores)), _table(SCORE_HEADER, list(map(_score_row, scores.items())))]
+    header, *rows = _with_word_errors([SCORE_HEADER, *map(_score_row, scores.items())], scores)
+    parts = ["## Evaluation", " ".join(verdict(scores)), _table(header, rows), *_by_file_part(scores)]
     parts.append(
         "Accuracy counts answers equal to the reference once normalised (case, punctuation, articles, white space, as "
         "SQuAD does); intervals are Wilson's."
     )
+    if _word_error_record(scores):
+        parts.append(
+            "The word error rate counts words inserted, left out or replaced, by the words of the references (lower "
+            "case, without punctuation); intervals are a bootstrap's over the questions."
+        )
     return [part for part in parts if part] + _refused_part(refused(scores), "Questions that were left out")
 
 
@@ -161,6 +179,40 @@ def _score_row(item: tuple[str, Score]) -> tuple[str, ...]:
     accuracy, f1 = score.accuracy, score.token_f1
     interval = f"{accuracy.low:.3f} to {accuracy.high:.3f}"
     return LABELS[name], f"{accuracy.mean:.3f}", interval, str(accuracy.n), f"{f1.mean:.3f}" if f1 else ""
+
+
+def _with_word_errors(rows: Sequence[tuple[str, ...]], scores: Mapping[str, Score]) -> list[tuple[str, ...]]:
+    """The table (header first) with two columns more where a word error rate was measured."""
+    if not _word_error_record(scores):
+        return list(rows)
+    rates = [score.word_error_rate for score in scores.values()]
+    cells = [(f"{rate.mean:.3f}", f"{rate.low:.3f} to {rate.high:.3f}") if rate else ("", "") for rate in rates]
+    return [row + more for row, more in zip(rows, [WORD_ERROR_HEADER, *cells], strict=True)]
+
+
+def _by_file_part(scores: Mapping[str, Score]) -> list[str]:
+    """The same for each file of questions, condition by condition."""
+    files = list(dict.fromkeys(file for score in scores.values() for file in score.by_file))
+    rows = [
+        (file, *_score_row((name, score.by_file[file])))
+        for file in files
+        for name, score in scores.items()
+        if file in score.by_file
+    ]
+    return [_table(("questions of", *SCORE_HEADER), rows)] if rows else []
+
+
+def _by_file_record(scores: Mapping[str, Score]) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        for file, part in score.by_file.items():
+            found.setdefault(file, {})[name] = asdict(part.accuracy)
+    return {"by_file": found} if found else {}
+
+
+def _word_error_record(scores: Mapping[str, Score]) -> dict[str, Any]:
+    found = {name: asdict(score.word_error_rate) for name, score in scores.items() if score.word_error_rate}
+    return {WORD_ERROR_RATE: found} if found else {}
 
 
 def _stage_record(stage: StageResult, curve: Sequence[tuple[int, float]]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +16,13 @@ from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, 
 from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
 from omnivit.evaluate.probe import linear_probe
 from omnivit.evaluate.progress import shown
+from omnivit.evaluate.words import word_error_rate
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 LINEAR_PROBE = "linear_probe"
+WORD_ERROR_RATE = "word_error_rate"
+"""The metric of a recipe that asks for transcripts."""
 CHUNK = 16
 """Batches that are handed to the assistant at once; progress moves this often."""
 
@@ -56,6 +59,10 @@ class Score:
     """None for what gives a class rather than words."""
     refused: tuple[str, ...] = ()
     """Reason of every bad sample that was left out (`data.on_bad_sample: skip`)."""
+    word_error_rate: Interval | None = None
+    """None unless the recipe asks for it. It may be above 1."""
+    by_file: Mapping[str, Score] = field(default_factory=dict)
+    """Of each file of questions, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,11 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     scores = {}
     for name in evaluation.conditions:
         answered = [
-            answer
-            for file in files
-            for answer in ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size)
+            ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size) for file in files
         ]
-        scores[name] = score(answered, _refused(files))
+        whole = score([one for part in answered for one in part], _refused(files), evaluation.metric)
+        parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
+        scores[name] = replace(whole, by_file=parts) if len(parts) > 1 else whole
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
@@ -163,11 +170,21 @@ def ask(
     ]
 
 
-def score(answered: Sequence[Answered], refused: tuple[str, ...] = ()) -> Score:
-    """Exact matches and token F1 of at least one answer."""
-    right = sum(exact_match(one.prediction, one.reference) for one in answered)
-    f1 = [token_f1(one.prediction, one.reference) for one in answered]
-    return Score(wilson(right, len(answered)), mean_interval(f1), refused)
+def score(answered: Sequence[Answered], refused: tuple[str, ...] = (), metric: str = "accuracy") -> Score:
+    """Exact matches and token F1 of at least one answer; with the metric `word_error_rate`, that as well.
+
+    Raises:
+        DataError: the word error rate is wanted, but no reference holds a word.
+    """
+    pairs = [(one.prediction, one.reference) for one in answered]
+    right = sum(exact_match(*pair) for pair in pairs)
+    found = Score(wilson(right, len(pairs)), mean_interval([token_f1(*pair) for pair in pairs]), refused)
+    if metric != WORD_ERROR_RATE:
+        return found
+    try:
+        return replace(found, word_error_rate=word_error_rate(pairs))
+    except ValueError as error:
+        raise DataError(f"evaluation.metric is {metric}, but there is {error}.") from error
 
 
 def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Questions:

@@ -70,7 +70,9 @@ def test_media_are_shuffled_inside_their_file(looking: Looking, data_root: Path)
     write_jsonl(data_root / "warm.jsonl", records[:2])
     write_jsonl(data_root / "cold.jsonl", records[2:])
     evaluation = Evaluation([DataSource("warm.jsonl"), DataSource("cold.jsonl")], ["shuffled"], batch_size=1)
-    assert evaluate(looking, evaluation, data_root)["shuffled"].accuracy.mean == 1.0
+    score = evaluate(looking, evaluation, data_root)["shuffled"]
+    assert score.accuracy.mean == 1.0 and score.accuracy.n == 4
+    assert {file: part.accuracy.n for file, part in score.by_file.items()} == {"warm.jsonl": 2, "cold.jsonl": 2}
 
 
 @pytest.mark.parametrize(

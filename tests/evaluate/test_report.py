@@ -67,6 +67,15 @@ def test_report_md(report: Callable[..., Path]) -> None:
     assert sorted(file.name for file in path.iterdir()) == ["provenance.json", "report.json", "report.md"]
 
 
+def test_several_files_of_questions_are_told_apart(report: Callable[..., Path]) -> None:
+    parts = {"a.jsonl": Score(wilson(9, 10), wilson(9, 10)), "b.jsonl": Score(wilson(4, 10), wilson(4, 10))}
+    path = report({"true": Score(wilson(13, 20), wilson(13, 20), by_file=parts)}, {})
+    text, record = (path / "report.md").read_text(), json.loads((path / "report.json").read_text())
+    assert "| questions of | asked with | accuracy |" in text
+    assert "| b.jsonl | true media | 0.400 | 0.168 to 0.687 | 10 | 0.400 |" in text
+    assert [record["by_file"][name]["true"]["mean"] for name in parts] == [0.9, 0.4]
+
+
 def test_report_names_versions(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text(json.dumps({"libraries": {"torch": "2.99", "timm": None}}))
     write_report(tmp_path, load_recipe(), SCORES, STAGES, 1.0, CURVES)

@@ -1,0 +1,60 @@
+"""Word error rate: how far a transcript is from what was said. Knows no model and no tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from omnivit.evaluate.metrics import Interval
+
+RESAMPLES = 2000
+"""Draws of the bootstrap."""
+
+_BREAKS = re.compile(r"[^\w']|_")
+_QUOTES = re.compile(r"(?<!\w)'+|'+(?!\w)")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a transcript: lower case, without punctuation but for apostrophes inside a word.
+
+    Articles count, unlike in `omnivit.evaluate.metrics.normalise`; hyphens part words; numbers stay as they are
+    written, so that "2" is not "two".
+    """
+    return _QUOTES.sub(" ", _BREAKS.sub(" ", text.lower().replace("’", "'"))).split()
+
+
+def word_errors(prediction: str, reference: str) -> tuple[int, int]:
+    """The fewest words to insert, leave out or replace (Levenshtein), and the number of words of the reference."""
+    ours, theirs = words_of(prediction), words_of(reference)
+    row = list(range(len(ours) + 1))
+    for i, word in enumerate(theirs, 1):
+        left, row[0] = row[0], i
+        for j, other in enumerate(ours, 1):
+            left, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left + (word != other))
+    return row[-1], len(theirs)
+
+
+def word_error_rate(pairs: Sequence[tuple[str, str]], seed: int = 0) -> Interval:
+    """Errors of all (prediction, reference) pairs by the words of all references, 0 or more, with a 95% interval.
+
+    The interval is that of a bootstrap over the pairs: M. Bisani and H. Ney, "Bootstrap estimates for confidence
+    intervals in ASR performance evaluation", ICASSP 2004, I-409.
+
+    Args:
+        pairs: at least one; one reference at least holds a word.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no word to compare with.
+    """
+    counts = np.array([word_errors(prediction, reference) for prediction, reference in pairs]).reshape(-1, 2)
+    errors, words = counts.sum(axis=0)
+    if not words:
+        raise ValueError(f"no word in the references of {len(pairs)} answers: there is no word error rate")
+    drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+    sums = counts[drawn].sum(axis=1)
+    rates = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    low, high = np.quantile(rates, (0.025, 0.975))
+    return Interval(float(errors / words), float(low), float(high), len(counts))
