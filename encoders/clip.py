@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImagePro
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.media.images import open_image
+from omnivit.media.facts import MediaFacts
+from omnivit.media.images import look, open_image
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained
@@ -110,6 +111,11 @@ class ClipEncoder(Encoder):
         self.width = int(output.shape[2])
         self.tower = tower if config.path is not None else self._build()
         remove(self.tower, self.unused)
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Size and format of a picture. Raises MediaError."""
+        return look(media)
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

@@ -24,6 +24,7 @@ from torch.nn import functional
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
 from omnivit.media import images
+from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.unused import remove, sketching, unused
@@ -180,6 +181,11 @@ class TimmEncoder(Encoder):
         )
         self.backbone = skeleton if config.pretrained or config.path else _create(config)
         remove(self.backbone, self.unused)
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Size and format of a picture. Raises MediaError."""
+        return images.look(media)
 
     def load(self) -> None:
         """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""

@@ -27,6 +27,7 @@ VERBS = MappingProxyType(
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",
+        "media": "tell what files hold, which slots can take them, and their tokens under a recipe",
         "import-hf": "make a run of a Hugging Face LLaVA checkpoint",
     }
 )

@@ -20,7 +20,8 @@ from omnivit.recipe_source import MAX_DEPTH, Node, absolute, full, parse, read, 
 from omnivit.typed import Keys, Where, hints, near
 
 COMMAND_LINE = "command line"
-_PLUGIN_BLOCKS = re.compile(r"model\.(llm|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter))")
+_PLUGIN_BLOCKS = re.compile(r"model\.(llm|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")
+"""Encoders and adapters inside others' options, too."""
 _ROOT = ("data", "root")
 
 

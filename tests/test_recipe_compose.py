@@ -47,6 +47,13 @@ def test_another_plugin_takes_none_of_the_old_ones_options() -> None:
     assert image.adapter == {"name": "mlp", "depth": 3}
 
 
+def test_another_plugin_inside_another_one_takes_none_of_the_old_options() -> None:
+    write(TINY.replace("{name: timm, model: vit, grid: 2}", "{name: video, encoder: {name: clip, path: x, layer: -2}}"))
+    mine = "extends: tiny.yaml\nmodel: {inputs: {image: {encoder: {encoder: {name: timm, model: vit}}}}}\n"
+    encoder = load(write(mine, "mine.yaml")).model.inputs["image"].encoder
+    assert encoder == {"name": "video", "encoder": {"name": "timm", "model": "vit"}}
+
+
 def test_a_circle_shows_its_chain() -> None:
     write("extends: b.yaml\n", "a.yaml")
     write("seed: 1\nextends: [c.yaml]\n", "b.yaml")

@@ -15,7 +15,7 @@ RECIPES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_plugins_take_the_options(name: str) -> None:
-    recipe = load(FOLDER / name)
+    recipe = load(FOLDER / name, ["data.root=/data"])
     blueprint = ModelBlueprint.of(recipe)
     assert set(blueprint.inputs) == set(recipe.model.inputs)
     for stage in recipe.stages:

@@ -18,3 +18,5 @@ class MediaFacts:
     """How long it lasts; None where it does not."""
     details: Mapping[str, str] = field(default_factory=dict)
     """More that helps a person, such as the codec. Never what identifies a patient."""
+    slot: str = ""
+    """The input slot that it is for, told by an encoder that reads media of several kinds; else it is the modality."""

@@ -19,7 +19,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from omnivit.errors import MediaError, OmniVitError, PluginError
@@ -27,9 +29,11 @@ from omnivit.errors import MediaError, OmniVitError, PluginError
 T = TypeVar("T")
 
 SECONDS = 9.0
-"""A call may take so long,"""
+"""A call may compute so long,"""
 BYTES_PER_SECOND = 10_000_000
 """and a second more for each so many bytes of its file."""
+PATIENCE = 2
+"""So many times as long may pass on the clock: a busy machine is not the fault of the file, waiting for ever is."""
 MEMORY = 2_000_000_000
 """Bytes that the helper may hold."""
 
@@ -70,8 +74,8 @@ class _Helper:
             with contextlib.suppress(BrokenPipeError):  # it has died: reading finds out how
                 _write(process.stdin, request)
             try:
-                answer = self._answers.get(timeout=seconds)
-            except queue.Empty:
+                answer = self._wait(process.pid, seconds)
+            except TimeoutError:
                 self._end()
                 raise MediaError(
                     f"{name}: reading it took more than {seconds:.0f} seconds and was stopped. The file is damaged or "
@@ -84,6 +88,15 @@ class _Helper:
             raise _explained(found, name)
         value: T = found
         return value
+
+    def _wait(self, pid: int, seconds: float) -> bytes | None:
+        """The answer, or None where the process died. Raises TimeoutError."""
+        begun, computed = time.monotonic(), _processor_seconds(pid)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=min(0.25, seconds))
+            if time.monotonic() - begun > PATIENCE * seconds or _processor_seconds(pid) - computed > seconds:
+                raise TimeoutError
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -137,6 +150,15 @@ def _helper_of_this_process() -> _Helper:
     if _helper is None or _helper.owner != os.getpid():
         _helper = _Helper()
     return _helper
+
+
+def _processor_seconds(pid: int) -> float:
+    """Seconds that a process has computed; 0 where the system does not tell as Linux does."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _listen(stream: IO[bytes], answers: queue.Queue[bytes | None]) -> None:

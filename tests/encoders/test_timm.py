@@ -207,3 +207,96 @@ def test_image_size_that_does_not_fit() -> None:
 def test_impossible_options_name_the_place(options: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"inputs\.image\.encoder: .*(must be at least 1|exclude each other)"):
         merge_options(TimmConfig, {"model": "test_vit", **options}, "inputs.image.encoder")
+
+
+def open_clip_state(trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A checkpoint in BiomedCLIP's layout: image tower, its projection, a BERT text tower and the temperature."""
+    return {
+        **{f"visual.trunk.{key}": value for key, value in trunk.items() if not key.startswith("head")},
+        "visual.head.proj.weight": torch.randn(512, trunk["norm.weight"].shape[0]),
+        "text.transformer.embeddings.word_embeddings.weight": torch.randn(30, 8),
+        "text.transformer.encoder.layer.0.attention.self.query.weight": torch.randn(8, 8),
+        "text.proj.0.weight": torch.randn(8, 8),
+        "logit_scale": torch.tensor(4.6),
+    }
+
+
+def test_image_tower_of_biomedclip(tmp_path: Path) -> None:
+    reference = timm.create_model("vit_tiny_patch16_224").eval()
+    state = open_clip_state(reference.state_dict())
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save(state, path)
+    norm = {"mean": (0.4815, 0.4578, 0.4082), "std": (0.2686, 0.2613, 0.2758)}
+    whole = build("vit_tiny_patch16_224", path=str(path), **norm)
+    before = build("vit_tiny_patch16_224", path=str(path), layer=-2, **norm)
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    for encoder in (whole, before):
+        encoder.load()
+        encoder.eval()
+    with torch.no_grad():
+        assert torch.equal(whole({"pixels": pixels}).values, reference.forward_features(pixels)[:, 1:])
+        expected = reference.get_intermediate_layers(pixels, n=3)[-2]  # as LLaVA-Med takes it
+        assert torch.equal(before({"pixels": pixels}).values, expected)
+    assert before.processor().mean == norm["mean"]
+    assert before.processor().std == norm["std"]
+    assert not any("blocks.11" in name for name, _ in before.named_parameters())
+
+
+def test_image_tower_of_biomedclip_is_loaded_strictly(tmp_path: Path) -> None:
+    state = open_clip_state(timm.create_model("test_vit").state_dict())
+    del state["visual.trunk.blocks.0.attn.qkv.weight"]
+    torch.save(state, tmp_path / "x.bin")
+    with pytest.raises(RecipeError, match=r"Missing: blocks.0.attn.qkv.weight"):
+        build("test_vit", path=str(tmp_path / "x.bin")).load()
+
+
+def clip_resnet_state() -> dict[str, torch.Tensor]:
+    """A checkpoint in the layout of CLIP's ResNet-50 as PMC-CLIP saves it, each tensor filled with its own number."""
+    shapes = {"conv1.weight": (32, 3, 3, 3), "conv2.weight": (32, 32, 3, 3), "conv3.weight": (64, 32, 3, 3)}
+    norms = {"bn1": 32, "bn2": 32, "bn3": 64}
+    wide = 64
+    for stage, (depth, inner) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True), start=1):
+        for k in range(depth):
+            block = f"layer{stage}.{k}"
+            shapes[f"{block}.conv1.weight"] = (inner, wide, 1, 1)
+            shapes[f"{block}.conv2.weight"] = (inner, inner, 3, 3)
+            shapes[f"{block}.conv3.weight"] = (4 * inner, inner, 1, 1)
+            norms |= {f"{block}.bn1": inner, f"{block}.bn2": inner, f"{block}.bn3": 4 * inner}
+            if k == 0:
+                shapes[f"{block}.downsample.0.weight"] = (4 * inner, wide, 1, 1)
+                norms[f"{block}.downsample.1"] = 4 * inner
+            wide = 4 * inner
+    for name, size in norms.items():
+        shapes |= {f"{name}.{leaf}": (size,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+        shapes[f"{name}.num_batches_tracked"] = ()
+    shapes |= {f"attnpool.{part}_proj.weight": (2048, 2048) for part in "qkv"}
+    shapes |= {"attnpool.positional_embedding": (50, 2048), "attnpool.c_proj.weight": (768, 2048)}
+    named = {f"module.visual.{name}": shape for name, shape in shapes.items()}
+    named |= {"module.text_encoder.embeddings.weight": (30, 8), "module.logit_scale": ()}
+    return {name: torch.tensor(0.001 * k).expand(shape) for k, (name, shape) in enumerate(named.items())}
+
+
+@pytest.mark.parametrize(("layer", "width", "side"), [(None, 2048, 8), (-2, 1024, 16)])
+def test_image_tower_of_pmc_clip(tmp_path: Path, layer: int | None, width: int, side: int) -> None:
+    state = clip_resnet_state()
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"epoch": 1, "state_dict": state}, path)
+    encoder = build("resnet50_clip", path=str(path), image_size=256, layer=layer)
+    encoder.load()
+    assert (encoder.width, encoder.grid) == (width, (side, side))
+    own = dict(encoder.backbone.named_parameters())
+    for ours, theirs in {
+        "stem.conv2.conv.weight": "conv2.weight",
+        "stages.2.5.conv2_kxk.bn.bias": "layer3.5.bn2.bias",
+        "stages.0.0.shortcut.conv.conv.weight": "layer1.0.downsample.0.weight",
+        "stages.1.0.shortcut.conv.bn.weight": "layer2.0.downsample.1.weight",
+    }.items():
+        assert torch.equal(own[ours], state[f"module.visual.{theirs}"])
+    assert not any("head" in name for name in own)
+    assert any("stages.3" in name for name in own) == (layer is None)
+
+
+@pytest.mark.parametrize(("model", "layer"), [("test_vit", 9), ("test_resnet", -9)])
+def test_layers_that_are_not_there(model: str, layer: int) -> None:
+    with pytest.raises(RecipeError, match=f"'{model}' has no layer {layer}"):
+        build(model, layer=layer)

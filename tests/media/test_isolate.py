@@ -51,6 +51,13 @@ def test_a_hang_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isolated(math.sqrt, 9, name="x") == 3
 
 
+def test_computing_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolate, "SECONDS", 0.5)
+    monkeypatch.setattr(isolate, "PATIENCE", 100)
+    with pytest.raises(MediaError, match="took more than 0 seconds and was stopped"):
+        isolated(math.factorial, 3_000_000, name="a.pdf")
+
+
 def test_memory_is_limited() -> None:
     with pytest.raises(MediaError, match=r"^bomb: reading it wants more than 2 GB of memory"):
         isolated(bytearray, 3_000_000_000, name="bomb")

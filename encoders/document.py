@@ -1,0 +1,304 @@
+"""`document`: pages (PDF, pictures of pages) cut into crops, each seen by an image encoder.
+
+Crops by shape with a global view and learned crop positions (UReader, arXiv 2310.05126; mPLUG-DocOwl 1.5, arXiv
+2403.12895; PaperOwl's tables, arXiv 2311.18248), or any-resolution tiles laid together to one map (LLaVA-NeXT). See
+`omnivit.media.tiling` for how a page is cut and `omnivit.media.pages` for what is read.
+
+Not here: LLaVA-NeXT's newline vector stands in the LLM's space, behind the projector: `markers` with `row: true` adds
+it, where the global view is a branch of its own, so that its rows get none.
+
+Shapes: M media, N crops of a medium, S rows of a crop, L rows of a medium, V views (maps) of a medium, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError
+from omnivit.media import tiling
+from omnivit.media.facts import MediaFacts
+from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
+from omnivit.model.encoder import Encoder, Processor, layout_of
+from omnivit.model.features import Features, Layout
+from omnivit.model.parts import build_encoder
+from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+
+MOST_CROPS = 100
+OWN = ("places", "order", "grid", "maps")
+"""Keys of an item that are not the image encoder's."""
+
+
+@dataclass
+class DocumentConfig:
+    """What a recipe may say to `document`."""
+
+    encoder: dict[str, Any]
+    """The image encoder that sees each crop: `name` and its options. It must show whole crops (for `timm`:
+    `crop_pct: 1`)."""
+    cropping: Literal["adaptive", "any_resolution", "none"] = "adaptive"
+    """`adaptive`: the page squeezed into the grid of crops nearest to its shape. `any_resolution`: fitted into the grid
+    that keeps most of its pixels, black beside it. `none`: the global view alone."""
+    crops: int | None = None
+    """Most crops of a page: all grids of up to so many. Default: 9 for `adaptive`, LLaVA-NeXT's five grids of 2 to 4
+    crops for `any_resolution`."""
+    grids: list[list[int]] | None = None
+    """The grids themselves instead, [rows, columns] of crops each."""
+    global_view: bool = True
+    """Before the crops of a page, the whole page squeezed into one."""
+    joined: bool = False
+    """Lay the rows of a page's crops together to one map, line by line over all crops, without those on the black
+    beside the page."""
+    positions: bool = False
+    """Learned row and column vectors of the grid: their mean is added to all rows of a crop."""
+    pages: int = 1
+    """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
+    longest: int = LONGEST
+    """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
+    at_once: int = 32
+    """Most crops that pass through the image encoder together."""
+
+    def __post_init__(self) -> None:
+        bounds = {"crops": (1, MOST_CROPS), "pages": (1, MAX_PAGES), "longest": (16, 8192), "at_once": (1, 1 << 20)}
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"`{name}` is {value}; it must lie between {least} and {most}.")
+        if self.crops is not None and self.grids is not None:
+            raise ValueError("`crops` and `grids` exclude each other: both say which grids there are.")
+        bad = [grid for grid in self.grids or [] if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > MOST_CROPS]
+        if bad or self.grids == []:
+            raise ValueError(
+                f"`grids` holds {bad[0] if bad else 'nothing'}; [rows, columns] of at most {MOST_CROPS} crops are "
+                f"wanted, such as [[1, 1], [2, 1]]."
+            )
+        if self.cropping == "none" and (self.crops or self.grids or self.joined or not self.global_view):
+            raise ValueError("`cropping` is `none`: leave out `crops`, `grids` and `joined`, and keep `global_view`.")
+
+    def choices(self) -> tuple[tiling.Grid, ...]:
+        """The grids that a page may be cut into."""
+        if self.grids is not None:
+            return tuple((grid[0], grid[1]) for grid in self.grids)
+        if self.crops is None and self.cropping == "any_resolution":
+            return tiling.LLAVA_NEXT
+        return tiling.grids_of(self.crops or 9)
+
+
+@dataclass(frozen=True)
+class DocumentProcessor:
+    """Pages -> an item: `pictures` [], `places` [N, 3], the image encoder's tensors [N, ...]; picklable, no weights.
+
+    `places` are (page, row, column) of each crop, -1 twice for a global view. Joined, there are `maps` [V, 2], sizes
+    of the maps; `order` [L], which of the N S rows follow each other; and `grid` [L, 3], their (view, y, x).
+    """
+
+    inside: Processor
+    side: tiling.Size
+    cropping: str
+    grids: tuple[tiling.Grid, ...]
+    global_view: bool
+    patches: tuple[int, int] | None
+    """The grid (y, x) of a crop's rows if they are to be joined."""
+    pages: int
+    longest: int
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read, cut and prepare the pages of a document. Raises MediaError."""
+        crops: list[Image.Image] = []
+        places: list[tuple[int, int, int]] = []
+        views: list[View] = []
+        for number, page in enumerate(read_pages(media, self.pages, self.longest)):
+            if self.global_view:
+                views.append(View(len(places), (1, 1)))
+                crops += tiling.squeezed(page, (1, 1), self.side)
+                places.append((number, -1, -1))
+            if self.cropping != "none":
+                cells, grid = self._cut(page)
+                views.append(View(len(places), grid, (page.height, page.width) if self._padded else None))
+                crops += cells
+                places += [(number, y, x) for y in range(grid[0]) for x in range(grid[1])]
+        item = {"places": torch.tensor(places), **prepare_pictures(self.inside, crops, media)}
+        return item if self.patches is None else item | joined(views, self.patches)
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Rows of all crops, without those on black where crops are joined."""
+        return self._layout(item).rows
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """(crop, y, x); joined, (view, y, x) where all views are of one size."""
+        return self._layout(item).grid
+
+    def fingerprint(self) -> str:
+        """Every setting, as text."""
+        own = (self.side, self.cropping, self.grids, self.global_view, self.patches, self.pages, self.longest)
+        return f"document {own} {self.inside.fingerprint()}"
+
+    def _layout(self, item: Mapping[str, Tensor]) -> Layout:
+        if "maps" not in item:
+            return layout_of_pictures(self.inside, _inner(item))
+        sizes = [(int(y), int(x)) for y, x in item["maps"] if y * x > 0]
+        grid = (len(sizes), *sizes[0]) if len(set(sizes)) == 1 else None
+        return Layout(sum(y * x for y, x in sizes), grid)
+
+    @property
+    def _padded(self) -> bool:
+        return self.cropping == "any_resolution"
+
+    def _cut(self, page: Image.Image) -> tuple[list[Image.Image], tiling.Grid]:
+        size = page.height, page.width
+        if self._padded:
+            grid = tiling.best_grid(size, self.side, self.grids)
+            return tiling.padded(page, grid, self.side), grid
+        grid = tiling.adaptive_grid(size, self.side, self.grids)
+        return tiling.squeezed(page, grid, self.side), grid
+
+
+@dataclass(frozen=True)
+class View:
+    """Crops that show one page: the global view, or its cut."""
+
+    first: int
+    """Number of its first crop among those of the medium."""
+    grid: tiling.Grid
+    page: tiling.Size | None = field(default=None)
+    """Size of the page where black was put beside it."""
+
+
+def joined(views: Sequence[View], patches: tuple[int, int]) -> dict[str, Tensor]:
+    """How the rows of crops lie together to maps: `maps` [V, 2], `order` [L], `grid` [L, 3] (view, y, x)."""
+    y, x = patches
+    order, grid, maps = [], [], []
+    for number, view in enumerate(views):
+        rows, columns = view.grid
+        own = torch.arange(rows * columns * y * x).view(rows, columns, y, x) + view.first * y * x
+        table = own.transpose(1, 2).reshape(rows * y, columns * x)
+        if view.page is not None:
+            table = table[tiling.unpadded((rows * y, columns * x), view.page)]
+        maps.append(table.shape)
+        order.append(table.flatten())
+        grid.append(torch.cartesian_prod(torch.tensor([number]), *(torch.arange(side) for side in table.shape)))
+    return {"maps": torch.tensor(maps), "order": torch.cat(order), "grid": torch.cat(grid)}
+
+
+class CropPositions(nn.Module):
+    """A vector for each row and each column of a grid of crops; the last of both is the global view's."""
+
+    def __init__(self, most: int, width: int) -> None:
+        super().__init__()
+        self.row = nn.Embedding(most + 1, width)
+        self.column = nn.Embedding(most + 1, width)
+        for table in (self.row, self.column):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """(row, column) of crops [M, N, 2], -1 for a global view -> [M, N, D]."""
+        row, column = places.remainder(self.row.num_embeddings).unbind(-1)
+        mean: Tensor = (self.row(row) + self.column(column)) / 2
+        return mean
+
+
+class DocumentEncoder(Encoder):
+    """Rows of the crops of pages, page by page, global view first, then crop by crop or joined ([M, L, D])."""
+
+    Config = DocumentConfig
+    modality = "page"
+
+    def __init__(self, config: DocumentConfig) -> None:
+        """Raises RecipeError: the image encoder cannot be built, crops its pictures, or gives no grid to join."""
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.encoder, "encoder", "image")
+        self.width = self.encoder.width
+        grids = config.choices()
+        most = max(itertools.chain(*grids))
+        self.positions = CropPositions(most, self.width) if config.positions else None
+        inside = self.encoder.processor()
+        self._processor = DocumentProcessor(
+            inside,
+            _side(inside),
+            config.cropping,
+            grids,
+            config.global_view,
+            _patches(inside) if config.joined else None,
+            config.pages,
+            config.longest,
+        )
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Number of pages and their size. Raises MediaError."""
+        return look(media)
+
+    def load(self) -> None:
+        """Load the image encoder's weights."""
+        self.encoder.load()
+
+    def processor(self) -> DocumentProcessor:
+        """Reads pages and cuts them."""
+        return self._processor
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """Stacked items -> Features [M, L, D], grid (crop, y, x), or (view, y, x) where crops are joined."""
+        found = encode_pictures(self.encoder, _inner(items), self.config.at_once)
+        if self.positions is not None:
+            places = items["places"]
+            crops = found.values.reshape(*places.shape[:2], -1, self.width)
+            added = crops + self.positions(places[..., 1:])[:, :, None].to(crops.dtype)
+            found = found.with_values(added.flatten(1, 2) * found.mask[..., None])
+        return _in_order(found, items) if "order" in items else found
+
+
+def _in_order(found: Features, items: Mapping[str, Tensor]) -> Features:
+    """The rows [M, N S, D] laid together to maps."""
+    order = items["order"]
+    lengths = items["maps"].prod(dim=2).sum(dim=1)
+    mask = torch.arange(order.shape[1], device=order.device) < lengths[:, None]
+    values = found.values.gather(1, order[..., None].expand(-1, -1, found.values.shape[2]))
+    return Features(values * mask[..., None], mask, items["grid"])
+
+
+def _inner(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in items.items() if key not in OWN}
+
+
+def _side(inside: Processor) -> tiling.Size:
+    """Height and width of the pictures that an image encoder sees, which are those of a crop."""
+    seen = [value for value in _prepared(inside, Image.new("RGB", (64, 64))).values() if value.ndim == 3]
+    if len(seen) != 1:
+        raise RecipeError(
+            "document encoder: how large the pictures are that `encoder` sees cannot be told: its items hold no single "
+            "tensor [channels, H, W]. Choose `clip` or `timm`."
+        )
+    side = seen[0].shape[1], seen[0].shape[2]
+    blank = Image.new("RGB", (side[1], side[0]))
+    framed = Image.new("RGB", blank.size, (255, 255, 255))
+    framed.paste(Image.new("RGB", (side[1] - 2, side[0] - 2)), (1, 1))
+    plain, other = _prepared(inside, blank), _prepared(inside, framed)
+    if all(torch.equal(plain[key], other[key]) for key in plain):
+        raise RecipeError(
+            f"document encoder: `encoder` cuts the edges off its pictures ({side[0]} x {side[1]} pixels), so the text "
+            f"between two crops would be lost. With `timm`, say `crop_pct: 1`."
+        )
+    return side
+
+
+def _patches(inside: Processor) -> tuple[int, int]:
+    grid = layout_of(inside, _prepared(inside, Image.new("RGB", (64, 64)))).grid
+    if grid is None or len(grid) != 2:
+        raise RecipeError(
+            "document encoder: `joined` lays rows together, but those of `encoder` fill no grid (y, x). Leave class "
+            "tokens out (`class_token: drop`), or leave `joined` out."
+        )
+    return grid[0], grid[1]
+
+
+def _prepared(inside: Processor, image: Image.Image) -> dict[str, Tensor]:
+    with torch.device("cpu"):  # real pixels, also where the model is only sketched
+        return inside(Media("image", image))

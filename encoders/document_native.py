@@ -1,0 +1,313 @@
+"""`document_native`: pages at their own shape, cut into as many patches as fit into a budget (Pix2Struct, NaFlex).
+
+Pix2Struct (Lee et al., arXiv 2210.03347, section 3.1) scales a page up or down, its ratio kept, to the most patches
+that a budget allows, and learns a vector for each row and column of patches. SigLIP 2's NaFlex models (Tschannen et
+al., arXiv 2502.14786, section 2.4; after NaViT, arXiv 2307.06304) do so with interpolated positions. Pages are prepared
+by the checkpoint's own image processor, and the rows are the model's last hidden states after its final norm.
+
+Not here: Pix2Struct's way of drawing a question on top of the page; ours is asked in text.
+
+Shapes: M media, N pages of a medium, P pages of all media, S patches of a page (padded), L rows of a medium, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoImageProcessor
+
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError, suggest
+from omnivit.media.facts import MediaFacts
+from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.weights import locate
+
+
+@dataclass
+class DocumentNativeConfig:
+    """What a recipe may say to `document_native`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained: a hub id or folder of a Pix2Struct or a SigLIP 2 NaFlex model; its vision tower is taken."""
+    config: dict[str, Any] | None = None
+    """Random weights instead: a transformers config with its `model_type`: pix2struct_vision_model or
+    siglip2_vision_model."""
+    max_patches: int | None = None
+    """Most patches, and rows, of a page; default: the checkpoint's image processor's (2048 and 256)."""
+    pages: int = 1
+    """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
+    longest: int = LONGEST
+    """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
+    at_once: int = 8
+    """Most pages that pass through the model together."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
+        bounds = {"max_patches": (1, 1 << 14), "pages": (1, MAX_PAGES), "longest": (16, 8192), "at_once": (1, 1 << 20)}
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"`{name}` is {value}; it must lie between {least} and {most}.")
+
+
+class Family(ABC):
+    """How a family of models wants its patches. Stateless."""
+
+    model: ClassVar[str]
+    """Class names of transformers: the vision model,"""
+    processor: ClassVar[str]
+    """and its image processor."""
+    budget: ClassVar[str]
+    """What the image processor calls the most patches."""
+
+    @staticmethod
+    @abstractmethod
+    def options(settings: Any) -> dict[str, Any]:
+        """The image processor's options for a model of this config."""
+
+    @staticmethod
+    @abstractmethod
+    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        """What the image processor made of one page -> patches [y * x, pixels] and (y, x)."""
+
+    @staticmethod
+    @abstractmethod
+    def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
+        """Patches [P, S, pixels], shapes [P, 2] (y, x) and mask [P, S] -> last hidden states [P, S, D]."""
+
+
+class Pix2Struct(Family):
+    """Patches carry their row and column, counted from 1; 0 is filling."""
+
+    model = "Pix2StructVisionModel"
+    processor = "Pix2StructImageProcessor"
+    budget = "max_patches"
+
+    @staticmethod
+    def options(settings: Any) -> dict[str, Any]:
+        side = math.isqrt(settings.patch_embed_hidden_size // 3)
+        return {"patch_size": {"height": side, "width": side}, "is_vqa": False}
+
+    @staticmethod
+    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        flat = made["flattened_patches"][0]
+        y, x = int(flat[:, 0].max()), int(flat[:, 1].max())
+        return flat[: y * x, 2:], (y, x)
+
+    @staticmethod
+    def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
+        places = (_places(shapes, patches.shape[1]) + 1) * mask[..., None]
+        flat = torch.cat([places.to(patches.dtype), patches], dim=2)
+        hidden: Tensor = model(flattened_patches=flat, attention_mask=mask.long()).last_hidden_state
+        return hidden
+
+
+class NaFlex(Family):
+    """SigLIP 2 of varying size: positions are interpolated to the shape of the page."""
+
+    model = "Siglip2VisionModel"
+    processor = "Siglip2ImageProcessor"
+    budget = "max_num_patches"
+
+    @staticmethod
+    def options(settings: Any) -> dict[str, Any]:
+        return {"patch_size": settings.patch_size}
+
+    @staticmethod
+    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        y, x = made["spatial_shapes"][0].tolist()
+        return made["pixel_values"][0, : y * x], (y, x)
+
+    @staticmethod
+    def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
+        made = model(pixel_values=patches, pixel_attention_mask=mask.long(), spatial_shapes=shapes)
+        hidden: Tensor = made.last_hidden_state
+        return hidden
+
+
+FAMILIES: dict[str, type[Family]] = {"pix2struct_vision_model": Pix2Struct, "siglip2_vision_model": NaFlex}
+
+
+@dataclass(frozen=True)
+class DocumentNativeProcessor:
+    """Pages -> `count` [] their number, `patches` [N, S, pixels] and `shapes` [N, 2] (y, x); picklable, no weights."""
+
+    process: Any
+    """A transformers image processor."""
+    family: type[Family]
+    max_patches: int
+    pages: int
+    longest: int
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare the pages of a document. Raises MediaError."""
+        made = [self._patches(page) for page in read_pages(media, self.pages, self.longest)]
+        return {
+            "count": torch.tensor(len(made)),
+            "patches": pad_sequence([patches for patches, _ in made], batch_first=True),
+            "shapes": torch.tensor([shape for _, shape in made]),
+        }
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Patches of all pages."""
+        return int(item["shapes"].prod(dim=1).sum())
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """(page, y, x) where all pages have one shape."""
+        shapes = {(int(y), int(x)) for y, x in item["shapes"][: int(item["count"])]}
+        return (int(item["count"]), *shapes.pop()) if len(shapes) == 1 else None
+
+    def fingerprint(self) -> str:
+        """Changes with the settings. 16 hex digits."""
+        own = f"{self.process.to_json_string()} {self.max_patches} {self.pages} {self.longest}"
+        return hashlib.sha256(f"{type(self.process).__name__} {own}".encode()).hexdigest()[:16]
+
+    def _patches(self, page: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        made = self.process(images=page, return_tensors="pt", **{self.family.budget: self.max_patches})
+        return self.family.patches(made)
+
+
+class DocumentNativeEncoder(Encoder):
+    """The last hidden states of pages of any shape, patch by patch and page by page ([M, L, D])."""
+
+    Config = DocumentNativeConfig
+    modality = "page"
+
+    def __init__(self, config: DocumentNativeConfig) -> None:
+        """Raises RecipeError where the model cannot be found or built, or is of another family."""
+        super().__init__()
+        self.config = config
+        self._settings = _settings(config)
+        self._family = FAMILIES[self._settings.model_type]
+        self._process = _image_processor(config, self._family, self._settings)
+        self.max_patches = config.max_patches or int(getattr(self._process, self._family.budget))
+        longest = getattr(self._settings, "seq_len", None)
+        if longest is not None and self.max_patches >= longest:
+            raise RecipeError(
+                f"document_native encoder: `max_patches` is {self.max_patches}, but the model has positions for "
+                f"{longest - 1} rows and columns (`seq_len`: {longest}, the first for filling)."
+            )
+        self.width = int(self._settings.hidden_size)
+        with explained(f"document_native encoder: a model of type {self._settings.model_type!r} cannot be built"):
+            self.tower: nn.Module = _class(self._family)(copy.deepcopy(self._settings)).eval()
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Number of pages and their size. Raises MediaError."""
+        return look(media)
+
+    def load(self) -> None:
+        """Load the weights of `path`. Raises RecipeError where they do not fit."""
+        if self.config.path is None:
+            return
+        self.tower = load_pretrained(
+            _class(self._family),
+            locate(self.config.path),
+            f"document_native encoder, path {self.config.path!r}",
+            config=copy.deepcopy(self._settings),
+            key_mapping={r"^encoder\.(embeddings|encoder|layernorm)\.": r"\1."},  # of a whole Pix2Struct
+        )
+
+    def processor(self) -> DocumentNativeProcessor:
+        """Reads pages and prepares them as the checkpoint's own image processor does."""
+        return DocumentNativeProcessor(
+            self._process, self._family, self.max_patches, self.config.pages, self.config.longest
+        )
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """Stacked items -> Features [M, L, D], grid (page, y, x)."""
+        shapes = items["shapes"]
+        real = torch.arange(shapes.shape[1], device=shapes.device) < items["count"][:, None]
+        patches, shapes = items["patches"][real], shapes[real]
+        hidden = [
+            row
+            for start in range(0, len(shapes), self.config.at_once)
+            for row in self._run(
+                patches[start : start + self.config.at_once], shapes[start : start + self.config.at_once]
+            )
+        ]
+        number = real.nonzero()[:, 1]
+        places = [
+            torch.cat([number[page].expand(len(rows), 1), _places(shapes[page, None], len(rows))[0]], dim=1)
+            for page, rows in enumerate(hidden)
+        ]
+        counts = items["count"].tolist()
+        mask = _together([rows.new_ones(len(rows), dtype=torch.bool) for rows in hidden], counts)
+        return Features(_together(hidden, counts), mask, _together(places, counts))
+
+    def _run(self, patches: Tensor, shapes: Tensor) -> list[Tensor]:
+        """Pages [P, S, pixels] -> the rows [y * x, D] of each."""
+        lengths = shapes.prod(dim=1)
+        patches = patches[:, : int(lengths.max())]
+        mask = torch.arange(patches.shape[1], device=patches.device) < lengths[:, None]
+        hidden = self._family.run(self.tower, patches, shapes, mask)
+        return [rows[:length] for rows, length in zip(hidden, lengths.tolist(), strict=True)]
+
+
+def _places(shapes: Tensor, most: int) -> Tensor:
+    """Row and column of each patch, [P, most, 2], line by line; beyond the last patch, the count goes on."""
+    number = torch.arange(most, device=shapes.device)
+    x = shapes[:, 1:]
+    return torch.stack([number.div(x, rounding_mode="floor"), number.remainder(x)], dim=2)
+
+
+def _together(pages: list[Tensor], counts: list[int]) -> Tensor:
+    """Rows of pages, [y * x, ...] each, and how many pages each medium has -> [M, L, ...]."""
+    parts = iter(pages)
+    return pad_sequence([torch.cat([next(parts) for _ in range(count)]) for count in counts], batch_first=True)
+
+
+def _class(family: type[Family]) -> Any:
+    return getattr(transformers, family.model)
+
+
+def _settings(config: DocumentNativeConfig) -> Any:
+    if config.config is not None:
+        values = dict(config.config)
+        kind = str(values.pop("model_type", ""))
+        if kind not in FAMILIES:
+            raise RecipeError(f"document_native encoder, config: model_type {kind!r}; {suggest(kind, FAMILIES)}")
+        with explained(f"document_native encoder: no config can be made of {values}"):
+            found: Any = AutoConfig.for_model(kind, **values)
+    else:
+        with explained(f"document_native encoder, path {config.path!r}: has no readable model config"):
+            found = AutoConfig.from_pretrained(locate(config.path or ""))
+        found = getattr(found, "vision_config", found)
+        if found.model_type not in FAMILIES:
+            raise RecipeError(
+                f"document_native encoder, path {config.path!r}: {found.model_type!r} takes pictures of one size. "
+                f"Available: {', '.join(FAMILIES)}. For others, take `document` with `clip` or `timm` inside."
+            )
+    if hasattr(found, "vision_use_head"):
+        found.vision_use_head = False  # the pooled vector above the rows is not wanted
+    return found
+
+
+def _image_processor(config: DocumentNativeConfig, family: type[Family], settings: Any) -> Any:
+    if config.path is None:
+        return getattr(transformers, family.processor)(**family.options(settings))
+    with explained(f"document_native encoder, path {config.path!r}: has no readable image processor settings"):
+        process: Any = AutoImageProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+    if getattr(process, "is_vqa", False):
+        process.is_vqa = False
+    if not hasattr(process, family.budget):
+        raise RecipeError(
+            f"document_native encoder, path {config.path!r}: its image processor {type(process).__name__} makes "
+            f"pictures of one size. Take a NaFlex checkpoint, such as google/siglip2-base-patch16-naflex."
+        )
+    return process

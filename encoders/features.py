@@ -1,0 +1,167 @@
+"""`features`: rows that another program has computed, as a medium; there is no model here.
+
+For those who encode elsewhere: once, on a large machine, or with a model that OmniViT does not know. A file (`.npy`,
+`.npz`, `.safetensors`) holds the rows of one medium; media may have different numbers of them.
+
+Shapes: M media, S rows (padded), D width, (T, H, W) a grid, k its number of axes (0, 2 or 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnivit.data.sample import Media
+from omnivit.errors import MediaError
+from omnivit.media.arrays import Stored, list_arrays, read_array
+from omnivit.media.facts import MediaFacts
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+
+
+@dataclass
+class FeaturesConfig:
+    """What a recipe may say to `features`."""
+
+    width: int
+    """D, the width of the rows; a file with another one is an error."""
+    layout: Literal["SD", "HWD", "THWD"] = "SD"
+    """What a file holds: rows [S, D] (or one, [D]), a grid [H, W, D], or a clip of grids [T, H, W, D]. A leading
+    axis of size 1 before these is taken off."""
+    key: str | None = None
+    """Which array of a `.safetensors` or `.npz` file; may be left out where the file holds one."""
+    max_rows: int | None = None
+    """A medium with more rows is an error; null: as many as the file holds (at most 512 MB)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the rows that the adapter is given."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "max_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+
+    @property
+    def axes(self) -> int:
+        """k, how many axes the grid of rows has; 0 where there is none."""
+        return len(self.layout) - 1 if self.layout != "SD" else 0
+
+
+@dataclass(frozen=True)
+class FeaturesProcessor:
+    """A file -> `values` [S, D], `count` [] and, where rows fill a grid, its `sizes` [k]; no weights."""
+
+    config: FeaturesConfig
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read one medium's rows. Raises MediaError."""
+        config, name = self.config, str(media)
+        array = read_array(media, config.key, lambda shape: _check(shape, config, name))
+        shape = _without_batch(array.shape, len(config.layout))
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            values = np.array(array, dtype=np.float32, order="C").reshape(-1, config.width)
+        rows = torch.from_numpy(values).to(getattr(torch, config.dtype))
+        if not rows.isfinite().all():
+            raise MediaError(
+                f"{name}: {int((~rows.isfinite()).any(dim=1).sum())} of its {len(rows)} rows hold NaN, infinite values "
+                f"or such as {config.dtype} cannot hold. Encode the medium again, or take the sample out."
+            )
+        item = {"values": rows, "count": torch.tensor(len(rows))}
+        return item | ({"sizes": torch.tensor(shape[:-1])} if config.axes else {})
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """The rows of the file."""
+        return int(item["count"])
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """The grid of the file, (y, x) or (t, y, x)."""
+        return tuple(item["sizes"].tolist()) if self.config.axes else None
+
+    def fingerprint(self) -> str:
+        """Every setting, as text."""
+        return repr(self.config)
+
+
+class FeaturesEncoder(Encoder):
+    """The rows as they were stored ([M, S, D]); nothing is computed."""
+
+    Config = FeaturesConfig
+    modality = "features"
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width
+
+    def processor(self) -> FeaturesProcessor:
+        """Reads the files."""
+        return FeaturesProcessor(self.config)
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`values` [M, S, D], `count` [M], `sizes` [M, k] -> Features [M, S, D]; the filling is masked out."""
+        values = items["values"].to(getattr(torch, self.config.dtype))
+        row = torch.arange(values.shape[1], device=values.device)
+        mask = row < items["count"][:, None]
+        return Features(values, mask, _places(items["sizes"], row, mask) if self.config.axes else None)
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """The shape of the array in a file, by its header. Raises MediaError."""
+        arrays = list_arrays(media)
+        if len(arrays) == 1:
+            shape = _named(arrays[0])
+            return MediaFacts("features", shape, details={"numbers": arrays[0].dtype})
+        listed = {array.key: f"{array.dtype} {list(array.shape)}" for array in arrays[:20]}
+        return MediaFacts("features", {"arrays": len(arrays)}, details=listed)
+
+
+def _named(array: Stored) -> dict[str, int]:
+    """The sizes of an array by the names that they most likely have."""
+    names = {1: ("width",), 2: ("rows", "width"), 3: ("y", "x", "width"), 4: ("t", "y", "x", "width")}
+    axes = names.get(len(array.shape), tuple(f"axis {number}" for number in range(len(array.shape))))
+    return dict(zip(axes, array.shape, strict=True))
+
+
+def _without_batch(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
+    """With so many axes, where a leading one of size 1 may be taken off, or one row put into an axis of rows."""
+    if len(shape) == wanted + 1 and shape[0] == 1:
+        return shape[1:]
+    return (1, *shape) if len(shape) == 1 and wanted == 2 else shape
+
+
+def _check(stored: tuple[int, ...], config: FeaturesConfig, name: str) -> None:
+    shape = _without_batch(stored, len(config.layout))
+    if len(shape) != len(config.layout):
+        raise MediaError(
+            f"{name}: has the shape {list(shape)}, but `layout` says {config.layout}, {len(config.layout)} axes. Set "
+            f"`layout` (available: SD, HWD, THWD), or save the features in that shape."
+        )
+    if shape[-1] != config.width:
+        raise MediaError(
+            f"{name}: its rows are {shape[-1]} wide (shape {list(shape)}), but `width` says {config.width}. Is it "
+            f"another encoder's, or are its axes in another order?"
+        )
+    rows = math.prod(shape[:-1])
+    if rows == 0:
+        raise MediaError(f"{name}: holds no row (shape {list(shape)}). Take the sample out.")
+    if config.max_rows is not None and rows > config.max_rows:
+        raise MediaError(
+            f"{name}: holds {rows:,} rows, more than `max_rows` {config.max_rows:,}. Raise it, or pool the features."
+        )
+
+
+def _places(sizes: Tensor, row: Tensor, mask: Tensor) -> Tensor:
+    """[M, S, k] place of each row in a grid of `sizes` [M, k], the last index running fastest; -1 in the filling."""
+    rest = row.expand(mask.shape)
+    places = []
+    for axis in reversed(range(sizes.shape[1])):
+        side = sizes[:, axis, None]
+        places.append(rest % side)
+        rest = rest // side
+    return torch.stack(places[::-1], dim=2).masked_fill(~mask[..., None], -1)

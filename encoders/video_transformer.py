@@ -1,0 +1,294 @@
+"""`video_transformer`: vision transformers that see time (TimeSformer, ViViT, VideoMAE, V-JEPA 2), from transformers.
+
+The rows are a hidden state of the patches, in the order (t, y, x) for all of them; a class token is left out. The model
+says how many frames it sees. They are prepared by the checkpoint's own video processor.
+
+Shapes: M clips, F frames, H x W pixels, t x y x patches, S = t y x rows, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+
+from omnivit.data.sample import Media
+from omnivit.errors import RecipeError, suggest
+from omnivit.media.facts import MediaFacts
+from omnivit.media.video import SIDE, Sampling, look, read_frames
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.unused import remove, sketching, unused
+from omnivit.model.weights import locate
+
+
+@dataclass
+class VideoTransformerConfig:
+    """What a recipe may say to `video_transformer`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained: a hub id or folder of one of the four, such as facebook/vjepa2-vitl-fpc64-256."""
+    config: dict[str, Any] | None = None
+    """Random weights instead: a transformers config with its `model_type`, such as {model_type: videomae}."""
+    layer: int | None = None
+    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third, without the final norm.
+    Default: the model's output, with its final norm where it has one."""
+    sampling: Literal["uniform", "fps", "segment_random", "head_tail"] = "uniform"
+    """Which frames, as for `video`. A clip of fewer frames than the model sees gives some of them twice or more."""
+    fps: float | None = None
+    """Frames a second, for `sampling: fps`."""
+    side: int = SIDE
+    """Frames whose short side is longer are scaled down to it while they are decoded."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` lacks `model_type`, for example `videomae`.")
+        if self.side < 1:
+            raise ValueError(f"`side` is {self.side}; it must be at least 1.")
+        self.chosen(1)
+
+    def chosen(self, frames: int) -> Sampling:
+        """Which frames. Raises ValueError for numbers that make no sense."""
+        return Sampling(self.sampling, frames, self.fps, repeat=True)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one family of models is laid out."""
+
+    frames: str
+    """The setting that says how many frames it sees."""
+    side: str
+    """The setting that says how many pixels a side has."""
+    processor: str
+    """Its video processor, for random weights."""
+    space_first: bool = False
+    """Whether its patches lie in the order (y, x, t)."""
+
+
+KINDS = {
+    "timesformer": Kind("num_frames", "image_size", "TimesformerVideoProcessor", space_first=True),
+    "vivit": Kind("num_frames", "image_size", "VivitVideoProcessor"),
+    "videomae": Kind("num_frames", "image_size", "VideoMAEVideoProcessor"),
+    "vjepa2": Kind("frames_per_clip", "crop_size", "VJEPA2VideoProcessor"),
+}
+
+
+@dataclass(frozen=True)
+class VideoTransformerProcessor:
+    """One clip -> `pixels` [F, 3, H, W], by the checkpoint's video processor; picklable, no weights."""
+
+    process: Any
+    """A transformers video processor."""
+    sampling: Sampling
+    side: int
+    patches: tuple[int, int, int]
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare one clip. Raises MediaError."""
+        clip = read_frames(media, self.sampling, self.side)
+        pixels = _pixels(self.process, torch.from_numpy(clip.frames).permute(0, 3, 1, 2))
+        return {"pixels": pixels, "times": torch.tensor(clip.times, dtype=torch.float32)}
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Rows of a clip: the same for all."""
+        del item
+        t, y, x = self.patches
+        return t * y * x
+
+    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int, int]:
+        """The grid (t, y, x) of patches: the same for all."""
+        del item
+        return self.patches
+
+    def fingerprint(self) -> str:
+        """Changes with the settings. 16 hex digits."""
+        settings = f"{type(self.process).__name__} {self.process.to_json_string()} {self.sampling} {self.side}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+class VideoTransformerEncoder(Encoder):
+    """A hidden state of a transformer over space and time ([M, S, D])."""
+
+    Config = VideoTransformerConfig
+    modality = "video"
+
+    def __init__(self, config: VideoTransformerConfig) -> None:
+        """Raises RecipeError where the model cannot be found or built, is of another family, or has no such layer."""
+        super().__init__()
+        self.config = config
+        self._settings = _cut(_model_config(config), config.layer)
+        self._kind = KINDS[self._settings.model_type]
+        self.frames, self.side = (
+            int(_first(getattr(self._settings, key))) for key in (self._kind.frames, self._kind.side)
+        )
+        self.patches = _patches(self._settings, self.frames, self.side)
+        self._process = _video_processor(config, self._kind, self.side)
+        with sketching():
+            tower = self._build()
+            with explained(f"video_transformer encoder: {type(tower).__name__} cannot be run"):
+                output = self._run(tower, torch.empty(1, self.frames, 3, self.side, self.side))
+        self.prefix = self._count_prefix(output.shape[1])
+        self.unused = unused(tower, output)
+        self.width = int(output.shape[2])
+        self.tower = tower if config.path is not None else self._build()
+        remove(self.tower, self.unused)
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Frames, size, seconds and codec of a clip. Raises MediaError."""
+        return look(media)
+
+    def load(self) -> None:
+        """Load the weights of `path`. Raises RecipeError where they do not fit."""
+        config = self.config
+        if config.path is None:
+            return
+        name, cls = f"video_transformer encoder, path {config.path!r}", type(self.tower)
+        options = {"config": copy.deepcopy(self._settings), "dtype": getattr(torch, config.dtype), **self._extra()}
+        self.tower = load_pretrained(cls, locate(config.path), name, **options)
+        remove(self.tower, self.unused)
+
+    def processor(self) -> VideoTransformerProcessor:
+        """Prepares clips as the checkpoint's own video processor does."""
+        return VideoTransformerProcessor(self._process, self.config.chosen(self.frames), self.config.side, self.patches)
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`pixels` [M, F, 3, H, W] -> Features [M, S, D] with the grid (t, y, x), time slowest."""
+        values = self._run(self.tower, items["pixels"].to(getattr(torch, self.config.dtype)))[:, self.prefix :]
+        t, y, x = self.patches
+        if self._kind.space_first:
+            values = values.reshape(len(values), y * x, t, self.width).transpose(1, 2).flatten(1, 2)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        grid = torch.cartesian_prod(*(torch.arange(side, device=values.device) for side in (t, y, x)))
+        return Features(values, mask, grid.expand(len(values), -1, -1))
+
+    def _extra(self) -> dict[str, Any]:
+        """Options of the model's constructor. ViViT's pooler is in no checkpoint of a classifier."""
+        return {"add_pooling_layer": False} if self._settings.model_type == "vivit" else {}
+
+    def _build(self) -> Any:
+        with explained(f"video_transformer encoder: a model of type {self._settings.model_type!r} cannot be built"):
+            options = {"dtype": getattr(torch, self.config.dtype), **self._extra()}
+            settings = copy.deepcopy(self._settings)
+            return AutoModel.from_config(settings, **options).eval()  # type: ignore[no-untyped-call]
+
+    def _run(self, tower: Any, pixels: Tensor) -> Tensor:
+        """All tokens of the wanted hidden state, in the model's own order: [M, prefix + S, D]."""
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = _last_layer(tower, self._settings.num_hidden_layers).register_forward_hook(keep)
+        options = {"skip_predictor": True} if self._settings.model_type == "vjepa2" else {}
+        try:
+            output = tower(pixels.to(tower.dtype), **options)
+        finally:
+            hook.remove()
+        found: Tensor = output.last_hidden_state if self.config.layer is None else seen[0]
+        return found
+
+    def _count_prefix(self, tokens: int) -> int:
+        t, y, x = self.patches
+        prefix = tokens - t * y * x
+        if prefix not in (0, 1):
+            raise RecipeError(
+                f"video_transformer encoder: {self._settings.model_type!r} returns {tokens} tokens for {t} x {y} x {x} "
+                f"patches. Check its config."
+            )
+        return prefix
+
+
+def _model_config(config: VideoTransformerConfig) -> Any:
+    if config.config is not None:
+        values = dict(config.config)
+        name = values.pop("model_type")
+        _check_kind(name)
+        with explained(f"video_transformer encoder: no config can be made of {config.config}"):
+            return AutoConfig.for_model(name, **values)
+    with explained(f"video_transformer encoder, path {config.path!r}: has no readable model config"):
+        found = AutoConfig.from_pretrained(locate(config.path or ""))
+    _check_kind(found.model_type)
+    return found
+
+
+def _check_kind(name: str) -> None:
+    if name not in KINDS:
+        raise RecipeError(
+            f"video_transformer encoder: {name!r} is no transformer over time that it knows; {suggest(name, KINDS)} "
+            f"Image models go through `video`: {{name: video, encoder: {{name: clip, ...}}}}."
+        )
+
+
+def _cut(settings: Any, layer: int | None) -> Any:
+    """The config with as many layers as the wanted hidden state needs."""
+    count = settings.num_hidden_layers
+    needed = count if layer is None else layer if layer >= 0 else count + 1 + layer
+    if not 1 <= needed <= count:
+        raise RecipeError(
+            f"video_transformer encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to "
+            f"-{count}."
+        )
+    settings = copy.deepcopy(settings)
+    settings.num_hidden_layers = needed
+    return settings
+
+
+def _patches(settings: Any, frames: int, side: int) -> tuple[int, int, int]:
+    """The grid (t, y, x). ViViT says [t, y, x] of a patch in `tubelet_size`, TimeSformer none of time."""
+    tube = getattr(settings, "tubelet_size", 1)
+    long, patch = (tube[0], tube[1]) if isinstance(tube, (list, tuple)) else (tube, _first(settings.patch_size))
+    if frames % long or side % patch:
+        raise RecipeError(
+            f"video_transformer encoder: {frames} frames of {side} x {side} pixels cannot be cut into patches of "
+            f"{long} frames and {patch} x {patch} pixels. Mend `config`."
+        )
+    return frames // long, side // patch, side // patch
+
+
+def _video_processor(config: VideoTransformerConfig, kind: Kind, side: int) -> Any:
+    """The video processor; it has to make frames of `side` x `side`."""
+    if config.path is None:
+        import transformers
+
+        process: Any = getattr(transformers, kind.processor)(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        )
+    else:
+        with explained(f"video_transformer encoder, path {config.path!r}: has no readable video processor settings"):
+            process = AutoVideoProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+    made = _pixels(process, torch.zeros(1, 3, 90, 120, dtype=torch.uint8)).shape
+    if tuple(made[2:]) != (side, side):
+        raise RecipeError(
+            f"video_transformer encoder: the video processor makes frames of {made[2]} x {made[3]} pixels, but the "
+            f"model takes {side} x {side}. Mend the checkpoint's preprocessor_config.json."
+        )
+    return process
+
+
+def _pixels(process: Any, frames: Tensor) -> Tensor:
+    """[F, 3, H, W] uint8 -> [F, 3, H', W'] float32. All frames are given: none is sampled."""
+    made = process(videos=[frames], return_tensors="pt", do_sample_frames=False)
+    pixels: Tensor = next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0]
+    return pixels
+
+
+def _last_layer(tower: nn.Module, count: int) -> nn.Module:
+    """V-JEPA 2 has layers in its predictor too; those of the encoder come first."""
+    return next(module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == count)[-1]
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) else value

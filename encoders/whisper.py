@@ -1,0 +1,262 @@
+"""`whisper`: the encoder of OpenAI's Whisper (Radford et al., Robust Speech Recognition via Large-Scale Weak
+Supervision, arXiv 2212.04356, section 2.2): 50 rows a second of sound.
+
+As in the original the encoder sees log-mel spectra of 30 seconds, filled up with silence. The rows of that filling are
+masked, so that a short sound costs the LLM few tokens; a longer one is encoded in windows of 30 seconds.
+
+Shapes: M sounds, W windows, B mel bins, F frames of the spectrum (100 a second), S rows (50 a second), D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from omnivit_encoders import whisper_ctranslate2
+from torch import Tensor, nn
+from transformers import AutoConfig, WhisperFeatureExtractor
+from transformers import WhisperConfig as HFConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEncoder
+
+from omnivit.data.sample import Media
+from omnivit.errors import MediaError, RecipeError
+from omnivit.media.audio import look, read_audio
+from omnivit.media.facts import MediaFacts
+from omnivit.model.encoder import Encoder
+from omnivit.model.features import Features
+from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.weights import load_strictly, locate
+
+STRIDE = 2
+"""Frames of the spectrum that make one row: the stride of the second convolution."""
+
+
+@dataclass
+class WhisperConfig:
+    """What a recipe may say to `whisper`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained: a hub id or folder of a Whisper, or a folder or `model.bin` of CTranslate2 (faster-whisper)."""
+    config: dict[str, Any] | None = None
+    """Random weights instead: what differs from transformers' WhisperConfig, such as {d_model: 64}."""
+    layer: int | None = None
+    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third, without the final norm;
+    default: after the last, with it, as Whisper's own decoder sees it. Layers above the chosen one are left out."""
+    windows: int = 10
+    """Longest sound, in windows."""
+    window: float | None = None
+    """Seconds of a window; default: the checkpoint's 30. Shorter ones are faster, and no longer the original: the
+    encoder sees less silence after the sound, and knows fewer positions."""
+    multiple: int = 1
+    """Rows are rounded up to a multiple of this, for adapters that cut them into groups (`pool`, kind `consecutive`):
+    so many rows of the silence after the sound are kept. It must divide the rows of a window (1500 in 30 seconds)."""
+    too_long: Literal["error", "cut"] = "error"
+    """A sound longer than all windows: refuse it, or leave out its end."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
+        if self.windows < 1:
+            raise ValueError(f"`windows` is {self.windows}; it must be at least 1.")
+        if self.multiple < 1:
+            raise ValueError(f"`multiple` is {self.multiple}; it must be at least 1.")
+        if self.window is not None and not self.window > 0:
+            raise ValueError(f"`window` is {self.window}; it must be above 0 seconds.")
+
+
+@dataclass(frozen=True)
+class WhisperProcessor:
+    """One sound -> `mels` [W, B, F] and `rows` [] (that hold sound, rounded up); picklable, no weights.
+
+    The log-mel spectrum is that of transformers' WhisperFeatureExtractor, each window by itself.
+    """
+
+    extract: Any
+    """A WhisperFeatureExtractor whose length is that of a window."""
+    windows: int
+    multiple: int
+    cut: bool
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Read and prepare one sound. Raises MediaError where it cannot be read or is too long."""
+        rate, size = self.extract.sampling_rate, self.extract.n_samples
+        most = self.windows * size
+        sound = read_audio(media, rate, seconds=(most + rate) / rate)
+        if len(sound) > most and not self.cut:
+            raise MediaError(
+                f"{media}: lasts {_length(media)}, more than {self.windows} windows of {size / rate:g} seconds. Raise "
+                f"the encoder's `windows`, say `too_long: cut`, or cut the file into pieces."
+            )
+        sound = sound[:most]
+        pieces = [sound[start : start + size] for start in range(0, len(sound), size)]
+        mels = [self.extract(piece, sampling_rate=rate, return_tensors="pt").input_features for piece in pieces]
+        rows = self.multiple * math.ceil(len(sound) / (self.extract.hop_length * STRIDE * self.multiple))
+        return {"mels": torch.cat(mels), "rows": torch.tensor(rows)}
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """Rows that hold sound, rounded up."""
+        return int(item["rows"])
+
+    def fingerprint(self) -> str:
+        """Changes with the settings. 16 hex digits."""
+        settings = f"{self.extract.to_json_string()} {self.extract.n_samples} {self.windows} {self.multiple} {self.cut}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+class WhisperEncoder(Encoder):
+    """A hidden state of Whisper's encoder ([M, S, D]), in order of time."""
+
+    Config = WhisperConfig
+    modality = "audio"
+
+    def __init__(self, config: WhisperConfig) -> None:
+        """Raises RecipeError where the model cannot be found or built, has no such layer, or other windows."""
+        super().__init__()
+        self.config = config
+        full = _settings(config)
+        self._extract = _extractor(config, full)
+        self._settings = _cut(full, config.layer)
+        self._settings.max_source_positions = self._extract.nb_max_frames // STRIDE
+        rows = self._settings.max_source_positions
+        if rows % config.multiple:
+            raise RecipeError(
+                f"whisper encoder: a window has {rows} rows, which `multiple: {config.multiple}` does not divide."
+            )
+        self.width = int(full.d_model)
+        with explained("whisper encoder: cannot be built"):
+            self.tower = self._built(self._settings)
+
+    def load(self) -> None:
+        """Load the weights of `path`. Raises RecipeError where they do not fit."""
+        if self.config.path is None:
+            return
+        name, place = f"whisper encoder, path {self.config.path!r}", locate(self.config.path)
+        dtype = getattr(torch, self.config.dtype)
+        settings = copy.deepcopy(self._settings)
+        settings.max_source_positions = int(_settings(self.config).max_source_positions)
+        file = whisper_ctranslate2.find(place)
+        if file is None:
+            tower = load_pretrained(
+                HFEncoder, place, name, config=settings, dtype=dtype, key_mapping={r"^(model\.)?encoder\.": ""}
+            )
+        else:
+            tower = self._built(settings)
+            _fill(tower, whisper_ctranslate2.convert(file).state, name)
+        rows = self._settings.max_source_positions
+        positions = tower.embed_positions.weight[:rows].detach().clone()
+        tower.embed_positions = nn.Embedding(rows, self.width, _weight=positions, _freeze=True)
+        tower.config.max_source_positions = tower.max_source_positions = rows
+        self.tower = self._without_norm(tower.eval())
+
+    def processor(self) -> WhisperProcessor:
+        """Prepares sounds as the checkpoint's own feature extractor does."""
+        return WhisperProcessor(self._extract, self.config.windows, self.config.multiple, self.config.too_long == "cut")
+
+    @classmethod
+    def inspect(cls, media: Media) -> MediaFacts:
+        """Channels, samples, length and codec of a sound. Raises MediaError."""
+        return look(media)
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`mels` [M, W, B, F] and `rows` [M] -> Features [M, S, D]; S is that of the longest sound."""
+        mels, rows = items["mels"], items["rows"]
+        size = self._settings.max_source_positions
+        windows = (rows + size - 1) // size  # the filling beyond them is not encoded
+        real = torch.arange(mels.shape[1], device=mels.device) < windows[:, None]
+        encoded = self.tower(mels[real].to(self.tower.dtype)).last_hidden_state  # [all windows, size, D]
+        values = encoded.new_zeros(*real.shape, size, encoded.shape[2])
+        values[real] = encoded
+        values = values.flatten(1, 2)[:, : int(rows.max())]
+        mask = torch.arange(values.shape[1], device=rows.device) < rows[:, None]
+        return Features(values * mask[:, :, None], mask)
+
+    def _built(self, settings: HFConfig) -> Any:
+        tower: Any = HFEncoder._from_config(settings, dtype=getattr(torch, self.config.dtype))  # type: ignore[no-untyped-call]
+        return self._without_norm(tower.eval())
+
+    def _without_norm(self, tower: Any) -> Any:
+        """The tower without its final norm where the recipe chose a layer."""
+        if self.config.layer is not None:
+            tower.layer_norm = nn.Identity()
+        return tower
+
+
+def _settings(config: WhisperConfig) -> HFConfig:
+    """The config of the whole model."""
+    if config.config is not None:
+        values = {key: value for key, value in config.config.items() if key != "model_type"}
+        with explained(f"whisper encoder: no config can be made of {config.config}"):
+            return HFConfig(**values)
+    place = locate(config.path or "")
+    file = whisper_ctranslate2.find(place)
+    if file is not None:
+        return HFConfig(**whisper_ctranslate2.convert(file).config)
+    with explained(f"whisper encoder, path {config.path!r}: has no readable model config"):
+        found = AutoConfig.from_pretrained(place)
+    if not isinstance(found, HFConfig):
+        raise RecipeError(
+            f"whisper encoder, path {config.path!r}: is a model of type {found.model_type!r}, not a Whisper."
+        )
+    return found
+
+
+def _extractor(config: WhisperConfig, settings: HFConfig) -> Any:
+    """The feature extractor, for windows of the wanted length."""
+    place = None if config.path is None else locate(config.path)
+    if place is None or whisper_ctranslate2.find(place) is not None:
+        seconds = settings.max_source_positions * STRIDE * 160 / 16000
+        make: Any = WhisperFeatureExtractor
+        extract: Any = make(feature_size=settings.num_mel_bins)
+    else:
+        with explained(f"whisper encoder, path {config.path!r}: has no readable feature extractor settings"):
+            extract = WhisperFeatureExtractor.from_pretrained(place)
+        seconds = extract.n_samples / extract.sampling_rate
+    most = settings.max_source_positions * STRIDE * extract.hop_length / extract.sampling_rate
+    wanted = seconds if config.window is None else config.window
+    frames = wanted * extract.sampling_rate / extract.hop_length
+    if wanted > most or frames % STRIDE:
+        raise RecipeError(
+            f"whisper encoder: windows of {wanted:g} seconds do not fit: the model has positions for {most:g} seconds, "
+            f"{STRIDE * extract.hop_length / extract.sampling_rate:g} seconds each. Set `window` accordingly."
+        )
+    extract.chunk_length = wanted
+    extract.n_samples = round(wanted * extract.sampling_rate)
+    extract.nb_max_frames = round(frames)
+    return extract
+
+
+def _cut(settings: HFConfig, layer: int | None) -> HFConfig:
+    """The config with as many layers as the wanted hidden state needs."""
+    count = settings.encoder_layers
+    needed = count if layer is None else layer if layer >= 0 else count + 1 + layer
+    if not 1 <= needed <= count:
+        raise RecipeError(
+            f"whisper encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to -{count}."
+        )
+    settings = copy.deepcopy(settings)
+    settings.encoder_layers = needed
+    return settings
+
+
+def _fill(tower: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Load the encoder's part of the state of a whole model; layers above the chosen one are left out."""
+    prefix = "model.encoder."
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    kept = len(tower.layers)  # type: ignore[arg-type]
+    layers = {key.split(".")[1] for key in own if key.startswith("layers.")}
+    unwanted = [f"layers.{layer}" for layer in layers if int(layer) >= kept]
+    if isinstance(tower.layer_norm, nn.Identity):
+        unwanted.append("layer_norm")
+    load_strictly(tower, own, name, unwanted)
+
+
+def _length(media: Media) -> str:
+    seconds = look(media).seconds
+    return "longer" if seconds is None else f"{seconds:.1f} seconds"

@@ -1,0 +1,210 @@
+"""`omnivit media`: what files hold, which encoders can take them, and how many tokens they are under a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnivit.errors import OmniVitError, PluginError
+
+if TYPE_CHECKING:
+    from omnivit.data.slot import SlotPreparer
+    from omnivit.media.facts import MediaFacts
+    from omnivit.model.encoder import Encoder
+
+EXIT_UNUSABLE = 1
+
+
+@dataclass
+class Reading:
+    """What some encoders, in agreement, take a file for."""
+
+    slot: str
+    facts: MediaFacts
+    encoders: list[str]
+
+
+@dataclass
+class Answer:
+    """What was found out about one file."""
+
+    file: Path
+    readings: list[Reading] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Encoder -> why it does not take the file."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Slot of the recipe -> rows in the LLM's sequence."""
+    slot_refusals: dict[str, str] = field(default_factory=dict)
+    """Slot of the recipe -> why it does not take the file."""
+
+    def usable(self, with_recipe: bool) -> bool:
+        """Whether some slot of the recipe takes it; without a recipe, some encoder."""
+        return bool(self.tokens if with_recipe else self.readings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a picture, clip, sound, scan, page, ...")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE|RUN",
+        type=Path,
+        help="a recipe (YAML) or a run folder: tell its slots and tokens too",
+    )
+    parser.add_argument("--json", action="store_true", help="print one object instead of lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tell; the status is 1 where a file cannot be used."""
+    from omnivit.quiet import quieten_transformers
+
+    quieten_transformers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of readers that meet damage; such of a DICOM file may cite its header
+        encoders, absent = _installed()
+        slots = {} if args.recipe is None else _slots(args.recipe)
+        answers = [_answer(file, encoders, slots) for file in args.files]
+    if args.json:
+        print(json.dumps(_as_record(answers, absent, args.recipe is not None), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(line for answer in answers for line in _lines(answer, args.recipe)))
+        for name, reason in absent.items():
+            print(f"not asked: {name}: {reason}", file=sys.stderr)
+    return 0 if all(answer.usable(args.recipe is not None) for answer in answers) else EXIT_UNUSABLE
+
+
+def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
+    """The encoders that can be asked; of the others, what they lack and how to get it."""
+    from omnivit.registry import encoders
+
+    found: dict[str, type[Encoder]] = {}
+    absent = {}
+    for name in encoders.names():
+        health = encoders.health(name)
+        if not health.ok:
+            absent[name] = f"{health.problem}. Run: {health.remedy}"
+            continue
+        try:
+            found[name] = encoders.get(name)
+        except PluginError as error:
+            absent[name] = " ".join(str(error).split())
+    return found, absent
+
+
+def _slots(place: Path) -> Mapping[str, SlotPreparer]:
+    """What prepares the media of each slot of a recipe. The model is built on the meta device."""
+    from omnivit.recipe import load
+    from omnivit.train.folder import RECIPE
+
+    recipe = load(place / RECIPE if place.is_dir() else place)
+    from omnivit.check import build_on_meta
+    from omnivit.model.build import preparer_of
+
+    return preparer_of(build_on_meta(recipe), recipe).slots
+
+
+def _answer(file: Path, encoders: Mapping[str, type[Encoder]], slots: Mapping[str, SlotPreparer]) -> Answer:
+    """Ask every encoder, and every slot."""
+    from omnivit.data.sample import Media
+
+    answer = Answer(file)
+    for name, encoder in encoders.items():
+        try:
+            facts = encoder.inspect(Media(encoder.modality, str(file)))
+        except OmniVitError as error:
+            answer.refusals[name] = _reason(error, file)
+        else:
+            slot = facts.slot or encoder.modality
+            _add(answer.readings, slot, replace(facts, slot=slot), name)
+    for slot, prepare in slots.items():
+        try:
+            answer.tokens[slot] = prepare.rows(prepare(Media(slot, str(file))))
+        except OmniVitError as error:
+            answer.slot_refusals[slot] = _reason(error, file)
+    return answer
+
+
+def _add(readings: list[Reading], slot: str, facts: MediaFacts, encoder: str) -> None:
+    """Beside those who say the same, or as a reading of its own."""
+    for reading in readings:
+        if (reading.slot, reading.facts) == (slot, facts):
+            reading.encoders.append(encoder)
+            return
+    readings.append(Reading(slot, facts, [encoder]))
+
+
+def _reason(error: OmniVitError, file: Path) -> str:
+    """The message on one line, without the name of the file before what it says."""
+    text = " ".join(str(error).split())
+    for name in (str(file.resolve()), str(file)):
+        text = text.replace(f"{name}: ", "")
+    return text
+
+
+def _lines(answer: Answer, recipe: Path | None) -> list[str]:
+    """A file in lines for people."""
+    lines = [str(answer.file)]
+    for reading in answer.readings:
+        lines.append(f"  {reading.slot}: {_described(reading.facts)} (encoders: {', '.join(reading.encoders)})")
+    if not answer.readings:
+        lines += _grouped("cannot be used:", answer.refusals)
+    if recipe is not None:
+        lines += [f"  {recipe}, slot {slot}: {_counted(rows)}" for slot, rows in answer.tokens.items()]
+        lines += _grouped(f"{recipe}, not taken:", answer.slot_refusals)
+    return lines
+
+
+def _described(facts: MediaFacts) -> str:
+    parts = [facts.kind, *(f"{name} {size:,}" for name, size in facts.shape.items())]
+    if facts.seconds is not None:
+        parts.append(f"{facts.seconds:.2f} s")
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in facts.details.items())])
+
+
+def _counted(rows: int) -> str:
+    return "1 token" if rows == 1 else f"{rows:,} tokens"
+
+
+def _grouped(title: str, refusals: Mapping[str, str]) -> list[str]:
+    """Each reason once, with all who give it."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in refusals.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = [f"    {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return [f"  {title}", *lines] if lines else []
+
+
+def _as_record(answers: Sequence[Answer], absent: Mapping[str, str], with_recipe: bool) -> dict[str, Any]:
+    """What `--json` prints."""
+    files = []
+    for answer in answers:
+        record: dict[str, Any] = {
+            "file": str(answer.file),
+            "usable": answer.usable(with_recipe),
+            "readings": [_as_object(reading) for reading in answer.readings],
+            "refusals": answer.refusals,
+        }
+        if with_recipe:
+            record["slots"] = {slot: {"tokens": rows} for slot, rows in answer.tokens.items()} | {
+                slot: {"refusal": reason} for slot, reason in answer.slot_refusals.items()
+            }
+        files.append(record)
+    return {"files": files, "not_asked": dict(absent)}
+
+
+def _as_object(reading: Reading) -> dict[str, Any]:
+    facts = reading.facts
+    return {
+        "slot": reading.slot,
+        "encoders": reading.encoders,
+        "kind": facts.kind,
+        "shape": dict(facts.shape),
+        "seconds": facts.seconds,
+        "details": dict(facts.details),
+    }
