@@ -99,11 +99,8 @@ def sources(recipe: Recipe) -> list[DataSource]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_every_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
-    recipe = load(path)
-    assert recipe.model.llm["name"]
-    head = [line for line in path.read_text(encoding="utf-8").splitlines()[:10] if line.startswith("#")]
-    assert any(f"omnivit train recipes/{path.relative_to(ROOT / 'recipes')}" in line for line in head)
+def test_the_samples_that_recipes_name_are_there(path: Path) -> None:
+    recipe = load(path, ["data.root=/data"] if "root: ???" in path.read_text(encoding="utf-8") else [])
     if Path(recipe.data.root) == SAMPLES:
         assert all((SAMPLES / source.path).is_file() for source in sources(recipe))
 
