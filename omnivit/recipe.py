@@ -119,7 +119,7 @@ class Stage:
     template: str | None = None
     """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
     group_by_length: bool = True
-    """Batch samples of like length together: less padding."""
+    """Batch samples of like length (within about a tenth) together: less padding."""
     validation: Validation | None = None
 
 

@@ -23,6 +23,7 @@ Ints = NDArray[np.int64]
 
 _MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough for new ones every epoch
 _BYTES_PER_TOKEN = 4.0
+_ALIKE, _ALIKE_TOKENS = 0.1, 4.0  # lengths closer than a tenth and four tokens count as equal: see `_blurred`
 
 
 def derive_seed(*keys: int | str) -> int:
@@ -133,7 +134,9 @@ def batches(
     """Cut an epoch into batches; no sample is left out, so that the last batch may be smaller.
 
     Grouped batches hold samples of like length: a quarter of the epoch, at most 50 batches of samples, is sorted at a
-    time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last).
+    time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last). Lengths are
+    blurred by about a tenth before: where they are all much alike, the few bytes by which the answers to a closed
+    question differ would sort the samples by answer, and a batch of one class teaches the class, not the medium.
 
     Args:
         order: [P] global indices, shuffled.
@@ -148,6 +151,7 @@ def batches(
     """
     if not group:
         return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    lengths = _blurred(lengths, derive_seed("blur", seed, epoch))
     mega = batch_size * max(1, min(_MEGA, len(order) // (4 * batch_size)))
     parts = [order[k : k + mega] for k in range(0, len(order), mega)]
     grouped = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts]) if parts else order
@@ -178,6 +182,13 @@ def _dealt(size: int, start: int, count: int, seed: int) -> Ints:
     rounds = range(start // size, (start + count - 1) // size + 1)
     row = np.concatenate([_permutation(size, derive_seed(seed, k)) for k in rounds])
     return row[start % size : start % size + count]
+
+
+def _blurred(lengths: NDArray[np.int64] | NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Each length, longer by up to a tenth and four tokens: what differs by less is sorted by chance."""
+    chance = np.random.PCG64(seed).random_raw(len(lengths)) / 2.0**64
+    blurred: NDArray[np.float64] = lengths + chance * (_ALIKE * lengths + _ALIKE_TOKENS)
+    return blurred
 
 
 def _permutation(size: int, seed: int) -> Ints:
