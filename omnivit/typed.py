@@ -117,7 +117,10 @@ def convert(value: Any, wanted: Any, where: Where, draft: bool = False) -> Any:
         PluginError: an annotation that is not understood.
     """
     if isinstance(value, str) and value == MISSING:
-        raise RecipeError(f"{where}: a value is mandatory here (it says {MISSING}): {describe_type(wanted)}.")
+        raise RecipeError(
+            f"{where}: a value is mandatory here (it says {MISSING}): {describe_type(wanted)}. Write it there, or "
+            "give it on the command line."
+        )
     if draft and isinstance(value, str) and "${" in value:
         return value
     if wanted is Any:

@@ -46,6 +46,6 @@ def test_a_block_says_what_its_plugin_takes(kind: str, block: dict[str, Any]) ->
 
 def test_every_encoder_has_a_row_and_a_block() -> None:
     ours = {name for name, point in registry.encoders.names().items() if point.value.startswith("omnivit_encoders.")}
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", PAGE, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) +\|", PAGE, flags=re.MULTILINE)
     assert ours <= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert ours - {"timm"} <= {block["name"] for kind, block in blocks() if kind == "encoder"}
