@@ -21,9 +21,11 @@ from omnivit.data.index import Index
 from omnivit.data.records import llava_messages, parse, typed_messages
 from omnivit.data.sample import Message, Sample
 from omnivit.errors import DataError
+from omnivit.examples import ReaderExample, no_example
+from omnivit.plugin import Plugin
 
 
-class Reader(ABC):
+class Reader(Plugin, ABC):
     """Samples of one file. Must pickle: a loader worker gets a copy."""
 
     @abstractmethod
@@ -62,6 +64,15 @@ class Reader(ABC):
     @abstractmethod
     def where(self, i: int) -> str:
         """The place of sample `i`, as `file:line`."""
+
+    @classmethod
+    def example(cls, folder: Path) -> ReaderExample:
+        """A data file, and damaged ones, to try the contract on. Its files go to `folder`, an empty one.
+
+        Raises:
+            PluginError: it gives none, as the default does.
+        """
+        raise no_example(cls, folder)
 
 
 class JsonReader(Reader):

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from omnivit.examples import AdapterExample, no_example
 from omnivit.model.features import Features, Layout
+from omnivit.plugin import Plugin
 
 if TYPE_CHECKING:
     from omnivit.model.encoder import Encoder
@@ -55,7 +58,7 @@ class Instruction:
     """[M, Q] bool."""
 
 
-class Adapter(nn.Module, ABC):
+class Adapter(nn.Module, Plugin, ABC):
     """Base class of adapters (entry-point group `omnivit.adapters`).
 
     `__init__` builds the structure without reading weights (it may run under `torch.device("meta")`); `load` then
@@ -86,6 +89,15 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, L, `width`]."""
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """A small configuration and the layouts that it takes, to try the contract on. Its files go to `folder`, an empty one.
+
+        Raises:
+            PluginError: it gives none, as the default does.
+        """
+        raise no_example(cls, folder)
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.examples import EncoderExample, no_example
 from omnivit.media.facts import MediaFacts
 from omnivit.model.features import Features, Layout
+from omnivit.plugin import Plugin
 
 
 @runtime_checkable
@@ -59,7 +62,7 @@ def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
     return Layout(processor.length(item), grid)
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(nn.Module, Plugin, ABC):
     """Base class of encoders (entry-point group `omnivit.encoders`).
 
     `__init__(config)` builds the structure without reading weights, so that `omnivit check` can construct it under
@@ -90,6 +93,15 @@ class Encoder(nn.Module, ABC):
                 default does.
         """
         raise MediaError(f"{media}: {cls.__name__} does not tell what a file holds. Try it in a recipe, with --recipe.")
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A small configuration and media of odd sizes, to try the contract on. Its files go to `folder`, an empty one.
+
+        Raises:
+            PluginError: it gives none, as the default does.
+        """
+        raise no_example(cls, folder)
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""

@@ -16,6 +16,7 @@ from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError
 from omnivit.model.context import Context
 from omnivit.model.surgery import Surgery
+from omnivit.plugin import Plugin
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LMOutput:
     states: Tensor | None = None
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(nn.Module, Plugin, ABC):
     """Base class of LLMs (entry-point group `omnivit.llms`).
 
     `__init__(config)` builds the structure without reading weights (it may run under `torch.device("meta")`);

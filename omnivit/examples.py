@@ -1,0 +1,77 @@
+"""Examples: what a plugin is tried with, small enough to be built and run in a second and without a download.
+
+A plugin gives one by its class method `example`; `omnivit.testing` and `omnivit plugins check` try the contract on it.
+
+Shapes: N occurrences of a head's token, D width of the rows that a component takes, D_llm width of the LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnivit.data.sample import Media
+from omnivit.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from omnivit.model.features import Layout
+
+
+@dataclass(frozen=True)
+class EncoderExample:
+    """A small encoder and media for it."""
+
+    media: Sequence[Media]
+    """At least two, of odd and different sizes; the contract tries each alone and all together."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The block of a recipe, without `name`."""
+
+
+@dataclass(frozen=True)
+class AdapterExample:
+    """A small adapter and the layouts of rows that it takes."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The block of a recipe, without `name`."""
+    layouts: Sequence[Layout] = ()
+    """Of the media to try it with; empty: one row, seven rows and a grid of 3 x 4, whichever it takes."""
+    width: int = 24
+    """D of the rows that come in."""
+    llm_width: int = 32
+    """D_llm."""
+
+
+@dataclass(frozen=True)
+class ReaderExample:
+    """A data file of at least three samples."""
+
+    path: Path
+    root: Path
+    """The folder that the paths of its media start from."""
+    bad: Sequence[Path] = ()
+    """Files that are damaged, each in a way of its own: opening one, or reading a sample of it, has to say so."""
+
+
+@dataclass(frozen=True)
+class HeadExample:
+    """A small head and what it learns from."""
+
+    targets: Mapping[str, Tensor]
+    """For N = 3 occurrences of its token: tensors that begin with this size."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The block of a recipe, without `name`."""
+    llm_width: int = 32
+    """D_llm."""
+
+
+def no_example(plugin: type, folder: Path) -> PluginError:
+    """The error of a plugin that gives no example for `folder`."""
+    del folder
+    return PluginError(
+        f"{plugin.__module__}.{plugin.__qualname__} gives no example to try the contract on. Let its class method "
+        "`example(folder)` return one; docs/plugins/contract.md shows how."
+    )
