@@ -67,7 +67,7 @@ class Reader(Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
-        """A data file, and damaged ones, to try the contract on. Its files go to `folder`, an empty one.
+        """A data file, and damaged ones, to try the contract on. Files go to `folder`, which is empty.
 
         Raises:
             PluginError: it gives none, as the default does.

@@ -96,7 +96,7 @@ class Encoder(nn.Module, Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A small configuration and media of odd sizes, to try the contract on. Its files go to `folder`, an empty one.
+        """A small configuration and media of odd sizes, to try the contract on. Files go to `folder`, which is empty.
 
         Raises:
             PluginError: it gives none, as the default does.

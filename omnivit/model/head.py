@@ -40,7 +40,7 @@ class Head(nn.Module, Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> HeadExample:
-        """A small configuration and targets, to try the contract on. Its files go to `folder`, an empty one.
+        """A small configuration and targets, to try the contract on. Files go to `folder`, which is empty.
 
         Raises:
             PluginError: it gives none, as the default does.
