@@ -92,7 +92,7 @@ class Adapter(nn.Module, Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """A small configuration and layouts that it takes, to try the contract on. Files go to `folder`, which is empty.
+        """A small configuration and layouts for it, to try the contract on. Files go to `folder`, which is empty.
 
         Raises:
             PluginError: it gives none, as the default does.
