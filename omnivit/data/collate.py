@@ -144,10 +144,18 @@ def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot:
     ]
     if not found:
         return None
-    items = {key: _stacked([item[key] for _, _, item in found]) for key in found[0][2]}
+    items = stacked_items([item for _, _, item in found])
     lengths = torch.tensor([span.length for _, span, _ in found])
     starts = torch.tensor([offsets[row] + span.start for row, span, _ in found])
     return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in found))
+
+
+def stacked_items(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Items of M media, as a processor gives them -> what an encoder takes: [M, ...] for each of their tensors.
+
+    Where sizes differ from medium to medium, zeros fill up the end.
+    """
+    return {key: _stacked([item[key] for item in items]) for key in items[0]}
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

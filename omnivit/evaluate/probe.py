@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnivit.data.collate import stacked_items
 from omnivit.data.mixture import derive_seed
 from omnivit.data.sample import Media, Sample
 from omnivit.data.slot import SlotPreparer
@@ -149,7 +150,7 @@ def encode(encoder: nn.Module, processor: Processor, samples: Sequence[Sample], 
     """
     items = [_prepared(processor, sample, medium) for sample, medium in zip(samples, media, strict=True)]
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    features: Features = encoder({key: torch.stack([item[key] for item in items]).to(device) for key in items[0]})
+    features: Features = encoder({key: value.to(device) for key, value in stacked_items(items).items()})
     return Features(features.values.float().cpu(), features.mask.cpu())
 
 

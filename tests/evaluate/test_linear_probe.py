@@ -141,6 +141,30 @@ def test_rows_of_different_number_are_only_averaged() -> None:
     assert views_of(MODEL, INPUTS, numbers(3, 4, -1, 5), ("number",), 2).keys() == {"mean"}
 
 
+class Counting(nn.Module):
+    """As many rows as a medium says, all alike."""
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        values = items["values"]
+        return Features(values, torch.arange(values.shape[1]) < items["count"].unsqueeze(1))
+
+
+class Listing(Reading):
+    """Media of one to four rows, by their number."""
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        count = 1 + int(media.source) % 4
+        return {"values": torch.full((count, 2), float(media.source)), "count": torch.tensor(count)}
+
+
+def test_media_of_unequal_size_are_encoded_together() -> None:
+    counting = Counting()
+    model = cast(OmniModel, SimpleNamespace(encoders={"number": counting}, slot_encoders=lambda _: (counting,)))
+    inputs = {"number": SlotPreparer((Listing(),), ((0, same_length),))}
+    found = views_of(model, inputs, numbers(1, 2, 3, 4, 5), ("number",), 3)
+    assert found["mean"].tolist() == [[float(k)] * 2 for k in (1, 2, 3, 4, 5)]
+
+
 def test_linear_probe_reads_the_encoder() -> None:
     train = numbers(*[k / 2 for k in range(22)])
     state = torch.random.get_rng_state()
