@@ -16,18 +16,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
 from omnivit.model.surgery import change
+from omnivit.plugin import Card
 
 _ATTENTIONS = ("self_attn", "attention", "attn")
 """What the blocks of transformers' and timm's encoders call their attention."""
@@ -73,6 +76,12 @@ class BottleneckAdapter(Adapter):
     """
 
     Config = BottleneckConfig
+    contract = 1
+    card = Card(
+        paper="Luo et al., Cheap and Quick: Efficient Vision-Language Instruction Tuning for Large Language Models, "
+        "arXiv 2305.15023",
+        tokens="as many as come in",
+    )
     length = staticmethod(same_length)
 
     def __init__(self, config: BottleneckConfig, width: int, llm_width: int) -> None:
@@ -85,6 +94,12 @@ class BottleneckAdapter(Adapter):
         self.encoder_layers = nn.ModuleList()
         self._slots: list[str] = []
         self._encoder: tuple[Encoder, ...] = ()  # in a tuple, so that its parameters are not registered here as well
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two groups; it stands after what maps to the LLM."""
+        del folder
+        return AdapterExample({"dim": 4}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         """Put bottlenecks into every layer of the LLM and every block of the encoder.

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, Length
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features, Layout
 from omnivit.model.llm import LanguageModel
 from omnivit.model.parts import build_adapter
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -49,6 +52,8 @@ class ChainAdapter(Adapter):
     """Rows [M, S, D] through every step -> [M, L, D_llm]. Parameters are `steps.0.*`, `steps.1.*`, ..."""
 
     Config = ChainConfig
+    contract = 1
+    card = Card(tokens="what the steps make of those that come in")
 
     def __init__(self, config: ChainConfig, width: int, llm_width: int) -> None:
         """Raises RecipeError or PluginError for a step that cannot be built; names it."""
@@ -62,6 +67,12 @@ class ChainAdapter(Adapter):
         self.length = ChainLength(tuple(step.length for step in self._each()))
         self.positions = next((step.positions for step in reversed(self._each()) if step.positions is not None), None)
         self.instruction_tokenizer, self.instruction_limit = _instruction(self._each())
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two steps, of which the first widens the rows."""
+        del folder
+        return AdapterExample({"steps": [{"name": "linear", "width": 28}, {"name": "mlp"}]})
 
     @property
     def in_encoder(self) -> bool:  # type: ignore[override]  # of the steps, after `install`

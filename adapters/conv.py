@@ -12,15 +12,18 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -109,6 +112,13 @@ class ConvAdapter(Adapter):
     """
 
     Config = ConvConfig
+    contract = 1
+    card = Card(
+        paper="Lyu et al., Macaw-LLM: Multi-Modal Language Modeling with Image, Audio, Video, and Text Integration, "
+        "arXiv 2306.09093",
+        weights="none, unless `path` is said: then those of Macaw-LLM, by their authors' terms",
+        tokens="(rows + 2 padding - kernel) // stride + 1; with `dims: 2` so along y and along x",
+    )
 
     def __init__(self, config: ConvConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
@@ -119,6 +129,12 @@ class ConvAdapter(Adapter):
         self.length = self.rule
         kind = nn.Conv1d if config.dims == 1 else nn.Conv2d
         self.conv = kind(width, self.width, config.kernel, stride, config.padding)
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Groups of three rows that overlap."""
+        del folder
+        return AdapterExample({"kernel": 3, "stride": 2, "padding": 1})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where the branch is not in it, or does not fit."""

@@ -14,6 +14,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, FixedLength, Instruction
 from omnivit.model.context import Context, SlotContext
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
 
 _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
 """Weights of a gated layer in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""
@@ -68,6 +71,12 @@ class GatedCrossAttentionAdapter(Adapter):
     """
 
     Config = GatedCrossAttentionConfig
+    contract = 1
+    card = Card(
+        paper="Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198",
+        weights="none, unless `path` is said: then those of OpenFlamingo or Otter, by their authors' terms",
+        tokens="1, which stands for the medium (0 with `marker: false`); its rows stay out of the sequence",
+    )
 
     def __init__(self, config: GatedCrossAttentionConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
@@ -78,6 +87,12 @@ class GatedCrossAttentionAdapter(Adapter):
         """Filled by `install`, which knows the LLM's layers."""
         self._memory_width = width
         self._weights: dict[str, Tensor] | None = None
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two gated layers."""
+        del folder
+        return AdapterExample({"every": 2, "heads": 2, "head_width": 8}, text_unchanged=True)
 
     def load(self) -> None:
         """Read the weights of `path`; `install` puts them into the layers.

@@ -8,11 +8,14 @@ Shapes: M media, S rows a medium, D encoder width, D_llm LLM width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.features import Features
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -33,12 +36,20 @@ class LinearAdapter(Adapter):
     """Each row times one matrix: rows [M, S, D] -> [M, S, D_llm], their number unchanged."""
 
     Config = LinearConfig
+    contract = 1
+    card = Card(paper="Liu et al., Visual Instruction Tuning, arXiv 2304.08485", tokens="as many as come in")
     length = staticmethod(same_length)
 
     def __init__(self, config: LinearConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.width = llm_width if config.width is None else config.width
         self.layers = nn.Sequential(nn.Linear(width, self.width, bias=config.bias))
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Its defaults."""
+        del folder
+        return AdapterExample()
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -71,6 +74,11 @@ class MarkersAdapter(Adapter):
     """
 
     Config = MarkersConfig
+    contract = 1
+    card = Card(
+        paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
+        tokens="those that come in, and 1 for `begin`, for `end`, for each line (`row`) and each frame (`frame`)",
+    )
     begin: nn.Parameter | None
     end: nn.Parameter | None
     row: nn.Parameter | None
@@ -83,6 +91,12 @@ class MarkersAdapter(Adapter):
         for name in ("begin", "end", "row", "frame"):
             said = getattr(config, name)
             self.register_parameter(name, nn.Parameter(torch.randn(width) * width**-0.5) if said else None)
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """All but those of frames; it stands after what maps to the LLM."""
+        del folder
+        return AdapterExample({"begin": True, "end": True, "row": True}, width=32)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, L, D]; what is kept in memory passes."""

@@ -12,13 +12,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.features import Features
+from omnivit.plugin import Card
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -74,12 +77,23 @@ class MLPAdapter(Adapter):
     """
 
     Config = MLPConfig
+    contract = 1
+    card = Card(
+        paper="Liu et al., Improved Baselines with Visual Instruction Tuning, arXiv 2310.03744",
+        tokens="as many as come in",
+    )
     length = staticmethod(same_length)
 
     def __init__(self, config: MLPConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.width = llm_width if config.width is None else config.width
         self.layers = _gated(config, width, self.width) if config.gated else _plain(config, width, self.width)
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two layers."""
+        del folder
+        return AdapterExample({"hidden": 20})
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""

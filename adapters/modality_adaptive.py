@@ -16,17 +16,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
 from omnivit.model.surgery import Layer, Surgery, chosen, copy_of
+from omnivit.plugin import Card
 
 FUSED = "qkv_proj"
 """One matrix for query, key and value, in this order (Phi 3)."""
@@ -56,6 +59,12 @@ class ModalityAdaptiveAdapter(Adapter):
     """
 
     Config = ModalityAdaptiveConfig
+    contract = 1
+    card = Card(
+        paper="Ye et al., mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration, "
+        "arXiv 2311.04257",
+        tokens="as many as come in",
+    )
     length = staticmethod(same_length)
 
     def __init__(self, config: ModalityAdaptiveConfig, width: int, llm_width: int) -> None:
@@ -63,6 +72,12 @@ class ModalityAdaptiveAdapter(Adapter):
         self.width = width
         self.config = config
         self.layers = nn.ModuleDict()
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two layers of the LLM."""
+        del folder
+        return AdapterExample({"layers": [0, 3]}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         """Copy norms, key and value of the chosen layers, and let the copies map the rows of the slot's media.

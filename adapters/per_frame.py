@@ -10,17 +10,20 @@ from the adapter inside, D encoder width, D' width from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, Length
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features, Layout, joined
 from omnivit.model.llm import LanguageModel
 from omnivit.model.parts import build_adapter
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -75,6 +78,12 @@ class PerFrameAdapter(Adapter):
     """
 
     Config = PerFrameConfig
+    contract = 1
+    card = Card(
+        paper="Zhang et al., Video-LLaMA: An Instruction-tuned Audio-Visual Language Model for Video Understanding, "
+        "arXiv 2306.02858",
+        tokens="those of the adapter inside for a picture, times the frames",
+    )
 
     def __init__(self, config: PerFrameConfig, width: int, llm_width: int) -> None:
         """Raises RecipeError or PluginError where the adapter inside cannot be built, or is one for whole media."""
@@ -89,6 +98,12 @@ class PerFrameAdapter(Adapter):
         self.length = PerFrameLength(self.adapter.length)
         self.instruction_tokenizer = self.adapter.instruction_tokenizer
         self.instruction_limit = self.adapter.instruction_limit
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """A convolution over each frame."""
+        del folder
+        return AdapterExample({"adapter": {"name": "conv", "kernel": 2, "dims": 2, "width": 32}})
 
     @property
     def in_encoder(self) -> bool:  # type: ignore[override]  # of the adapter inside, after `install`

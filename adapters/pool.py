@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,8 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
+from omnivit.plugin import Card
 
 Weights = Literal["mean", "learned", "transformer"]
 OPTIONS: dict[Kind, tuple[str, ...]] = {
@@ -135,6 +138,14 @@ class PoolAdapter(Adapter):
     """
 
     Config = PoolConfig
+    contract = 1
+    card = Card(
+        paper="Maaz et al., Video-ChatGPT: Towards Detailed Video Understanding via Large Vision and Language Models, "
+        "arXiv 2306.05424; Luo et al., Valley: Video Assistant with Large Language model Enhanced abilitY, arXiv "
+        "2306.07207",
+        tokens="frames + y x (`spatio_temporal`, `temporal`), rows / n^2 (`merge`), rows / n (`consecutive`), the size "
+        "(`grid`), 1 (`mean`), 1 a frame (`class_token`)",
+    )
     length: PoolLength
 
     def __init__(self, config: PoolConfig, width: int, llm_width: int) -> None:
@@ -147,6 +158,12 @@ class PoolAdapter(Adapter):
         self.length = PoolLength(config.kind, n, tuple(config.size or ()), config.frames or 0, patches)
         self.frame_weights = None if patches is None else nn.Linear(patches * width, 1)
         self.transformer = _transformer(width, config.heads or 8) if config.weights == "transformer" else None
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Blocks of 2 x 2 neighbours, of pictures and clips."""
+        del folder
+        return AdapterExample({"kind": "merge", "n": 2}, [Layout(16, (4, 4)), Layout(8, (2, 4)), Layout(24, (3, 2, 4))])
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, L, D'].

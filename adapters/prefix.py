@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features, Layout
 from omnivit.model.llm import LanguageModel
 from omnivit.model.surgery import Layer, Surgery
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -78,6 +81,12 @@ class PrefixAdapter(Adapter):
     """
 
     Config = PrefixConfig
+    contract = 1
+    card = Card(
+        paper="Zhang et al., LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention, arXiv "
+        "2303.16199; Gao et al., LLaMA-Adapter V2: Parameter-Efficient Visual Instruction Model, arXiv 2304.15010",
+        tokens="0: a medium is added to prompts beside the sequence",
+    )
 
     def __init__(self, config: PrefixConfig, width: int, llm_width: int) -> None:
         """Raises RecipeError where the rows have not the LLM's width."""
@@ -93,6 +102,12 @@ class PrefixAdapter(Adapter):
         """Filled by `install`, which knows the layers; so is the next."""
         self.maps = nn.ModuleDict()
         self._slots: list[str] = []
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Seven prompts in two layers; it stands after what maps to the LLM."""
+        del folder
+        return AdapterExample({"prompts": 7, "layers": 2, "bias_scale": True}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         """Give the topmost layers of the LLM their prompts.

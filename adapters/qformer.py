@@ -9,6 +9,7 @@ Shapes: M media, S rows a medium, D encoder width, Q queries, T instruction toke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, InstructBlipQFormerConfig, InstructBlipQFormerModel
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
 from omnivit.model.tokens import read_tokenizer
 from omnivit.model.weights import load_strictly
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -100,6 +103,15 @@ class QFormerAdapter(Adapter):
     """
 
     Config = QFormerConfig
+    contract = 1
+    card = Card(
+        paper="Li et al., BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large "
+        "Language Models, arXiv 2301.12597; Dai et al., InstructBLIP: Towards General-purpose Vision-Language "
+        "Models with Instruction Tuning, arXiv 2305.06500",
+        weights="none, unless `path` is said: then those of BLIP-2 or InstructBLIP (Salesforce), by the licence of the "
+        "checkpoint",
+        tokens="32 (`queries`), whatever comes in",
+    )
 
     def __init__(self, config: QFormerConfig, width: int, llm_width: int) -> None:
         """Raises RecipeError where the instruction's tokenizer cannot be read, or has more tokens than the table."""
@@ -116,6 +128,13 @@ class QFormerAdapter(Adapter):
         deviation = self.qformer.config.initializer_range
         self.query_tokens = nn.Parameter(torch.empty(1, config.queries, config.hidden).normal_(std=deviation))
         self.language_projection = nn.Linear(config.hidden, llm_width) if config.projection else nn.Identity()
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """One that reads the instruction."""
+        del folder
+        sizes = {"queries": 3, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
+        return AdapterExample({**sizes, "instruction_tokenizer": "bytes", "instruction_limit": 32})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit, or lack a part that is wanted."""

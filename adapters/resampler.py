@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from omnivit_adapters.resampler_kinds import (
@@ -26,9 +27,11 @@ from omnivit_adapters.resampler_weights import read_resampler
 from torch import nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly
+from omnivit.plugin import Card
 
 T = TypeVar("T")
 QUERIES = {"perceiver": 64, "query": 256, "abstractor": 64}
@@ -137,6 +140,17 @@ class ResamplerAdapter(Adapter):
     """Rows [M, S, D] -> [M, L, D_llm] by learned queries; padded rows are never looked at."""
 
     Config = ResamplerConfig
+    contract = 1
+    card = Card(
+        paper="Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198; Bai et al., "
+        "Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text Reading, and Beyond, "
+        "arXiv 2308.12966; Ye et al., mPLUG-Owl: Modularization Empowers Large Language Models with "
+        "Multimodality, arXiv 2304.14178",
+        weights="none, unless `path` is said: then those of OpenFlamingo, Otter, Qwen-VL or mPLUG-Owl, by their "
+        "authors' terms",
+        tokens="64 (`queries`), whatever comes in; `kind: query`: 256 a picture or frame; `kind: abstractor`: 64 and "
+        "the end vector",
+    )
 
     def __init__(self, config: ResamplerConfig, width: int, llm_width: int) -> None:
         """Raises RecipeError for heads or positions that do not fit the widths."""
@@ -156,6 +170,12 @@ class ResamplerAdapter(Adapter):
             self.network = _abstractor(config, width, out, queries)
             self.length = ResamplerLength(queries + _or(config.end, True), placed=_or(config.positions, False))
         self.width = llm_width if config.projection else width
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """A perceiver that tells frames apart."""
+        del folder
+        return AdapterExample({"queries": 4, "depth": 2, "heads": 2, "head_width": 8, "frames": 4})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they are not there or do not fit."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
 
 Branch = Literal["video", "audio"]
 
@@ -123,6 +126,13 @@ class VideoQFormerAdapter(Adapter):
     """
 
     Config = VideoQFormerConfig
+    contract = 1
+    card = Card(
+        paper="Zhang et al., Video-LLaMA: An Instruction-tuned Audio-Visual Language Model for Video Understanding, "
+        "arXiv 2306.02858",
+        weights="none, unless `path` is said: then those of Video-LLaMA, by their authors' terms",
+        tokens="32 a clip (`queries`); 8 a sound with `branch: audio`",
+    )
 
     def __init__(self, config: VideoQFormerConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
@@ -143,6 +153,12 @@ class VideoQFormerAdapter(Adapter):
         queries = torch.empty(1, config.query_count, config.hidden)
         self.query_tokens = nn.Parameter(queries.normal_(std=settings.initializer_range))
         self.language_projection = nn.Linear(config.hidden, llm_width)
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """For clips of at most four frames."""
+        del folder
+        return AdapterExample({"queries": 3, "frames": 4, "heads": 2, "hidden": 16, "intermediate": 24})
 
     def load(self) -> None:
         """Load the branch's weights from `path`. Raises RecipeError where they are not in it, or do not fit."""

@@ -10,16 +10,19 @@ Shapes: M media, S rows a medium, D LLM width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
 from omnivit.model.surgery import Layer, chosen, copy_of
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -51,6 +54,11 @@ class VisualExpertAdapter(Adapter):
     """
 
     Config = VisualExpertConfig
+    contract = 1
+    card = Card(
+        paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
+        tokens="as many as come in",
+    )
     length = staticmethod(same_length)
 
     def __init__(self, config: VisualExpertConfig, width: int, llm_width: int) -> None:
@@ -59,6 +67,12 @@ class VisualExpertAdapter(Adapter):
         self.config = config
         self.positions = between_ends if config.ends else None
         self.layers = nn.ModuleDict()
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Two layers of the LLM."""
+        del folder
+        return AdapterExample({"layers": [0, 3]}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         """Copy the chosen modules and let them map the rows of the slot's media.

@@ -9,16 +9,19 @@ Shapes: M media, S rows a medium, D encoder width, V vocabulary, D_llm LLM width
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -58,6 +61,13 @@ class VocabularyAdapter(Adapter):
     """
 
     Config = VocabularyConfig
+    contract = 1
+    card = Card(
+        paper="Lyu et al., Macaw-LLM: Multi-Modal Language Modeling with Image, Audio, Video, and Text Integration, "
+        "arXiv 2306.09093",
+        weights="none, unless `path` is said: then those of Macaw-LLM, by their authors' terms",
+        tokens="as many as come in",
+    )
     length = staticmethod(same_length)
 
     def __init__(self, config: VocabularyConfig, width: int, llm_width: int) -> None:
@@ -75,6 +85,12 @@ class VocabularyAdapter(Adapter):
             add_zero_attn=config.zero_row,
         )
         self._llm: tuple[LanguageModel, ...] = ()  # in a tuple, else its parameters would be the adapter's
+
+    @classmethod
+    def example(cls, folder: Path) -> AdapterExample:
+        """Four heads."""
+        del folder
+        return AdapterExample({"heads": 4})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where the branch is not in it, or does not fit."""

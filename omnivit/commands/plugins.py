@@ -1,4 +1,7 @@
-"""`omnivit plugins`: every registered plugin with its distribution, version and health. Imports none of them."""
+"""`omnivit plugins`: what is installed, with its health; `info` and `check` look at single plugins.
+
+The list imports no plugin; the other two are in `plugins_info` and `plugins_check`, imported when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,122 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from omnivit.errors import OmniVitError, PluginError, suggest
 from omnivit.registry import ALL, Listing
+
+if TYPE_CHECKING:
+    from omnivit.registry import Registry
 
 HEADER = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "HEALTH")
 GREEN, RED, BOLD, RESET = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+USAGE = """omnivit plugins [--kind KIND] [--json]
+       omnivit plugins info NAME [--kind KIND] [--json]
+       omnivit plugins check NAME [NAME ...] [--kind KIND] [--json]"""
+ACTIONS = ("info", "check")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `omnivit plugins`."""
-    parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    parser.usage = USAGE
+    parser.add_argument(
+        "action", nargs="?", help="`info`: say what a plugin is and takes; `check`: try the contract on it; else: list"
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a registered name, or `module:Class`")
+    parser.add_argument("--kind", help=f"one of {', '.join(ALL)}: where a name stands for several, or for fewer lines")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print all plugins; the status is 0 whatever their health."""
-    listings = [listing for registry in ALL.values() for listing in registry.survey()]
-    if args.json:
+    """List the plugins (the status is 0 whatever their health), or hand over to `info` or `check`."""
+    registries = of_kind(args.kind)
+    if args.action is None:
+        return _list(registries, args.json)
+    if args.action not in ACTIONS:
+        raise OmniVitError(_no_action(args.action))
+    if not args.names or (args.action == "info" and len(args.names) > 1):
+        how_many = "one name" if args.action == "info" else "at least one name"
+        raise OmniVitError(f"omnivit plugins {args.action} takes {how_many}, {len(args.names)} are given.\n{USAGE}")
+    if args.action == "info":
+        from omnivit.commands import plugins_info
+
+        return plugins_info.run(args)
+    from omnivit.commands import plugins_check
+
+    return plugins_check.run(args)
+
+
+def of_kind(kind: str | None) -> Mapping[str, Registry[Any]]:
+    """The registries that `--kind` leaves: all without it; `encoder` and `encoders` are the same.
+
+    Raises:
+        OmniVitError: there is no such kind.
+    """
+    if kind is None:
+        return ALL
+    plural = kind if kind in ALL else f"{kind}s"
+    if plural not in ALL:
+        raise OmniVitError(f"--kind {kind}: there is no such kind of plugin; {suggest(kind, ALL)}")
+    return {plural: ALL[plural]}
+
+
+def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
+    """The kind (`encoders`, ...) and the class of a plugin, which is imported and validated.
+
+    Args:
+        name: as a recipe says it.
+        kind: where the name stands in several; a class that is named directly is of the kind that it is made for.
+
+    Raises:
+        PluginError: no plugin of these kinds has this name, several have, or it is broken.
+        OmniVitError: there is no such kind.
+    """
+    known = {plural: registry for plural, registry in of_kind(kind).items() if _knows(registry, name)}
+    if not known:
+        names = {each for registry in of_kind(kind).values() for each in registry.names()}
+        what = "plugin" if kind is None else kind.removesuffix("s")
+        raise PluginError(f"No {what} is called '{name}': {suggest(name, names)} `omnivit plugins` lists them.")
+    if len(known) == 1:
+        return next((plural, registry.get(name)) for plural, registry in known.items())
+    if ":" not in name:
+        choices = " or ".join(f"--kind {plural.removesuffix('s')}" for plural in known)
+        raise PluginError(f"'{name}' stands for several plugins ({', '.join(known)}). Say which is meant: {choices}.")
+    return _of_its_kind(name, known)
+
+
+def _knows(registry: Registry[Any], name: str) -> bool:
+    try:
+        registry.health(name)
+    except PluginError:
+        return False
+    return True
+
+
+def _of_its_kind(name: str, registries: Mapping[str, Registry[Any]]) -> tuple[str, type[Any]]:
+    """A class that is named directly, whose kind only its base class tells."""
+    errors = []
+    for plural, registry in registries.items():
+        try:
+            return plural, registry.get(name)
+        except PluginError as error:
+            errors.append(error)
+    raise PluginError(f"{errors[0]} (It was tried as each kind of plugin; --kind says which it is.)") from errors[0]
+
+
+def _no_action(given: str) -> str:
+    if any(given in registry.names() for registry in ALL.values()):
+        return f"'{given}' is a plugin. Say what to do with it: omnivit plugins info {given}, or check {given}."
+    return f"omnivit plugins has no action '{given}': {suggest(given, ACTIONS)}"
+
+
+def _list(registries: Mapping[str, Registry[Any]], as_json: bool) -> int:
+    listings = [listing for registry in registries.values() for listing in registry.survey()]
+    if as_json:
         print(json.dumps([as_record(listing) for listing in listings], indent=2))
     else:
-        print(table(listings, colour=_wants_colour()))
+        print(table(listings, colour=wants_colour()))
     return 0
 
 
@@ -49,10 +148,10 @@ def table(listings: Sequence[Listing], *, colour: bool = False) -> str:
         return "No plugin is installed, not even OmniViT's own: pip install --force-reinstall omnivit"
     cells = [(x.kind, x.name, x.distribution, x.version) for x in listings]
     widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=False)]
-    lines = [_paint("  ".join([*_padded(HEADER, widths), HEADER[-1]]), BOLD, colour)]
+    lines = [paint("  ".join([*_padded(HEADER, widths), HEADER[-1]]), BOLD, colour)]
     for listing, row in zip(listings, cells, strict=True):
         ok = listing.health.ok
-        health = _paint("ok" if ok else "broken", GREEN if ok else RED, colour)
+        health = paint("ok" if ok else "broken", GREEN if ok else RED, colour)
         lines.append("  ".join([*_padded(row, widths), health]))
         if not ok:
             lines += [f"    problem: {listing.health.problem}", f"    remedy:  {listing.health.remedy}"]
@@ -63,9 +162,10 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
 
 
-def _paint(text: str, code: str, colour: bool) -> str:
+def paint(text: str, code: str, colour: bool) -> str:
     return f"{code}{text}{RESET}" if colour else text
 
 
-def _wants_colour() -> bool:
+def wants_colour() -> bool:
+    """Whether standard output is a terminal that shows colours, and its user wants them."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
