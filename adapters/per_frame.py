@@ -9,6 +9,7 @@ from the adapter inside, D encoder width, D' width from it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -61,11 +62,13 @@ class PerFrameLength:
 def _clip(layout: Layout) -> tuple[int, int, int]:
     """Sizes (t, y, x); a picture is a clip of one frame."""
     grid = layout.grid or ()
-    if len(grid) not in (2, 3):
+    beside = layout.rows - math.prod(grid) if grid else 0
+    if len(grid) not in (2, 3) or beside:
+        where = f"a grid {grid}{f', with {beside} beside it' if beside else ''}" if grid else "no grid"
         raise RecipeError(
             f"per_frame: needs rows in a grid (t, y, x), to know which are of one frame; the {layout.rows} rows here "
-            f"lie in {f'a grid {grid}' if grid else 'no grid'}. Use it after an encoder of video, and in a chain "
-            f"before steps that give up the grid."
+            f"lie in {where}. Use it after an encoder of video, and in a chain before steps that give up the grid; "
+            f"class tokens must be left out (`class_token: drop`)."
         )
     return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])
 

@@ -114,7 +114,7 @@ class ResamplerLength:
         grid = layout.grid or ()
         if self.frames is not None and len(grid) == 3 and grid[0] > self.frames:
             raise RecipeError(too_many_frames(grid[0], self.frames))
-        if self.square and len(grid) not in (2, 3):
+        if self.square and (len(grid) not in (2, 3) or math.prod(grid) != layout.rows):
             raise _no_grid("`kind: query` needs", layout, "Use `kind: perceiver`, or an encoder with such a grid")
         if self.placed and len(grid) not in (2, 3) and not _square_after_class_token(layout):
             raise _no_grid("`positions` need", layout, "Leave them off, or use an encoder with such a grid")
@@ -129,7 +129,9 @@ def _square_after_class_token(layout: Layout) -> bool:
 
 
 def _no_grid(what: str, layout: Layout, remedy: str) -> RecipeError:
-    theirs = f"fill the grid {layout.grid}" if layout.grid else "fill none"
+    beside = layout.rows - math.prod(layout.grid) if layout.grid else 0
+    others = f", with {beside} beside it" if beside else ""
+    theirs = f"fill the grid {layout.grid}{others}" if layout.grid else "fill none"
     return RecipeError(
         f"resampler: {what} rows that fill the grid (y, x) of a picture or (t, y, x) of a video, but these "
         f"{layout.rows} rows {theirs}. {remedy} (in the encoders of pictures: no class token among the rows)."

@@ -158,7 +158,8 @@ class VideoQFormerAdapter(Adapter):
     def example(cls, folder: Path) -> AdapterExample:
         """For clips of at most four frames."""
         del folder
-        return AdapterExample({"queries": 3, "frames": 4, "heads": 2, "hidden": 16, "intermediate": 24})
+        sizes = {"queries": 3, "frames": 4, "heads": 2, "hidden": 16, "intermediate": 24}
+        return AdapterExample(sizes, [Layout(24, (2, 3, 4)), Layout(12, (4, 1, 3)), Layout(3, (1, 1, 3))])
 
     def load(self) -> None:
         """Load the branch's weights from `path`. Raises RecipeError where they are not in it, or do not fit."""

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImagePro
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.images import look, open_image
 from omnivit.model.encoder import Encoder
@@ -29,6 +31,8 @@ from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 
 @dataclass
@@ -91,8 +95,15 @@ class ClipProcessor:
 class ClipEncoder(Encoder):
     """A hidden state of a vision transformer, patch by patch ([M, S, D])."""
 
+    contract = 1
     Config = ClipConfig
     modality = "image"
+    card = Card(
+        paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, arXiv "
+        "2103.00020; the hidden state: Liu et al., Visual Instruction Tuning, arXiv 2304.08485",
+        weights="CLIP (OpenAI): MIT; SigLIP and SigLIP 2 (Google): Apache-2.0; others: as their model cards say",
+        tokens="one a patch: 576 (24 x 24) for CLIP ViT-L/14 at 336 pixels, 256 (16 x 16) at 224",
+    )
 
     def __init__(self, config: ClipConfig) -> None:
         """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
@@ -116,6 +127,15 @@ class ClipEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Size and format of a picture. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """Two layers of 24 numbers, and pictures of three shapes."""
+        sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
+        shapes = ((37, 61), (50, 29), (31, 31))
+        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
+        return EncoderExample([Media("image", name, str(folder)) for name in names], {"config": config})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

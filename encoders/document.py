@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media import tiling
 from omnivit.media.facts import MediaFacts
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
@@ -30,6 +32,8 @@ from omnivit.model.encoder import Encoder, Processor, layout_of
 from omnivit.model.features import Features, Layout
 from omnivit.model.parts import build_encoder
 from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 MOST_CROPS = 100
 OWN = ("places", "order", "grid", "maps")
@@ -207,8 +211,15 @@ class CropPositions(nn.Module):
 class DocumentEncoder(Encoder):
     """Rows of the crops of pages, page by page, global view first, then crop by crop or joined ([M, L, D])."""
 
+    contract = 1
     Config = DocumentConfig
     modality = "page"
+    card = Card(
+        paper="Ye et al., UReader, arXiv 2310.05126; Hu et al., mPLUG-DocOwl 1.5, arXiv 2403.12895; tiles of any "
+        "resolution: LLaVA-NeXT",
+        weights="the image encoder's",
+        tokens="crops x those of the image encoder: 1792 for an A4 page with CLIP ViT-L/14 at 224 pixels and 9 crops",
+    )
 
     def __init__(self, config: DocumentConfig) -> None:
         """Raises RecipeError: the image encoder cannot be built, crops its pictures, or gives no grid to join."""
@@ -235,6 +246,17 @@ class DocumentEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Number of pages and their size. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A small CLIP on up to four tiles, laid together, with learned places; pages of three shapes."""
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
+        shapes = ((61, 43), (31, 97), (20, 20))
+        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
+        media = [Media("page", name, str(folder)) for name in names]
+        config = {"encoder": {"name": "clip", "config": inside}, "cropping": "any_resolution", "crops": 4}
+        return EncoderExample(media, {**config, "joined": True, "positions": True})
 
     def load(self) -> None:
         """Load the image encoder's weights."""

@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -29,12 +30,15 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError, suggest
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.weights import locate
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 
 @dataclass
@@ -113,7 +117,12 @@ class Pix2Struct(Family):
     def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
         places = (_places(shapes, patches.shape[1]) + 1) * mask[..., None]
         flat = torch.cat([places.to(patches.dtype), patches], dim=2)
-        hidden: Tensor = model(flattened_patches=flat, attention_mask=mask.long()).last_hidden_state
+        # Places are read out of `flat`, so it stays as precise as it is: bfloat16 counts only to 256.
+        hook = model.embeddings.patch_projection.register_forward_pre_hook(_as_its_weight)
+        try:
+            hidden: Tensor = model(flattened_patches=flat, attention_mask=mask.long()).last_hidden_state
+        finally:
+            hook.remove()
         return hidden
 
 
@@ -185,8 +194,14 @@ class DocumentNativeProcessor:
 class DocumentNativeEncoder(Encoder):
     """The last hidden states of pages of any shape, patch by patch and page by page ([M, L, D])."""
 
+    contract = 1
     Config = DocumentNativeConfig
     modality = "page"
+    card = Card(
+        paper="Lee et al., Pix2Struct, arXiv 2210.03347; Tschannen et al., SigLIP 2, arXiv 2502.14786",
+        weights="Pix2Struct and SigLIP 2 (Google): Apache-2.0",
+        tokens="one a patch, at most `max_patches` a page: 2048 for Pix2Struct, 256 for SigLIP 2 NaFlex",
+    )
 
     def __init__(self, config: DocumentNativeConfig) -> None:
         """Raises RecipeError where the model cannot be found or built, or is of another family."""
@@ -210,6 +225,16 @@ class DocumentNativeEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Number of pages and their size. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A Pix2Struct of two layers of 32 numbers on at most 20 patches, and pages of three shapes."""
+        sizes = {"hidden_size": 32, "d_ff": 64, "d_kv": 8, "num_attention_heads": 4, "num_hidden_layers": 2}
+        config = {"model_type": "pix2struct_vision_model", **sizes, "patch_embed_hidden_size": 192, "seq_len": 64}
+        shapes = ((61, 43), (31, 97), (7, 5))
+        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
+        media = [Media("page", name, str(folder)) for name in names]
+        return EncoderExample(media, {"config": config, "max_patches": 20})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""
@@ -257,6 +282,11 @@ class DocumentNativeEncoder(Encoder):
         mask = torch.arange(patches.shape[1], device=patches.device) < lengths[:, None]
         hidden = self._family.run(self.tower, patches, shapes, mask)
         return [rows[:length] for rows, length in zip(hidden, lengths.tolist(), strict=True)]
+
+
+def _as_its_weight(layer: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
+    """The input of a linear layer in the dtype of its weight."""
+    return (given[0].to(layer.weight.dtype),)
 
 
 def _places(shapes: Tensor, most: int) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,10 +20,13 @@ from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.examples import EncoderExample
 from omnivit.media.arrays import Stored, list_arrays, read_array
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 
 @dataclass
@@ -91,8 +95,10 @@ class FeaturesProcessor:
 class FeaturesEncoder(Encoder):
     """The rows as they were stored ([M, S, D]); nothing is computed."""
 
+    contract = 1
     Config = FeaturesConfig
     modality = "features"
+    card = Card(tokens="as many as the file holds")
 
     def __init__(self, config: FeaturesConfig) -> None:
         super().__init__()
@@ -109,6 +115,14 @@ class FeaturesEncoder(Encoder):
         row = torch.arange(values.shape[1], device=values.device)
         mask = row < items["count"][:, None]
         return Features(values, mask, _places(items["sizes"], row, mask) if self.config.axes else None)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """Grids of three shapes, with rows of 8 numbers."""
+        for y, x in ((3, 5), (1, 2), (4, 4)):
+            np.save(folder / f"{y}x{x}.npy", made.noise(y, x, 8))
+        media = [Media("features", path.name, str(folder)) for path in sorted(folder.iterdir())]
+        return EncoderExample(media, {"width": 8, "layout": "HWD"})
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:

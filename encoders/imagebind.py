@@ -18,8 +18,10 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from omnivit_encoders import imagebind_media, imagebind_model
 from PIL import Image
@@ -27,11 +29,14 @@ from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError, suggest
+from omnivit.examples import EncoderExample
 from omnivit.media import arrays, audio, images, video
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 log = logging.getLogger(__name__)
 
@@ -174,8 +179,14 @@ class ImageBindProcessor:
 class ImageBindEncoder(Encoder):
     """ImageBind's embedding or tokens of a medium ([M, R, D])."""
 
+    contract = 1
     Config = ImageBindConfig
     modality = "image"
+    card = Card(
+        paper="Girdhar et al., ImageBind: One Embedding Space To Bind Them All, arXiv 2305.05665",
+        weights="ImageBind (Meta): CC-BY-NC-SA 4.0, for non-commercial use only, as is Meta's model code",
+        tokens="1; `rows: tokens`: 257 a picture, 3 x 229 a sound, 15 x 257 a clip, 197 depth or thermal, 251 motion",
+    )
 
     def __init__(self, config: ImageBindConfig) -> None:
         """Raises RecipeError for sizes that do not fit; PluginError where Meta's code is not installed."""
@@ -189,6 +200,19 @@ class ImageBindEncoder(Encoder):
         self.width = self._width()
         for part in imagebind_model.PARTS[len(self.parts) :]:
             delattr(self.model, part)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """Towers of one block of 8 numbers, two pictures, two sounds and two records of motion."""
+        pictures = [made.picture(folder / f"{side}.png", side, 2 * side) for side in (31, 60)]
+        sounds = [made.sound(folder / f"{seconds}s.wav", seconds) for seconds in (0.53, 2.5)]
+        for scale in (1, 3):
+            np.save(folder / f"{scale}.npy", scale * made.noise(6, 2000))
+        names = {"image": pictures, "audio": sounds, "imu": ["1.npy", "3.npy"]}
+        media = [Media(slot, name, str(folder)) for slot, found in names.items() for name in found]
+        towers = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
+        sizes = {f"{tower}_{key}": size for tower in ("vision", "audio", "imu") for key, size in towers.items()}
+        return EncoderExample(media, {"sizes": {"out_embed_dim": 12, **sizes}, "towers": list(names)})
 
     def load(self) -> None:
         """Load the weights of `path`, and say under which licence they are.
@@ -216,7 +240,8 @@ class ImageBindEncoder(Encoder):
         """The tensor of one medium [M, ...] or, of several views, [M, S, ...] -> Features [M, R, D]; no grid."""
         medium, stacked = _only(items)
         several = medium in ("audio", "video")
-        views = (stacked.flatten(0, 1) if several else stacked).to(getattr(torch, self.config.dtype))
+        dtype = next(self.model.modality_trunks.parameters()).dtype
+        views = (stacked.flatten(0, 1) if several else stacked).to(dtype)
         shape = (len(stacked), stacked.shape[1] if several else 1)
         if self.config.rows == "tokens":
             found = imagebind_model.tokens(self.model, TOWER_OF[medium], views)

@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.slices import OTHERS, View, Window
 from omnivit.media.volumes import look, read_volume
@@ -25,6 +28,8 @@ from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
 from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 POSITIONS, AXES = "positions", "axes"
 """Keys of the slices' places in an item: [N] millimetres from the middle, [N] axis (0 x, 1 y, 2 z)."""
@@ -122,8 +127,14 @@ class MedicalProcessor:
 class MedicalEncoder(Encoder):
     """The rows of each slice, slice after slice ([M, N S, D])."""
 
+    contract = 1
     Config = MedicalConfig
     modality = "volume"
+    card = Card(
+        paper="the image encoder's; sinusoidal places: Vaswani et al., Attention Is All You Need, arXiv 1706.03762",
+        weights="the image encoder's; BiomedCLIP (Microsoft): MIT",
+        tokens="slices x those of the image encoder",
+    )
 
     def __init__(self, config: MedicalConfig) -> None:
         """Raises RecipeError or PluginError where the image encoder cannot be built."""
@@ -154,6 +165,21 @@ class MedicalEncoder(Encoder):
         rows = features.values.shape[1] // places.shape[1]
         moved = features.values + places.repeat_interleave(rows, dim=1)
         return features.with_values(moved * features.mask[..., None])
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A small CLIP on at most three slices with learned places, and two volumes and a picture."""
+        import nibabel
+
+        volume: Any = nibabel.Nifti1Image
+        for shape in ((9, 7, 5), (6, 8, 2)):
+            nibabel.save(volume(made.noise(*shape), np.eye(4)), folder / f"{shape[2]}.nii.gz")
+        made.picture(folder / "slice.png", 37, 41)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
+        media = [Media("volume", path.name, str(folder)) for path in sorted(folder.iterdir())]
+        config = {"encoder": {"name": "clip", "config": inside}, "slices": 3, "positions": "learned", "bins": 8}
+        return EncoderExample(media, config)
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:

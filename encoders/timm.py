@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,12 +24,15 @@ from torch.nn import functional
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media import images
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 SMALLEST_MAP = 4
 """Fewer rows than this are no feature map (pit returns its class token alone)."""
@@ -53,9 +57,10 @@ class TimmConfig:
     image_size: int | None = None
     """Side of the square that the model sees, in pixels; default: the model's own."""
     mean: tuple[float, float, float] | None = None
-    """Of the colours, in 0..1, which `std` divides; default: those of timm's weights. Checkpoints from elsewhere, such
+    """Of the colours, in 0..1, which is taken off; default: that of timm's weights. Checkpoints from elsewhere, such
     as BiomedCLIP, have others."""
     std: tuple[float, float, float] | None = None
+    """Of the colours, in 0..1, which they are divided by; default: that of timm's weights."""
     crop_pct: float | None = None
     """Share of the side that the middle crop keeps; 1 shows the whole picture. Default: the model's own."""
     augment: bool = False
@@ -151,8 +156,14 @@ class Layout:
 class TimmEncoder(Encoder):
     """The last feature map of a timm backbone, row by row ([M, S, D]); the head above it is left out."""
 
+    contract = 1
     Config = TimmConfig
     modality = "image"
+    card = Card(
+        paper="Wightman, PyTorch Image Models, doi 10.5281/zenodo.4414861; each model's own is on its card",
+        weights="each model's own, as its card at huggingface.co/timm says; BiomedCLIP (Microsoft): MIT",
+        tokens="one a place of the feature map, or `grid` x `grid`: 49 (7 x 7) for a ResNet at 224 pixels",
+    )
 
     def __init__(self, config: TimmConfig) -> None:
         """Raises RecipeError for a model that timm does not know, or whose output is no feature map."""
@@ -186,6 +197,14 @@ class TimmEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Size and format of a picture. Raises MediaError."""
         return images.look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """timm's own little ResNet at 64 pixels, and pictures of three shapes."""
+        shapes = ((37, 61), (90, 29), (31, 31))
+        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
+        config = {"model": "test_resnet", "image_size": 64, "augment": True}
+        return EncoderExample([Media("image", name, str(folder)) for name in names], config)
 
     def load(self) -> None:
         """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""

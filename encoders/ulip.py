@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,12 +23,15 @@ from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.points import SEED, Cloud, look, read_points
 from omnivit.media.points_sampling import farthest
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.weights import load_strictly
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 Variant = Literal["ulip2", "ulip1", "pointllm_v1_2", "pointllm_v1_1"]
 CANDIDATES = 4
@@ -82,6 +86,7 @@ class UlipConfig:
     missing_colour: float | None = None
     """What colours are filled up with where a medium has none."""
     groups: int | None = None
+    """Groups that a cloud is divided into; each makes a row."""
     group_size: int | None = None
     """Points a group."""
     group_widths: tuple[int, int, int, int] | None = None
@@ -91,6 +96,7 @@ class UlipConfig:
     depth: int | None = None
     """Layers of the transformer."""
     heads: int | None = None
+    """Attention heads of a layer."""
     drop_path: float = 0.1
     """In training, rate at which the last layer is skipped; it rises from 0 at the first."""
     sampling: Literal["farthest", "random"] = "farthest"
@@ -171,8 +177,14 @@ class UlipProcessor:
 class UlipEncoder(Encoder):
     """Rows of a cloud ([M, S, D]): they have no order and no grid."""
 
+    contract = 1
     Config = UlipConfig
     modality = "points"
+    card = Card(
+        paper="Xue et al., ULIP, arXiv 2212.05171, and ULIP-2, arXiv 2305.08275; Xu et al., PointLLM, arXiv 2308.16911",
+        weights="PointLLM: CC-BY-NC-SA 4.0; ULIP and ULIP-2 (Salesforce): their repository states none for the weights",
+        tokens="513 (512 groups and the class token), or 1 (`output: pooled`)",
+    )
 
     def __init__(self, config: UlipConfig) -> None:
         super().__init__()
@@ -203,6 +215,18 @@ class UlipEncoder(Encoder):
         """Reads, samples, normalises and, in training, augments clouds."""
         config = self.config
         return UlipProcessor(config.sizes, config.sampling, config.augment, "xyz".index(config.up))
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """Three layers of 24 numbers on 48 points in 6 groups, and clouds of fewer and more points, with and without
+        colours."""
+        for points, channels in ((31, 3), (75, 6), (201, 3)):
+            cloud = made.noise(points, channels)
+            cloud[:, 3:] = np.abs(cloud[:, 3:]) / 9  # colours
+            np.save(folder / f"{points}.npy", cloud)
+        media = [Media("points", path.name, str(folder)) for path in sorted(folder.iterdir())]
+        sizes = {"points": 48, "groups": 6, "group_size": 5, "group_widths": [8, 16, 16, 12], "width": 24, "depth": 3}
+        return EncoderExample(media, {**sizes, "heads": 4, "augment": True})
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:

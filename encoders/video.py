@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,12 +21,15 @@ from PIL import Image
 from torch import Tensor
 
 from omnivit.data.sample import Media
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.video import SIDE, Sampling, look, read_frames
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
 from omnivit.model.pictures import PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 TIMES = "times"
 """Key of the seconds of each frame in an item."""
@@ -98,8 +102,15 @@ class VideoProcessor:
 class VideoEncoder(Encoder):
     """The rows of an image encoder, frame by frame ([M, T P, D])."""
 
+    contract = 1
     Config = VideoConfig
     modality = "video"
+    card = Card(
+        paper="frame positions: Zhao et al., ChatBridge, arXiv 2305.16103; transformer over frames: Luo et al., "
+        "Valley, arXiv 2306.07207; and the image encoder's",
+        weights="the image encoder's",
+        tokens="frames x those of the image encoder: 2048 (8 x 16 x 16) with CLIP ViT-L/14 at 224 pixels",
+    )
 
     def __init__(self, config: VideoConfig) -> None:
         """Raises RecipeError where the image encoder cannot be built, or its width not be divided among the heads."""
@@ -117,6 +128,17 @@ class VideoEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Frames, size, seconds and codec of a clip. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A small CLIP with a transformer over three frames, and clips of five, two and three."""
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
+        shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
+        names = [made.clip(folder / f"{shape[0]}.png", *shape) for shape in shapes]
+        config = {"encoder": {"name": "clip", "config": inside}, "frames": 3, "sampling": "segment_random"}
+        media = [Media("video", name, str(folder)) for name in names]
+        return EncoderExample(media, {**config, "temporal": "transformer", "heads": 2})
 
     def load(self) -> None:
         """Fill in the image encoder's weights."""

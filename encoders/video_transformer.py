@@ -12,6 +12,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
 from omnivit.data.sample import Media
 from omnivit.errors import RecipeError, suggest
+from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.video import SIDE, Sampling, look, read_frames
 from omnivit.model.encoder import Encoder
@@ -27,6 +29,8 @@ from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 
 @dataclass
@@ -121,8 +125,15 @@ class VideoTransformerProcessor:
 class VideoTransformerEncoder(Encoder):
     """A hidden state of a transformer over space and time ([M, S, D])."""
 
+    contract = 1
     Config = VideoTransformerConfig
     modality = "video"
+    card = Card(
+        paper="Bertasius et al., TimeSformer, arXiv 2102.05095; Arnab et al., ViViT, arXiv 2103.15691; Tong et al., "
+        "VideoMAE, arXiv 2203.12602; Assran et al., V-JEPA 2, arXiv 2506.09985",
+        weights="TimeSformer (Meta) and VideoMAE (MCG-NJU): CC-BY-NC 4.0; ViViT (Google) and V-JEPA 2 (Meta): MIT",
+        tokens="1568 (TimeSformer base, VideoMAE base) to 8192 (V-JEPA 2 ViT-L of 64 frames), the same for every clip",
+    )
 
     def __init__(self, config: VideoTransformerConfig) -> None:
         """Raises RecipeError where the model cannot be found or built, is of another family, or has no such layer."""
@@ -149,6 +160,16 @@ class VideoTransformerEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Frames, size, seconds and codec of a clip. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """A VideoMAE of four frames and two layers of 24 numbers, and clips of five, two and three frames."""
+        sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = {"model_type": "videomae", **sizes, "image_size": 32, "patch_size": 16, "num_frames": 4}
+        shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
+        names = [made.clip(folder / f"{shape[0]}.png", *shape) for shape in shapes]
+        media = [Media("video", name, str(folder)) for name in names]
+        return EncoderExample(media, {"config": {**config, "tubelet_size": 2}, "sampling": "segment_random"})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

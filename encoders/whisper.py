@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,12 +26,15 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEnc
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
+from omnivit.examples import EncoderExample
 from omnivit.media.audio import look, read_audio
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.weights import load_strictly, locate
+from omnivit.plugin import Card
+from omnivit.testing import made
 
 STRIDE = 2
 """Frames of the spectrum that make one row: the stride of the second convolution."""
@@ -113,8 +117,14 @@ class WhisperProcessor:
 class WhisperEncoder(Encoder):
     """A hidden state of Whisper's encoder ([M, S, D]), in order of time."""
 
+    contract = 1
     Config = WhisperConfig
     modality = "audio"
+    card = Card(
+        paper="Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, arXiv 2212.04356",
+        weights="Whisper (OpenAI): MIT",
+        tokens="50 a second of sound, rounded up",
+    )
 
     def __init__(self, config: WhisperConfig) -> None:
         """Raises RecipeError where the model cannot be found or built, has no such layer, or other windows."""
@@ -163,6 +173,15 @@ class WhisperEncoder(Encoder):
     def inspect(cls, media: Media) -> MediaFacts:
         """Channels, samples, length and codec of a sound. Raises MediaError."""
         return look(media)
+
+    @classmethod
+    def example(cls, folder: Path) -> EncoderExample:
+        """Two layers of 16 numbers, windows of half a second, and sounds of one to three windows."""
+        sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+        config = {**sizes, "num_mel_bins": 80, "max_source_positions": 25}
+        names = [made.sound(folder / f"{seconds}s.wav", seconds) for seconds in (0.71, 0.13, 1.09)]
+        media = [Media("audio", name, str(folder)) for name in names]
+        return EncoderExample(media, {"config": config, "windows": 4, "multiple": 5})
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`mels` [M, W, B, F] and `rows` [M] -> Features [M, S, D]; S is that of the longest sound."""

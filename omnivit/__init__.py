@@ -17,6 +17,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "load":
+        from omnivit.shield import shield
+
+        shield()  # torch is imported now
         from omnivit.assistant import load
 
         return load

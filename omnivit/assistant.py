@@ -29,7 +29,7 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.train import checkpoint
-from omnivit.train.folder import CHECKPOINTS, RECIPE
+from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
 from omnivit.train.losses import token_log_probs
 
 WINDOW = 16
@@ -70,12 +70,14 @@ def load(run: str | Path, device: str | None = None) -> Assistant:
 
     Raises:
         CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
-        RecipeError, PluginError: the recipe cannot be built here.
+        PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
+        RecipeError: the recipe cannot be built here.
     """
     folder = Path(run)
     if not (folder / RECIPE).is_file():
         raise CheckpointError(_no_run(folder))
     recipe = load_recipe(folder / RECIPE)
+    require_plugins(folder, recipe)
     standing = checkpoint.latest(folder / CHECKPOINTS)
     if standing is None:
         raise CheckpointError(

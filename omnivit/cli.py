@@ -23,7 +23,7 @@ VERBS = MappingProxyType(
         "train": "train a recipe, or resume a run",
         "check": "validate a recipe without loading a weight: stages, what trains, parameters, memory",
         "show": "print a recipe resolved",
-        "plugins": "list encoders, adapters, LLMs, readers and heads with their health",
+        "plugins": "list plugins with their health; say what one is and takes; try the contract on it",
         "new": "make a distribution with a plugin of your own: encoder, adapter, reader or head",
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
@@ -74,6 +74,9 @@ def _run(arguments: Sequence[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise OmniVitError(f"omnivit has no command '{verb}': {suggest(verb, VERBS)}")
+    from omnivit.shield import shield
+
+    shield()
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)

@@ -6,19 +6,31 @@ Nothing here imports a plugin or any of its parent packages, and nothing knows w
 from __future__ import annotations
 
 import ast
+import email.parser
+import os
 import pkgutil
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import NamedTuple
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.markers import UndefinedEnvironmentName
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
 from omnivit.errors import suggest
+from omnivit.naming import harmless, printable
+
+LARGEST = 2_000_000
+"""Bytes of source that are looked into; a larger module is taken to define what is asked of it."""
+UNKNOWN = "unknown"
+"""Name or version that a broken installation does not tell."""
 
 
 def find_module(name: str) -> ModuleSpec | None:
@@ -85,110 +97,215 @@ def bound_names(module: ast.Module) -> set[str] | None:
     return None if names & {"*", "__getattr__"} else names
 
 
+class Definition(NamedTuple):
+    """What the source of a module tells of a class."""
+
+    problem: str
+    """Why an import cannot find it there; empty if nothing speaks against it."""
+    body: ast.ClassDef | None = None
+    """Its statement, where one of the top level defines it."""
+    loaded: object = None
+    """The class itself, where it has been imported already."""
+
+    def literal(self, attribute: str) -> object:
+        """The constant that the class body assigns to an attribute; None where it does not, or not a constant."""
+        found = getattr(self.loaded, attribute, None)
+        for node in self.body.body if self.body is not None else ():
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
+                value = getattr(node, "value", None)
+                found = value.value if isinstance(value, ast.Constant) else None
+        return found
+
+
 def definition_problem(module: str, attribute: str) -> str:
     """Why `module:attribute` cannot be what an import finds there; empty if nothing speaks against it."""
+    return definition(module, attribute).problem
+
+
+def definition(module: str, attribute: str) -> Definition:
+    """What can be known of `module:attribute` from the module's source."""
     first = attribute.partition(".")[0]
     if module in sys.modules:
-        return "" if hasattr(sys.modules[module], first) else f"module '{module}' has no '{first}'"
+        if not hasattr(sys.modules[module], first):
+            return Definition(f"module '{harmless(module)}' has no '{harmless(first)}'")
+        return Definition("", loaded=getattr(sys.modules[module], attribute, None))
     spec = find_module(module)
     if spec is None:
-        return f"module '{module}' is not found"
+        return Definition(f"module '{harmless(module)}' is not found")
     if spec.loader is None:
-        return f"module '{module}' is a folder without __init__.py"
-    if not isinstance(spec.loader, InspectLoader):
-        return ""
+        return Definition(f"module '{harmless(module)}' is a folder without __init__.py")
+    if not isinstance(spec.loader, InspectLoader) or _is_large(spec):
+        return Definition("")
     try:
         source = spec.loader.get_source(module)
-        tree = ast.parse(source or "", spec.origin or module)
-    except (SyntaxError, UnicodeDecodeError, ImportError) as error:
-        return f"{spec.origin} cannot be read: {type(error).__name__}: {error}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a stranger's `"\\d"` is his affair
+            tree = ast.parse(source or "", spec.origin or module)
+    except (SyntaxError, ValueError, ImportError, OSError, RecursionError, MemoryError) as error:
+        return Definition(f"{spec.origin} cannot be read: {type(error).__name__}: {printable(str(error))}")
+    return _definition_in(tree, first, attribute, spec.origin or module, bool(source))
+
+
+def _doomed(tree: ast.Module) -> str:
+    """Why running a module cannot come to its end; empty if nothing shows. Only statements that always run count."""
+    for node in tree.body:
+        if isinstance(node, ast.Raise):
+            return f"line {node.lineno} raises {printable(ast.unparse(node.exc), 200) if node.exc else 'again'}"
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [node.module]
+        for top in (name.partition(".")[0] for name in names):
+            if top not in sys.modules and _find_top(top) is None:
+                return f"line {node.lineno} imports '{harmless(top)}', which is not installed"
+    return ""
+
+
+def _definition_in(tree: ast.Module, first: str, attribute: str, origin: str, has_source: bool) -> Definition:
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     names = bound_names(tree)
-    if source is None or names is None or first in names:  # None: compiled, or only known by running it
-        return ""
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    return f"{spec.origin} defines no '{first}'; {suggest(first, classes).rstrip('.')}"
+    if has_source and names is not None and first not in names:  # else: compiled, or only known by running it
+        return Definition(f"{origin} defines no '{harmless(first)}'; {suggest(first, classes).rstrip('.')}")
+    doom = _doomed(tree)
+    return Definition(f"{origin}, {doom}" if doom else "", classes.get(attribute))
 
 
-class Installed(NamedTuple):
-    """A distribution and its version, which costs a reading of its metadata each time it is asked for."""
+def _is_large(spec: ModuleSpec) -> bool:
+    try:
+        return os.path.getsize(spec.origin or "") > LARGEST  # noqa: PTH202
+    except (OSError, ValueError):  # in a zip file, say
+        return False
 
-    distribution: metadata.Distribution
+
+class Facts(NamedTuple):
+    """What a distribution's METADATA says; as a stranger wrote it, so show it by `harmless`."""
+
+    name: str
     version: str
+    requires: tuple[str, ...] = ()
+    extras: frozenset[str] = frozenset()
+    """Canonical names of those that it provides."""
+    problem: str = ""
+    """What is wrong with the installation; a clause."""
 
 
-def installed(name: str) -> Installed:
+def facts(distribution: metadata.Distribution) -> Facts:
+    """Read a distribution's METADATA, whatever state it is in. The long description is not looked at."""
+    problem = ""
+    try:
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    except UnicodeDecodeError as error:
+        text = bytes(error.object).decode("utf-8", "replace")
+    except OSError as error:
+        text, problem = "", f"its METADATA cannot be read: {type(error).__name__}: {printable(str(error))}"
+    head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
+    fields = email.parser.HeaderParser().parsestr(head)
+    if "\ufffd" in head:
+        problem = "its METADATA holds bytes that are not UTF-8"
+    name, version = (str(fields.get(key) or "").strip() for key in ("Name", "Version"))
+    if not name or not version:
+        problem = problem or ("its METADATA is missing" if not text else "its METADATA states no name or no version")
+    requires = tuple(map(str, fields.get_all("Requires-Dist") or ())) or _egg_requires(distribution)
+    extras = frozenset(canonicalize_name(str(extra)) for extra in fields.get_all("Provides-Extra") or ())
+    return Facts(name or _name_on_disk(distribution), version or UNKNOWN, requires, extras, problem)
+
+
+def _egg_requires(distribution: metadata.Distribution) -> tuple[str, ...]:
+    """The requirements of an installation in the old form, which keeps them in a file of their own."""
+    try:
+        return tuple(distribution.requires or ()) if distribution.read_text("requires.txt") else ()
+    except (UnicodeDecodeError, OSError):
+        return ()
+
+
+def _name_on_disk(distribution: metadata.Distribution) -> str:
+    try:
+        return str(getattr(distribution, "_normalized_name", None) or UNKNOWN).replace("_", "-")
+    except Exception:  # it asks the METADATA that there is not
+        return UNKNOWN
+
+
+def installed(name: str) -> Facts:
     """Look up a distribution by name.
 
     Raises:
         importlib.metadata.PackageNotFoundError: it is not installed.
     """
-    found = metadata.distribution(name)
-    return Installed(found, identity(found)[1])
+    return facts(metadata.distribution(name))
 
 
-def lacks(
-    distribution: metadata.Distribution, extras: Sequence[str], find: Callable[[str], Installed] = installed
-) -> list[str]:
+def lacks(owner: Facts, extras: Sequence[str], find: Callable[[str], Facts] = installed) -> list[str]:
     """The unmet requirements of a distribution and of the given extras of it, each as a clause for an error message.
 
-    Only metadata is read. Extras that refer to others (`omnivit[lora]`) are followed.
+    Only metadata is read. Extras that refer to others (`omnivit[lora]`) are followed, in circles once.
 
     Args:
-        distribution: whose requirements.
+        owner: whose requirements.
         extras: of these extras, and those that hold without any.
         find: looks up what is installed; a cached `installed` saves time over many plugins.
     """
-    found = _unknown_extras(distribution, extras)
-    pending = [(distribution, frozenset({"", *extras}))]
+    found = [
+        f"the extra '{harmless(extra)}' is not one of {harmless(owner.name)}'s"
+        for extra in extras
+        if canonicalize_name(extra) not in owner.extras
+    ]
+    pending = [(owner, frozenset({"", *extras}))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while pending:
         current, wanted = pending.pop()
-        key = (canonicalize_name(identity(current)[0]), wanted)
+        key = (canonicalize_name(current.name), wanted)
         if key in seen:
             continue
         seen.add(key)
-        for text in current.requires or ():
-            try:
-                requirement = Requirement(text)
-            except InvalidRequirement:
-                found.append(f"the requirement '{text}' of {identity(current)[0]} cannot be read")
+        for text in current.requires:
+            requirement = _requirement(text, wanted)
+            if requirement is None:
+                found.append(f"the requirement '{harmless(text)}' of {harmless(current.name)} cannot be read")
                 continue
-            if not _applies(requirement, wanted):
+            if not requirement.applies:
                 continue
             try:
                 other = find(requirement.name)
             except metadata.PackageNotFoundError:
-                found.append(f"{requirement.name}{requirement.specifier} is not installed")
+                found.append(f"{requirement.text} is not installed")
                 continue
             found.extend(_version_problem(requirement, other.version))
             if requirement.extras:
-                pending.append((other.distribution, frozenset(requirement.extras)))
+                pending.append((other, requirement.extras))
     return list(dict.fromkeys(found))
 
 
-def _unknown_extras(distribution: metadata.Distribution, extras: Iterable[str]) -> list[str]:
-    provided = distribution.metadata.get_all("Provides-Extra") or []
-    known = {canonicalize_name(extra) for extra in provided}
-    name = identity(distribution)[0]
-    return [f"the extra '{extra}' is not one of {name}'s" for extra in extras if canonicalize_name(extra) not in known]
+class _Requirement(NamedTuple):
+    name: str
+    extras: frozenset[str]
+    specifier: SpecifierSet
+    applies: bool
+    """Whether it holds here."""
+
+    @property
+    def text(self) -> str:
+        return harmless(f"{self.name}{self.specifier}")
 
 
-def _applies(requirement: Requirement, extras: Iterable[str]) -> bool:
-    if requirement.marker is None:
-        return "" in extras
-    return any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+def _requirement(text: str, extras: Iterable[str]) -> _Requirement | None:
+    """A requirement, as it stands for somebody who wants these extras; None if it cannot be read."""
+    try:
+        found = Requirement(text)
+        marker = found.marker
+        applies = "" in extras if marker is None else any(marker.evaluate({"extra": extra}) for extra in extras)
+    except (ValueError, UndefinedEnvironmentName):  # malformed, or a comparison of what cannot be compared
+        return None
+    return _Requirement(found.name, frozenset(found.extras), found.specifier, applies)
 
 
-def _version_problem(requirement: Requirement, version: str) -> list[str]:
+def _version_problem(requirement: _Requirement, version: str) -> list[str]:
     try:
         fits = requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:
         fits = not requirement.specifier
-    return [] if fits else [f"{requirement.name}{requirement.specifier} is wanted and {version} is installed"]
+    return [] if fits else [f"{requirement.text} is wanted and {harmless(version)} is installed"]
 
 
 def identity(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Name and version of a distribution; `unknown` where a broken installation left no metadata."""
-    fields = (distribution.metadata.get_all(key) or ["unknown"] for key in ("Name", "Version"))
-    name, version = (str(values[0]) for values in fields)
-    return name, version
+    """Name and version of a distribution; `unknown` where a broken installation does not tell."""
+    return facts(distribution)[:2]

@@ -8,7 +8,7 @@ Reading, in this order:
 1. `extends: other.yaml` (or a list of files; names start from the folder of the file that says so) reads those first,
    left to right; each later file is laid over the earlier ones, the file itself last. Mappings merge, lists and scalars
    are replaced. A plugin's block (`model.llm`, an input's `encoder` or `adapter`) whose `name` or `share` changes is
-   replaced.
+   replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
 2. A text in a YAML file that begins with `./` or `../` becomes absolute, from that file's folder; so does a relative
    `data.root`, whose default is the folder of the recipe. `~/` is the home folder.
 3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over,
@@ -41,10 +41,10 @@ class Slot:
     """One input of the model: an encoder and the adapter that joins it to the LLM."""
 
     encoder: dict[str, Any]
-    """`name` of a registered encoder (or `module:Class`), then its own options; or `share` alone: the input whose
-    encoder this one is."""
+    """`name` of a registered encoder (`NAME`, `NAME@VERSION`, `DISTRIBUTION:NAME`, or `module:Class`), then its own
+    options; or `share` alone: the input whose encoder this one is."""
     adapter: dict[str, Any]
-    """`name` of a registered adapter (or `module:Class`), then its own options; or `share` alone."""
+    """`name` of a registered adapter, likewise, then its own options; or `share` alone."""
 
 
 @dataclass

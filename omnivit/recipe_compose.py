@@ -1,7 +1,8 @@
 """From files and command line to one tree: `extends:`, then dotted overrides.
 
 Mappings merge, key by key; lists and scalars are replaced. A plugin's block (`model.llm`, an input's `encoder` or
-`adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another.
+`adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another. Another version of
+it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from omnivit.errors import RecipeError
+from omnivit.naming import same_plugin
 from omnivit.recipe import Recipe
 from omnivit.recipe_source import MAX_DEPTH, Node, absolute, full, parse, read, shown
 from omnivit.typed import Keys, Where, hints, near
@@ -110,7 +112,15 @@ def merge(base: Node, top: Node, keys: Keys = ()) -> Node:
 
 def _other_plugin(base: Node, top: Node, keys: Keys) -> bool:
     old, new = _plugin(base), _plugin(top)
-    return None not in (old, new) and old != new and _PLUGIN_BLOCKS.fullmatch(Where(keys).path) is not None
+    if old is None or new is None or _same(old, new):
+        return False
+    return _PLUGIN_BLOCKS.fullmatch(Where(keys).path) is not None
+
+
+def _same(old: tuple[str, Any], new: tuple[str, Any]) -> bool:
+    if old[0] == new[0] == "name" and isinstance(old[1], str) and isinstance(new[1], str):
+        return same_plugin(old[1], new[1])
+    return old == new
 
 
 def _plugin(block: Node) -> tuple[str, Any] | None:

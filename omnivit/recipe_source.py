@@ -349,7 +349,8 @@ def dump(content: Mapping[str, Any], *, flow: bool = False) -> str:
     """
     try:
         settings: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": flow}
-        return yaml.dump(_escaped(content), Dumper=_Dumper, width=1 << 30 if flow else 120, **settings)
+        text: str = yaml.dump(_escaped(content), Dumper=_Dumper, width=1 << 30 if flow else 120, **settings)
+        return text
     except yaml.representer.RepresenterError as error:
         kind = type(error.args[1]).__name__
         raise RecipeError(f"a recipe holds plain values only, and this one a {kind}: {error.args[1]!r}.") from error

@@ -11,16 +11,16 @@ import functools
 import importlib
 import inspect
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from omnivit import probe
+from omnivit import claims, contract, naming, probe, remedies
+from omnivit.claims import Claim
 from omnivit.errors import PluginError, suggest
+from omnivit.naming import Wanted, harmless, printable
+from omnivit.remedies import Fault, Reference
 
 if TYPE_CHECKING:
     from omnivit.data.readers import Reader
@@ -50,7 +50,8 @@ class Health:
 
 @dataclass(frozen=True)
 class Listing:
-    """One distribution's claim to a name, and the health of that name."""
+    """One distribution's claim to a name, and the health of that name. Names as strangers wrote them: show them by
+    `omnivit.naming.harmless`."""
 
     kind: str
     name: str
@@ -60,23 +61,12 @@ class Listing:
     health: Health
 
 
-class Reference(NamedTuple):
-    """The value of an entry point, taken apart."""
-
-    module: str
-    attribute: str
-    extras: tuple[str, ...]
-
-
-class Fault(NamedTuple):
-    """What is wrong with a plugin, and what to do about it; clauses without a full stop."""
-
-    problem: str
-    remedy: str
-
-
 class Registry(Generic[T]):
     """The plugins of one kind: those that any installed distribution registers in one entry-point group.
+
+    A plugin is named as in a recipe: `NAME`; `NAME@VERSION`, which is an entry point of just this name, or else NAME
+    whose class has this version; `DISTRIBUTION:NAME` (with or without version) where several claim a name; or
+    `module:Class`, which need not be registered.
 
     Args:
         group: the entry-point group, for example `omnivit.encoders`.
@@ -89,27 +79,25 @@ class Registry(Generic[T]):
         self.base = base
         self.configured = configured
 
-    def names(self) -> Mapping[str, EntryPoint]:
-        """Every registered name, sorted, from metadata alone. Of a name with several claims the first is given."""
-        return {name: claims[0] for name, claims in self._claims().items()}
+    def names(self) -> Mapping[str, Claim]:
+        """Every registered name that is one, sorted, from metadata alone. Of several claims the first is given."""
+        return {name: found[0] for name, found in self._claims().items() if naming.LEGAL.fullmatch(name)}
+
+    def knows(self, name: str) -> bool:
+        """Whether a distribution registers what `name` asks for, in whichever version and health."""
+        return any(claim.owner is not None for claim in self._find(name))
 
     def get(self, name: str) -> type[T]:
         """Import the class that `name` leads to, and validate it.
 
         Args:
-            name: a registered name, or `module:Class` to import directly.
+            name: as in a recipe.
 
         Raises:
-            PluginError: the name is unknown or claimed twice, the import fails, or what it finds does not fulfil the
-                contract. Names entry point, distribution, version and remedy.
+            PluginError: the name is unknown or claimed twice, the version is another, the import fails, or what it
+                finds does not fulfil the contract. Names entry point, distribution, version and remedy.
         """
-        entry, reference = self._resolve(name)
-        found = self._import(entry, reference)
-        problem = self._contract_problem(found)
-        if problem:
-            fault = Fault(problem, f"correct {reference.module}, or tell its authors")
-            raise self._error(name, [entry], fault)
-        return cast("type[T]", found)
+        return self._load(name)[1]
 
     def health(self, name: str) -> Health:
         """Whether `get(name)` could succeed, found out without importing the plugin or its parents.
@@ -119,54 +107,99 @@ class Registry(Generic[T]):
         """
         return _health(self._claims_of(name))
 
-    def provenance(self, name: str) -> dict[str, str]:
-        """Where a plugin comes from, for checkpoints: `name`, `value`, `distribution`, `version`.
+    def provenance(self, name: str) -> dict[str, str | int]:
+        """Where a plugin comes from, for checkpoints; imports it.
 
-        The distribution of a class named directly is that of its top-level module, or `not installed`.
+        Returns:
+            `name`, `value`, `distribution` and its `version`, and `plugin_version`. The distribution of a class named
+            directly is that of its top-level module, or `not installed`.
 
         Raises:
-            PluginError: the name is unknown, claimed twice or malformed.
+            PluginError: as `get`.
         """
-        entry, reference = self._resolve(name)
-        distribution, version = _owner(reference.module) if entry.dist is None else probe.identity(entry.dist)
-        return {"name": name, "value": entry.value, "distribution": distribution, "version": version}
+        claim, found = self._load(name)
+        if claim.owner is not None:
+            distribution, version = claim.owner.facts[:2]
+        else:
+            distribution, version = _owner_of(naming.parse(claim.value).distribution)
+        origin = {"name": name, "value": claim.value, "distribution": distribution, "version": version}
+        return {**origin, "plugin_version": _version(found)}
 
     def survey(self) -> list[Listing]:
         """Every claim in this group with its health, from one reading of the metadata; nothing is imported."""
         listings = []
         find = functools.cache(probe.installed)
-        for name, claims in self._claims().items():
-            health = _health(claims, find)
-            for claim in claims:
-                origin = probe.identity(claim.dist) if claim.dist else ("unknown", "unknown")
-                listings.append(Listing(self.group.rpartition(".")[2], name, claim.value, *origin, health))
+        for name, found in self._claims().items():
+            health = _health(found, find)
+            for claim in found:
+                origin = claim.owner.facts[:2] if claim.owner else (probe.UNKNOWN, probe.UNKNOWN)
+                listings.append(Listing(self.kind, name, claim.value, *origin, health))
         return listings
 
-    def _claims(self) -> dict[str, list[EntryPoint]]:
-        claims: dict[str, list[EntryPoint]] = {}
-        for entry in metadata.entry_points(group=self.group):
-            claims.setdefault(entry.name, []).append(entry)
-        return dict(sorted(claims.items()))
+    @property
+    def kind(self) -> str:
+        """`encoders`, `adapters`, ..."""
+        return self.group.rpartition(".")[2]
 
-    def _claims_of(self, name: str) -> list[EntryPoint]:
-        if ":" in name:
-            return [EntryPoint(name=name, value=name, group=self.group)]
-        claims = self._claims()
-        if name in claims:
-            return claims[name]
+    @property
+    def noun(self) -> str:
+        """`encoder`, `adapter`, ..."""
+        return self.kind.removesuffix("s")
+
+    def _claims(self) -> dict[str, list[Claim]]:
+        found: dict[str, list[Claim]] = {}
+        for claim in claims.read().groups.get(self.group, ()):
+            found.setdefault(claim.name, []).append(claim)
+        return dict(sorted(found.items()))
+
+    def _find(self, name: str) -> list[Claim]:
+        """The claims that `name` asks for; the first rule that finds any counts."""
+        known, wanted = self._claims(), naming.parse(name)
+        for entry in dict.fromkeys((wanted.entry, wanted.name)):
+            found = known.get(entry, [])
+            if wanted.distribution:
+                mine = naming.canonical(wanted.distribution)
+                found = [x for x in found if x.owner and naming.canonical(x.owner.facts.name) == mine]
+            if found:
+                return found
+        return [Claim(name, name, self.group)] if ":" in name and REFERENCE.fullmatch(name) else []
+
+    def _claims_of(self, name: str) -> list[Claim]:
+        found = self._find(name)
+        if found:
+            return found
+        wanted = naming.parse(name)
+        direct = "name the class itself: `name: my.module:MyClass`."
+        if not wanted.distribution:
+            raise PluginError(
+                f"No {self.noun} is called '{harmless(name)}' (entry-point group {self.group}): "
+                f"{suggest(name, self.names())} Install the distribution that registers it, or {direct}"
+            )
+        mine = naming.canonical(wanted.distribution)
+        theirs = [x.name for x in self.names().values() if x.owner and naming.canonical(x.owner.facts.name) == mine]
+        package = remedies.package(wanted.distribution)
+        get = f"Install it (`pip install {package}`), or" if package and not theirs else "Correct it, or"
         raise PluginError(
-            f"No {self._noun} is called '{name}' (entry-point group {self.group}): {suggest(name, claims)} "
-            "Install the distribution that registers it, or name the class itself: `name: my.module:MyClass`."
+            f"The {self.noun} '{harmless(name)}' cannot be used: it is not of the form 'module:Class', and the "
+            f"distribution '{harmless(wanted.distribution)}' registers no {self.noun} '{harmless(wanted.entry)}': "
+            f"{suggest(wanted.entry, theirs)} {get} {direct}"
         )
 
-    def _resolve(self, name: str) -> tuple[EntryPoint, Reference]:
-        claims = self._claims_of(name)
-        found = _sole_reference(claims)
-        if isinstance(found, Fault):
-            raise self._error(name, claims, found)
-        return claims[0], found
+    def _load(self, name: str) -> tuple[Claim, type[T]]:
+        found = self._claims_of(name)
+        reference = _sole_reference(found)
+        if isinstance(reference, Fault):
+            raise self._error(name, found, reference)
+        claim = found[0]
+        plugin = self._import(claim, reference)
+        fault = self._structural_fault(plugin, reference) or self._version_fault(naming.parse(name), claim, plugin)
+        if fault is not None:
+            raise self._error(name, [claim], fault)
+        cls = cast("type[T]", plugin)
+        self._judge(name, claim, cls)
+        return claim, cls
 
-    def _import(self, entry: EntryPoint, reference: Reference) -> object:
+    def _import(self, claim: Claim, reference: Reference) -> object:
         owner: object = None
         part = reference.attribute
         try:
@@ -178,41 +211,71 @@ class Registry(Generic[T]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the program without a word
-            raise self._error(entry.name, [entry], _import_fault(entry, reference, error)) from error
+            raise self._error(claim.name, [claim], remedies.failed_import(claim, reference, error)) from error
         if found is MISSING:
             hint = suggest(part, _own_classes(owner, reference.module)).rstrip(".")
-            fault = Fault(f"{reference.module} has no '{part}'; {hint}", _reinstall(entry))
-            raise self._error(entry.name, [entry], fault)
+            fault = Fault(f"{reference.module} has no '{part}'; {hint}", remedies.reinstall(claim))
+            raise self._error(claim.name, [claim], fault)
         return found
 
-    def _contract_problem(self, found: object) -> str:
-        """What `found` lacks to be a plugin of this kind; empty if nothing."""
+    def _structural_fault(self, found: object, reference: Reference) -> Fault | None:
+        """What `found` lacks to be a plugin of this kind."""
+        module, _, attribute = self.base.partition(":")
+        problem = ""
+        if not inspect.isclass(found) or not issubclass(found, self._base()):
+            problem = f"it is {_describe(found)}; a subclass of {module}.{attribute} is wanted"
+        elif abstract := sorted(getattr(found, "__abstractmethods__", ())):
+            problem = f"it is {_describe(found)}, which does not implement {', '.join(abstract)}"
+        else:
+            config = getattr(found, "Config", None)
+            if self.configured and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
+                given = "it has none" if config is None else f"its `Config` is {_describe(config)}"
+                problem = f"it is {_describe(found)}, which needs a dataclass `Config` as class attribute; {given}"
+        return Fault(problem, f"correct {reference.module}, or tell its authors") if problem else None
+
+    def _version_fault(self, wanted: Wanted, claim: Claim, found: object) -> Fault | None:
+        """Whether a plugin's own version is one, and is the one that is asked for."""
+        version, named = _version(found), naming.parse(claim.name).version if claim.owner else None
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            said = f"its `version` is {harmless(repr(version))}, not a whole number above 0"
+            return Fault(said, remedies.correct(claim))
+        if named is not None and version != named:
+            return Fault(f"it is registered as version {named} and says `version = {version}`", remedies.correct(claim))
+        if wanted.version is not None and version != wanted.version:
+            return remedies.other_version(claim, wanted.version, version)
+        return None
+
+    def _judge(self, name: str, claim: Claim, found: type[Any]) -> None:
+        verdict = contract.judge(found, self._base(), self.noun, contract.TERMS)
+        if verdict.problem:
+            raise self._error(name, [claim], Fault(verdict.problem, verdict.remedy))
+        origin = f" ({claim.owner})" if claim.owner else ""
+        contract.warn(f"The {self.noun} '{harmless(name)}'{origin}", verdict)
+
+    def _base(self) -> type[Any]:
         module, _, attribute = self.base.partition(":")
         base: type[Any] = getattr(importlib.import_module(module), attribute)
-        if not inspect.isclass(found) or not issubclass(found, base):
-            return f"it is {_describe(found)}; a subclass of {module}.{attribute} is wanted"
-        abstract = sorted(getattr(found, "__abstractmethods__", ()))
-        if abstract:
-            return f"it is {_describe(found)}, which does not implement {', '.join(abstract)}"
-        config = getattr(found, "Config", None)
-        if self.configured and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
-            given = "it has none" if config is None else f"its `Config` is {_describe(config)}"
-            return f"it is {_describe(found)}, which needs a dataclass `Config` as class attribute; {given}"
-        return ""
+        return base
 
-    @property
-    def _noun(self) -> str:
-        return self.group.rpartition(".")[2].removesuffix("s")
-
-    def _error(self, name: str, claims: Sequence[EntryPoint], fault: Fault) -> PluginError:
-        lines = [f"The {self._noun} '{name}' cannot be used: {fault.problem}."]
-        for claim in claims:
-            if claim.dist is None:
-                lines.append(f"  named directly: {claim.value} (as {self._noun})")
+    def _error(self, name: str, found: Sequence[Claim], fault: Fault) -> PluginError:
+        lines = [f"The {self.noun} '{harmless(name)}' cannot be used: {fault.problem}."]
+        for claim in found:
+            value = harmless(claim.value)
+            if claim.owner is None:
+                lines.append(f"  named directly: {value} (as {self.noun})")
             else:
-                origin = " ".join(probe.identity(claim.dist))
-                lines.append(f"  entry point: {self.group}: {claim.name} = {claim.value} (distribution {origin})")
+                entry = f"{self.group}: {harmless(claim.name)} = {value}"
+                lines.append(f"  entry point: {entry} (distribution {claim.owner})")
         return PluginError("\n".join([*lines, f"  remedy: {fault.remedy}"]))
+
+
+def damaged() -> list[Listing]:
+    """Distributions whose entry points cannot be read, so that nobody knows whether they hold plugins."""
+    found = []
+    for owner, problem in claims.read().damaged:
+        health = Health(False, problem, remedies.reinstall(Claim("", "", "", owner)))
+        found.append(Listing(probe.UNKNOWN, probe.UNKNOWN, "", *owner.facts[:2], health))
+    return found
 
 
 def _reference(value: str) -> Reference | None:
@@ -223,71 +286,49 @@ def _reference(value: str) -> Reference | None:
     return Reference(match[1], match[2], tuple(extra for extra in extras if extra))
 
 
-def _sole_reference(claims: Sequence[EntryPoint]) -> Reference | Fault:
+def _sole_reference(found: Sequence[Claim]) -> Reference | Fault:
     """The reference of a name that is claimed once and well-formed."""
-    reference = _reference(claims[0].value)
-    if len(claims) == 1 and reference is not None:
-        return reference
-    if len(claims) == 1:
-        return Fault(f"'{claims[0].value}' is not of the form 'module:Class'", _correct(claims[0]))
-    owners = [" ".join(probe.identity(claim.dist)) for claim in claims if claim.dist]
-    direct = " or ".join(f"`name: {claim.value.partition('[')[0].strip()}`" for claim in claims)
-    return Fault(f"{' and '.join(owners)} both claim the name", f"uninstall one of them, or name the class: {direct}")
+    if len(found) > 1:
+        return remedies.choose(found)
+    claim = found[0]
+    if claim.fault:
+        return Fault(claim.fault, remedies.correct(claim))
+    reference = _reference(claim.value)
+    if reference is None:
+        return Fault(f"'{harmless(claim.value)}' is not of the form 'module:Class'", remedies.correct(claim))
+    return reference
 
 
-def _health(claims: Sequence[EntryPoint], find: Callable[[str], probe.Installed] = probe.installed) -> Health:
-    reference = _sole_reference(claims)
+def _health(found: Sequence[Claim], find: Callable[[str], probe.Facts] = probe.installed) -> Health:
+    try:
+        fault = _fault(found, find)
+    except Exception as error:  # of a stranger's loader or finder: nobody else shall suffer
+        said = printable(f"{type(error).__name__}: {error}")
+        fault = Fault(f"it cannot be examined: {said}", remedies.reinstall(found[0]))
+    return Health(True) if fault is None else Health(False, *fault)
+
+
+def _fault(found: Sequence[Claim], find: Callable[[str], probe.Facts]) -> Fault | None:
+    """What shows of a plugin's faults without importing it."""
+    reference = _sole_reference(found)
     if isinstance(reference, Fault):
-        return Health(False, *reference)
-    entry = claims[0]
-    lacking = probe.lacks(entry.dist, reference.extras, find) if entry.dist else []
+        return reference
+    claim = found[0]
+    facts = claim.owner.facts if claim.owner else None
+    lacking = probe.lacks(facts, reference.extras, find) if facts else []
     if lacking:
-        return Health(False, ", ".join(lacking), _install(entry.dist, reference.extras))
-    problem = probe.definition_problem(reference.module, reference.attribute)
-    return Health(False, problem, _reinstall(entry)) if problem else Health(True)
+        return Fault(", ".join(lacking), remedies.install(claim, reference.extras))
+    definition = probe.definition(reference.module, reference.attribute)
+    problem = definition.problem or (facts.problem if facts else "")
+    if problem:
+        return Fault(problem, remedies.reinstall(claim))
+    stated = definition.literal("contract")
+    verdict = contract.judge_version(1 if stated is None else stated, contract.TERMS)
+    return Fault(verdict.problem, verdict.remedy) if verdict.problem else None
 
 
-def _import_fault(entry: EntryPoint, reference: Reference, error: BaseException) -> Fault:
-    absent = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
-    if absent and f"{reference.module}.".startswith(f"{absent}."):
-        return Fault(f"module '{absent}' is not found", _reinstall(entry))
-    problem = f"importing {reference.module} failed{_place(error)}: {type(error).__name__}: {error}"
-    lacking = probe.lacks(entry.dist, reference.extras) if entry.dist else []
-    if lacking:
-        return Fault(f"{problem} ({', '.join(lacking)})", _install(entry.dist, reference.extras))
-    if absent:
-        undeclared = f"; {probe.identity(entry.dist)[0]} does not declare it" if entry.dist else ""
-        return Fault(problem, f"install the package that provides module '{absent}'{undeclared}")
-    return Fault(problem, f"correct {reference.module}, or tell its authors; OMNIVIT_TRACEBACK=1 shows the traceback")
-
-
-def _place(error: BaseException) -> str:
-    """Where an exception was raised: ` at FILE, line N`; empty where no file of the plugin ran."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" at {error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = (__file__, importlib.__file__)
-    outside = [f for f in frames if f.filename not in ours and not f.filename.startswith("<frozen")]
-    return f" at {outside[-1].filename}, line {outside[-1].lineno}" if outside else ""
-
-
-def _install(distribution: metadata.Distribution | None, extras: Sequence[str]) -> str:
-    name = probe.identity(distribution)[0] if distribution else ""
-    if not extras:
-        return f"pip install {name}"
-    return f'pip install "{name}[{",".join(extras)}]" (extra{"s" if extras[1:] else ""} {", ".join(extras)})'
-
-
-def _reinstall(entry: EntryPoint) -> str:
-    if entry.dist is None:
-        return "correct the name, or put the module's folder on the path: `PYTHONPATH=FOLDER omnivit ...`"
-    return f"pip install --upgrade --force-reinstall {probe.identity(entry.dist)[0]}, or tell its authors"
-
-
-def _correct(entry: EntryPoint) -> str:
-    if entry.dist is None:
-        return "write `name: my.module:MyClass`"
-    return f"correct the entry point of {probe.identity(entry.dist)[0]}, or tell its authors"
+def _version(found: object) -> Any:
+    return getattr(found, "version", 1)
 
 
 def _own_classes(owner: object, module: str) -> list[str]:
@@ -305,13 +346,12 @@ def _describe(found: object) -> str:
     return f"the class {found.__module__}.{found.__qualname__}({bases})"
 
 
-def _owner(module: str) -> tuple[str, str]:
+def _owner_of(module: str) -> tuple[str, str]:
     """Distribution and version of an importable module; of a namespace that several share, all of them."""
-    claims = metadata.packages_distributions().get(module.partition(".")[0], ())
-    names = dict.fromkeys(name for name in claims if name)  # a broken installation has none
-    if not names:
-        return "not installed", "unknown"
-    return ", ".join(names), ", ".join(metadata.version(name) for name in names)
+    owners = claims.owners_of(module.partition(".")[0])
+    if not owners:
+        return "not installed", probe.UNKNOWN
+    return ", ".join(owner.facts.name for owner in owners), ", ".join(owner.facts.version for owner in owners)
 
 
 encoders: Registry[Encoder] = Registry("omnivit.encoders", "omnivit.model.encoder:Encoder")

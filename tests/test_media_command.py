@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from omnivit import cli, registry
+from omnivit.claims import Claim
 from omnivit.recipe import Recipe
 from omnivit.registry import Health
 
@@ -136,8 +136,8 @@ def test_an_encoder_that_does_not_tell(
         "    def processor(self): ...\n    def forward(self, items): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    entry = EntryPoint("silent", "silent:Silent", "omnivit.encoders")
-    monkeypatch.setattr(registry.Registry, "_claims", lambda _: {"silent": [entry]})
+    claim = Claim("silent", "silent:Silent", "omnivit.encoders")
+    monkeypatch.setattr(registry.Registry, "_claims", lambda _: {"silent": [claim]})
     status, out, _ = media(picture)
     assert status == 1
     assert "silent: Silent does not tell what a file holds. Try it in a recipe, with --recipe." in out

@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from registry_support import GOOD, GROUP, Install, installing
 
 from omnivit import probe, registry
 from omnivit.errors import PluginError
 from omnivit.registry import Health, Registry
 
-GROUP = "omnivit.eyes"
-BASE = """
-from abc import ABC, abstractmethod
-class Eye(ABC):
-    @abstractmethod
-    def see(self): ...
-"""
-GOOD = """
-from dataclasses import dataclass
-from eyebase import Eye
-class Good(Eye):
-    @dataclass
-    class Config:
-        size: int = 1
-    def see(self): return "seen"
-"""
-
-Install = Callable[..., None]
-
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put a distribution on the path: name, version, entry points, files by name, further lines of METADATA."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(dist: str, version: str, entries: dict[str, str], files: dict[str, str], *metadata: str) -> None:
-        info = tmp_path / f"{dist}-{version}.dist-info"
-        info.mkdir()
-        head = ["Metadata-Version: 2.1", f"Name: {dist}", f"Version: {version}", *metadata]
-        (info / "METADATA").write_text("\n".join(head) + "\n")
-        lines = [f"{name} = {value}" for name, value in entries.items()]
-        (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]) + "\n")
-        tops = {name.split("/")[0].removesuffix(".py") for name in files}
-        (info / "top_level.txt").write_text("\n".join(tops) + "\n")
-        for name, source in files.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(source)
-        importlib.invalidate_caches()
-
-    write("eyebase", "1.0", {}, {"eyebase.py": BASE})
-    yield write
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    yield from installing(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -82,6 +42,16 @@ def test_names_are_listed_and_nothing_is_imported(install: Install, eyes: Regist
     assert not {"foogood", "foobad", "eyebase"} & set(sys.modules)
 
 
+def test_what_is_installed_meanwhile_is_seen(install: Install, eyes: Registry[object], tmp_path: Path) -> None:
+    install("foo", "1.2", {"good": "foogood:Good"}, {"foogood.py": GOOD})
+    os.utime(tmp_path, (1e9, 1e9))  # long ago, so that the reading is kept
+    assert set(eyes.names()) == set(eyes.names()) == {"good"}
+    install("bar", "1.2", {"better": "foogood:Good"}, {})
+    assert set(eyes.names()) == {"good", "better"}
+    os.utime(tmp_path, (2e9, 2e9))
+    assert set(eyes.names()) == {"good", "better"}
+
+
 def test_get_returns_the_class(install: Install, eyes: Registry[object]) -> None:
     install(
         "foo",
@@ -96,12 +66,27 @@ def test_get_returns_the_class(install: Install, eyes: Registry[object]) -> None
 
 
 def test_provenance(install: Install, eyes: Registry[object]) -> None:
-    install("foo", "1.2", {"good": "foogood:Good"}, {"foogood.py": GOOD})
-    origin = {"distribution": "foo", "version": "1.2"}
+    install("foo", "1.2", {"good": "foogood:Good"}, {"foogood.py": GOOD + "    version = 3\n"})
+    install("bar", "1", {}, {"barspace/one.py": GOOD})
+    install("baz", "2", {}, {"barspace/two.py": GOOD})
+    origin = {"distribution": "foo", "version": "1.2", "plugin_version": 3}
     assert eyes.provenance("good") == {"name": "good", "value": "foogood:Good", **origin}
     assert eyes.provenance("foogood:Good") == {"name": "foogood:Good", "value": "foogood:Good", **origin}
-    assert eyes.provenance("nowhere.at:All")["distribution"] == "not installed"
-    assert "foogood" not in sys.modules
+    shared = eyes.provenance("barspace.two:Good")
+    assert (shared["distribution"], shared["version"], shared["plugin_version"]) == ("bar, baz", "1, 2", 1)
+
+
+def test_provenance_of_what_no_distribution_holds(
+    install: Install, eyes: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("foo", "1.2", {}, {})
+    (tmp_path / "notebook").mkdir()
+    (tmp_path / "notebook" / "mine.py").write_text(GOOD)
+    monkeypatch.syspath_prepend(tmp_path / "notebook")
+    found = eyes.provenance("mine:Good")
+    assert (found["distribution"], found["version"]) == ("not installed", "unknown")
+    with pytest.raises(PluginError, match="module 'nowhere' is not found"):
+        eyes.provenance("nowhere.at:All")
 
 
 def test_unknown_name_suggests(install: Install, eyes: Registry[object]) -> None:
@@ -123,7 +108,8 @@ def test_two_distributions_with_one_name(install: Install, eyes: Registry[object
     text = failure(eyes, "good")
     assert "foo 1.2" in text and "bar 3.4" in text
     assert "good = foogood:Good" in text and "good = bargood:Good [x]" in text
-    assert "uninstall one of them" in text and "`name: bargood:Good`" in text
+    assert "uninstall one of them, or say which: `name: " in text
+    assert "`name: bar:good`" in text and "`name: foo:good`" in text
     assert not eyes.health("good").ok and "both claim" in eyes.health("good").problem
     claims = [(x.distribution, x.version, x.health.ok) for x in eyes.survey() if x.name == "good"]
     assert sorted(claims) == [("bar", "3.4", False), ("foo", "1.2", False)]
@@ -215,7 +201,7 @@ def test_malformed_value(install: Install, eyes: Registry[object]) -> None:
     assert "'foogood' is not of the form 'module:Class'" in failure(eyes, "bad")
     assert "correct the entry point of foo" in failure(eyes, "worse")
     assert not eyes.health("bad").ok
-    assert "write `name: my.module:MyClass`" in failure(eyes, "my/module.py:Good")
+    assert "name the class itself: `name: my.module:MyClass`" in failure(eyes, "my/module.py:Good")
 
 
 def test_missing_extra(install: Install, eyes: Registry[object]) -> None:
@@ -274,24 +260,32 @@ def test_named_directly(install: Install, eyes: Registry[object]) -> None:
 def test_metadata_that_lost_its_fields(install: Install, eyes: Registry[object], tmp_path: Path) -> None:
     install("foo", "1.2", {"bad": "foogone:Bad"}, {})
     (tmp_path / "foo-1.2.dist-info" / "METADATA").unlink()
-    assert [(x.distribution, x.version, x.health.ok) for x in eyes.survey()] == [("unknown", "unknown", False)]
-    assert "distribution unknown unknown" in failure(eyes, "bad")
+    assert [(x.distribution, x.version, x.health.ok) for x in eyes.survey()] == [("foo", "unknown", False)]
+    assert "distribution foo unknown" in failure(eyes, "bad")
 
 
 @pytest.mark.parametrize(
     ("source", "ok"),
     [
         ("class Good: pass", True),
-        ("from elsewhere import Good", True),
-        ("from elsewhere import Fair as Good", True),
+        ("from eyebase import Good", True),
+        ("from eyebase import Fair as Good", True),
         ("Good = make()", True),
         ("try:\n    from x import y\nexcept ImportError:\n    Good = None", True),
-        ("from elsewhere import *", True),
+        ("from eyebase import *", True),
         ("def __getattr__(name): ...", True),
-        ("from elsewhere import Good as Fair", False),
+        ("from eyebase import Good as Fair", False),
         ("def f():\n    class Good: pass", False),
         ("print(Good)", False),
         ("def f(:", False),
+        ("from nowhere import Good", False),
+        ("import eyebase, nowhere.at\nclass Good: pass", False),
+        ("from . import Good", True),
+        ("if eyebase:\n    import nowhere\nclass Good: pass", True),
+        ("class Good: pass\nraise RuntimeError('no licence')", False),
+        ("def f():\n    raise RuntimeError\nclass Good: pass", True),
+        ("class Good:\n    contract = 99", False),
+        ("class Good:\n    contract: int = 1", True),
     ],
 )
 def test_health_reads_the_source(install: Install, eyes: Registry[object], source: str, ok: bool) -> None:
@@ -300,7 +294,21 @@ def test_health_reads_the_source(install: Install, eyes: Registry[object], sourc
     )
     health = eyes.health("good")
     assert health.ok is ok
-    assert ok or ("eye.py" in health.problem and health.remedy)
+    assert ok or "contract" in source or ("eye.py" in health.problem and health.remedy)
+
+
+def test_health_says_what_would_fail(install: Install, eyes: Registry[object]) -> None:
+    files = {
+        "fooabsent.py": "import sys\nimport nowhere.at\nclass Good: pass",
+        "fooraise.py": "class Good: pass\nraise RuntimeError('no licence')",
+        "foonewer.py": "class Good:\n    contract = 99",
+        "foolarge.py": "#" * (probe.LARGEST + 1),
+    }
+    install("foo", "1.2", {name.removesuffix(".py"): f"{name.removesuffix('.py')}:Good" for name in files}, files)
+    assert eyes.health("fooabsent").problem.endswith("fooabsent.py, line 2 imports 'nowhere', which is not installed")
+    assert eyes.health("fooraise").problem.endswith("fooraise.py, line 2 raises RuntimeError('no licence')")
+    assert eyes.health("foonewer").problem == "it is written for contract 99; this OmniViT accepts contract 1"
+    assert eyes.health("foolarge").ok  # not looked into
 
 
 def test_health_of_zip_package_and_folder(

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnivit.errors import OmniVitError, PluginError, suggest
-from omnivit.registry import ALL, Listing
+from omnivit.naming import harmless, printable
+from omnivit.registry import ALL, Listing, damaged
 
 if TYPE_CHECKING:
     from omnivit.registry import Registry
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `omnivit plugins`."""
     parser.usage = USAGE
     parser.add_argument(
-        "action", nargs="?", help="`info`: say what a plugin is and takes; `check`: try the contract on it; else: list"
+        "action",
+        metavar="{info,check}",
+        nargs="?",
+        help="info: say what a plugin is and takes; check: try the contract on it; default: list what is installed",
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="a registered name, or `module:Class`")
     parser.add_argument("--kind", help=f"one of {', '.join(ALL)}: where a name stands for several, or for fewer lines")
@@ -39,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the plugins (the status is 0 whatever their health), or hand over to `info` or `check`."""
-    registries = of_kind(args.kind)
     if args.action is None:
-        return _list(registries, args.json)
+        return _list(args.kind, args.json)
     if args.action not in ACTIONS:
         raise OmniVitError(_no_action(args.action))
     if not args.names or (args.action == "info" and len(args.names) > 1):
@@ -81,25 +84,20 @@ def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
         PluginError: no plugin of these kinds has this name, several have, or it is broken.
         OmniVitError: there is no such kind.
     """
-    known = {plural: registry for plural, registry in of_kind(kind).items() if _knows(registry, name)}
-    if not known:
-        names = {each for registry in of_kind(kind).values() for each in registry.names()}
-        what = "plugin" if kind is None else kind.removesuffix("s")
-        raise PluginError(f"No {what} is called '{name}': {suggest(name, names)} `omnivit plugins` lists them.")
-    if len(known) == 1:
-        return next((plural, registry.get(name)) for plural, registry in known.items())
-    if ":" not in name:
+    registries = of_kind(kind)
+    known = [plural for plural, registry in registries.items() if registry.knows(name)]
+    if len(known) > 1:
         choices = " or ".join(f"--kind {plural.removesuffix('s')}" for plural in known)
-        raise PluginError(f"'{name}' stands for several plugins ({', '.join(known)}). Say which is meant: {choices}.")
-    return _of_its_kind(name, known)
-
-
-def _knows(registry: Registry[Any], name: str) -> bool:
-    try:
-        registry.health(name)
-    except PluginError:
-        return False
-    return True
+        raise PluginError(
+            f"'{harmless(name)}' stands for several plugins ({', '.join(known)}). Say which is meant: {choices}."
+        )
+    if known or len(registries) == 1:
+        plural = next(iter([*known, *registries]))
+        return plural, registries[plural].get(name)
+    if ":" in name:
+        return _of_its_kind(name, registries)
+    names = {each for registry in registries.values() for each in registry.names()}
+    raise PluginError(f"No plugin is called '{harmless(name)}': {suggest(name, names)} `omnivit plugins` lists them.")
 
 
 def _of_its_kind(name: str, registries: Mapping[str, Registry[Any]]) -> tuple[str, type[Any]]:
@@ -110,19 +108,23 @@ def _of_its_kind(name: str, registries: Mapping[str, Registry[Any]]) -> tuple[st
             return plural, registry.get(name)
         except PluginError as error:
             errors.append(error)
-    raise PluginError(f"{errors[0]} (It was tried as each kind of plugin; --kind says which it is.)") from errors[0]
+    raise PluginError(f"{errors[0]}\n  It was tried as each kind of plugin; --kind says which it is.") from errors[0]
 
 
 def _no_action(given: str) -> str:
-    if any(given in registry.names() for registry in ALL.values()):
+    if any(registry.knows(given) for registry in ALL.values()):
         return f"'{given}' is a plugin. Say what to do with it: omnivit plugins info {given}, or check {given}."
-    return f"omnivit plugins has no action '{given}': {suggest(given, ACTIONS)}"
+    return f"omnivit plugins has no action '{harmless(given)}': {suggest(given, ACTIONS)}"
 
 
-def _list(registries: Mapping[str, Registry[Any]], as_json: bool) -> int:
-    listings = [listing for registry in registries.values() for listing in registry.survey()]
+def _list(kind: str | None, as_json: bool) -> int:
+    listings = [listing for registry in of_kind(kind).values() for listing in registry.survey()]
+    if kind is None:
+        listings += damaged()
     if as_json:
         print(json.dumps([as_record(listing) for listing in listings], indent=2))
+    elif kind is not None and not listings:
+        print(f"No plugin of this kind is installed: {kind}.")
     else:
         print(table(listings, colour=wants_colour()))
     return 0
@@ -146,7 +148,7 @@ def table(listings: Sequence[Listing], *, colour: bool = False) -> str:
     """Listings as aligned lines under a header; the reason and the remedy stand beneath a broken one."""
     if not listings:
         return "No plugin is installed, not even OmniViT's own: pip install --force-reinstall omnivit"
-    cells = [(x.kind, x.name, x.distribution, x.version) for x in listings]
+    cells = [tuple(map(harmless, (x.kind, x.name, x.distribution, x.version))) for x in listings]
     widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=False)]
     lines = [paint("  ".join([*_padded(HEADER, widths), HEADER[-1]]), BOLD, colour)]
     for listing, row in zip(listings, cells, strict=True):
@@ -154,7 +156,8 @@ def table(listings: Sequence[Listing], *, colour: bool = False) -> str:
         health = paint("ok" if ok else "broken", GREEN if ok else RED, colour)
         lines.append("  ".join([*_padded(row, widths), health]))
         if not ok:
-            lines += [f"    problem: {listing.health.problem}", f"    remedy:  {listing.health.remedy}"]
+            lines += [f"    problem: {printable(listing.health.problem)}"]
+            lines += [f"    remedy:  {printable(listing.health.remedy)}"]
     return "\n".join(lines)
 
 
@@ -163,6 +166,7 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def paint(text: str, code: str, colour: bool) -> str:
+    """A text in a colour, where colours are wanted."""
     return f"{code}{text}{RESET}" if colour else text
 
 

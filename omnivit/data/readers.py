@@ -8,6 +8,7 @@ N: samples of the file.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from omnivit.data.records import llava_messages, parse, typed_messages
 from omnivit.data.sample import Message, Sample
 from omnivit.errors import DataError
 from omnivit.examples import ReaderExample, no_example
-from omnivit.plugin import Plugin
+from omnivit.plugin import Card, Plugin
 
 
 class Reader(Plugin, ABC):
@@ -138,6 +139,8 @@ class LlavaReader(JsonReader):
     and `keys`), and the `messages` format takes any.
     """
 
+    contract = 1
+    card = Card(paper="Liu et al., Visual Instruction Tuning, arXiv 2304.08485")
     slots: ClassVar[tuple[str, ...]] = ("image", "video", "audio")
     mark = re.compile(rb"<(?:image|video|audio)>")
     keys = frozenset({"id", "conversations", *slots})
@@ -145,15 +148,50 @@ class LlavaReader(JsonReader):
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
         return llava_messages(record, self.slots, self.root)
 
+    @classmethod
+    def example(cls, folder: Path) -> ReaderExample:
+        """One picture, two of them, and text alone; and files with a wrong key, speaker, or number of tags."""
+        asked, answered = _turn("human", "<image>\nWhat is it?"), _turn("gpt", "A drawing of a boat.")
+        pair = [_turn("human", "Compare <image> and <image>."), answered]
+        good: list[dict[str, Any]] = [
+            {"id": "boat", "image": "boat.png", "conversations": [asked, answered]},
+            {"id": "pair", "image": ["boat.png", "harbour.png"], "conversations": pair},
+            {"conversations": [_turn("human", "What floats?"), _turn("gpt", "Wood, and whatever is lighter.")]},
+        ]
+        bad: dict[str, dict[str, Any]] = {
+            "no-turns": {"id": "boat", "messages": []},
+            "no-tag": {"image": "boat.png", "conversations": [_turn("human", "What is it?"), answered]},
+            "no-speaker": {"conversations": [_turn("reader", "What floats?"), answered]},
+        }
+        return _written(folder, good, bad)
+
 
 class MessagesReader(JsonReader):
     """Messages with typed content parts (OpenAI, Hugging Face). See `omnivit.data.records.typed_messages`."""
 
+    contract = 1
     mark = re.compile(rb'"type"\s*:\s*"(?!text")')
     keys = frozenset({"id", "messages", "images", "videos", "audios"})
 
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
         return typed_messages(record, self.root)
+
+    @classmethod
+    def example(cls, folder: Path) -> ReaderExample:
+        """A picture, two media, and text alone; and files with a wrong key, source, or speaker."""
+        boat, sound = {"type": "image", "image": "boat.png"}, {"type": "audio", "path": "horn.wav"}
+        question, answer = {"type": "text", "text": "What is it?"}, {"role": "assistant", "content": "A boat."}
+        good: list[dict[str, Any]] = [
+            {"id": "boat", "messages": [{"role": "user", "content": [boat, question]}, answer]},
+            {"id": "both", "messages": [{"role": "user", "content": [boat, sound, question]}, answer]},
+            {"messages": [{"role": "user", "content": "What floats?"}, {"role": "assistant", "content": "Wood."}]},
+        ]
+        bad: dict[str, dict[str, Any]] = {
+            "no-messages": {"id": "boat", "conversations": []},
+            "no-source": {"messages": [{"role": "user", "content": [{"type": "image"}]}, answer]},
+            "no-speaker": {"messages": [{"role": "reader", "content": "What floats?"}, answer]},
+        }
+        return _written(folder, good, bad)
 
 
 def _name(value: object) -> str | None:
@@ -162,3 +200,19 @@ def _name(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise DataError(f"id is of type {type(value).__name__}; expected a string or a whole number.")
     return str(value)
+
+
+def _turn(speaker: str, text: str) -> dict[str, str]:
+    return {"from": speaker, "value": text}
+
+
+def _written(folder: Path, good: list[dict[str, Any]], bad: dict[str, dict[str, Any]]) -> ReaderExample:
+    """An example's file of good records, and files whose second record is bad."""
+    path = folder / "data.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in good), encoding="utf-8")
+    damaged = [folder / f"{name}.jsonl" for name in bad]
+    for file, record in zip(damaged, bad.values(), strict=True):
+        file.write_text(f"{json.dumps(good[0])}\n{json.dumps(record)}\n", encoding="utf-8")
+    cut = folder / "cut.jsonl"
+    cut.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    return ReaderExample(path, folder, [*damaged, cut])

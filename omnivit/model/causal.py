@@ -27,6 +27,7 @@ from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.surgery import Surgery, find_layers
 from omnivit.model.tokens import BYTES, byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require
+from omnivit.plugin import Card
 
 
 @dataclass
@@ -80,6 +81,8 @@ class CausalLM(LanguageModel):
     """
 
     Config = CausalConfig
+    contract = 1
+    card = Card(weights="those of the checkpoint that `path` names, by its own licence")
 
     def __init__(self, config: CausalConfig) -> None:
         """Raises RecipeError where the model cannot be found or built, PluginError where a package is missing."""

@@ -180,3 +180,13 @@ def test_files_are_read_and_inspected(tmp_path: Path) -> None:
     assert DocumentNativeEncoder.inspect(Media("page", "a.pdf", str(tmp_path))).shape["pages"] == 4
     with pytest.raises(MediaError, match="no such file"):
         process(Media("page", "b.pdf", str(tmp_path)))
+
+
+def test_in_bfloat16_places_beyond_256_are_still_told_apart() -> None:
+    model = encoder(PIX2STRUCT | {"seq_len": 2048}, max_patches=1000)
+    (item,) = prepared(model, [noise(16, 1600)])
+    assert int(item["shapes"][0, 1]) > 300
+    expected = rows(encode(model, item))
+    found = rows(encode(model.to(torch.bfloat16), item))
+    assert found.dtype == torch.bfloat16
+    assert (found[-40:].float() - expected[-40:]).abs().max() < 0.05 * expected.abs().max()

@@ -1,0 +1,137 @@
+"""The sheet of a plugin as text: as wide as the terminal, a table where that is wide enough and a list where not."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from omnivit.commands.plugins import BOLD, paint, wants_colour
+from omnivit.naming import harmless, printable
+
+if TYPE_CHECKING:
+    from omnivit.commands.plugins_info import Measured, Option, Sheet
+
+WIDE = 96
+"""Columns from which options stand in a table."""
+USUAL = 100
+"""Columns where there is no terminal to ask."""
+WIDEST = 160
+"""Longer lines are hard to read."""
+NARROWEST = 20
+"""A column of text that is narrower cannot be read."""
+LONGEST = 4000
+"""Characters of a text that are shown."""
+LARGEST = (24, 26, 18)
+"""Columns of the table for path, type and default, at most; what it means has the rest."""
+HEADER = ("OPTION", "TYPE", "DEFAULT", "MEANING")
+GAP = "  "
+PLACES = {
+    "encoders": "In a recipe, under model.inputs.SLOT:",
+    "adapters": "In a recipe, under model.inputs.SLOT:",
+    "llms": "In a recipe, under model:",
+    "readers": "In a recipe, in a stage:",
+}
+
+
+def text(sheet: Sheet, width: int | None = None, colour: bool | None = None) -> str:
+    """All that is told of a plugin, in lines.
+
+    Args:
+        sheet: what is told.
+        width: columns; default: the terminal's, within limits.
+        colour: whether titles are bold; default: on a terminal that can and may.
+    """
+    columns = min(width or shutil.get_terminal_size((USUAL, 24)).columns, WIDEST)
+    bold = wants_colour() if colour is None else colour
+    sections = [_head(sheet, columns, bold), list(_facts(sheet, columns))]
+    if sheet.measured is not None:
+        sections.append(list(_measured(sheet.measured, columns, bold)))
+    if sheet.options:
+        sections.append([paint("Options", BOLD, bold), *_options(sheet.options, columns)])
+    if sheet.yaml:
+        sections.append([paint(PLACES[sheet.kind], BOLD, bold), "", *map(_shown, sheet.yaml.splitlines())])
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _head(sheet: Sheet, width: int, bold: bool) -> list[str]:
+    lines = [paint(f"{sheet.kind.removesuffix('s')} {harmless(sheet.name)}", BOLD, bold)]
+    return lines + [line for paragraph in sheet.what for line in _wrapped(paragraph, width)]
+
+
+def _facts(sheet: Sheet, width: int) -> Iterator[str]:
+    """Name and value, one or more lines each; what is empty is left out, but for what everybody asks for."""
+    contract = "not declared; taken for 1" if sheet.contract is None else str(sheet.contract)
+    facts = {
+        "from": f"{sheet.distribution} {sheet.distribution_version}".strip(),
+        "class": sheet.value,
+        "version": f"{sheet.version}, contract {contract}",
+        "install": sheet.install,
+        "reads": sheet.reads,
+        "token": sheet.token,
+        "tokens": sheet.card.tokens,
+        "paper": sheet.card.paper,
+        "licence": sheet.licence or "not stated",
+        "weights": sheet.card.weights or ("none are loaded" if sheet.kind != "readers" else ""),
+    }
+    longest = max(map(len, facts))
+    for name, value in facts.items():
+        if value:
+            yield from _hanging(f"{name.ljust(longest)}{GAP}", value, width)
+
+
+def _measured(measured: Measured, width: int, bold: bool) -> Iterator[str]:
+    """The rows of the plugin's example."""
+    from omnivit.commands.plugins_info import as_yaml
+
+    if measured.problem:
+        yield from _hanging("Rows not measured: ", measured.problem, width)
+        return
+    yield paint("Rows of its example", BOLD, bold)
+    for given, rows in measured.rows.items():
+        yield from _hanging("  ", f"{given}: {rows}", width, 4)
+    yield from _hanging("  with ", as_yaml(measured.options) if measured.options else "its defaults", width)
+
+
+def _options(options: Sequence[Option], width: int) -> Iterator[str]:
+    if width < WIDE:
+        for option in options:
+            default = "" if option.mandatory else f" = {option.written}"
+            yield from _hanging("", f"{option.path}{default}", width)
+            yield from _hanging("    ", option.type + (", mandatory" if option.mandatory else ""), width)
+            yield from _hanging("    ", option.doc, width) if option.doc else ()
+        return
+    rows = [(x.path, x.type, "(mandatory)" if x.mandatory else x.written, x.doc) for x in options]
+    yield from _table([HEADER, *rows], width)
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]], width: int) -> Iterator[str]:
+    """Rows as columns, each cell wrapped."""
+    longest = [max(len(row[column]) for row in rows) for column in range(len(LARGEST))]
+    widths = [min(found, most) for found, most in zip(longest, LARGEST, strict=True)]
+    widths.append(width - sum(widths) - len(GAP) * len(widths))
+    for row in rows:
+        cells = [_wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
+            padded = (part.ljust(size) for part, size in zip(parts, widths, strict=True))
+            yield GAP.join(padded).rstrip()
+
+
+def _hanging(start: str, value: str, width: int, indent: int | None = None) -> Iterator[str]:
+    """A start and a text, whose further lines stand under its first (or after so many columns)."""
+    column = len(start) if indent is None else indent
+    first, *rest = _wrapped(value, max(width - len(start), NARROWEST))
+    yield start + first
+    if rest:
+        yield from (" " * column + line for line in _wrapped(" ".join(rest), max(width - column, NARROWEST)))
+
+
+def _wrapped(value: str, width: int) -> list[str]:
+    return textwrap.wrap(_shown(" ".join(value.split())), width, break_on_hyphens=False) or [""]
+
+
+def _shown(value: str) -> str:
+    """A stranger's text, fit for a terminal."""
+    return printable(value, LONGEST)

@@ -1,0 +1,262 @@
+"""The contract of adapters, rule by rule.
+
+    class TestShrink(AdapterContract):
+        adapter = ShrinkAdapter
+
+An adapter is tried on the example that it gives: rows that lie in many ways, and a small LLM of four layers that it is
+installed into (`adapter_trial`). Rules for rows stand in `adapter_rows`; here are those for all that is around them.
+
+Shapes: M media, S rows from the encoder, Q instruction tokens, B samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.errors import OmniVitError, RecipeError
+from omnivit.model.adapter import Instruction
+from omnivit.testing.adapter_rows import RowRules
+from omnivit.testing.adapter_trial import (
+    OTHER,
+    SLOT,
+    Trial,
+    changes_llm,
+    continued,
+    instruction_from,
+    plain_parts,
+    real,
+    shown,
+    stir,
+)
+from omnivit.testing.parts import CLOSE, check_gradients, check_pickles, fresh, save_and_load
+from omnivit.testing.plugin import example_of
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import difference, drawn
+
+SAME = 1e-5
+"""Greatest difference of numbers that are computed in the same order."""
+STEPS = 3
+"""Tokens that are generated."""
+REGISTER = "Make what it computes with `nn.Parameter` or buffers of modules, and from `Config` alone."
+
+
+class AdapterContract(RowRules):
+    """What every adapter keeps."""
+
+    @rule
+    def test_gradients(self, tmp_path: Path) -> None:
+        """Through the LLM, every parameter gets a finite gradient, those too that `install` adds, in every batch."""
+        trial = self.trial(tmp_path)
+        trial.adapter.train()
+        if not any(parameter.requires_grad for parameter in trial.adapter.parameters()):
+            raise NotApplicable("nothing of it trains")
+        for layout in trial.layouts:
+            trial.adapter.zero_grad()
+            _backward(trial.answer([layout]))
+            try:
+                check_gradients(trial.adapter)
+            except Broken as error:
+                raise Broken(f"a batch with one medium, {shown(layout)}: {error.found}", error.do) from error
+
+    @rule
+    def test_gradient_of_rows(self, tmp_path: Path) -> None:
+        """Gradients go through it, and through what it adds to the LLM, to the rows of every medium."""
+        trial = self.trial(tmp_path)
+        stir(trial.adapter)
+        for media in trial.groups():
+            features = trial.features(media, extra=1)
+            values = features.values.requires_grad_()
+            found = trial.run(features.with_values(values))
+            _backward(trial.logits(trial.batch(media), {SLOT: found}))
+            gradient = values.grad
+            for number, layout in enumerate(media):
+                if gradient is None or not gradient[number].any() or not gradient[number].isfinite().all():
+                    what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
+                    raise Broken(
+                        f"the rows of a medium, {shown(layout)}, get {what}.",
+                        "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
+                    )
+
+    @rule
+    def test_frozen(self, tmp_path: Path) -> None:
+        """Frozen, nothing of it moves or asks for a gradient, and gradients still go through to the rows."""
+        trial = self.trial(tmp_path)
+        adapter = trial.adapter.requires_grad_(False)
+        before = {name: value.clone() for name, value in adapter.state_dict().items()}
+        for media in trial.groups():
+            features = trial.features(media)
+            if any(rows.requires_grad for rows in real(trial.run(features))):
+                raise Broken("all its parameters are frozen, and what comes out asks for a gradient.", REGISTER)
+            values = features.values.requires_grad_()
+            found = trial.run(features.with_values(values))
+            if any(rows.numel() for rows in real(found)) and not any(rows.requires_grad for rows in real(found)):
+                raise Broken(
+                    "while it is frozen, no gradient goes through it to an encoder that trains.", "No `no_grad`."
+                )
+            trial.logits(trial.batch(media), {SLOT: found})
+        for name, value in adapter.state_dict().items():
+            if where := difference(name, value, before[name]):
+                raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Move it only in training.")
+
+    @rule
+    def test_saved(self, tmp_path: Path) -> None:
+        """Its state goes through a safetensors file into a second one, which then gives the same."""
+        trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
+        stir(trial.adapter)
+        save_and_load(trial.adapter, other.adapter, tmp_path)
+        for media in trial.groups():
+            with torch.no_grad():
+                if where := difference("the LLM's answer", other.answer(media), trial.answer(media), SAME):
+                    raise Broken(f"with the one that loaded the state: {where}.", REGISTER)
+
+    @rule
+    def test_instruction(self, tmp_path: Path) -> None:
+        """An adapter that reads the instruction gives the same whatever pads it, and says so clearly where it lacks."""
+        trial = self.trial(tmp_path)
+        if trial.adapter.instruction_tokenizer is None:
+            raise NotApplicable("it sets no `instruction_tokenizer`")
+        for media in trial.groups():
+            features, told = trial.features(media), trial.instruction(len(media))
+            assert told is not None
+            wanted = real(trial.run(features, told))
+            for found, other in zip(real(trial.run(features, _padded(told))), wanted, strict=True):
+                if where := difference("what comes out", found, other, CLOSE):
+                    raise Broken(
+                        f"with more padding behind the words, of other ids: {where}.",
+                        "Read only tokens where `instruction.mask` is True.",
+                    )
+        features = trial.features(trial.layouts[:1])
+        try:
+            trial.adapter(features, None)
+        except (OmniVitError, ValueError) as error:
+            if "instruction" not in str(error):
+                raise Broken(
+                    f"without an instruction it raises {error!r}.", "Say that the instruction lacks."
+                ) from error
+        except Exception as error:
+            raise Broken(f"without an instruction it raises {error!r}.", "Raise ValueError, and say so.") from error
+        else:
+            raise Broken("without an instruction it answers as if it had one.", "Raise ValueError, and say so.")
+
+    @rule
+    def test_instruction_of_others(self, tmp_path: Path) -> None:
+        """One that reads no instruction gives the same with one: another branch of the input may read it."""
+        trial = self.trial(tmp_path)
+        if trial.adapter.instruction_tokenizer is not None:
+            raise NotApplicable("it reads the instruction")
+        for media in trial.groups():
+            features, told = trial.features(media), instruction_from("bytes", 16, len(media))
+            for found, wanted in zip(real(trial.run(features, told)), real(trial.run(features)), strict=True):
+                if where := difference("what comes out", found, wanted, SAME):
+                    raise Broken(f"given an instruction: {where}.", "Set `instruction_tokenizer` to read it.")
+
+    @rule
+    def test_positions(self, tmp_path: Path) -> None:
+        """A rule of positions pickles and counts each medium's rows from 0, never faster than one by one."""
+        trial = self.trial(tmp_path)
+        positions = trial.adapter.positions
+        if positions is None:
+            raise NotApplicable("its rows are counted one by one")
+        rows = sorted({trial.adapter.length(layout).rows for layout in trial.layouts} - {0})
+        for count, there in zip(rows, check_pickles(positions, "`positions`", rows), strict=True):
+            found = positions(count)
+            if where := difference("position", there, found):
+                raise Broken(f"for {count} rows, in a worker: {where}.")
+            steps = found.diff().tolist()
+            if found.shape != (count,) or found[0] != 0 or found.is_floating_point() or not set(steps) <= {0, 1}:
+                raise Broken(f"for {count} rows it gives {found.tolist()}.", "Start at 0; go on by 0 or 1.")
+
+    @rule
+    def test_install(self, tmp_path: Path) -> None:
+        """`install` leaves every key and number of the LLM and the encoder; what it adds is the adapter's own."""
+        trial = self.trial(tmp_path)
+        plain = plain_parts(trial)
+        for name, before, after in zip(("encoder", "LLM"), plain, (trial.encoder, trial.llm), strict=True):
+            _check_same_state(name, before, after)
+            theirs = {id(parameter) for parameter in after.parameters()}
+            for key, parameter in trial.adapter.named_parameters():
+                if id(parameter) in theirs:
+                    raise Broken(
+                        f"the {name}'s own parameter is the adapter's {key!r} too.", "Copy it, or hold it aside."
+                    )
+        asks = trial.encoded(trial.features(trial.layouts[:1])).values.requires_grad
+        if asks and not trial.adapter.in_encoder:
+            raise Broken("it put parts of it into the encoder, and `in_encoder` is False.", "Set it in `install`.")
+
+    @rule
+    def test_text_alone(self, tmp_path: Path) -> None:
+        """A batch without media passes the LLM; it gives what the plain LLM gives, where the example claims so."""
+        trial = self.trial(tmp_path)
+        batch = trial.batch(())
+        found = trial.logits(batch, {})
+        if not bool(found.isfinite().all()):
+            raise Broken("for a batch of text alone, the LLM's logits are not finite.")
+        if example_of(self.plugin(), fresh(tmp_path)).text_unchanged:
+            llm = plain_parts(trial)[1]
+            wanted = llm(llm.embed(batch.ids), batch.mask, batch.positions, batch.mask).logits
+            if where := difference("its logits", found, wanted, SAME):
+                raise Broken(
+                    f"the example says `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
+                    "Let gates start at zero and copies as copies, and change rows of media alone.",
+                )
+
+    @rule
+    @torch.no_grad()
+    def test_generation(self, tmp_path: Path) -> None:
+        """What it adds to the LLM works with the cache: text is continued as by computing everything anew."""
+        trial = self.trial(tmp_path)
+        if not changes_llm(trial.adapter):
+            raise NotApplicable("it does not change the LLM")
+        stir(trial.adapter)
+        for media in trial.groups():
+            batch, found = trial.batch(media, left=True), {SLOT: trial.run(trial.features(media))}
+            embeds, context = trial.embed(batch, found)
+            options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            cached = trial.llm.generate(embeds, batch.mask, batch.positions, context, **options).tolist()
+            anew = continued(trial, batch, found, STEPS).tolist()
+            for name, one, other in zip(batch.names, cached, anew, strict=True):
+                if one != other:
+                    media_of = ", ".join(map(shown, media))
+                    raise Broken(
+                        f"{name} of a batch with media of {media_of} goes on with the tokens {one}; without a cache "
+                        f"with {other}.",
+                        "Ask the `Context` of the call where media stand: in generation it is a window of the batch.",
+                    )
+
+    @rule
+    def test_shared(self, tmp_path: Path) -> None:
+        """Two inputs may share it, or `install` says by RecipeError why not."""
+        try:
+            trial = Trial.start(self.plugin(), tmp_path, slots=(SLOT, OTHER))
+        except RecipeError as error:
+            raise NotApplicable(f"it refuses: {error}") from error
+        for media in trial.groups():
+            if not bool(trial.answer(media).isfinite().all()):
+                raise Broken("for a batch with media of two inputs that share it, the LLM's logits are not finite.")
+
+
+def _backward(logits: Tensor) -> None:
+    with drawn(0):
+        logits.square().mean().backward()  # type: ignore[no-untyped-call]
+
+
+def _padded(told: Instruction) -> Instruction:
+    """The same words with three tokens more, and other ids, where there are none."""
+    ids = nn.functional.pad(told.ids.masked_fill(~told.mask, 7), (0, 3), value=9)
+    return Instruction(ids, nn.functional.pad(told.mask, (0, 3), value=False))
+
+
+def _check_same_state(name: str, before: nn.Module, after: nn.Module) -> None:
+    wanted, found = before.state_dict(), after.state_dict()
+    for key in [*wanted, *found]:
+        if key not in found or key not in wanted:
+            has = "lost" if key in wanted else "got"
+            raise Broken(
+                f"the {name} {has} the key {key!r}.",
+                "Let parameters be the adapter's own, and put functions around modules by `llm.surgery.around`.",
+            )
+        if where := difference(f"the {name}'s {key}", found[key], wanted[key]):
+            raise Broken(f"{where} after `install`.", "Copy what is to be changed.")

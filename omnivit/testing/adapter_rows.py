@@ -1,0 +1,283 @@
+"""Rules for what an adapter makes of an encoder's rows.
+
+Shapes: M media, S rows from the encoder, L rows from the adapter, k grid coordinates, D' width of the rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omnivit.errors import RecipeError
+from omnivit.model.adapter import Adapter
+from omnivit.model.features import Features, Layout
+from omnivit.testing.adapter_trial import (
+    PROBES,
+    Trial,
+    alone,
+    made,
+    moved,
+    places_of,
+    real,
+    shown,
+    spoiled,
+    spread,
+)
+from omnivit.testing.homeless import Homes
+from omnivit.testing.parts import CLOSE, ROUGH, check_meta, check_pickles, check_same_weights, fresh
+from omnivit.testing.plugin import ConfiguredContract, example_of
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import difference, drawn
+
+COUNT = (
+    "Let `length` and `forward` follow one formula: places are reserved in the LLM's sequence before the model runs."
+)
+MASKED = "Use only rows where `features.mask` is True, as by `features.values.masked_fill(~mask[..., None], 0.0)`."
+
+
+class RowRules(ConfiguredContract):
+    """Rules for rows in and rows out."""
+
+    kind = "adapter"
+    adapter: ClassVar[type[Adapter]]
+
+    @rule
+    def test_rows(self, tmp_path: Path) -> None:
+        """As many rows come out as the length rule says, of the adapter's `width`, for every layout that it takes."""
+        trial = self.trial(tmp_path)
+        for layout in trial.layouts:
+            said = trial.adapter.length(layout).rows
+            found = trial.run(trial.features([layout]))
+            _check_form(found, 1, trial.adapter.width, shown(layout))
+            if int(found.lengths()) != said:
+                raise Broken(f"for {shown(layout)}, `length` says {said}, forward gives {int(found.lengths())}.", COUNT)
+
+    @rule
+    def test_rows_of_batches(self, tmp_path: Path) -> None:
+        """In a padded batch, each medium gives as many rows as the length rule says."""
+        trial = self.trial(tmp_path)
+        for media in _batches(trial):
+            found = trial.run(trial.features(media, extra=2))
+            _check_form(found, len(media), trial.adapter.width, _together(media))
+            for layout, rows in zip(media, found.lengths().tolist(), strict=True):
+                said = trial.adapter.length(layout).rows
+                if rows != said:
+                    raise Broken(f"{_together(media)}: the one of {shown(layout)} gives {rows}, not {said}.", COUNT)
+
+    @rule
+    def test_grid(self, tmp_path: Path) -> None:
+        """Where the length rule says a grid, `Features.grid` holds the place of every row in it, in order."""
+        trial = self.trial(tmp_path)
+        said = [(layout, trial.adapter.length(layout)) for layout in trial.layouts]
+        if all(out.grid is None for _, out in said):
+            raise NotApplicable("its rows lie in no grid")
+        for layout, out in said:
+            if out.grid is None:
+                continue
+            found = alone(trial.run(trial.features([layout])), 0).grid
+            if found is None:
+                raise Broken(f"for {shown(layout)}, `length` says {shown(out)} and `Features.grid` is None.")
+            places = found[0][(found[0] >= 0).all(dim=1)]
+            wanted = places_of(Layout(math.prod(out.grid), out.grid))
+            if where := difference("place", places, wanted.to(places.dtype)):
+                raise Broken(f"for {shown(layout)}, `length` says {shown(out)}, and in `Features.grid` {where}.")
+
+    @rule
+    def test_refuses(self, tmp_path: Path) -> None:
+        """The length rule answers every layout with a layout, or with a RecipeError that says what it needs."""
+        trial = self.trial(tmp_path)
+        for layout in dict.fromkeys([*sorted(PROBES, key=lambda one: one.rows), *trial.layouts]):
+            try:
+                found = trial.adapter.length(layout)
+            except RecipeError as error:
+                if len(str(error)) < 20:
+                    raise Broken(f"for {shown(layout)} it says only {str(error)!r}.", "Say what it needs.") from error
+                continue
+            except Exception as error:
+                raise Broken(
+                    f"for {shown(layout)} it raises {type(error).__name__}: {error}",
+                    "Raise `omnivit.errors.RecipeError` for what it cannot take, and say what it needs.",
+                ) from error
+            _check_layout(found, layout)
+
+    @rule
+    def test_length_in_workers(self, tmp_path: Path) -> None:
+        """The length rule pickles, holds no weights, and says the same in a loader worker (start method `spawn`)."""
+        trial = self.trial(tmp_path)
+        said = [trial.adapter.length(layout) for layout in trial.layouts]
+        found = check_pickles(trial.adapter.length, "`length`", trial.layouts)
+        for layout, here, there in zip(trial.layouts, said, found, strict=True):
+            if here != there:
+                raise Broken(f"for {shown(layout)}, it says {shown(here)} here and {shown(there)} in a worker.")
+
+    @rule
+    def test_padding(self, tmp_path: Path) -> None:
+        """Padding counts for nothing: whatever stands where the mask is False, rows and gradients are the same."""
+        trial = self.trial(tmp_path)
+        for media in _batches(trial):
+            clean = trial.features(media, extra=2)
+            before, after = (_with_gradients(trial, features) for features in (clean, spoiled(clean)))
+            for name, wanted in before.items():
+                if where := difference(name, after[name], wanted, CLOSE):
+                    raise Broken(f"{_together(media)}, with other numbers in the padding: {where}.", MASKED)
+
+    @rule
+    def test_padding_anywhere(self, tmp_path: Path) -> None:
+        """Padding may stand before, between and after the rows of a medium: they give the same."""
+        trial = self.trial(tmp_path)
+        for layout in trial.layouts:
+            close = trial.features([layout])
+            if where := _apart(trial.run(spread(close)), trial.run(close), CLOSE):
+                raise Broken(f"{shown(layout)}, with padding before, between and after: {where}.", MASKED)
+
+    @rule
+    def test_alone_and_together(self, tmp_path: Path) -> None:
+        """A medium gives the same alone and in a batch with others."""
+        trial = self.trial(tmp_path)
+        for media in _batches(trial):
+            features, told = trial.features(media), trial.instruction(len(media))
+            together = trial.run(features, told)
+            for number, layout in enumerate(media):
+                own = None if told is None else type(told)(told.ids[number, None], told.mask[number, None])
+                if where := _apart(alone(together, number), trial.run(alone(features, number), own), CLOSE):
+                    raise Broken(
+                        f"{_together(media)}, the one of {shown(layout)} against itself alone: {where}.",
+                        "Let no sum, mean or norm run over the media of a batch, nor over padding.",
+                    )
+
+    @rule
+    def test_input_kept(self, tmp_path: Path) -> None:
+        """What it is given stays as it was: another branch of the input may read the same rows."""
+        trial = self.trial(tmp_path)
+        for layout in trial.layouts:
+            given = spoiled(trial.features([layout], extra=1))
+            kept = copy.deepcopy(given)
+            trial.run(given)
+            for name in ("values", "mask", "grid"):
+                found, wanted = getattr(given, name), getattr(kept, name)
+                if wanted is not None and (where := difference(f"`features.{name}`", found, wanted)):
+                    raise Broken(
+                        f"{shown(layout)}: after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`."
+                    )
+
+    @rule
+    def test_deterministic(self, tmp_path: Path) -> None:
+        """In `eval()` the same rows give the same to the bit; the same seed gives the same weights."""
+        trial = self.trial(tmp_path)
+        check_same_weights(trial.adapter, self.trial(tmp_path).adapter)
+        for layout in trial.layouts:
+            features = trial.features([layout])
+            if where := _apart(trial.run(features), trial.run(features)):
+                raise Broken(f"{shown(layout)}, twice: {where}.", "Draw only while `self.training`.")
+
+    @rule
+    def test_meta(self, tmp_path: Path) -> None:
+        """Under `torch.device("meta")` it is built without memory and without weights, as `omnivit check` does."""
+        plugin = self.plugin()
+        example = example_of(plugin, fresh(tmp_path))
+        check_meta(lambda: made(plugin, example))
+
+    @rule
+    def test_device(self, tmp_path: Path) -> None:
+        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the rows."""
+        trial = self.trial(tmp_path)
+        for media in trial.groups():
+            features, told = trial.features(media, extra=2), trial.instruction(len(media))
+            with Homes(trial.adapter):
+                wanted = trial.run(features, told)
+            if torch.cuda.is_available():
+                there = self.trial(tmp_path)
+                for part in (there.adapter, there.llm):
+                    part.to("cuda")
+                if where := _apart(there.run(*moved(features, told, "cuda")), wanted, 10 * CLOSE):
+                    raise Broken(f"{_together(media)}, on a GPU: {where}.")
+
+    @rule
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        """Rows in bfloat16, weights in bfloat16 and autocast give, nearly, what float32 gives."""
+        trial = self.trial(tmp_path)
+        for case in ("rows in bfloat16", "rows and weights in bfloat16", "under autocast to bfloat16"):
+            half = self.trial(tmp_path)
+            if "weights" in case:
+                half.adapter.to(torch.bfloat16)
+            for media in trial.groups():
+                rows = trial.features(media, extra=2)
+                rows = rows.with_values(rows.values.bfloat16().float())
+                wanted = trial.run(rows)
+                with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in case):
+                    found = half.run(rows if "autocast" in case else rows.with_values(rows.values.bfloat16()))
+                if where := _apart(found, wanted, ROUGH):
+                    raise Broken(
+                        f"{_together(media)}, {case}: {where}; rounding explains less.",
+                        "Bring rows to the weights' dtype first: `features.values.to(next(self.parameters()).dtype)`.",
+                    )
+
+    def trial(self, folder: Path, seed: int = 0) -> Trial:
+        """The example, installed."""
+        return Trial.start(self.plugin(), folder, seed)
+
+
+def _batches(trial: Trial) -> Iterator[tuple[Layout, ...]]:
+    """Media that come together, fewest first: each two whose grids have as many axes, then all."""
+    for group in trial.groups():
+        yield from itertools.combinations(group, 2)
+        if len(group) > 2:
+            yield group
+
+
+def _together(media: tuple[Layout, ...]) -> str:
+    return f"media of {', '.join(map(shown, media))} in a batch"
+
+
+def _check_form(found: Features, count: int, width: int, what: str) -> None:
+    values, mask = found.values, found.mask
+    if values.ndim != 3 or values.shape[0] != count or values.shape[2] != width or not values.is_floating_point():
+        raise Broken(f"{what}: `values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is wanted.")
+    if mask.shape != values.shape[:2] or mask.dtype != torch.bool:
+        raise Broken(
+            f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is wanted."
+        )
+    if found.grid is not None and found.grid.shape[:2] != mask.shape:
+        raise Broken(f"{what}: `grid` is {list(found.grid.shape)}; {[*mask.shape, 'axes']} is wanted.")
+    if not bool(torch.isfinite(values).all()):
+        raise Broken(f"{what}: rows that come out are not finite, or their padding is not.", "Fill padding with zeros.")
+
+
+def _check_layout(found: object, given: Layout) -> None:
+    if not isinstance(found, Layout) or type(found.rows) is not int or found.rows < 0:
+        raise Broken(f"for {shown(given)} it gives {found!r}.", "Return `Layout(rows, grid)` of whole numbers.")
+    grid = found.grid
+    if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > found.rows):
+        raise Broken(f"for {shown(given)} it gives {found!r}: so many rows do not fill that grid.")
+
+
+def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:
+    """What comes out, and the gradients of the parameters and of the real rows, by what to call them."""
+    trial.adapter.zero_grad()
+    values = features.values.clone().requires_grad_()
+    with drawn(0):
+        found = real(trial.run(features.with_values(values)))
+    results = dict(zip(("what comes out", "what is kept in memory"), found, strict=False))
+    loss = torch.stack([rows.float().square().sum() for rows in found]).sum()
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in trial.adapter.named_parameters():
+        if parameter.grad is not None:
+            results[f"the gradient of {name}"] = parameter.grad.clone()
+    if values.grad is not None:
+        results["the gradient of the rows"] = values.grad[features.mask]
+    return results
+
+
+def _apart(found: Features, wanted: Features, tolerance: float = 0.0) -> str:
+    """Where real rows differ, in words; empty where they do not."""
+    names = ("what comes out", "what is kept in memory")
+    pairs = zip(names, real(found), real(wanted), strict=False)
+    return next((where for name, one, other in pairs if (where := difference(name, one, other, tolerance))), "")

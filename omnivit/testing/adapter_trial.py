@@ -1,0 +1,371 @@
+"""What the rules for adapters try one with: rows that lie in many ways, a small encoder, a small real LLM around it.
+
+Shapes: M media, S rows (padded), D encoder width, k grid coordinates, B samples, T tokens, D_llm LLM width, N tokens
+whose logits are kept, V vocabulary, Q instruction tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.data.collate import IGNORE, Batch, EncodedSample, Span, collate
+from omnivit.data.sample import Media
+from omnivit.data.slot import InstructionReader, instruction_of
+from omnivit.errors import RecipeError
+from omnivit.examples import AdapterExample
+from omnivit.model.adapter import Adapter, Instruction
+from omnivit.model.causal import CausalConfig, CausalLM
+from omnivit.model.context import Context
+from omnivit.model.encoder import Encoder, Processor
+from omnivit.model.features import Features, Layout
+from omnivit.model.llm import LMOutput
+from omnivit.model.splice import splice
+from omnivit.model.tokens import read_tokenizer
+from omnivit.testing.parts import fresh
+from omnivit.testing.plugin import config_of, example_of
+from omnivit.testing.rule import Broken
+from omnivit.testing.trial import drawn
+
+SLOT, OTHER = "image", "video"
+USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))
+"""Tried where an example names no layouts."""
+PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)), Layout(0))
+"""Tried on every length rule, which takes each or refuses it."""
+WORDS = ("What is this?", "Count them, and say where.", "Why?", "Is it red or blue, or none of these?")
+
+
+class RowsEncoder(Encoder):
+    """Gives rows of a width through two transformer-like blocks, so that adapters find a place in it."""
+
+    modality = "anything"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        with drawn(0):
+            self.blocks = nn.ModuleList(Block(width) for _ in range(2))
+
+    def processor(self) -> Processor:
+        """There is none: rules give the rows."""
+        return NoProcessor()
+
+    def forward(self, items: Mapping[str, Tensor]) -> Features:
+        """`rows` [M, S, D], `mask` [M, S] and, where they have places, `grid` [M, S, k] -> Features [M, S, D]."""
+        rows = items["rows"]
+        for block in self.blocks:
+            rows = block(rows)
+        return Features(rows, items["mask"], items.get("grid"))
+
+
+class Block(nn.Module):
+    """Each row plus a map of its norm: [M, S, D] -> [M, S, D]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attn = nn.Linear(width, width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[M, S, D] -> [M, S, D]."""
+        return rows + cast(Tensor, self.attn(self.norm(rows)))
+
+
+class NoProcessor:
+    """Prepares nothing."""
+
+    def __call__(self, media: Media) -> dict[str, Tensor]:
+        """Raises RuntimeError."""
+        raise RuntimeError(f"{media}: the contract's encoder is given rows, not media.")
+
+    def length(self, item: Mapping[str, Tensor]) -> int:
+        """The real rows."""
+        return int(item["mask"].sum())
+
+    def fingerprint(self) -> str:
+        """Of nothing."""
+        return ""
+
+
+@dataclass
+class Trial:
+    """An adapter made from its example and installed into a small LLM, all in `eval()`."""
+
+    adapter: Adapter
+    encoder: RowsEncoder
+    layouts: tuple[Layout, ...]
+    """That it takes, fewest rows first."""
+    bridge: nn.Module
+    """To the LLM's width, for adapters that are made for the inside of a chain."""
+    llm_width: int
+    slots: tuple[str, ...]
+    """Inputs that share the adapter."""
+
+    @classmethod
+    def start(cls, plugin: type[Adapter], folder: Path, seed: int = 0, slots: tuple[str, ...] = (SLOT,)) -> Trial:
+        """Build, load and install the example of a plugin; `seed` decides the adapter's weights alone."""
+        example = example_of(plugin, fresh(folder))
+        with drawn(seed):
+            adapter = made(plugin, example)
+            adapter.load()
+        with drawn(0):
+            wide = adapter.width == example.llm_width
+            bridge = nn.Identity() if wide else nn.Linear(adapter.width, example.llm_width)
+        encoder, layouts = RowsEncoder(example.width), layouts_of(adapter, example)
+        trial = cls(adapter, encoder, layouts, bridge, example.llm_width, slots)
+        if changes_llm(adapter):
+            with drawn(seed + 1):
+                for slot in slots:
+                    adapter.install(trial.llm, encoder, slot)
+            trial.llm.add_peft()
+        for part in (trial.llm, encoder, bridge) if changes_llm(adapter) else (encoder, bridge):
+            part.eval().requires_grad_(False)
+        adapter.eval()
+        return trial
+
+    @cached_property
+    def llm(self) -> CausalLM:
+        """The LLM, built when it is first needed; where the adapter changes it, it trains until that is done."""
+        return llm_of(self.llm_width).eval().requires_grad_(changes_llm(self.adapter))
+
+    def groups(self) -> list[tuple[Layout, ...]]:
+        """The layouts, those with grids of as many axes together: an encoder gives one kind. At least two in each."""
+        axes = sorted({len(layout.grid or ()) for layout in self.layouts})
+        found = [tuple(layout for layout in self.layouts if len(layout.grid or ()) == k) for k in axes]
+        return [group if len(group) > 1 else group * 2 for group in found]
+
+    def features(self, layouts: Sequence[Layout], seed: int = 0, extra: int = 0) -> Features:
+        """Rows for media that lie so, of random numbers, padded with zeros to the longest and `extra` more."""
+        return features_of(layouts, self.encoder.width, seed, extra)
+
+    def encoded(self, features: Features) -> Features:
+        """Rows through the encoder."""
+        items = {"rows": features.values, "mask": features.mask, "grid": features.grid}
+        return cast(Features, self.encoder({key: value for key, value in items.items() if value is not None}))
+
+    def instruction(self, count: int) -> Instruction | None:
+        """[count, Q] words for each medium, where the adapter reads any."""
+        tokenizer = self.adapter.instruction_tokenizer
+        return None if tokenizer is None else instruction_from(tokenizer, self.adapter.instruction_limit, count)
+
+    def run(self, features: Features, instruction: Instruction | None = None) -> Features:
+        """What the adapter makes of an encoder's rows; with words of its own choice, if it reads any."""
+        told = self.instruction(len(features.mask)) if instruction is None else instruction
+        found = self.adapter(features, told)
+        if not isinstance(found, Features):
+            raise Broken(f"forward returns {type(found).__name__}, not Features.", "Return `Features(values, mask)`.")
+        return found
+
+    def answer(self, layouts: Sequence[Layout]) -> Tensor:
+        """[N, V] logits of the LLM for media that lie so, from the encoder on; they take turns among the slots."""
+        features = {}
+        for slot, own in self._shares(layouts).items():
+            if own:
+                features[slot] = self.run(self.encoded(self.features([layouts[n] for n in own], extra=2)))
+        return self.logits(self.batch(layouts), features)
+
+    def batch(self, layouts: Sequence[Layout], left: bool = False) -> Batch:
+        """Samples with one medium, with all others, and with none; every token of text is supervised."""
+        counts = [self.adapter.length(layout).rows for layout in layouts]
+        media = [(number,) for number in range(len(counts))]
+        samples = ((5, 6, 7, *media[:1], 9, 17), (8, *media[1:], 30, 31, 32), (11, 12, 13, 14))
+        encoded = [self._sample(f"sample {n}", sample, counts) for n, sample in enumerate(samples)]
+        return collate(encoded, (SLOT, OTHER), pad_id=0, pad_left=left)
+
+    def logits(self, batch: Batch, features: Mapping[str, Features]) -> Tensor:
+        """[N, V] of all real tokens; `features` are what the adapter gave, by slot."""
+        embeds, context = self.embed(batch, features)
+        return cast(LMOutput, self.llm(embeds, batch.mask, batch.positions, batch.mask, context)).logits
+
+    def embed(self, batch: Batch, features: Mapping[str, Features]) -> tuple[Tensor, Context]:
+        """[B, T, D_llm] embeddings with media in place, and what the layers may know."""
+        wide = {slot: found.with_values(self.bridge(found.values)) for slot, found in features.items()}
+        return splice(self.llm.embed(batch.ids), wide, batch), Context.of(batch, wide)
+
+    def _shares(self, layouts: Sequence[Layout]) -> dict[str, list[int]]:
+        """Slot -> the numbers of its media."""
+        count = len(self.slots)
+        return {slot: list(range(k, len(layouts), count)) for k, slot in enumerate(self.slots)}
+
+    def _sample(self, name: str, sample: Sequence[Any], counts: Sequence[int]) -> EncodedSample:
+        """Token ids, and media as tuples of their number."""
+        ids: list[int] = []
+        spans, items, steps = [], [], []
+        for part in sample:
+            rows = counts[part[0]] if isinstance(part, tuple) else 1
+            if isinstance(part, tuple):
+                spans.append(Span(self.slots[part[0] % len(self.slots)], len(ids), rows))
+                items.append({"number": torch.tensor(part[0])})
+            ids += [0] * rows if isinstance(part, tuple) else [part]
+            steps += self._steps(rows) if isinstance(part, tuple) else [1]
+        tokens = torch.tensor(ids)
+        labels = tokens.masked_fill(tokens == 0, IGNORE)
+        positions = torch.tensor(steps).cumsum(0) - 1
+        return EncodedSample(name, tokens, labels, tuple(spans), tuple(items), positions)
+
+    def _steps(self, rows: int) -> list[int]:
+        """From each row's position to the next one's, as the adapter counts them."""
+        rule = self.adapter.positions
+        return [1] * rows if rule is None or not rows else [1, *rule(rows).diff().tolist()]
+
+
+def changes_llm(adapter: Adapter) -> bool:
+    """Whether an adapter has an `install` of its own."""
+    return type(adapter).install is not Adapter.install
+
+
+def made(plugin: type[Adapter], example: AdapterExample) -> Adapter:
+    """The adapter of an example, not loaded. Raises Broken where its `Config` refuses it."""
+    return plugin(config_of(plugin, example.config), example.width, example.llm_width)
+
+
+def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
+    """The example's layouts and, of those that are tried on every adapter, the ones that the length rule takes.
+
+    Raises:
+        Broken: the example names none, and the rule takes none of the usual ones.
+    """
+    if not example.layouts and not any(taken(adapter, layout) for layout in USUAL):
+        raise Broken(
+            f"the length rule takes none of {'; '.join(map(shown, USUAL))}, and the example names no `layouts`.",
+            "Let the example name layouts that it takes: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
+        )
+    probes = [layout for layout in PROBES if layout.rows and taken(adapter, layout) is not None]
+    found = dict.fromkeys([*example.layouts, *probes])
+    return tuple(sorted(found, key=lambda layout: (layout.rows, layout.grid or ())))
+
+
+def taken(adapter: Adapter, layout: Layout) -> Layout | None:
+    """What comes out for a layout; None where the adapter refuses it."""
+    try:
+        return adapter.length(layout)
+    except RecipeError:
+        return None
+
+
+def shown(layout: Layout) -> str:
+    """A layout in words: `12 rows in a grid (3, 4)`."""
+    count = f"{layout.rows} row{'' if layout.rows == 1 else 's'}"
+    return f"{count} in a grid {layout.grid}" if layout.grid else f"{count} in no grid"
+
+
+def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int = 0) -> Features:
+    """[M, S, D] random rows that lie as said; those beside a grid come first and have -1 for a place."""
+    most = max(layout.rows for layout in layouts) + extra
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(most) < torch.tensor([layout.rows for layout in layouts])[:, None]
+    values = torch.randn(len(layouts), most, width, generator=generator).masked_fill(~mask[..., None], 0.0)
+    axes = len(layouts[0].grid or ())
+    if not axes:
+        return Features(values, mask)
+    grid = torch.zeros(len(layouts), most, axes, dtype=torch.long)
+    for places, layout in zip(grid, layouts, strict=True):
+        places[: layout.rows] = places_of(layout)
+    return Features(values, mask, grid)
+
+
+def places_of(layout: Layout) -> Tensor:
+    """[rows, k] where each row lies."""
+    sizes = layout.grid or ()
+    found = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
+    beside = torch.full((layout.rows - math.prod(sizes), len(sizes)), -1)
+    return torch.cat([beside, found])
+
+
+def alone(features: Features, number: int) -> Features:
+    """One medium of a batch, its padding cut off; what it keeps in memory too."""
+    here = features.mask[number]
+    cut = [None if part is None else part[number][here][None] for part in (features.values, features.grid)]
+    memory = None if features.memory is None else alone(features.memory, number)
+    return Features(cast(Tensor, cut[0]), here[here][None], cut[1], memory)
+
+
+def spoiled(features: Features) -> Features:
+    """The same media, with large numbers in the padding, and places that there are not."""
+    padding = ~features.mask[..., None]
+    noise = 1e4 * torch.randn(features.values.shape, generator=torch.Generator().manual_seed(2))
+    values = torch.where(padding, noise, features.values)
+    grid = None if features.grid is None else features.grid.masked_fill(padding, 999)
+    return replace(features, values=values, grid=grid)
+
+
+def spread(features: Features) -> Features:
+    """The same media with padding before the first row, after the last, and between all."""
+    count, size = features.mask.shape
+    index = 2 * torch.arange(size) + 1
+
+    def wider(part: Tensor) -> Tensor:
+        return part.new_zeros(count, 2 * size + 1, *part.shape[2:]).index_copy(1, index, part)
+
+    grid = None if features.grid is None else wider(features.grid)
+    return replace(features, values=wider(features.values), mask=wider(features.mask), grid=grid)
+
+
+def moved(features: Features, told: Instruction | None, device: str) -> tuple[Features, Instruction | None]:
+    """What an adapter is given, on another device."""
+    grid = None if features.grid is None else features.grid.to(device)
+    there = Features(features.values.to(device), features.mask.to(device), grid)
+    return there, None if told is None else Instruction(told.ids.to(device), told.mask.to(device))
+
+
+def real(features: Features) -> list[Tensor]:
+    """The rows that count, [rows, D'], and those kept in memory."""
+    return [part.values[part.mask] for part in (features, features.memory) if part is not None]
+
+
+def instruction_from(tokenizer: str, limit: int, count: int) -> Instruction:
+    """[count, Q] words of differing number, as a batch gives them."""
+    reader = InstructionReader(read_tokenizer(tokenizer), limit)
+    read = [reader(WORDS[number % len(WORDS)]) for number in range(count)]
+    return cast(Instruction, instruction_of({key: torch.stack([item[key] for item in read]) for key in read[0]}))
+
+
+def llm_of(width: int) -> CausalLM:
+    """A small LLM of four layers with weights that are random, and always the same.
+
+    Raises:
+        Broken: no such LLM has this width.
+    """
+    heads = next((heads for heads in (4, 2, 1) if width % (2 * heads) == 0), None)
+    if heads is None:
+        raise Broken(f"the example's llm_width is {width}, and no LLM is.", "Take an even number, such as 32.")
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4, "initializer_range": 0.2}
+    attention = {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2)}
+    settings = {"model_type": "llama", **sizes, **attention, "max_position_embeddings": 4096}
+    with drawn(0):
+        return CausalLM(CausalConfig(config=settings, tokenizer="bytes"))
+
+
+def stir(module: nn.Module, scale: float = 0.1) -> None:
+    """Add numbers to every parameter, as if it had been trained for a while: gates that start at zero open."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
+
+
+def plain_parts(trial: Trial) -> tuple[RowsEncoder, CausalLM]:
+    """The encoder and the LLM as they were before `install`, in `eval()`."""
+    return RowsEncoder(trial.encoder.width).eval(), llm_of(trial.llm_width).eval()
+
+
+def continued(trial: Trial, batch: Batch, features: Mapping[str, Features], count: int) -> Tensor:
+    """[B, count] likeliest next tokens of left-padded samples, the whole sequence computed anew for each."""
+    embeds, context = trial.embed(batch, features)
+    mask, positions, new = batch.mask, batch.positions, []
+    for _ in range(count):
+        keep = torch.zeros_like(mask)
+        keep[:, -1] = True
+        window = context.window(0, embeds.shape[1], len(batch))
+        new.append(trial.llm(embeds, mask, positions, keep, window).logits.argmax(dim=-1, keepdim=True))
+        embeds = torch.cat([embeds, trial.llm.embed(new[-1])], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+    return torch.cat(new, dim=1)

@@ -1,0 +1,72 @@
+"""Media that cannot be used, made from those of an example: what a user's data set holds sooner or later."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omnivit.data.sample import Media
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A medium and what is wrong with it."""
+
+    what: str
+    media: Media
+    certain: bool = True
+    """Whether it has to be refused. Noise and half of a file may be media of some formats."""
+    name: str = ""
+    """What the refusal has to name; empty for objects in memory."""
+
+
+def bad_media(examples: Sequence[Media], folder: Path) -> Iterator[Bad]:
+    """Bad media for the slot of the first example, whose files go to `folder`, which is empty.
+
+    Args:
+        examples: good ones of one slot.
+        folder: for new files.
+    """
+    root = folder / "root"
+    root.mkdir()
+    whole = next((path for path in map(file_of, examples) if path), None)
+    suffix = whole.suffix if whole else ".bin"
+    base = replace(examples[0], root=str(root), seed=None)
+    noise = random.Random(0).randbytes(97)
+    contents = {"empty": b"", "noise": noise, "text": b"<html>404 Not Found</html>\n"}
+    contents |= {"half": whole.read_bytes()[: whole.stat().st_size // 2]} if whole else {}
+    for name, content in contents.items():
+        (root / f"{name}{suffix}").write_bytes(content)
+    for name, what in (("missing", "a file that is not there"), ("empty", "an empty file")):
+        yield Bad(what, replace(base, source=f"{name}{suffix}"), name=name)
+    for name, what in (("noise", "a file of noise"), ("text", "a text file"), ("half", "the first half of a file")):
+        if name in contents:
+            yield Bad(what, replace(base, source=f"{name}{suffix}"), certain=False, name=name)
+    if whole:
+        yield from _outside(base, whole, folder)
+    for thing in (7, object()):
+        yield Bad(f"a {type(thing).__name__} in place of a path", replace(base, source=thing))
+
+
+def file_of(media: Media) -> Path | None:
+    """The file that a medium names; None where it names none."""
+    if not isinstance(media.source, str):
+        return None
+    path = Path(media.root or "") / media.source
+    return path if path.is_file() else None
+
+
+def _outside(base: Media, whole: Path, folder: Path) -> Iterator[Bad]:
+    """A good file, but outside the data root, by three ways."""
+    outside = folder / f"outside{whole.suffix}"
+    outside.write_bytes(whole.read_bytes())
+    yield Bad("a path that climbs out of the data root", replace(base, source=f"../{outside.name}"), name="outside")
+    yield Bad("an absolute path outside the data root", replace(base, source=str(outside)), name="outside")
+    link = folder / "root" / f"link{whole.suffix}"
+    try:
+        link.symlink_to(outside)
+    except OSError:  # Windows wants a privilege for it
+        return
+    yield Bad("a link out of the data root", replace(base, source=link.name), name="link")

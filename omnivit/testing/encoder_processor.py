@@ -1,0 +1,215 @@
+"""The contract of encoders: rules for the processor, which works in loader workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnivit.data.sample import Media
+from omnivit.model.encoder import Processor
+from omnivit.testing.plugin import ConfiguredContract
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import Item, Trial, built, item_difference
+from omnivit.testing.variants import variants
+from omnivit.testing.worker import Unpicklable, pickled, work
+
+LARGEST = 1 << 20
+"""Bytes of a processor's pickle."""
+RESERVED = "instruction."
+"""What keys of an item must not begin with: the collator puts the adapter's instruction there."""
+
+
+class ProcessorRules(ConfiguredContract):
+    """Rules for `Encoder.processor()`."""
+
+    def trial(self, folder: Path) -> Trial:
+        """The plugin's example, built."""
+        return Trial.of(self.plugin(), folder)
+
+    @rule
+    def test_items(self, tmp_path: Path) -> None:
+        """A processor returns named, finite CPU tensors, with equal names, dtypes and ranks for all media of a slot."""
+        trial = self.trial(tmp_path)
+        for media in trial.slots.values():
+            first: Item | None = None
+            for one in media:
+                item = trial.processor(one)
+                check_item(item, str(one))
+                if first is not None:
+                    _check_alike(item, first, f"{one} and {media[0]}")
+                first = first or item
+
+    @rule
+    def test_determinism(self, tmp_path: Path) -> None:
+        """A medium without a seed becomes the same tensors whenever it is prepared: nothing is random."""
+        trial = self.trial(tmp_path)
+        _check_repeats(trial.processor, [replace(one, seed=None) for one in trial.media], "without a seed")
+
+    @rule
+    def test_seed(self, tmp_path: Path) -> None:
+        """A medium with the same `seed` becomes the same tensors: augmentation draws from that seed alone."""
+        trial = self.trial(tmp_path)
+        _check_repeats(trial.processor, [replace(one, seed=7) for one in trial.media], "with seed 7 both times")
+
+    @rule
+    def test_pickle(self, tmp_path: Path) -> None:
+        """A processor pickles to less than 1 MiB, since every loader worker is sent one."""
+        try:
+            size = len(pickled(self.trial(tmp_path).processor)[0])
+        except Unpicklable as error:
+            raise Broken(
+                str(error), "Make it a dataclass of plain settings at the top of its module: no lambdas, no open files."
+            ) from error
+        if size > LARGEST:
+            raise Broken(f"{size:,} bytes.", "Keep settings in it, and leave tables and models to the encoder.")
+
+    @rule
+    def test_weightless(self, tmp_path: Path) -> None:
+        """A processor holds no weights: they would be copied into every loader worker, and trained in none."""
+        weights = pickled(self.trial(tmp_path).processor)[1]
+        if weights:
+            numbers = sum(found.numel() for found in weights)
+            raise Broken(
+                f"its pickle holds {len(weights)} parameters, {numbers:,} numbers, the first {list(weights[0].shape)}.",
+                "Let `forward` do what needs weights; give the processor settings, not the encoder itself.",
+            )
+
+    @rule
+    def test_worker(self, tmp_path: Path) -> None:
+        """A loader worker started by spawn makes the same tensors, and makes no weights."""
+        trial = self.trial(tmp_path)
+        own = steady_items(trial.processor, trial.media)
+        sent, weights = pickled(trial.processor)
+        report = work(sent, trial.media)
+        for media, here, there in zip(trial.media, own, report.items, strict=True):
+            where = item_difference(there, here)
+            if where:
+                raise Broken(f"{media}: {where}, in the worker.", "Let the tensors depend on pickled settings alone.")
+        made = report.weights - len(weights)
+        if made > 0:
+            raise Broken(f"{made} parameters came into being in the worker.", "Let `forward` do what needs weights.")
+
+    @rule
+    def test_fingerprint(self, tmp_path: Path) -> None:
+        """The fingerprint is a text that is the same for the same settings, in every process."""
+        trial = self.trial(tmp_path)
+        own: object = trial.processor.fingerprint()
+        if not isinstance(own, str) or not own:
+            raise Broken(f"it is {own!r}.", "Return a short text, such as `repr` of a dataclass of settings.")
+        again = built(trial.cls, trial.config).processor().fingerprint()
+        there = work(pickled(trial.processor)[0], ()).fingerprint
+        for where, other in (("of an encoder built again", again), ("in another process", there)):
+            if other != own:
+                raise Broken(
+                    f"it is {_short(own)} here and {_short(other)} {where}.",
+                    "Make it of settings alone: no addresses, no times, no `hash()`.",
+                )
+
+    @rule
+    def test_fingerprint_changes(self, tmp_path: Path) -> None:
+        """The fingerprint changes when the same medium would give other tensors: caches and exact resume need it."""
+        trial = self.trial(tmp_path)
+        media = [one[0] for one in trial.slots.values()]
+        seen = [replace(one, seed=seed) for one in media for seed in (None, 7)]
+        items = steady_items(trial.processor, seen)
+        own = trial.processor.fingerprint()
+        for change, processor in variants(trial.cls, trial.config):
+            if processor.fingerprint() == own:
+                for one, item in zip(seen, items, strict=True):
+                    where = item_difference(processor(one), item)
+                    if where:
+                        raise Broken(
+                            f"with {change}, {one} gives other tensors ({where}) and the same fingerprint.",
+                            "Put every setting into it that the tensors depend on.",
+                        )
+
+
+def check_item(item: object, name: str) -> None:
+    """Raise Broken where this is no item."""
+    if not isinstance(item, dict) or not item:
+        raise Broken(f"{name} becomes {type(item).__name__} {_short(str(item))}.", "Return a dict of tensors.")
+    for key, value in item.items():
+        problem = _problem(key, value)
+        if problem:
+            raise Broken(f"{name}: `{key}` {problem}.")
+
+
+def _problem(key: object, value: object) -> str:
+    if not isinstance(key, str):
+        return f"is a {type(key).__name__}; keys are texts"
+    if key.startswith(RESERVED):
+        return f"begins with `{RESERVED}`, which is the collator's"
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}; a tensor is wanted, for a number one of no dimension"
+    if value.device.type != "cpu":
+        return f"lies on {value.device}; the trainer moves it"
+    if value.requires_grad:
+        return "has a graph; detach it"
+    wrong = ~value.isfinite() if value.is_floating_point() else value.new_zeros(0, dtype=torch.bool)
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        return f"holds {value[place].item()} at {list(place)}; say MediaError for a medium that makes no numbers"
+    return ""
+
+
+def _check_alike(item: Item, first: Item, names: str) -> None:
+    """Raise Broken where the collator could not stack two items."""
+    if item.keys() != first.keys():
+        raise Broken(f"{names} have the keys {sorted(item)} and {sorted(first)}.", "Return the same keys for all.")
+    for key, value in item.items():
+        one, other = (value.dtype, value.ndim), (first[key].dtype, first[key].ndim)
+        if one != other:
+            raise Broken(
+                f"{names}: `{key}` is {one[0]} with {one[1]} dimensions and {other[0]} with {other[1]}.",
+                "Return one dtype and one number of dimensions; only sizes may vary.",
+            )
+
+
+def _check_repeats(processor: Processor, media: list[Media], how: str) -> None:
+    """Raise Broken where media become other tensors in another order and after other draws."""
+    with _shaken(1):
+        first = [processor(one) for one in media]
+    with _shaken(2):
+        again = [processor(one) for one in reversed(media)][::-1]
+    for one, before, after in zip(media, first, again, strict=True):
+        where = item_difference(after, before)
+        if where:
+            raise Broken(
+                f"{one}, prepared twice {how}: {where}.",
+                "Draw from `numpy.random.default_rng(media.seed)`, and only where there is a seed; keep no state.",
+            )
+
+
+def steady_items(processor: Processor, media: Sequence[Media]) -> list[Item]:
+    """What media become. Where that changes, which is for `determinism` and `seed` to say, nothing can be compared."""
+    items: list[Item] = [processor(one) for one in media]
+    for one, item in zip(media, items, strict=True):
+        if item_difference(processor(one), item):
+            raise NotApplicable(f"{one} becomes other tensors each time: see the rules `determinism` and `seed`.")
+    return items
+
+
+@contextmanager
+def _shaken(seed: int) -> Iterator[None]:
+    """Inside, every global generator stands somewhere else; afterwards, where it stood."""
+    plain, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(numpys)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,149 @@
+"""The contract of encoders: rules for building, weights, precision and devices.
+
+Shapes: M media, S rows a medium, D = `width`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnivit.model.features import Features
+from omnivit.testing.encoder_processor import steady_items
+from omnivit.testing.encoder_rows import RowRules
+from omnivit.testing.homeless import Homes
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, save_and_load
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import SEED, Trial, built, difference, drawn, encoded, item_difference, stacked
+
+
+class WeightRules(RowRules):
+    """Rules for the encoder as a module."""
+
+    @rule
+    def test_meta(self, tmp_path: Path) -> None:
+        """Under `torch.device("meta")` it is built without memory; its processor works as ever, as `check` needs it."""
+        trial = self.trial(tmp_path)
+        check_meta(lambda: trial.cls(trial.config))
+        with torch.device("meta"):
+            sketch = trial.cls(trial.config)
+        if sketch.width != trial.encoder.width:
+            raise Broken(f"`width` is {sketch.width} then, and {trial.encoder.width} with weights.")
+        media = trial.media[0]
+        (item,) = steady_items(trial.processor, [media])
+        where = item_difference(sketch.processor()(media), item)
+        if where:
+            raise Broken(f"{media}: {where}, by the processor of one built so.", "Let it hold no meta tensors.")
+
+    @rule
+    def test_initialisation(self, tmp_path: Path) -> None:
+        """Built twice from one seed, it has the same parameters."""
+        trial = self.trial(tmp_path)
+        again = dict(built(trial.cls, trial.config).named_parameters())
+        for name, parameter in trial.encoder.named_parameters():
+            where = difference(f"`{name}`", again[name], parameter) if name in again else f"`{name}` is gone"
+            if where:
+                raise Broken(f"the second time, {where}.", "Draw from torch's global generator alone; it is seeded.")
+
+    @rule
+    def test_gradient(self, tmp_path: Path) -> None:
+        """Every parameter that trains gets a gradient, or DDP waits for it; what is not used is left out or frozen."""
+        trial = self.trial(tmp_path)
+        if not any(parameter.requires_grad for parameter in trial.encoder.parameters()):
+            raise NotApplicable("it has no parameters that train.")
+        for items in map(trial.items, trial.slots):
+            _loss(trial.encoder(stacked(items))).backward()  # type: ignore[no-untyped-call]
+        check_gradients(trial.encoder)
+
+    @rule
+    def test_frozen(self, tmp_path: Path) -> None:
+        """Frozen and in `eval()` it builds no graph, changes no buffer and draws nothing."""
+        trial = self.trial(tmp_path)
+        encoder = trial.encoder.requires_grad_(False)
+        before = {name: value.clone() for name, value in encoder.named_buffers()}
+        for items in map(trial.items, trial.slots):
+            with drawn(1):
+                first = encoder(stacked(items))
+            with drawn(2):
+                again = encoder(stacked(items))
+            if first.values.requires_grad:
+                raise Broken("its rows have a graph.", "Compute with what `parameters()` lists, not with copies of it.")
+            where = difference("row", again.values, first.values)
+            if where:
+                raise Broken(f"the second time, {where}.", "Drop out and draw only where `self.training` is True.")
+        for name, value in encoder.named_buffers():
+            where = difference(f"buffer `{name}`", value, before[name])
+            if where:
+                raise Broken(f"after a forward pass, {where}.", "Update statistics only where `self.training` is True.")
+
+    @rule
+    def test_saved(self, tmp_path: Path) -> None:
+        """One that was built from another seed gives the same rows after loading its state from a safetensors file."""
+        (folder := tmp_path / "example").mkdir()
+        trial = self.trial(folder)
+        other = built(trial.cls, trial.config, SEED + 1)
+        save_and_load(trial.encoder, other, tmp_path)
+        for items in map(trial.items, trial.slots):
+            where = difference("row", encoded(other, items).values, encoded(trial.encoder, items).values)
+            if where:
+                raise Broken(f"after loading, {where}.", "Register what is drawn or learned as parameter or buffer.")
+
+    @rule
+    def test_device(self, tmp_path: Path) -> None:
+        """It works where it is moved to: all its tensors move with it, and those that it makes lie where items lie."""
+        trial = self.trial(tmp_path)
+        for items in map(trial.items, trial.slots):
+            for chosen in (items[:1], items):
+                with Homes(trial.encoder), torch.no_grad():
+                    trial.encoder(stacked(chosen))
+        if torch.cuda.is_available():
+            _compare(trial, _rows(trial), "cuda", torch.float32, 10 * CLOSE)
+
+    @rule
+    def test_double(self, tmp_path: Path) -> None:
+        """After `.to(torch.float64)` it takes the same items and gives the same rows, as precisely as float32 is."""
+        self._check_dtype(tmp_path, torch.float64, CLOSE)
+
+    @rule
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same rows: large models run so."""
+        self._check_dtype(tmp_path, torch.bfloat16, ROUGH)
+
+    def _check_dtype(self, folder: Path, dtype: torch.dtype, tolerance: float) -> None:
+        trial = self.trial(folder)
+        if not any(True for _ in trial.encoder.parameters()):
+            raise NotApplicable("it has no parameters, which say what to compute in.")
+        trial.encoder.float()
+        _compare(trial, _rows(trial), "cpu", dtype, tolerance)
+
+
+def _rows(trial: Trial) -> list[Features]:
+    return [encoded(trial.encoder, items) for items in map(trial.items, trial.slots)]
+
+
+@torch.no_grad()
+def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Raise Broken where the encoder, moved, gives other rows for the same items."""
+    encoder = trial.encoder.to(device, dtype)
+    for items, wanted in zip(map(trial.items, trial.slots), expected, strict=True):
+        try:
+            found = encoder({key: value.to(device) for key, value in stacked(items).items()})
+        except NotImplementedError as error:  # by torch, not by the plugin
+            raise NotApplicable(f"torch does not compute it in {dtype} on {device}: {error}") from error
+        if found.values.device.type != device or found.mask.device.type != device:
+            raise Broken(f"on {device}, values lie on {found.values.device} and the mask on {found.mask.device}.")
+        where = difference("row", found.values, wanted.values, tolerance) or difference("mask", found.mask, wanted.mask)
+        if where:
+            raise Broken(
+                f"on {device} with {dtype}, {where}, more than {tolerance:g} of the largest.",
+                "Compute what needs precision (angles, positions, long sums) in float32, and convert the result.",
+            )
+
+
+def _loss(features: Features) -> Tensor:
+    """A number that depends on every real row, by weights that no symmetry of the rows undoes."""
+    rows = features.values[features.mask]
+    with drawn(SEED):
+        return (rows * torch.randn(rows.shape)).sum()

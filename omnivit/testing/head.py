@@ -1,0 +1,260 @@
+"""The contract of heads, rule by rule.
+
+    class TestBox(HeadContract):
+        head = BoxHead
+
+A head is tried on the example that it gives: targets of three occurrences of its token, and states that the rules draw.
+
+Shapes: N occurrences of the token, D LLM width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from omnivit.model.head import Head, HeadOutput
+from omnivit.testing.homeless import Homes
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
+from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import difference, drawn
+
+COUNT = 3
+"""N of an example."""
+
+
+@dataclass
+class HeadTrial:
+    """A head made from its example, in `eval()`, and what it is tried with."""
+
+    head: Head
+    states: Tensor
+    """[N, D] random numbers."""
+    targets: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, plugin: type[Head], folder: Path, seed: int = 0) -> HeadTrial:
+        """Build the example of a plugin. Raises Broken where its targets are not of three occurrences."""
+        example = example_of(plugin, fresh(folder))
+        for name, target in example.targets.items():
+            if not target.ndim or len(target) != COUNT:
+                raise Broken(
+                    f"the example's target {name!r} is {list(target.shape)}.",
+                    f"Let it begin with {COUNT}, the number of occurrences.",
+                )
+        with drawn(seed):
+            head = plugin(config_of(plugin, example.config), example.llm_width).eval()
+        with drawn(0):
+            states = torch.randn(COUNT, example.llm_width)
+        return cls(head, states, dict(example.targets))
+
+    def run(self, start: int = 0, stop: int = COUNT) -> HeadOutput:
+        """What the head gives for some of the occurrences."""
+        return self.of(self.states[start:stop], {name: found[start:stop] for name, found in self.targets.items()})
+
+    def of(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+        """What the head gives. Raises Broken where that is no HeadOutput."""
+        found = self.head(states, targets)
+        if not isinstance(found, HeadOutput):
+            raise Broken(f"forward returns {type(found).__name__}.", "Return `HeadOutput({'name': loss}, prediction)`.")
+        return found
+
+
+class HeadContract(ConfiguredContract):
+    """What every head keeps."""
+
+    kind = "head"
+    head: ClassVar[type[Head]]
+
+    @rule
+    def test_token(self, tmp_path: Path) -> None:
+        """A head names its trigger token: a text such as `[SEG]`, without white space around it."""
+        found = getattr(self.trial(tmp_path).head, "token", None)
+        if not isinstance(found, str) or not found or found != found.strip():
+            raise Broken(f"`token` is {found!r}.", "Write `token = '[BOX]'` in the class.")
+
+    @rule
+    def test_losses(self, tmp_path: Path) -> None:
+        """Losses are finite single numbers with names, by which a stage weights them, and train the head."""
+        found = self.trial(tmp_path).run()
+        if not found.losses:
+            raise Broken("it gives no loss.", "Return `HeadOutput({'box': loss})`.")
+        for name, loss in found.losses.items():
+            _check_loss(name, loss)
+            if not loss.requires_grad:
+                raise Broken(f"the loss {name!r} depends on nothing that trains.", "Do not detach; no `no_grad`.")
+
+    @rule
+    def test_gradients(self, tmp_path: Path) -> None:
+        """Every parameter gets a finite gradient from the losses, and so do the LLM's states."""
+        trial = self.trial(tmp_path)
+        trial.head.train()
+        trial.states.requires_grad_()
+        with drawn(0):
+            _total(trial.run()).backward()  # type: ignore[no-untyped-call]
+        check_gradients(trial.head)
+        gradient = trial.states.grad
+        if gradient is None or not gradient.isfinite().all() or not gradient.any():
+            what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
+            raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
+
+    @rule
+    def test_none(self, tmp_path: Path) -> None:
+        """A batch without the token (N = 0) gives finite losses of the same names, and can be trained on."""
+        trial = self.trial(tmp_path)
+        some, none = trial.run().losses, trial.run(0, 0).losses
+        if set(none) != set(some):
+            raise Broken(f"for N = 0 the losses are {sorted(none)}, for N = {COUNT} {sorted(some)}.")
+        for name, loss in none.items():
+            _check_loss(name, loss, "for N = 0, ", "A mean over nothing is not a number: sum, and divide by max(N, 1).")
+        total = torch.stack(list(none.values())).sum()
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        for name, parameter in trial.head.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                raise Broken(f"for N = 0, the gradient of parameter {name!r} is not finite.")
+
+    @rule
+    def test_alone_and_together(self, tmp_path: Path) -> None:
+        """The prediction of an occurrence is the same alone and in a batch with others."""
+        trial = self.trial(tmp_path)
+        together = _each(trial.run().prediction, COUNT)
+        for number in range(COUNT):
+            alone = _each(trial.run(number, number + 1).prediction, 1)
+            if alone.keys() != together.keys():
+                raise Broken(f"for N = 1 it predicts {sorted(alone)}, for N = {COUNT} {sorted(together)}.")
+            for name, found in together.items():
+                if where := difference(name, found[number], alone[name][0], CLOSE):
+                    raise Broken(
+                        f"occurrence {number} of {COUNT} against itself alone: {where}.",
+                        "Let no mean, norm or softmax run over the occurrences.",
+                    )
+
+    @rule
+    def test_input_kept(self, tmp_path: Path) -> None:
+        """States and targets stay as they were: another head may read them."""
+        trial = self.trial(tmp_path)
+        before = {"states": trial.states.clone(), **copy.deepcopy(trial.targets)}
+        trial.run()
+        for name, found in {"states": trial.states, **trial.targets}.items():
+            if where := difference(f"`{name}`", found, before[name]):
+                raise Broken(f"after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`.")
+
+    @rule
+    def test_deterministic(self, tmp_path: Path) -> None:
+        """In `eval()` the same states give the same losses to the bit; the same seed gives the same weights."""
+        trial = self.trial(tmp_path)
+        check_same_weights(trial.head, self.trial(tmp_path).head)
+        again = trial.run().losses
+        for name, loss in trial.run().losses.items():
+            if where := difference(f"loss {name!r}", again[name], loss):
+                raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+
+    @rule
+    def test_frozen(self, tmp_path: Path) -> None:
+        """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the states."""
+        trial = self.trial(tmp_path)
+        trial.head.requires_grad_(False)
+        before = {name: value.clone() for name, value in trial.head.state_dict().items()}
+        if _total(trial.run()).requires_grad:
+            raise Broken("all its parameters are frozen, and a loss asks for a gradient.", "Register parameters.")
+        trial.states.requires_grad_()
+        if not _total(trial.run()).requires_grad:
+            raise Broken("while it is frozen, no gradient goes through it to the states.", "Leave out `no_grad`.")
+        for name, value in trial.head.state_dict().items():
+            if where := difference(name, value, before[name]):
+                raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
+
+    @rule
+    def test_saved(self, tmp_path: Path) -> None:
+        """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
+        trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
+        save_and_load(trial.head, other.head, tmp_path)
+        loaded = other.run().losses
+        for name, loss in trial.run().losses.items():
+            if where := difference(f"loss {name!r}", loaded[name], loss):
+                raise Broken(f"with the one that loaded the state: {where}.", "Make what it learns a parameter.")
+
+    @rule
+    def test_meta(self, tmp_path: Path) -> None:
+        """Under `torch.device("meta")` it is built without memory and without reading weights."""
+        plugin = self.plugin()
+        example = example_of(plugin, fresh(tmp_path))
+        check_meta(lambda: plugin(config_of(plugin, example.config), example.llm_width))
+
+    @rule
+    def test_device(self, tmp_path: Path) -> None:
+        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the states."""
+        trial = self.trial(tmp_path)
+        with Homes(trial.head):
+            wanted = trial.run().losses
+        if torch.cuda.is_available():
+            trial.head.to("cuda")
+            targets = {name: value.to("cuda") for name, value in trial.targets.items()}
+            _check_same(trial.of(trial.states.to("cuda"), targets).losses, wanted, 10 * CLOSE, "on a GPU")
+
+    @rule
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        """States in bfloat16, with weights in float32 or bfloat16, give nearly the losses of float32."""
+        trial = self.trial(tmp_path)
+        half = trial.states.bfloat16()
+        wanted = trial.of(half.float(), trial.targets).losses
+        for case in ("states in bfloat16", "states and weights in bfloat16"):
+            if "weights" in case:
+                trial.head.to(torch.bfloat16)
+            _check_same(trial.of(half, trial.targets).losses, wanted, ROUGH, case)
+
+    def trial(self, folder: Path, seed: int = 0) -> HeadTrial:
+        """The example, built."""
+        return HeadTrial.start(self.plugin(), folder, seed)
+
+
+def _check_loss(name: object, loss: object, when: str = "", do: str = "") -> None:
+    if not isinstance(name, str) or not name:
+        raise Broken(f"{when}a loss is called {name!r}.", "Names are texts: a stage says `losses: {box: 2}`.")
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        what = f"{list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"of type {type(loss).__name__}"
+        raise Broken(f"{when}the loss {name!r} is {what}.", "Return a tensor of no dimension, such as `found.mean()`.")
+    if not loss.isfinite():
+        raise Broken(f"{when}the loss {name!r} is {loss.item()}.", do)
+
+
+def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float, when: str) -> None:
+    for name, loss in wanted.items():
+        if where := difference(f"loss {name!r}", found[name], loss, tolerance):
+            raise Broken(
+                f"{when}: {where}; rounding explains less.",
+                "Bring states to the weights' dtype first: `states.to(self.layer.weight.dtype)`.",
+            )
+
+
+def _total(output: HeadOutput) -> Tensor:
+    return torch.stack([loss.float() for loss in output.losses.values()]).sum()
+
+
+def _each(prediction: Any, count: int) -> dict[str, Any]:
+    """The parts of a prediction, by what to call them; each has one entry for an occurrence.
+
+    Raises:
+        NotApplicable: there is none.
+        Broken: it has another number of entries.
+    """
+    parts = prediction if isinstance(prediction, Mapping) else {"": prediction}
+    found = {}
+    for name, part in parts.items():
+        listed = isinstance(part, list | tuple) and all(isinstance(one, Tensor) for one in part)
+        if listed or (isinstance(part, Tensor) and part.ndim):
+            found[f"the prediction {name!r}" if name else "the prediction"] = part
+    if not found:
+        raise NotApplicable("its prediction is no tensor, and no list of them, with one for each occurrence")
+    for name, part in found.items():
+        if len(part) != count:
+            raise Broken(f"for N = {count}, {name} has {len(part)} entries.", "Return one for each occurrence.")
+    return found

@@ -1,0 +1,49 @@
+"""Small media files for examples: noise of a size, the same each time.
+
+What a plugin's `example` can put into its folder. Formats of your own, you write yourself.
+"""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def noise(*shape: int) -> NDArray[np.float64]:
+    """Numbers of the standard normal distribution, which depend on the shape alone."""
+    return np.random.default_rng(shape).standard_normal(shape)
+
+
+def pixels(*shape: int) -> NDArray[np.uint8]:
+    """Bytes from 0 to 255."""
+    return np.random.default_rng(shape).integers(0, 256, shape, dtype=np.uint8)
+
+
+def picture(path: Path, height: int, width: int) -> str:
+    """A colour picture; the suffix says its format. Returns the file's name."""
+    Image.fromarray(pixels(height, width, 3)).save(path)
+    return path.name
+
+
+def clip(path: Path, frames: int, height: int, width: int) -> str:
+    """An animated picture (.png, .gif, .webp) of ten frames a second. Returns the file's name."""
+    first, *rest = (Image.fromarray(frame) for frame in pixels(frames, height, width, 3))
+    options: dict[str, Any] = {"save_all": True, "append_images": rest, "duration": 100} if rest else {}
+    first.save(path, **options)
+    return path.name
+
+
+def sound(path: Path, seconds: float, rate: int = 16_000) -> str:
+    """A WAV of one channel, 16 bits. Returns the file's name."""
+    samples = (3000 * noise(round(seconds * rate))).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return path.name

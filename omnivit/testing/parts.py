@@ -1,0 +1,135 @@
+"""Checks of modules that rules of several kinds share."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from omnivit.testing.rule import Broken
+from omnivit.testing.trial import difference
+from omnivit.testing.worker import call
+
+T = TypeVar("T")
+CLOSE = 1e-4
+"""Greatest difference of numbers that are computed in another order, as a share of the largest; float32."""
+ROUGH = 0.08
+"""The same between float32 and bfloat16, which has 8 bits: a few steps of rounding one after the other."""
+
+
+def fresh(folder: Path) -> Path:
+    """A new, empty folder in a folder: an example may write files, and a rule may need it twice."""
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+def check_meta(build: Callable[[], nn.Module]) -> None:
+    """Building under the meta device gives the same parameters there, without memory for them."""
+    with torch.device("meta"):
+        light = build()
+    heavy = build()
+    for name, parameter in light.named_parameters():
+        if parameter.device.type != "meta":
+            raise Broken(
+                f"under `torch.device('meta')`, parameter {name!r} lies on {parameter.device}.",
+                "Make tensors by torch's own functions without `device=`, and read files in `load` alone.",
+            )
+    shapes = [{name: list(value.shape) for name, value in made.state_dict().items()} for made in (light, heavy)]
+    if shapes[0] != shapes[1]:
+        name = next(name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+        raise Broken(
+            f"{name!r} is {shapes[0].get(name, 'not there')} when built on the meta device, "
+            f"{shapes[1].get(name, 'not there')} otherwise."
+        )
+
+
+def check_same_weights(one: nn.Module, other: nn.Module) -> None:
+    """Two modules, built from one seed, are the same."""
+    again = other.state_dict()
+    for name, wanted in one.state_dict().items():
+        if where := difference(name, again[name], wanted):
+            raise Broken(f"built twice from one seed: {where}.", "Draw from torch's own generator: it is seeded.")
+
+
+def save_and_load(source: nn.Module, target: nn.Module, folder: Path) -> None:
+    """Carry a module's state to another one through a safetensors file, as checkpoints do."""
+    state = source.state_dict()
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise Broken(
+            f"its state holds {strange[0]!r}, which is no tensor.", "Keep settings in `Config`, and only tensors here."
+        )
+    try:
+        save_file({name: value.contiguous().clone() for name, value in state.items()}, folder / "state.safetensors")
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise Broken(f"its state cannot be written as safetensors: {error}") from error
+    try:
+        target.load_state_dict(load_file(folder / "state.safetensors"))
+    except RuntimeError as error:
+        raise Broken(
+            f"a second one, built from the same config, cannot load the state: {' '.join(str(error).split())}",
+            "Let `Config` alone decide what parameters there are.",
+        ) from error
+
+
+def check_gradients(module: nn.Module) -> None:
+    """After a backward pass, every parameter that trains has a finite gradient."""
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            raise Broken(
+                f"parameter {name!r} {list(parameter.shape)} has no gradient after a backward pass over a batch.",
+                "Use it in every forward pass, or do not make it: DDP waits forever for a gradient that never comes.",
+            )
+        if not bool(torch.isfinite(parameter.grad).all()):
+            raise Broken(f"the gradient of parameter {name!r} {list(parameter.shape)} is not finite.")
+
+
+def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[Any]) -> list[T]:
+    """What a function that goes to loader workers gives in one, for each argument.
+
+    Raises:
+        Broken: it holds weights, does not pickle, or fails there.
+    """
+    try:
+        stream = io.BytesIO()
+        _Weightless(stream).dump(function)
+    except Broken as error:
+        raise Broken(f"{what} {error.found}", error.do) from None
+    except Exception as error:  # unpicklable objects raise whatever they like
+        raise Broken(
+            f"{what} does not pickle: {type(error).__name__}: {error}",
+            "Make it a function or a frozen dataclass at the top of a module: no lambda, no inner function or class.",
+        ) from error
+    try:
+        return call(stream.getvalue(), arguments)
+    except Broken as error:
+        raise Broken(f"{what}, in a worker: {error.found}", error.do) from error
+    except Exception as error:
+        raise Broken(
+            f"{what} works here, and in a worker raises {type(error).__name__}: {error}",
+            "Let it use nothing that is set up elsewhere, and let its module be importable.",
+        ) from error
+
+
+class _Weightless(pickle.Pickler):
+    """Refuses tensors and modules."""
+
+    def persistent_id(self, found: object) -> None:
+        """Called for every object that is written."""
+        if isinstance(found, Tensor | nn.Module):
+            kind = (
+                f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else f"the module {type(found).__name__}"
+            )
+            raise Broken(
+                f"holds {kind}, which every loader worker would get a copy of.",
+                "Keep plain numbers in it, as a frozen dataclass of its own; no method of the plugin.",
+            )

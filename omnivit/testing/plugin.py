@@ -1,0 +1,111 @@
+"""Rules that hold for plugins of every kind, and those for all that a recipe configures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omnivit.contract import CONTRACT, judge, warn
+from omnivit.errors import OmniVitError, PluginError
+from omnivit.options import describe_config, merge_options
+from omnivit.plugin import Plugin
+from omnivit.testing.rule import Broken, Contract, NotApplicable, rule
+
+PLACE = "example.config"
+"""Where the options of an example stand, for errors."""
+
+
+class PluginContract(Contract):
+    """Rules for every plugin."""
+
+    @rule
+    def test_declared(self, tmp_path: Path) -> None:
+        """A plugin says which version of the contract it was written for; this OmniViT accepts it, and all it uses."""
+        del tmp_path
+        plugin = self.plugin()
+        if not hasattr(plugin, "contract"):
+            raise Broken(f"{plugin.__qualname__} says nothing.", f"Write `contract = {CONTRACT}` in the class.")
+        verdict = judge(plugin, Plugin, self.kind)
+        if verdict.problem:
+            raise Broken(f"{verdict.problem}.", f"{verdict.remedy}.")
+        warn(plugin.__qualname__, verdict)
+
+    @rule
+    def test_example(self, tmp_path: Path) -> None:
+        """A plugin gives an example of itself, small and without downloads, on which the other rules are tried."""
+        try:
+            self.plugin().example(tmp_path)
+        except PluginError as error:
+            raise Broken(str(error)) from error
+
+
+class ConfiguredContract(PluginContract):
+    """Rules for plugins that have a `Config`."""
+
+    @rule
+    def test_config_documented(self, tmp_path: Path) -> None:
+        """Each field of `Config` is followed by a docstring, which `omnivit plugins info` shows to users."""
+        del tmp_path
+        bare = [found.name for found in describe_config(self.plugin().Config) if not found.doc]
+        if bare:
+            more = f", nor have {len(bare) - 1} others" if len(bare) > 1 else ""
+            raise Broken(f"`{bare[0]}` has none{more}.", f'Write """What it does.""" on the line after `{bare[0]}`.')
+
+    @rule
+    def test_config_serialisable(self, tmp_path: Path) -> None:
+        """The example's `Config` is the same after a round trip through YAML, as in the recipe that a run keeps."""
+        plugin = self.plugin()
+        before = dataclasses.asdict(config_of(plugin, example_of(plugin, tmp_path).config))
+        written = {name: _through_yaml(name, value) for name, value in before.items()}
+        after = dataclasses.asdict(config_of(plugin, written))
+        for name, value in before.items():
+            if _plain(value) != _plain(after[name]):
+                raise Broken(
+                    f"`{name}` is {value!r} before and {after[name]!r} after.",
+                    "Let `__post_init__` check values, and not change them.",
+                )
+
+
+def example_of(plugin: type[Any], folder: Path) -> Any:
+    """A plugin's example. Where it gives none, which is for the rule `example` to say, the rule does not apply."""
+    try:
+        return plugin.example(folder)
+    except PluginError as error:
+        raise NotApplicable("it gives no example.") from error
+
+
+def config_of(plugin: type[Any], options: Mapping[str, Any]) -> Any:
+    """A plugin's `Config` with the options of its example.
+
+    Raises:
+        Broken: the `Config` refuses them.
+    """
+    try:
+        return merge_options(plugin.Config, options, PLACE)
+    except OmniVitError as error:
+        raise Broken(
+            f"its own example is refused: {error}", "Let `example` give options that `Config` takes."
+        ) from error
+
+
+def _through_yaml(name: str, value: Any) -> Any:
+    try:
+        return yaml.safe_load(yaml.safe_dump(_plain(value)))
+    except yaml.YAMLError as error:
+        raise Broken(
+            f"`{name}` holds a {type(value).__name__}, which YAML has no word for.",
+            "Let the recipe say a number, a text or a list, and make the object from it in the constructor.",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples and texts for paths, as a recipe has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,259 @@
+"""The contract of readers, rule by rule.
+
+    class TestCaptions(ReaderContract):
+        reader = CaptionsReader
+
+A reader is tried on the file that its example writes, and on files that are damaged.
+
+N: samples of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, get_args
+
+import numpy as np
+
+from omnivit.cache import VARIABLE
+from omnivit.data.readers import Reader
+from omnivit.data.sample import Media, Message, Role, Sample, Text
+from omnivit.errors import DataError
+from omnivit.examples import ReaderExample
+from omnivit.testing.plugin import PluginContract, example_of
+from omnivit.testing.reader_files import changed, damaged, plain, read_elsewhere, unreadable
+from omnivit.testing.rule import Broken, NotApplicable, rule
+
+ROLES = get_args(Role)
+LEAST, MOST = 0.5, 20
+"""Text of a sample as the file is estimated to hold it: at least this share, at most so many times (and 1000 bytes)."""
+
+
+class ReaderContract(PluginContract):
+    """What every reader keeps."""
+
+    kind = "reader"
+    reader: ClassVar[type[Reader]]
+
+    @rule
+    def test_samples(self, tmp_path: Path) -> None:
+        """Every sample is a conversation: messages of user, assistant or system, whose parts are Text and Media."""
+        with self.opened(tmp_path) as (reader, _):
+            if len(reader) < 3:
+                raise Broken(f"the example has {len(reader)} samples.", "Let it have three, and one with a medium.")
+            for i, sample in enumerate(_all(reader)):
+                if problem := _problem(sample):
+                    raise Broken(f"sample {i}: {problem}.")
+
+    @rule
+    def test_index(self, tmp_path: Path) -> None:
+        """There is no sample but 0 to N - 1: any other index is an IndexError, negative ones too."""
+        with self.opened(tmp_path) as (reader, _):
+            for i in (len(reader), len(reader) + 1000, -1):
+                try:
+                    found = reader[i]
+                except IndexError:
+                    continue
+                except Exception as error:
+                    raise Broken(f"sample {i} of {len(reader)} raises {error!r}.", "Raise IndexError.") from error
+                raise Broken(
+                    f"sample {i} of {len(reader)} is {found}.", "Raise IndexError unless `0 <= i < len(self)`."
+                )
+
+    @rule
+    def test_ids(self, tmp_path: Path) -> None:
+        """Each sample has a name of its own, and the same one whenever the file is opened: seeds and reports use it."""
+        with self.opened(tmp_path) as (reader, example):
+            names = [sample.id for sample in _all(reader)]
+            again = [sample.id for sample in _all(self.plugin()(example.path, example.root))]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise Broken(f"samples {names.index(name)} and {i} are both called {name!r}.", "Add the line number.")
+            if name != again[i]:
+                raise Broken(f"sample {i} is called {name!r} and, when the file is opened again, {again[i]!r}.")
+
+    @rule
+    def test_where(self, tmp_path: Path) -> None:
+        """`where(i)` is the place of sample i as `file:line`, and the sample's `origin`: errors name it."""
+        with self.opened(tmp_path) as (reader, example):
+            for i, sample in enumerate(_all(reader)):
+                file, _, line = reader.where(i).rpartition(":")
+                if Path(file).name != example.path.name or not re.fullmatch("[1-9][0-9]*", line):
+                    raise Broken(
+                        f"sample {i} is at {reader.where(i)!r}; `{example.path}:LINE` is wanted.",
+                        "Count lines from 1; where a format has no lines, count records.",
+                    )
+                if sample.origin != reader.where(i):
+                    raise Broken(f"sample {i} says {sample.origin!r}, and `where({i})` {reader.where(i)!r}.")
+
+    @rule
+    def test_lengths(self, tmp_path: Path) -> None:
+        """`lengths()` tells, roughly, bytes of text and number of media of each sample: batches are made by them."""
+        with self.opened(tmp_path) as (reader, _):
+            text, media = reader.lengths()
+            for name, found in (("text", text), ("media", media)):
+                if not isinstance(found, np.ndarray) or found.shape != (len(reader),) or found.dtype != np.int64:
+                    raise Broken(f"{name} is {_form(found)}; an array [{len(reader)}] of int64 is wanted.")
+            for i, sample in enumerate(_all(reader)):
+                size = sum(len(message.text.encode()) for message in sample.messages)
+                if not LEAST * size <= text[i] <= MOST * size + 1000:
+                    raise Broken(
+                        f"sample {i} has {size} bytes of text, and `lengths` says {text[i]}.", "Estimate closer."
+                    )
+            count = [sum(1 for _ in sample.media()) for sample in _all(reader)]
+            for i, wanted in enumerate(count):
+                if bool(wanted) != bool(media[i]) or not wanted <= 2 * media[i] <= 4 * wanted:
+                    raise Broken(f"sample {i} has {wanted} media, and `lengths` says {media[i]}.", _CLOSER)
+
+    @rule
+    def test_random_access(self, tmp_path: Path) -> None:
+        """Sample i is the same whenever it is asked for, in whatever order."""
+        with self.opened(tmp_path) as (reader, _):
+            wanted = [plain(sample) for sample in _all(reader)]
+            for i in [*reversed(range(len(reader))), 0, len(reader) - 1, 0]:
+                if plain(reader[i]) != wanted[i]:
+                    raise Broken(f"sample {i}, out of turn, is {reader[i].messages}.", "Find records by their number.")
+
+    @rule
+    def test_worker(self, tmp_path: Path) -> None:
+        """A reader pickles, and reads the same in a loader worker (start method `spawn`)."""
+        with self.opened(tmp_path) as (reader, _):
+            reader[0]  # files that are open by now must not go along
+            found = read_elsewhere(reader, tmp_path / "cache")
+            for i, sample in enumerate(_all(reader)):
+                if found[i] != plain(sample):
+                    raise Broken(f"sample {i} is another one in a worker: {found[i]}.")
+
+    @rule
+    def test_fingerprint(self, tmp_path: Path) -> None:
+        """The fingerprint follows the content of the file, not its time: a resumed run knows its data by it."""
+        with self.opened(tmp_path) as (reader, example):
+            first, samples = reader.fingerprint(), list(_all(reader))
+            os.utime(example.path, ns=(1_000_000_000, 1_000_000_000))
+            if (second := self._open(example).fingerprint()) != first:
+                raise Broken(f"for the same bytes with another time it is {second!r}, and was {first!r}.", _HASH)
+            if (again := self._open(example).fingerprint()) != second:
+                raise Broken(f"for the same file it is {second!r}, then {again!r}.", _HASH)
+            change = changed(example.path, samples)
+            if change is None:
+                raise NotApplicable("no text of its samples stands in the file as it is, so it cannot be changed here")
+            if self._open(example).fingerprint() == first:
+                raise Broken(f"with {change}, of the same size and time, it is still {first!r}.", _HASH)
+
+    @rule
+    def test_media(self, tmp_path: Path) -> None:
+        """Media are references: a path is as the file gives it, with the root that it must stay in, and no seed."""
+        with self.opened(tmp_path) as (reader, example):
+            media = [(i, found) for i, sample in enumerate(_all(reader)) for found in sample.media()]
+            if not media:
+                raise NotApplicable("no sample of the example has a medium")
+            for i, found in media:
+                if isinstance(found.source, str) and found.root != str(example.root):
+                    raise Broken(
+                        f"sample {i}: {found} has the root {found.root!r}; {str(example.root)!r} is wanted.",
+                        "Write `Media(slot, path, str(root))`: what leaves the root is refused later.",
+                    )
+                if found.seed is not None:
+                    raise Broken(
+                        f"sample {i}: {found} has the seed {found.seed}.", "Leave it out: the trainer draws it."
+                    )
+
+    @rule
+    def test_bad_files(self, tmp_path: Path) -> None:
+        """Opening a bad file, or reading a sample of it, is a DataError that names the file, and a sample's line."""
+        with self.opened(tmp_path) as (_, example):
+            for path in example.bad:
+                if self._refusal(path, example.root) is None:
+                    raise Broken(f"{path.name}, which the example calls bad, is read without an error.")
+            for path in unreadable(tmp_path / "unreadable", example.path.suffix):
+                if self._refusal(path, example.root) is None:
+                    raise Broken(f"{path.name} is read without an error.", "Raise DataError, and say what is wrong.")
+
+    @rule
+    def test_damaged_files(self, tmp_path: Path) -> None:
+        """However a file is damaged, nothing but a DataError comes of it: it ends a run by its message."""
+        with self.opened(tmp_path) as (_, example):
+            for path in damaged(example.path, tmp_path / "damaged"):
+                self._refusal(path, example.root)
+
+    @contextmanager
+    def opened(self, folder: Path) -> Iterator[tuple[Reader, ReaderExample]]:
+        """The example's file, opened; what readers keep in the user's cache folder goes to `folder`."""
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = str(folder / "cache")
+        try:
+            (folder / "example").mkdir()
+            example = example_of(self.plugin(), folder / "example")
+            yield self._open(example), example
+        finally:
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+    def _open(self, example: ReaderExample) -> Reader:
+        found: Reader = self.plugin()(example.path, example.root)
+        return found
+
+    def _refusal(self, path: Path, root: Path) -> DataError | None:
+        """The error that opening a file, or reading all of it, ends with; None: it is read.
+
+        Raises:
+            Broken: it ends with another one, or does not say where.
+        """
+        reader, number = None, 0
+        try:
+            reader = self.plugin()(path, root)
+            for number in range(len(reader)):
+                reader[number]
+        except DataError as error:
+            where = path.name if reader is None else rf"{re.escape(path.name)}:[0-9]+"
+            if not re.search(re.escape(path.name) if reader is None else where, str(error)):
+                lacks = "the file" if reader is None else "file and line"
+                raise Broken(f"{path.name}: the error does not name {lacks}: {error}", _PLACE) from error
+            return error
+        except Exception as error:
+            doing = "opening it" if reader is None else f"reading sample {number}"
+            raise Broken(f"{path.name}: {doing} raises {type(error).__name__}: {error}", _PLACE) from error
+        return None
+
+
+_CLOSER = "Estimate closer: the size of a record, and how often it names a medium."
+_HASH = "Hash the bytes, as `hashlib.sha256(path.read_bytes()).hexdigest()`."
+_PLACE = "Raise `DataError(f'{self.where(i)}: what is wrong, and what is expected.')` from it."
+
+
+def _all(reader: Reader) -> Iterator[Sample]:
+    return (reader[i] for i in range(len(reader)))
+
+
+def _form(found: object) -> str:
+    return f"{list(found.shape)} of {found.dtype}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+
+
+def _problem(sample: object) -> str:
+    """What is wrong with a sample; empty: nothing."""
+    if not isinstance(sample, Sample):
+        return f"is a {type(sample).__name__}, not a Sample"
+    if not isinstance(sample.id, str) or not sample.id:
+        return f"its id is {sample.id!r}; a text is wanted"
+    if not isinstance(sample.messages, tuple) or not sample.messages:
+        return f"its messages are {sample.messages!r}; a tuple of at least one is wanted"
+    for number, message in enumerate(sample.messages):
+        if not isinstance(message, Message) or message.role not in ROLES:
+            return f"message {number} is {message!r}; a Message of {', '.join(ROLES)} is wanted"
+        if not isinstance(message.parts, tuple) or not message.parts:
+            return f"message {number} has the parts {message.parts!r}; a tuple of at least one is wanted"
+        wrong = [part for part in message.parts if not _is_part(part)]
+        if wrong:
+            return f"message {number} holds {wrong[0]!r}; `Text(text)` or `Media(slot, source)` is wanted"
+    return ""
+
+
+def _is_part(part: object) -> bool:
+    if isinstance(part, Text):
+        return isinstance(part.text, str)
+    return isinstance(part, Media) and isinstance(part.slot, str) and bool(part.slot) and part.source is not None

@@ -1,0 +1,151 @@
+"""An encoder as its example builds it, what its media become, and how two results are compared.
+
+Shapes: M media of one batch, S rows a medium, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import Batch, EncodedSample, Span, collate
+from omnivit.data.sample import Media
+from omnivit.examples import EncoderExample
+from omnivit.model.encoder import Encoder, Processor
+from omnivit.model.features import Features
+from omnivit.testing.plugin import config_of, example_of
+from omnivit.testing.rule import Broken
+
+Item = Mapping[str, Tensor]
+
+SEED = 20
+"""Of the encoder that is tried."""
+
+
+@contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """Inside, torch draws from `seed`; afterwards, as if it had not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the rules work on."""
+
+    cls: type[Encoder]
+    config: Any
+    encoder: Encoder
+    """With its weights, in `eval()`."""
+    processor: Processor
+    slots: Mapping[str, tuple[Media, ...]]
+    """Slot -> media of the example that go to it; those of one slot form batches."""
+
+    @classmethod
+    def of(cls, plugin: type[Encoder], folder: Path) -> Trial:
+        """Build a plugin's example, whose files go to `folder`.
+
+        Raises:
+            NotApplicable: it gives none.
+            Broken: the example does not fit the plugin.
+        """
+        example: EncoderExample = example_of(plugin, folder)
+        if len(example.media) < 2:
+            raise Broken(
+                f"the example has {len(example.media)} media.", "Give at least two, of odd and different sizes."
+            )
+        slots: dict[str, tuple[Media, ...]] = {}
+        for media in example.media:
+            slots[media.slot] = (*slots.get(media.slot, ()), media)
+        config = config_of(plugin, example.config)
+        encoder = built(plugin, config)
+        return cls(plugin, config, encoder, encoder.processor(), slots)
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All media."""
+        return tuple(itertools.chain(*self.slots.values()))
+
+    def items(self, slot: str) -> list[Item]:
+        """The prepared media of a slot, those of fewer rows first: counterexamples are then found small."""
+        return sorted(map(self.processor, self.slots[slot]), key=self.processor.length)
+
+
+def built(plugin: type[Encoder], config: Any, seed: int = SEED) -> Encoder:
+    """An encoder with its weights, in `eval()`."""
+    with drawn(seed):
+        encoder = plugin(config)
+        encoder.load()
+    return encoder.eval()
+
+
+def batches(count: int) -> Iterator[tuple[int, ...]]:
+    """Batches to try, smallest first: each two of so many media in both orders, then all."""
+    yield from itertools.permutations(range(count), 2)
+    if count > 2:
+        yield tuple(range(count))
+
+
+def stacked(items: Sequence[Item]) -> dict[str, Tensor]:
+    """Prepared media as the collator stacks them, filled up with zeros."""
+    return batch_of(items, [0] * len(items)).media["slot"].items
+
+
+def batch_of(items: Sequence[Item], rows: Sequence[int]) -> Batch:
+    """A batch of samples with one medium each, for which so many rows are reserved after a token of text."""
+    samples = []
+    for item, length in zip(items, rows, strict=True):
+        ids = torch.zeros(1 + length, dtype=torch.long)
+        samples.append(EncodedSample("sample", ids, ids, (Span("slot", 1, length),), (item,), torch.arange(len(ids))))
+    return collate(samples, ("slot",), pad_id=0)
+
+
+@torch.no_grad()
+def encoded(encoder: Encoder, items: Sequence[Item]) -> Features:
+    """The rows of prepared media in one batch."""
+    return encoder(stacked(items))  # type: ignore[no-any-return]
+
+
+def real_rows(features: Features, number: int) -> Tensor:
+    """[rows, D] of one medium: those that its mask shows."""
+    return features.values[number, features.mask[number]]
+
+
+def difference(name: str, found: Tensor, expected: Tensor, tolerance: float = 0.0) -> str:
+    """Where two tensors differ first, in words; empty where they do not.
+
+    Args:
+        name: what they are.
+        found: any shape and dtype.
+        expected: likewise.
+        tolerance: as a share of the largest expected magnitude, which counts as at least 0.001.
+    """
+    if found.shape != expected.shape:
+        return f"{name} has the shape {list(found.shape)} instead of {list(expected.shape)}"
+    if found.dtype != expected.dtype and not tolerance:
+        return f"{name} is {found.dtype} instead of {expected.dtype}"
+    if not found.numel() or torch.equal(found, expected):
+        return ""
+    one, other = (tensor.detach().to("cpu", torch.float64) for tensor in (found, expected))
+    bound = tolerance * max(1e-3, float(other.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    apart = ~((one - other).abs() <= bound) & (one != other) & ~(one.isnan() & other.isnan())
+    if not apart.any():
+        return ""
+    place = tuple(apart.nonzero()[0].tolist())
+    numbers = f"{one[place]:.6g} instead of {other[place]:.6g}"
+    return f"{name}{list(place) or ''} is {numbers} ({int(apart.sum())} of {apart.numel()} numbers differ)"
+
+
+def item_difference(found: Item, expected: Item) -> str:
+    """Where two prepared media differ first, in words; empty where they do not."""
+    if found.keys() != expected.keys():
+        return f"its keys are {sorted(found)} instead of {sorted(expected)}"
+    return next(filter(None, (difference(key, found[key], value) for key, value in expected.items())), "")

@@ -1,0 +1,47 @@
+"""Other settings of a plugin: each field of its `Config` in turn, changed to something else that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+
+from omnivit.model.encoder import Encoder, Processor
+from omnivit.typed import hints
+
+
+def variants(plugin: type[Encoder], config: Any) -> Iterator[tuple[str, Processor]]:
+    """What was changed, in words, and the processor of an encoder so built, without weights.
+
+    Only settings that stand for themselves are changed: numbers, truth values and choices, not names or blocks. What
+    the plugin refuses is passed over.
+    """
+    for name, wanted in hints(type(config)).items():
+        for value in _others(wanted, getattr(config, name)):
+            try:
+                with torch.device("meta"):
+                    processor = plugin(dataclasses.replace(config, **{name: value})).processor()
+            except Exception:
+                continue
+            yield f"`{name}` {value!r} in place of {getattr(config, name)!r}", processor
+
+
+GUESSES: Mapping[Any, list[Any]] = {bool: [True, False], int: [1, 8, 32], float: [0.5, 2.0]}
+"""What may be said in place of null."""
+
+
+def _others(wanted: Any, value: Any) -> list[Any]:
+    """Values of an annotation other than `value`."""
+    if get_origin(wanted) is Literal:
+        return [choice for choice in get_args(wanted) if choice != value]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, 2 * value, value // 2]
+    if isinstance(value, float):
+        return [value * 2, value / 2]
+    if value is None:
+        return [guess for kind in get_args(wanted) for guess in GUESSES.get(kind) or _others(kind, ...)]
+    return []

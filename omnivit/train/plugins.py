@@ -1,0 +1,175 @@
+"""The plugins that a run was made with: what of them is recorded, and whether they are here when it is opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from packaging.version import InvalidVersion, Version
+
+from omnivit import naming, registry, remedies
+from omnivit.errors import PluginError
+from omnivit.model.build import branches_of
+from omnivit.naming import harmless
+from omnivit.recipe import Recipe
+
+MODEL = ("llms", "encoders", "adapters", "heads")
+"""Kinds that a model is made of."""
+_GROUPS = {found.group: found for found in registry.ALL.values()}
+
+
+def record(recipe: Recipe) -> dict[str, dict[str, str | int]]:
+    """Where every plugin of a recipe comes from, by `GROUP:NAME`; imports them.
+
+    Raises:
+        PluginError: one cannot be used.
+    """
+    return {f"{known.group}:{name}": known.provenance(name) for known, name in _named(recipe)}
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
+    """Registry and name of every plugin in a recipe, those inside others' options too."""
+    blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registry.llms, recipe.model.llm)]
+    for slot in recipe.model.inputs:
+        for _, branch in branches_of(recipe, slot):
+            for known, block in ((registry.encoders, branch.encoder), (registry.adapters, branch.adapter)):
+                blocks += [(known, inner) for inner in _nested(block, known.knows)]
+    yield from ((known, block["name"]) for known, block in blocks if "share" not in block)
+    yield from ((registry.readers, source.reader) for stage in recipe.stages for source in stage.data)
+
+
+def _nested(block: dict[str, Any], knows: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    """A component's block and those of components of its kind inside it (the steps of a chain)."""
+    yield block
+    for value in block.values():
+        for found in value if isinstance(value, list) else [value]:
+            name = found.get("name") if isinstance(found, dict) else None
+            if isinstance(name, str) and (":" in name or knows(name)):
+                yield from _nested(found, knows)
+
+
+class Made(NamedTuple):
+    """What a run's record says of a plugin. A run may come from anywhere: show its texts by `harmless`."""
+
+    name: str
+    """As the recipe says it."""
+    value: str
+    """Of the entry point; the name itself for a class that the recipe names directly."""
+    distribution: str
+    version: str
+    plugin_version: int
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, for people."""
+        return f"{harmless(self.distribution)} {harmless(self.version)}"
+
+    @property
+    def package(self) -> str:
+        """What `pip install` takes to get a like one; empty if that cannot be said."""
+        match = registry.REFERENCE.fullmatch(self.value)
+        extras = [extra.strip() for extra in (match[3] or "").split(",")] if match else []
+        return remedies.package(self.distribution, [x for x in extras if x], remedies.like(self.version))
+
+
+def require(run: str, recipe: Recipe, recorded: Mapping[str, Any], kinds: Collection[str]) -> None:
+    """Refuse to open a run whose plugins are not here, or are of another major version than those it was made with.
+
+    That is another `version` of the plugin or, where the recipe asks for none (`thermal@1`), another major version of
+    its distribution, whose author may have changed numbers without saying so.
+
+    Args:
+        run: the run's folder, for errors.
+        recipe: its recipe; a plugin that this no longer names is not asked for.
+        recorded: of its provenance, as `record` made it.
+        kinds: of the plugins that are needed now.
+
+    Raises:
+        PluginError: names every such plugin, and what to install.
+    """
+    used = set(_names_in([recipe.model.llm, *_blocks(recipe)])) | {s.reader for g in recipe.stages for s in g.data}
+    problems: list[tuple[str, str]] = []
+    for key, entry in recorded.items():
+        group, _, name = key.partition(":")
+        known = _GROUPS.get(group)
+        if known is not None and known.kind in kinds and name in used:
+            made = _made(name, entry)
+            problem = _problem(known, made, run)
+            if problem:
+                problems.append((problem, made.package))
+    if problems:
+        head = f"{run} was made with plugins that are not here, or not as they were:"
+        raise PluginError("\n".join([head, *(said for said, _ in problems), *_advice([get for _, get in problems])]))
+
+
+def _made(name: str, entry: Any) -> Made:
+    """A record of a plugin; one from before `plugin_version` was recorded is of version 1, the only one there was."""
+    said = entry if isinstance(entry, dict) else {}
+    value, distribution, release = (str(said.get(key, "unknown")) for key in ("value", "distribution", "version"))
+    version = said.get("plugin_version", 1)
+    return Made(name, value, distribution, release, version if isinstance(version, int) else 1)
+
+
+def _problem(known: registry.Registry[Any], made: Made, run: str) -> str:
+    """How a plugin differs from the one that a run was made with; empty if it does not, as far as is known."""
+    who, then = f"  the {known.noun} '{harmless(made.name)}'", f"the run was made with {made.origin}"
+    registered = known.knows(made.name)
+    if not registered and made.value != made.name:
+        return f"{who} is not installed; {then}"
+    try:
+        now = known.provenance(made.name)
+    except PluginError as error:
+        return f"{who} cannot be used; {then}. {error}".replace("\n", "\n    ")
+    version, origin = now["plugin_version"], f"{harmless(str(now['distribution']))} {harmless(str(now['version']))}"
+    if version != made.plugin_version:
+        return f"{who} is of version {version} ({origin}); {then}, of version {made.plugin_version}" + _kept(
+            known, made, "Or take that version from what is installed:", run
+        )
+    stated = naming.parse(made.name).version is not None
+    if registered and not stated and _major(made.version) != _major(str(now["version"])):
+        return f"{who} is that of {origin}; {then}" + _kept(known, made, "Or, if both give the same numbers,", run)
+    return ""
+
+
+def _kept(known: registry.Registry[Any], made: Made, when: str, run: str) -> str:
+    """Another way than to install, where what is here has the version that is wanted."""
+    name = f"{made.name}@{made.plugin_version}"
+    try:
+        known.get(name)
+    except PluginError:
+        return ""
+    return f"\n    {when} say `name: {harmless(name)}` in {run}/recipe.yaml"
+
+
+def _advice(packages: list[str]) -> list[str]:
+    wanted = list(dict.fromkeys(package for package in packages if package))
+    lines = [f"Install what it was made with:\n  pip install {' '.join(wanted)}"] if wanted else []
+    if "" in packages:
+        lines.append("Get what was in no distribution from whoever made the run, and put its folder on PYTHONPATH.")
+    return lines
+
+
+def _major(version: str) -> object:
+    try:
+        found = Version(version)
+    except InvalidVersion:
+        return version
+    return found.epoch, found.major
+
+
+def _blocks(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    for slot in recipe.model.inputs:
+        for _, branch in branches_of(recipe, slot):
+            yield branch.encoder
+            yield branch.adapter
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Every `name` in blocks, at any depth."""
+    if isinstance(value, dict):
+        if isinstance(value.get("name"), str):
+            yield value["name"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _names_in(item)

@@ -1,0 +1,3 @@
+"""The distributions here are not installed where our tests run: `.ci/run` runs theirs, by prove.py."""
+
+collect_ignore_glob = ["*/tests/*"]

@@ -1,0 +1,9 @@
+"""The plugin contract on LogbookReader."""
+
+from omnivit.testing.reader import ReaderContract
+
+from omnivit_logbook import LogbookReader
+
+
+class TestLogbook(ReaderContract):
+    reader = LogbookReader

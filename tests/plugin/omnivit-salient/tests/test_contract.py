@@ -1,0 +1,9 @@
+"""The plugin contract on SalientAdapter."""
+
+from omnivit.testing.adapter import AdapterContract
+
+from omnivit_salient import SalientAdapter
+
+
+class TestSalient(AdapterContract):
+    adapter = SalientAdapter

@@ -1,0 +1,94 @@
+"""`omnivit plugins check`: the contract on plugins by name, as a scorecard or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from omnivit import testing
+from omnivit.cli import main
+from omnivit.commands import plugins_check
+from omnivit.errors import PluginError
+from omnivit.testing.encoder import EncoderContract
+
+RULES = [rule.name for rule in EncoderContract.rules()]
+
+
+@pytest.fixture(autouse=True)
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "testing"))
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["plugins", "check", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_a_good_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = check(capsys, "faulty_encoders:Pcm")
+    heading, *lines = out.splitlines()
+    assert status == 0
+    assert heading == "encoder faulty_encoders:Pcm (pcm_encoder.Pcm)"
+    assert [line.split()[:2] for line in lines[: len(RULES)]] == [["ok", name] for name in RULES]
+    assert lines[len(RULES)].startswith(f"{len(RULES)} rules: {len(RULES)} kept, 0 broken, 0 not applicable; ")
+
+
+def test_a_rule_that_does_not_apply_is_marked_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = check(capsys, "features", "--kind", "encoder")
+    lines = out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.split()[:2] == ["-", "gradient"])
+    assert status == 0
+    assert lines[at + 1].strip() == "not applicable: it has no parameters that train."
+
+
+def test_a_broken_rule_shows_what_was_found_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = check(capsys, "faulty_encoders:CountsOneLess", "faulty_encoders:Pcm")
+    lines = out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.split()[:2] == ["BROKEN", "length"])
+    assert status == 1
+    assert "is the number of rows that `forward` returns" in lines[at]
+    assert lines[at + 1].strip().startswith("found: `length` says 1, and the mask shows 2 rows")
+    assert lines[at + 2].strip().startswith("do: Count in `length` what `forward` computes")
+    assert sum(line.startswith("encoder ") for line in lines) == 2
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = check(capsys, "--json", "faulty_encoders:CountsOneLess")
+    (record,) = json.loads(out)
+    assert status == 1
+    assert (record["kind"], record["name"]) == ("encoders", "faulty_encoders:CountsOneLess")
+    assert (record["broken"], record["kept"], record["not_applicable"]) == (1, len(RULES) - 1, 0)
+    assert [rule["rule"] for rule in record["rules"]] == RULES
+    (broken,) = [rule for rule in record["rules"] if rule["status"] == "broken"]
+    assert broken["message"].startswith(f"rule length: {broken['wants']}\n  found: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nothing", "No plugin is called 'nothing'"), ("causal", "There is no contract to try on llms. There is one for")],
+)
+def test_what_cannot_be_tried(capsys: pytest.CaptureFixture[str], name: str, reason: str) -> None:
+    status, out, error = check(capsys, "faulty_encoders:Pcm", name)
+    assert (status, out) == (2, "")
+    assert reason in error
+
+
+@pytest.mark.parametrize("kind", plugins_check.CONTRACTS)
+def test_every_kind_has_rules_and_each_says_what_it_wants(kind: str) -> None:
+    contract = plugins_check.contract_of(kind)
+    assert contract.kind == kind.removesuffix("s")
+    assert contract.rules() and all(rule.wants.endswith(".") for rule in contract.rules())
+
+
+def test_the_package_offers_the_contract_of_each_kind() -> None:
+    contracts = {plugins_check.contract_of(kind) for kind in plugins_check.CONTRACTS}
+    assert {getattr(testing, name) for name in testing.__all__} == contracts
+    with pytest.raises(AttributeError, match="no attribute 'LanguageModelContract'"):
+        _ = testing.LanguageModelContract
+
+
+def test_a_kind_without_a_contract() -> None:
+    with pytest.raises(PluginError, match="no contract to try on llms"):
+        plugins_check.contract_of("llms")

@@ -1,0 +1,172 @@
+"""Heads with one fault each, all made of one that has none: a box of four numbers for `[BOX]`.
+
+Shapes: N occurrences of the token, D LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.examples import HeadExample
+from omnivit.model.head import Head, HeadOutput
+
+
+@dataclass
+class BoxConfig:
+    """What a recipe may say."""
+
+    hidden: int = 16
+    """Width between the layers."""
+
+
+class Box(Head):
+    """Without a fault: states [N, D] -> boxes [N, 4], and their mean distance from those wanted."""
+
+    contract = 1
+    Config = BoxConfig
+    token = "[BOX]"
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.layers = nn.Sequential(nn.Linear(llm_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, 4))
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+        boxes = self.boxes(states.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
+        return HeadOutput({"box": self.loss(boxes, targets["box"])}, self.prediction(boxes))
+
+    def boxes(self, states: Tensor) -> Tensor:
+        found: Tensor = self.layers(states).sigmoid()
+        return found
+
+    def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
+        return (boxes - wanted).abs().sum() / max(boxes.numel(), 1)
+
+    def prediction(self, boxes: Tensor) -> Any:
+        return boxes
+
+    @classmethod
+    def example(cls, folder: Path) -> HeadExample:
+        del folder
+        return HeadExample({"box": torch.rand(3, 4, generator=torch.Generator().manual_seed(0))})
+
+
+class HasNoToken(Box):
+    """Names no token."""
+
+    token = ""
+
+
+class LosesPerBox(Box):
+    """Gives a loss for each box."""
+
+    def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
+        return (boxes - wanted).abs().mean(dim=1)
+
+
+class MeansOverNothing(Box):
+    """Is not a number for a batch without the token."""
+
+    def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
+        return (boxes - wanted).abs().mean()
+
+
+class DetachesStates(Box):
+    """Does not train the LLM."""
+
+    def boxes(self, states: Tensor) -> Tensor:
+        return super().boxes(states.detach())
+
+
+class HasSpareLayer(Box):
+    """Has a layer that no loss depends on."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.spare = nn.Linear(llm_width, 1)
+
+
+class ComparesBoxes(Box):
+    """A box depends on the others of the batch."""
+
+    def prediction(self, boxes: Tensor) -> Any:
+        return {"box": boxes, "score": boxes[:, 0].softmax(dim=0)}
+
+
+class PredictsTheFirst(Box):
+    """Gives the first box alone."""
+
+    def prediction(self, boxes: Tensor) -> Any:
+        return boxes[:1]
+
+
+class ScalesTargets(Box):
+    """Changes the targets that it is given."""
+
+    def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
+        return super().loss(boxes, wanted.clamp_(0.25, 0.75))
+
+
+class DropsAlways(Box):
+    """Drops out while it is asked too."""
+
+    def boxes(self, states: Tensor) -> Tensor:
+        return super().boxes(nn.functional.dropout(states, 0.3, training=True))
+
+    def prediction(self, boxes: Tensor) -> Any:
+        del boxes
+
+
+class CountsBoxes(Box):
+    """A buffer moves in every pass."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def boxes(self, states: Tensor) -> Tensor:
+        self.seen += len(states)
+        return super().boxes(states)
+
+
+class KeepsTensor(Box):
+    """Holds a tensor that does not move with it."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.sides = {"scale": torch.tensor([1.0, 1.0, 0.5, 0.5])}
+
+    def boxes(self, states: Tensor) -> Tensor:
+        return super().boxes(states) * self.sides["scale"]
+
+
+class InsistsOnFloat(Box):
+    """Takes states of its own dtype only."""
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+        boxes = self.boxes(states)
+        return HeadOutput({"box": self.loss(boxes, targets["box"])}, self.prediction(boxes))
+
+
+class BuiltOnCpu(Box):
+    """Makes a parameter on the CPU, whatever device it is built for."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.layers[2].bias = nn.Parameter(torch.zeros(4, device="cpu"))
+
+
+class DrawsSecretly(Box):
+    """A number that it draws is in no file."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.factor = 1.0 if self.layers[0].weight.is_meta else 0.5 + float(torch.rand(()))
+
+    def boxes(self, states: Tensor) -> Tensor:
+        return super().boxes(states) * self.factor

@@ -1,0 +1,70 @@
+"""Each planted fault is found by the rule that is meant for it, and by no other."""
+
+from __future__ import annotations
+
+import inspect
+
+import faulty_readers as faulty
+import pytest
+from faulty_readers import Captions
+
+from omnivit.testing.plugin import PluginContract
+from omnivit.testing.reader import ReaderContract
+from omnivit.testing.rule import Outcome, outcomes
+
+EXPECTED: dict[type[Captions], tuple[tuple[str, ...], str]] = {
+    faulty.CallsAskersHuman: (("samples",), "sample 0: message 0 is Message(role='human'"),
+    faulty.CountsFromTheEnd: (("index",), "sample -1 of 3 is sample 'captions.tsv:3'"),
+    faulty.NamesAllAlike: (("ids",), "samples 0 and 1 are both called 'captions.tsv'."),
+    faulty.NamesByAddress: (("ids", "worker"), "sample 0 is called '"),
+    faulty.SaysNoLine: (("where",), "captions.tsv:LINE` is wanted."),
+    faulty.GuessesLengths: (("lengths",), "sample 0 has 41 bytes of text, and `lengths` says 1."),
+    faulty.MeasuresInFloats: (("lengths",), "text is [3] of float64; an array [3] of int64 is wanted."),
+    faulty.GoesOn: (("random_access",), "sample 1, out of turn, is "),
+    faulty.KeepsItOpen: (("worker",), "it does not pickle: TypeError: "),
+    faulty.TrustsTheClock: (("fingerprint",), "for the same bytes with another time it is '1000000000', and was '"),
+    faulty.TrustsTheSize: (("fingerprint",), "of the same size and time, it is still '"),
+    faulty.ForgetsTheRoot: (("media",), "sample 0: "),
+    faulty.SkipsBadLines: (("bad_files",), "columns.tsv, which the example calls bad, is read without an error."),
+    faulty.NamesNoLine: (
+        ("bad_files", "damaged_files"),
+        "columns.tsv: the error does not name file and line: a",
+    ),
+    faulty.TrustsTheText: (("damaged_files",), "holds-noise.tsv: opening it raises UnicodeDecodeError: "),
+}
+"""Reader -> the rules that find its fault, the one that is meant for it first, and what that shows."""
+
+
+class TestCaptions(ReaderContract):
+    reader = Captions
+
+
+def told(plugin: type[Captions]) -> dict[str, Outcome]:
+    return {one.rule.name: one for one in outcomes(ReaderContract.on(plugin))}
+
+
+def test_every_rule_applies_to_the_good_one() -> None:
+    assert {one.status for one in told(Captions).values()} == {"kept"}
+
+
+def test_no_reader_is_left_out() -> None:
+    made = {cls for _, cls in inspect.getmembers(faulty, inspect.isclass) if cls.__module__ == faulty.__name__}
+    assert made == {Captions, *EXPECTED}
+
+
+def test_every_rule_of_readers_finds_a_fault() -> None:
+    common = {rule.name for rule in PluginContract.rules()}  # encoders try the rules of all plugins
+    assert {name for names, _ in EXPECTED.values() for name in names} == {
+        rule.name for rule in ReaderContract.rules() if rule.name not in common
+    }
+
+
+@pytest.mark.parametrize("plugin", EXPECTED, ids=lambda plugin: plugin.__name__)
+def test_a_fault_is_found(plugin: type[Captions]) -> None:
+    names, shown = EXPECTED[plugin]
+    found = told(plugin)
+    assert {name for name, one in found.items() if one.status == "broken"} == set(names)
+    first = found[names[0]]
+    heading, counterexample, *_ = first.message.splitlines()
+    assert heading == f"rule {first.rule.name}: {first.rule.wants}"
+    assert shown in counterexample
