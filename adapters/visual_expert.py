@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.model.features import Features, Layout
 from omnivit.model.llm import LanguageModel
 from omnivit.model.surgery import Layer, chosen, copy_of
 from omnivit.plugin import Card
@@ -59,12 +60,12 @@ class VisualExpertAdapter(Adapter):
         paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
         tokens="as many as come in",
     )
-    length = staticmethod(same_length)
 
     def __init__(self, config: VisualExpertConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.width = width
         self.config = config
+        self.length = between_markers if config.ends else same_length
         self.positions = between_ends if config.ends else None
         self.layers = nn.ModuleDict()
 
@@ -107,3 +108,13 @@ def between_ends(rows: int) -> Tensor:
     if rows > 1:
         positions[-1] = min(2, rows - 1)
     return positions
+
+
+def between_markers(layout: Layout) -> Layout:
+    """The rule where the first and last row are begin and end vectors. Raises RecipeError where they cannot be."""
+    if layout.rows < 2:
+        raise RecipeError(
+            f"visual_expert: `ends: true` says that a medium begins and ends with vectors of its own; this one has "
+            f"{layout.rows} rows. Put `markers` before it, with `begin: true, end: true`, or leave `ends` out."
+        )
+    return layout

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from scratch_support import Scratch
 
 from omnivit.cli import VERBS, main
@@ -125,6 +126,7 @@ def test_what_is_made_is_short_and_filled_in(kind: str, name: str) -> None:
     assert len(module.splitlines()) < 60
     assert len(files["tests/test_contract.py"].splitlines()) < 15
     assert f'"{names.package}:{names.stem}{kind.capitalize()}"' in files["pyproject.toml"]
+    assert {"check", "publish"} == set(yaml.safe_load(files[".github/workflows/ci.yml"])["jobs"])
     for path, text in files.items():
         assert not re.search(r"\$(?!\{\{)", text), f"{path} has a place that is not filled in"
         assert text.endswith("\n") or not text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -206,7 +206,7 @@ def _turn(speaker: str, text: str) -> dict[str, str]:
     return {"from": speaker, "value": text}
 
 
-def _written(folder: Path, good: list[dict[str, Any]], bad: dict[str, dict[str, Any]]) -> ReaderExample:
+def _written(folder: Path, good: Sequence[object], bad: Mapping[str, object]) -> ReaderExample:
     """An example's file of good records, and files whose second record is bad."""
     path = folder / "data.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in good), encoding="utf-8")

@@ -39,6 +39,7 @@ from omnivit.testing.trial import difference, drawn
 COUNT = (
     "Let `length` and `forward` follow one formula: places are reserved in the LLM's sequence before the model runs."
 )
+GRID = "Return the places of the rows that come out, as `torch.cartesian_prod` gives them; or let `length` say no grid."
 MASKED = "Use only rows where `features.mask` is True, as by `features.values.masked_fill(~mask[..., None], 0.0)`."
 
 
@@ -83,11 +84,11 @@ class RowRules(ConfiguredContract):
                 continue
             found = alone(trial.run(trial.features([layout])), 0).grid
             if found is None:
-                raise Broken(f"for {shown(layout)}, `length` says {shown(out)} and `Features.grid` is None.")
+                raise Broken(f"for {shown(layout)}, `length` says {shown(out)} and `Features.grid` is None.", GRID)
             places = found[0][(found[0] >= 0).all(dim=1)]
             wanted = places_of(Layout(math.prod(out.grid), out.grid))
             if where := difference("place", places, wanted.to(places.dtype)):
-                raise Broken(f"for {shown(layout)}, `length` says {shown(out)}, and in `Features.grid` {where}.")
+                raise Broken(f"for {shown(layout)}, `length` says {shown(out)}, and in `Features.grid` {where}.", GRID)
 
     @rule
     def test_refuses(self, tmp_path: Path) -> None:
@@ -239,7 +240,8 @@ def _together(media: tuple[Layout, ...]) -> str:
 def _check_form(found: Features, count: int, width: int, what: str) -> None:
     values, mask = found.values, found.mask
     if values.ndim != 3 or values.shape[0] != count or values.shape[2] != width or not values.is_floating_point():
-        raise Broken(f"{what}: `values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is wanted.")
+        form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is wanted"
+        raise Broken(f"{what}: {form}.", "Let `width` say how wide the rows are that forward returns.")
     if mask.shape != values.shape[:2] or mask.dtype != torch.bool:
         raise Broken(
             f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is wanted."

@@ -35,6 +35,7 @@ OTHERS: dict[str, tuple[str, AdapterExample]] = {
         AdapterExample({"kind": "abstractor", "queries": 4, "heads": 2, "depth": 2, "hidden": 16}),
     ),
     "video_qformer audio": ("video_qformer", AdapterExample({**QFORMER, "branch": "audio", "frames": 24})),
+    "visual_expert between ends": ("visual_expert", AdapterExample({"ends": True}, width=32, text_unchanged=True)),
     "visual_expert mlp": (
         "visual_expert",
         AdapterExample({"every": 2, "parts": "mlp"}, width=32, text_unchanged=True),

@@ -160,7 +160,8 @@ class Block(nn.Module):
     def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
         """Rows [M, S, D], of which those count whose mask [M, S] is True -> [M, S, D]."""
         mixed = self.mix(self.norms[0](rows)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(*mixed, attn_mask=mask[:, None, None, :])  # [M, G, S, D / G]
+        query, key, value = mixed.unbind()  # [M, G, S, D / G] each
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         rows = rows + self.out(seen.transpose(1, 2).flatten(2))
         return torch.as_tensor(rows + self.perceptron(self.norms[1](rows)))
 
