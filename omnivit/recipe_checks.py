@@ -13,6 +13,11 @@ SCHEDULES = ("cosine", "linear", "constant")
 ON_BAD_SAMPLE = ("error", "skip")
 CONDITIONS = ("true", "shuffled", "none")
 METRICS = ("accuracy", "word_error_rate")
+TAKEN = frozenset(
+    {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
+    | {"self", "text", "type", "url"}
+)
+"""What no input can be called: keys of samples and of their parts, arguments of `Assistant.ask`."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _NAME_RULE = "begins with a letter and holds letters, digits, '_' and '-' only, at most 64"
 
@@ -43,6 +48,8 @@ def _model(recipe: Recipe, where: Where) -> Problems:
         here = where / "inputs" / slot
         if not _NAME.fullmatch(slot):
             yield f"{here}: the name of an input {_NAME_RULE}."
+        elif slot in TAKEN:
+            yield f"{here}: no input can be called '{slot}', which means something else in data files. Try 'my_{slot}'."
         for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
             blocks += [(part.encoder, place / "encoder"), (part.adapter, place / "adapter")]
         if parts == []:

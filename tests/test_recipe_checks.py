@@ -56,6 +56,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["model.inputs={a.b: {encoder: {name: x}, adapter: {name: y}}}"],
             "model.inputs['a.b'] (command line): the name of an input begins with a letter",
         ),
+        (
+            ["model.inputs={text: {encoder: {name: x}, adapter: {name: y}}}"],
+            "model.inputs.text (command line): no input can be called 'text', which means something else in data fil",
+        ),
     ],
 )  # fmt: skip
 def test_values_out_of_range(overrides: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from omnivit import registry
 from omnivit.data.mixture import derive_seed
@@ -88,6 +89,8 @@ class ModelBlueprint:
             PluginError, RecipeError: with the place.
         """
         known: dict[str, Blueprint] = {}
+        for slot in recipe.model.inputs:
+            _check_name(slot, recipe)
         inputs = {
             slot: tuple(
                 BranchBlueprint(
@@ -144,6 +147,15 @@ class ModelBlueprint:
                 f"to the LLM, as in {{name: chain, steps: [{{name: {plan.name}, ...}}, {{name: linear}}]}}."
             )
         return adapter
+
+
+def _check_name(slot: str, recipe: Recipe) -> None:
+    """Raise RecipeError where torch could not hold the parts of an input under its name."""
+    if hasattr(nn.ModuleDict(), slot):
+        raise RecipeError(
+            f"{recipe.where(f'model.inputs.{slot}')}: no input can be called '{slot}': torch's modules have an "
+            f"attribute of that name. Try 'my_{slot}'."
+        )
 
 
 def branches_of(recipe: Recipe, slot: str) -> list[tuple[str, Slot]]:

@@ -258,6 +258,8 @@ NARROW = f"{{name: '{__name__}:Narrow'}}"
             f"model.inputs.image=[{FIRST}, {{encoder: {{share: 'image[0]'}}, adapter: {NARROW}}}]",
             r"model\.inputs\.image\[1\]\.adapter: its rows are 24 wide, the LLM's 32\. .*\{name: linear\}",
         ),
+        (f"model.inputs.keys={FIRST}", r"model\.inputs\.keys \(command line\): no input can be called 'keys': torch"),
+        (f"model.inputs.training={FIRST}", r"model\.inputs\.training .*no input can be called 'training': torch"),
     ],
 )
 def test_what_does_not_fit_is_refused(load_recipe: Load, override: str, message: str) -> None:
