@@ -9,7 +9,6 @@ Shapes: M pictures, H x W pixels, y x x patches, S rows, D width.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from omnivit.media.facts import MediaFacts
 from omnivit.media.images import look, open_image
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate
 from omnivit.plugin import Card
@@ -88,8 +87,7 @@ class ClipProcessor:
 
     def fingerprint(self) -> str:
         """Changes with the processor's settings. 16 hex digits."""
-        settings = f"{type(self.process).__name__} {self.process.to_json_string()} {self.rows}"
-        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+        return processor_fingerprint(self.process, self.rows)
 
 
 class ClipEncoder(Encoder):
@@ -134,8 +132,7 @@ class ClipEncoder(Encoder):
         sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         shapes = ((37, 61), (50, 29), (31, 31))
-        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
-        return EncoderExample([Media("image", name, str(folder)) for name in names], {"config": config})
+        return EncoderExample(made.pictures(folder, "image", shapes), {"config": config})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

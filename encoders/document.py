@@ -31,7 +31,7 @@ from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
 from omnivit.model.encoder import Encoder, Processor, layout_of
 from omnivit.model.features import Features, Layout
 from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.pictures import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -250,13 +250,9 @@ class DocumentEncoder(Encoder):
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
         """A small CLIP on up to four tiles, laid together, with learned places; pages of three shapes."""
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         shapes = ((61, 43), (31, 97), (20, 20))
-        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
-        media = [Media("page", name, str(folder)) for name in names]
-        config = {"encoder": {"name": "clip", "config": inside}, "cropping": "any_resolution", "crops": 4}
-        return EncoderExample(media, {**config, "joined": True, "positions": True})
+        config = {"encoder": INSIDE_EXAMPLES, "cropping": "any_resolution", "crops": 4, "joined": True}
+        return EncoderExample(made.pictures(folder, "page", shapes), {**config, "positions": True})
 
     def load(self) -> None:
         """Load the image encoder's weights."""

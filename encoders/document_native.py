@@ -13,7 +13,6 @@ Shapes: M media, N pages of a medium, P pages of all media, S patches of a page 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ from omnivit.media.facts import MediaFacts
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
 from omnivit.model.weights import locate
 from omnivit.plugin import Card
 from omnivit.testing import made
@@ -183,8 +182,7 @@ class DocumentNativeProcessor:
 
     def fingerprint(self) -> str:
         """Changes with the settings. 16 hex digits."""
-        own = f"{self.process.to_json_string()} {self.max_patches} {self.pages} {self.longest}"
-        return hashlib.sha256(f"{type(self.process).__name__} {own}".encode()).hexdigest()[:16]
+        return processor_fingerprint(self.process, self.max_patches, self.pages, self.longest)
 
     def _patches(self, page: Image.Image) -> tuple[Tensor, tuple[int, int]]:
         made = self.process(images=page, return_tensors="pt", **{self.family.budget: self.max_patches})
@@ -232,9 +230,7 @@ class DocumentNativeEncoder(Encoder):
         sizes = {"hidden_size": 32, "d_ff": 64, "d_kv": 8, "num_attention_heads": 4, "num_hidden_layers": 2}
         config = {"model_type": "pix2struct_vision_model", **sizes, "patch_embed_hidden_size": 192, "seq_len": 64}
         shapes = ((61, 43), (31, 97), (7, 5))
-        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
-        media = [Media("page", name, str(folder)) for name in names]
-        return EncoderExample(media, {"config": config, "max_patches": 20})
+        return EncoderExample(made.pictures(folder, "page", shapes), {"config": config, "max_patches": 20})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

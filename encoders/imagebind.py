@@ -204,15 +204,13 @@ class ImageBindEncoder(Encoder):
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
         """Towers of one block of 8 numbers, two pictures, two sounds and two records of motion."""
-        pictures = [made.picture(folder / f"{side}.png", side, 2 * side) for side in (31, 60)]
-        sounds = [made.sound(folder / f"{seconds}s.wav", seconds) for seconds in (0.53, 2.5)]
+        media = made.pictures(folder, "image", ((31, 62), (60, 120))) + made.sounds(folder, "audio", (0.53, 2.5))
         for scale in (1, 3):
             np.save(folder / f"{scale}.npy", scale * made.noise(6, 2000))
-        names = {"image": pictures, "audio": sounds, "imu": ["1.npy", "3.npy"]}
-        media = [Media(slot, name, str(folder)) for slot, found in names.items() for name in found]
+            media.append(Media("imu", f"{scale}.npy", str(folder)))
         towers = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
         sizes = {f"{tower}_{key}": size for tower in ("vision", "audio", "imu") for key, size in towers.items()}
-        return EncoderExample(media, {"sizes": {"out_embed_dim": 12, **sizes}, "towers": list(names)})
+        return EncoderExample(media, {"sizes": {"out_embed_dim": 12, **sizes}, "towers": ["image", "audio", "imu"]})
 
     def load(self) -> None:
         """Load the weights of `path`, and say under which licence they are.

@@ -27,7 +27,7 @@ from omnivit.media.volumes import look, read_volume
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.pictures import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -175,10 +175,8 @@ class MedicalEncoder(Encoder):
         for shape in ((9, 7, 5), (6, 8, 2)):
             nibabel.save(volume(made.noise(*shape), np.eye(4)), folder / f"{shape[2]}.nii.gz")
         made.picture(folder / "slice.png", 37, 41)
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         media = [Media("volume", path.name, str(folder)) for path in sorted(folder.iterdir())]
-        config = {"encoder": {"name": "clip", "config": inside}, "slices": 3, "positions": "learned", "bins": 8}
+        config = {"encoder": INSIDE_EXAMPLES, "slices": 3, "positions": "learned", "bins": 8}
         return EncoderExample(media, config)
 
     @classmethod

@@ -202,9 +202,8 @@ class TimmEncoder(Encoder):
     def example(cls, folder: Path) -> EncoderExample:
         """timm's own little ResNet at 64 pixels, and pictures of three shapes."""
         shapes = ((37, 61), (90, 29), (31, 31))
-        names = [made.picture(folder / f"{height}x{width}.png", height, width) for height, width in shapes]
         config = {"model": "test_resnet", "image_size": 64, "augment": True}
-        return EncoderExample([Media("image", name, str(folder)) for name in names], config)
+        return EncoderExample(made.pictures(folder, "image", shapes), config)
 
     def load(self) -> None:
         """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""

@@ -27,7 +27,7 @@ from omnivit.media.video import SIDE, Sampling, look, read_frames
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.pictures import INSIDE_EXAMPLES, PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -132,13 +132,9 @@ class VideoEncoder(Encoder):
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
         """A small CLIP with a transformer over three frames, and clips of five, two and three."""
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        inside = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
-        names = [made.clip(folder / f"{shape[0]}.png", *shape) for shape in shapes]
-        config = {"encoder": {"name": "clip", "config": inside}, "frames": 3, "sampling": "segment_random"}
-        media = [Media("video", name, str(folder)) for name in names]
-        return EncoderExample(media, {**config, "temporal": "transformer", "heads": 2})
+        config = {"encoder": INSIDE_EXAMPLES, "frames": 3, "sampling": "segment_random", "temporal": "transformer"}
+        return EncoderExample(made.clips(folder, "video", shapes), {**config, "heads": 2})
 
     def load(self) -> None:
         """Fill in the image encoder's weights."""

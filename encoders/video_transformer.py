@@ -9,7 +9,6 @@ Shapes: M clips, F frames, H x W pixels, t x y x patches, S = t y x rows, D widt
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from omnivit.media.facts import MediaFacts
 from omnivit.media.video import SIDE, Sampling, look, read_frames
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate
 from omnivit.plugin import Card
@@ -118,8 +117,7 @@ class VideoTransformerProcessor:
 
     def fingerprint(self) -> str:
         """Changes with the settings. 16 hex digits."""
-        settings = f"{type(self.process).__name__} {self.process.to_json_string()} {self.sampling} {self.side}"
-        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+        return processor_fingerprint(self.process, self.sampling, self.side)
 
 
 class VideoTransformerEncoder(Encoder):
@@ -167,9 +165,8 @@ class VideoTransformerEncoder(Encoder):
         sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = {"model_type": "videomae", **sizes, "image_size": 32, "patch_size": 16, "num_frames": 4}
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
-        names = [made.clip(folder / f"{shape[0]}.png", *shape) for shape in shapes]
-        media = [Media("video", name, str(folder)) for name in names]
-        return EncoderExample(media, {"config": {**config, "tubelet_size": 2}, "sampling": "segment_random"})
+        options = {"config": {**config, "tubelet_size": 2}, "sampling": "segment_random"}
+        return EncoderExample(made.clips(folder, "video", shapes), options)
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

@@ -179,8 +179,7 @@ class WhisperEncoder(Encoder):
         """Two layers of 16 numbers, windows of half a second, and sounds of one to three windows."""
         sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
         config = {**sizes, "num_mel_bins": 80, "max_source_positions": 25}
-        names = [made.sound(folder / f"{seconds}s.wav", seconds) for seconds in (0.71, 0.13, 1.09)]
-        media = [Media("audio", name, str(folder)) for name in names]
+        media = made.sounds(folder, "audio", (0.71, 0.13, 1.09))
         return EncoderExample(media, {"config": config, "windows": 4, "multiple": 5})
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny models lose more to th
 
 import pytest
 from PIL import Image
+from registry_support import GROUP, Install, installing
 from tests_support import COLOURS, picture_record, text_record, write_jsonl
 
 RECIPE = """
@@ -68,3 +69,17 @@ def load_recipe(recipe_file: Path) -> Callable[..., Any]:
     from omnivit.recipe import load
 
     return lambda *overrides: load(recipe_file, overrides)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Installs throw-away distributions of plugins of the kind `eyes`."""
+    yield from installing(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def eyes() -> Any:
+    """The registry of those."""
+    from omnivit.registry import Registry
+
+    return Registry(GROUP, "eyebase:Eye")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from omnivit.errors import PluginError
+from omnivit.registry import Registry
+
 GROUP = "omnivit.eyes"
 BASE = """
 from abc import ABC, abstractmethod
@@ -59,3 +62,10 @@ def installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str = GRO
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def failure(eyes: Registry[object], name: str) -> str:
+    """What the registry says where it has no such plugin to give."""
+    with pytest.raises(PluginError) as caught:
+        eyes.get(name)
+    return str(caught.value)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from registry_support import GOOD, GROUP, Install, installing, of_version
+from registry_support import GOOD, Install, of_version
 
 from omnivit import contract
 from omnivit.contract import Change, ContractWarning, Terms, judge
@@ -30,16 +28,6 @@ LATER = Terms(
 
 class Base:
     glance = "of the base class, so not the plugin's doing"
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    yield from installing(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def eyes() -> Registry[object]:
-    return Registry(GROUP, "eyebase:Eye")
 
 
 def plugin(*bases: type, **attributes: object) -> type:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from registry_support import Install, installing, of_version
+from registry_support import Install, of_version
 
 from omnivit import contract
 from omnivit.registry import Registry
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plugins" / "migrating.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    yield from installing(tmp_path, monkeypatch)
 
 
 def test_two_versions_beside_each_other(install: Install) -> None:

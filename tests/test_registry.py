@@ -6,32 +6,15 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from registry_support import GOOD, GROUP, Install, installing
+from registry_support import GOOD, GROUP, Install, failure
 
 from omnivit import probe, registry
 from omnivit.errors import PluginError
 from omnivit.registry import Health, Registry
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    yield from installing(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def eyes() -> Registry[object]:
-    return Registry(GROUP, "eyebase:Eye")
-
-
-def failure(eyes: Registry[object], name: str) -> str:
-    with pytest.raises(PluginError) as caught:
-        eyes.get(name)
-    return str(caught.value)
 
 
 def test_names_are_listed_and_nothing_is_imported(install: Install, eyes: Registry[object]) -> None:

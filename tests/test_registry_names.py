@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registry_support import GOOD, GROUP, Install, installing, of_version
+from registry_support import GOOD, GROUP, Install, failure, of_version
 
 from omnivit import naming
-from omnivit.errors import PluginError
 from omnivit.naming import Wanted, harmless, printable, same_plugin
 from omnivit.recipe import load, to_yaml
 from omnivit.registry import Registry
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    yield from installing(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def eyes() -> Registry[object]:
-    return Registry(GROUP, "eyebase:Eye")
-
-
-def failure(eyes: Registry[object], name: str) -> str:
-    with pytest.raises(PluginError) as caught:
-        eyes.get(name)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

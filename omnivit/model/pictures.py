@@ -20,6 +20,12 @@ from omnivit.data.sample import Media
 from omnivit.model.encoder import Encoder, Processor, layout_of
 from omnivit.model.features import Features, Layout
 
+INSIDE_EXAMPLES = {
+    "name": "clip",
+    "config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "hidden_size": 16}
+    | {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+}
+"""The `encoder` block in examples of encoders for such media: an image encoder without weights of its own."""
 PICTURES = "pictures"
 """Key of the number of pictures in an item; the tensors of the pictures themselves have their processor's keys."""
 

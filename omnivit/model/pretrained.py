@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,3 +47,9 @@ def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}. It is damaged, or another model's."
         )
     return model
+
+
+def processor_fingerprint(process: Any, *more: object) -> str:
+    """16 hex digits that change with the settings of a transformers processor, and with the text of each of `more`."""
+    settings = " ".join(map(str, (type(process).__name__, process.to_json_string(), *more)))
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]

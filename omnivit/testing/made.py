@@ -6,12 +6,15 @@ What a plugin's `example` can put into its folder. Formats of your own, you writ
 from __future__ import annotations
 
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from omnivit.data.sample import Media
 
 
 def noise(*shape: int) -> NDArray[np.float64]:
@@ -47,3 +50,18 @@ def sound(path: Path, seconds: float, rate: int = 16_000) -> str:
         file.setframerate(rate)
         file.writeframes(samples.tobytes())
     return path.name
+
+
+def pictures(folder: Path, slot: str, shapes: Sequence[tuple[int, int]]) -> list[Media]:
+    """A PNG of each (height, width), as media of a slot."""
+    return [Media(slot, picture(folder / f"{h}x{w}.png", h, w), str(folder)) for h, w in shapes]
+
+
+def clips(folder: Path, slot: str, shapes: Sequence[tuple[int, int, int]]) -> list[Media]:
+    """An animated PNG of each (frames, height, width), as media of a slot."""
+    return [Media(slot, clip(folder / f"{n}x{h}x{w}.png", n, h, w), str(folder)) for n, h, w in shapes]
+
+
+def sounds(folder: Path, slot: str, seconds: Sequence[float]) -> list[Media]:
+    """A WAV of each length, as media of a slot."""
+    return [Media(slot, sound(folder / f"{length}s.wav", length), str(folder)) for length in seconds]
