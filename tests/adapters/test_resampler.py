@@ -1,197 +1,21 @@
-"""The adapter `resampler`: parity with the originals, masks, grids, refusals, initialisation."""
+"""The adapter `resampler`: masks, grids, refusals, initialisation."""
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
+from resampler_support import KINDS, build, filled, numbers, padded, places, whole
 from torch import Tensor, nn
 
 from omnivit.errors import RecipeError
-from omnivit.model.features import Features, Layout
+from omnivit.model.features import Layout
 from omnivit.options import merge_options
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "adapters" / "resampler.json"
-KINDS = ("perceiver", "query", "abstractor")
-SMALL = {
-    "perceiver": {"queries": 3, "heads": 2, "head_width": 4, "depth": 2},
-    "query": {"queries": 4, "heads": 2},
-    "abstractor": {"queries": 3, "heads": 2, "depth": 2, "hidden": 24},
-}
-
-
-def numbers(*shape: int, seed: int) -> Tensor:
-    """From -1 to 1, without a pattern to speak of, the same on any machine."""
-    n = torch.arange(math.prod(shape))
-    return ((n * n * 31 + n * (977 * seed + 17) + 131 * seed) % 2003).double().div(1001).sub(1).float().reshape(shape)
-
-
-def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for every key of a state; they depend on the place of its name in the alphabet."""
-    return {key: numbers(*state[key].shape, seed=n) for n, key in enumerate(sorted(state))}
-
-
-def build(kind: str, width: int = 16, llm_width: int = 20, **options: Any) -> ResamplerAdapter:
-    torch.manual_seed(0)
-    return ResamplerAdapter(ResamplerConfig(kind=kind, **SMALL[kind] | options), width, llm_width)  # type: ignore[arg-type]
-
-
-def places(*sizes: int) -> Tensor:
-    return torch.cartesian_prod(*(torch.arange(size) for size in sizes))
-
-
-def whole(values: Tensor, *sizes: int) -> Features:
-    """Media whose rows fill a grid."""
-    mask = torch.ones(values.shape[:2], dtype=torch.bool)
-    return Features(values, mask, places(*sizes).expand(len(values), -1, -1) if sizes else None)
-
-
-def padded(*media: Features) -> Features:
-    """Media of various lengths in one batch; what stands in the padding is not a number."""
-    longest = max(medium.values.shape[1] for medium in media)
-    width, k = media[0].values.shape[2], media[0].grid.shape[2]  # type: ignore[union-attr]
-    values = torch.full((len(media), longest, width), math.nan)
-    mask = torch.zeros(len(media), longest, dtype=torch.bool)
-    grid = torch.full((len(media), longest, k), -7)
-    for number, medium in enumerate(media):
-        rows = medium.values.shape[1]
-        assert medium.grid is not None
-        values[number, :rows], mask[number, :rows], grid[number, :rows] = medium.values[0], True, medium.grid[0]
-    return Features(values, mask, grid)
-
-
-def case(name: str, **options: Any) -> tuple[ResamplerAdapter, Features]:
-    """What the golden numbers were made with."""
-    patches, rows = whole(numbers(2, 12, 16, seed=99), 3, 2, 2), whole(numbers(2, 5, 16, seed=99))
-    nine = {"width": 12, "llm_width": 16, "queries": 9}
-    with_class = torch.cat([torch.full((1, 2), -1), places(2, 2)]).expand(2, -1, -1)
-    if name in ("open_flamingo", "otter"):
-        return build("perceiver", frames=4, projection=False, **options), patches
-    if name == "qwen_vl":
-        return build("query", **nine, **options), whole(numbers(2, 9, 12, seed=99), 3, 3)
-    if name == "qwen_vl_interpolated":
-        return build("query", **nine, **options), whole(numbers(2, 16, 12, seed=99), 4, 4)
-    if name == "qwen_vl_same_width":
-        return build("query", 16, 16, **options), whole(numbers(2, 9, 16, seed=99), 3, 3)
-    if name == "mplug_owl":
-        return build("abstractor", **options), replace(rows, mask=torch.arange(5) < torch.tensor([[5], [3]]))
-    return build("abstractor", positions=True, **options), replace(rows, grid=with_class)
-
-
-def golden(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(GOLDEN.read_text())["cases"][name]
-    return found
-
-
-def checkpoint(name: str, folder: Path) -> str:
-    """A checkpoint as the original's would be, of a whole model."""
-    state = filled({key: torch.empty(shape) for key, shape in golden(name)["weights"].items()})
-    others = {"lm_head.weight": torch.ones(2), "model.norm.weight": torch.ones(2), "vision.norm_media": torch.ones(1)}
-    torch.save(state | others, folder / "model.pt")
-    return str(folder / "model.pt")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["open_flamingo", "otter", "qwen_vl", "qwen_vl_interpolated", "qwen_vl_same_width", "mplug_owl", "mplug_owl2"],
-)
-def test_equals_the_original_with_its_weights(name: str, tmp_path: Path) -> None:
-    adapter, features = case(name, path=checkpoint(name, tmp_path))
-    adapter.load()
-    expected = torch.tensor(golden(name)["values"]).reshape(golden(name)["shape"])
-    torch.testing.assert_close(adapter.eval()(features).values, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_projection_of_the_perceiver_starts_anew(tmp_path: Path) -> None:
-    path = checkpoint("open_flamingo", tmp_path)
-    adapter = build("perceiver", frames=4, path=path)
-    before = adapter.network.projection.weight.clone()
-    adapter.load()
-    assert torch.equal(adapter.network.projection.weight, before)
-    plain, features = case("open_flamingo", path=path)
-    plain.load()
-    torch.testing.assert_close(adapter(features).values, adapter.network.projection(plain(features).values))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "options", "message"),
-    [
-        ("open_flamingo", "perceiver", {}, "Unknown: frame_embeddings"),
-        ("open_flamingo", "perceiver", {"frames": 4, "depth": 3}, "Missing: layers.2.norm_media"),
-        ("open_flamingo", "query", {}, r"holds no resampler of `kind: query`, .* \.\.\.attn_pool\.\*; it begins with"),
-        ("mplug_owl2", "abstractor", {}, "Unknown: layers.0.[kq]_pos_embed"),
-        ("mplug_owl", "abstractor", {"queries": 5}, "Other shapes: queries"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(
-    name: str, kind: str, options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match=message):
-        build(kind, path=checkpoint(name, tmp_path), **options).load()
-
-
-def test_weights_come_from_a_file(tmp_path: Path) -> None:
-    for path in (str(tmp_path), "openflamingo/OpenFlamingo-3B"):
-        with pytest.raises(RecipeError, match=r"resampler\.path .*: is no file"):
-            build("perceiver", path=path).load()
-
-
-def test_parts_of_a_checkpoint_can_be_left_out(tmp_path: Path) -> None:
-    path = checkpoint("mplug_owl", tmp_path)
-    (full, features), short = case("mplug_owl", path=path), build("abstractor", path=path, end=False)
-    full.load(), short.load()
-    assert torch.equal(short(features).values, full(features).values[:, :-1])
-    bare = build("abstractor", path=path, end=False, projection=False)
-    bare.load()
-    assert torch.equal(full.network.visual_fc(bare(features).values), short(features).values)
-
-
-def test_equals_the_perceiver_of_idefics() -> None:
-    from transformers import IdeficsConfig
-    from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
-
-    settings = IdeficsConfig(
-        vision_config={"embed_dim": 16}, perceiver_config={"qk_layer_norms_perceiver": True, "resampler_depth": 2}
-    )
-    torch.manual_seed(1)
-    original = IdeficsPerceiverResampler(settings, embed_dim=16, depth=2, n_heads=2, head_dim=4, n_latents=3)
-    original.load_state_dict(filled(original.state_dict()))
-    adapter = build("perceiver", qk_norm=True, activation="relu", projection=False)
-    adapter.load_state_dict(from_idefics(original.state_dict()))
-    features = whole(numbers(2, 7, 16, seed=99))
-    torch.testing.assert_close(adapter(features).values, original(features.values), rtol=1e-5, atol=1e-5)
-
-
-def from_idefics(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = {
-        "0.context_layer_norm": "norm_media",
-        "0.latents_layer_norm": "norm_latents",
-        "0.q_layer_norm": "q_norm",
-        "0.k_layer_norm": "k_norm",
-        "0.q_proj": "to_q",
-        "0.output_proj": "to_out",
-        "1.ln": "feed_forward.0",
-        "1.fc": "feed_forward.1",
-        "1.c_proj": "feed_forward.3",
-    }
-    found = {"network.latents": state["latents"]}
-    for part in ("weight", "bias"):
-        found[f"network.norm.{part}"] = state[f"layer_norm.{part}"]
-    for layer in range(2):
-        keys, values = (state[f"blocks.{layer}.0.{name}_proj.weight"] for name in "kv")
-        found[f"network.layers.{layer}.to_kv.weight"] = torch.cat([keys, values])
-        for key, value in state.items():
-            for theirs, ours in names.items():
-                if key.startswith(f"blocks.{layer}.{theirs}."):
-                    found[f"network.layers.{layer}.{ours}.{key.rpartition('.')[2]}"] = value
-    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
