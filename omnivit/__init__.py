@@ -5,6 +5,7 @@ Importing this package imports nothing heavy; `omnivit.load` brings in PyTorch w
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +16,20 @@ __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 
+def _shield() -> None:
+    """For what imports torch."""
+    from omnivit.shield import shield
+
+    shield()
+
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    _shield()  # in a worker that was started by spawn, which imports torch before it calls anything of ours
+
+
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from omnivit.shield import shield
-
-        shield()  # torch is imported now
+        _shield()
         from omnivit.assistant import load
 
         return load

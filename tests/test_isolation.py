@@ -134,3 +134,19 @@ def test_the_command_line_is_shielded(many: Many, verb: str) -> None:
         "from importlib.metadata import entry_points; entry_points(group='torch.backends')"
     )
     assert child(many, *arguments, code=code).returncode == 0
+
+
+def test_workers_are_shielded(many: Many, tmp_path: Path) -> None:
+    """A loader worker started by spawn imports the program's main file, then torch, before anything of ours runs."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import importlib.metadata, multiprocessing\n"
+        "import omnivit\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(len(pool.apply(importlib.metadata.entry_points, (), {'group': 'torch.backends'})))\n"
+    )
+    command = [sys.executable, str(program)]
+    environment = {**os.environ, "PYTHONPATH": str(many.folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

@@ -108,6 +108,10 @@ def test_a_run_folder_is_its_recipe(
 
     folder.create(tmp_path / "run", load_recipe())
     assert f"  {tmp_path / 'run'}, slot image: 4 tokens\n" in media(picture, "--recipe", tmp_path / "run")[1]
+    made = {"name": "clip", "value": "gone:Gone", "distribution": "omnivit", "version": "9.1", "plugin_version": 1}
+    (tmp_path / "run" / "provenance.json").write_text(json.dumps({"plugins": {"omnivit.encoders:clip": made}}))
+    status, _, err = media(picture, "--recipe", tmp_path / "run")
+    assert status == 2 and 'pip install "omnivit==9.1.*"' in err
     status, _, err = media(picture, "--recipe", tmp_path / "nowhere.yaml")
     assert status == 2 and "nowhere.yaml" in err
 

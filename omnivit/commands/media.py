@@ -100,9 +100,11 @@ def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
 def _slots(place: Path) -> Mapping[str, SlotPreparer]:
     """What prepares the media of each slot of a recipe. The model is built on the meta device."""
     from omnivit.recipe import load
-    from omnivit.train.folder import RECIPE
+    from omnivit.train.folder import RECIPE, require_plugins
 
     recipe = load(place / RECIPE if place.is_dir() else place)
+    if place.is_dir():
+        require_plugins(place, recipe)
     from omnivit.check import build_on_meta
     from omnivit.model.build import preparer_of
 
