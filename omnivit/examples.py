@@ -48,6 +48,14 @@ class AdapterExample:
 
 
 @dataclass(frozen=True)
+class LLMExample:
+    """A small LLM, of random weights."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The block of a recipe, without `name`."""
+
+
+@dataclass(frozen=True)
 class ReaderExample:
     """A data file of at least three samples."""
 

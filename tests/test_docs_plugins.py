@@ -88,7 +88,7 @@ def wanted() -> Iterator[tuple[str, str, str]]:
         yield from own(section, contract, shared)
         shared |= {rule.name for rule in contract.rules()}
     for kind in CONTRACTS:
-        yield from own(kind.capitalize(), contract_of(kind), shared)
+        yield from own("LLMs" if kind == "llms" else kind.capitalize(), contract_of(kind), shared)
 
 
 def own(section: str, contract: type[Contract], shared: set[str]) -> Iterator[tuple[str, str, str]]:

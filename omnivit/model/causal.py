@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
+from omnivit.examples import LLMExample
 from omnivit.model.context import Context
 from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
@@ -96,6 +97,13 @@ class CausalLM(LanguageModel):
         else:
             with torch.device("meta"):
                 self._adopt(self._random(settings))
+
+    @classmethod
+    def example(cls, folder: Path) -> LLMExample:
+        """A Llama of two layers of 32 numbers, over bytes."""
+        del folder
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return LLMExample({"tokenizer": BYTES, "config": {"model_type": "llama", "num_key_value_heads": 2, **sizes}})
 
     def load(self) -> None:
         """Load the weights of `path`, to the CPU (quantized ones to the current GPU, if there is one)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError
+from omnivit.examples import LLMExample, no_example
 from omnivit.model.context import Context
+from omnivit.model.generate import generate_anew
 from omnivit.model.surgery import Surgery
 from omnivit.plugin import Plugin
 
@@ -39,6 +42,15 @@ class LanguageModel(nn.Module, Plugin, ABC):
     """D, the width of the input embeddings."""
     context: int | None = None
     """Most tokens that it can attend to; None: not known."""
+
+    @classmethod
+    def example(cls, folder: Path) -> LLMExample:
+        """A small configuration of random weights, to try the contract on. Files go to `folder`, which is empty.
+
+        Raises:
+            PluginError: it gives none, as the default does.
+        """
+        raise no_example(cls, folder)
 
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -81,11 +93,14 @@ class LanguageModel(nn.Module, Plugin, ABC):
         `context` is for layers that adapters changed.
         """
 
-    @abstractmethod
     def generate(
         self, embeds: Tensor, mask: Tensor, positions: Tensor, context: Context | None = None, **options: Any
     ) -> Tensor:
-        """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`."""
+        """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`.
+
+        Default: computes everything anew for each token. One with a cache is faster.
+        """
+        return generate_anew(self, embeds, mask, positions, context, **options)
 
     def load(self) -> None:
         """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""

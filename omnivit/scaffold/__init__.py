@@ -20,6 +20,7 @@ from omnivit.errors import OmniVitError, PluginError, suggest
 KINDS: Mapping[str, str] = {
     "encoder": "media -> rows of features",
     "adapter": "an encoder's rows -> rows of the LLM's width",
+    "llm": "embeddings of text and media -> logits of the next token",
     "reader": "a data file -> samples",
     "head": "the LLM's state at a token of its own -> a box, a mask, ...",
 }
@@ -35,13 +36,18 @@ _SHARED = {
     ".github/workflows/ci.yml": "common/ci.yml.in",
 }
 _OWN = {
-    "README.md": "README.md.in",
-    "src/$package/__init__.py": "module.py.in",
-    "tests/test_contract.py": "test_contract.py.in",
+    "README.md": "$kind/README.md.in",
+    "src/$package/__init__.py": "$kind/module.py.in",
+    "tests/test_contract.py": "$kind/test_contract.py.in",
 }
-_EXAMPLE = {"example/make_data.py": "make_data.py.in", "example/recipe.yaml": "recipe.yaml.in"}
-_EXAMPLES: Mapping[str, Mapping[str, str]] = {"head": {"example/train.py": "train.py.in"}}
-"""Of kinds that recipes cannot name yet."""
+_RECIPE = {"example/recipe.yaml": "$kind/recipe.yaml.in"}
+_EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "encoder": {"example/make_data.py": "encoder/make_data.py.in", **_RECIPE},
+    "adapter": {"example/make_data.py": "common/make_rows.py.in", **_RECIPE},
+    "llm": {"example/make_data.py": "common/make_rows.py.in", **_RECIPE},
+    "reader": {"example/make_data.py": "reader/make_data.py.in", **_RECIPE},
+    "head": {"example/train.py": "head/train.py.in"},  # recipes cannot name one yet
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Names:
         """What stands in templates -> what takes its place."""
         return {
             "kind": self.kind,
-            "Kind": self.kind.capitalize(),
+            "Kind": "LLM" if self.kind == "llm" else self.kind.capitalize(),
             "name": self.name,
             "Class": self.stem,
             "package": self.package,
@@ -126,13 +132,11 @@ def _check_free(names: Names) -> None:
 
 def render(names: Names) -> dict[str, str]:
     """The files of a new distribution: path, with `/`, -> text."""
-    own = {**_OWN, **_EXAMPLES.get(names.kind, _EXAMPLE)}
-    sources = {**_SHARED, **{path: f"{names.kind}/{source}" for path, source in own.items()}}
     fields = names.fields()
     folder = resources.files(__name__)
     files = {f"src/{names.package}/py.typed": ""}
-    for path, source in sources.items():
-        text = folder.joinpath(source).read_text(encoding="utf-8")
+    for path, source in {**_SHARED, **_OWN, **_EXAMPLES[names.kind]}.items():
+        text = folder.joinpath(Template(source).substitute(fields)).read_text(encoding="utf-8")
         files[Template(path).substitute(fields)] = Template(text).substitute(fields)
     return dict(sorted(files.items()))
 

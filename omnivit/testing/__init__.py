@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from omnivit.testing.adapter import AdapterContract
     from omnivit.testing.encoder import EncoderContract
     from omnivit.testing.head import HeadContract
+    from omnivit.testing.llm import LLMContract
     from omnivit.testing.reader import ReaderContract
 
-__all__ = ["AdapterContract", "EncoderContract", "HeadContract", "ReaderContract"]
+__all__ = ["AdapterContract", "EncoderContract", "HeadContract", "LLMContract", "ReaderContract"]
 
 
 def __getattr__(name: str) -> Any:

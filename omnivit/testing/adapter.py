@@ -11,20 +11,22 @@ Shapes: M media, S rows from the encoder, Q instruction tokens, B samples, T tok
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from omnivit.errors import OmniVitError, RecipeError
 from omnivit.model.adapter import Instruction
+from omnivit.model.generate import generate_anew
 from omnivit.testing.adapter_rows import RowRules
 from omnivit.testing.adapter_trial import (
     OTHER,
     SLOT,
     Trial,
     changes_llm,
-    continued,
     instruction_from,
     plain_parts,
     real,
@@ -38,8 +40,8 @@ from omnivit.testing.trial import difference, drawn
 
 SAME = 1e-5
 """Greatest difference of numbers that are computed in the same order."""
-STEPS = 3
-"""Tokens that are generated."""
+GREEDILY: Mapping[str, Any] = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+"""How text is generated."""
 REGISTER = "Make what it computes with `nn.Parameter` or buffers of modules, and from `Config` alone."
 
 
@@ -214,9 +216,9 @@ class AdapterContract(RowRules):
         for media in trial.groups():
             batch, found = trial.batch(media, left=True), {SLOT: trial.run(trial.features(media))}
             embeds, context = trial.embed(batch, found)
-            options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-            cached = trial.llm.generate(embeds, batch.mask, batch.positions, context, **options).tolist()
-            anew = continued(trial, batch, found, STEPS).tolist()
+            told = (embeds, batch.mask, batch.positions, context)
+            cached = trial.llm.generate(*told, **GREEDILY).tolist()
+            anew = generate_anew(trial.llm, *told, **GREEDILY).tolist()
             for name, one, other in zip(batch.names, cached, anew, strict=True):
                 if one != other:
                     media_of = ", ".join(map(shown, media))

@@ -354,18 +354,3 @@ def stir(module: nn.Module, scale: float = 0.1) -> None:
 def plain_parts(trial: Trial) -> tuple[RowsEncoder, CausalLM]:
     """The encoder and the LLM as they were before `install`, in `eval()`."""
     return RowsEncoder(trial.encoder.width).eval(), llm_of(trial.llm_width).eval()
-
-
-def continued(trial: Trial, batch: Batch, features: Mapping[str, Features], count: int) -> Tensor:
-    """[B, count] likeliest next tokens of left-padded samples, the whole sequence computed anew for each."""
-    embeds, context = trial.embed(batch, features)
-    mask, positions, new = batch.mask, batch.positions, []
-    for _ in range(count):
-        keep = torch.zeros_like(mask)
-        keep[:, -1] = True
-        window = context.window(0, embeds.shape[1], len(batch))
-        new.append(trial.llm(embeds, mask, positions, keep, window).logits.argmax(dim=-1, keepdim=True))
-        embeds = torch.cat([embeds, trial.llm.embed(new[-1])], dim=1)
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
-    return torch.cat(new, dim=1)

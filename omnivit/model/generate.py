@@ -1,0 +1,94 @@
+"""Text token by token, the whole sequence computed anew for each: for LLMs without a faster way of their own.
+
+Shapes: B samples, T tokens, D LLM width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from omnivit.errors import RecipeError
+from omnivit.model.context import Context
+
+if TYPE_CHECKING:
+    from omnivit.model.llm import LanguageModel
+
+
+@torch.no_grad()
+def generate_anew(
+    llm: LanguageModel,
+    embeds: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    context: Context | None = None,
+    *,
+    max_new_tokens: int = 20,
+    eos_token_id: int | Collection[int] | None = None,
+    pad_token_id: int | None = None,
+    streamer: Any = None,
+    num_beams: int = 1,
+    **sampling: Any,
+) -> Tensor:
+    """Continue prompts: new ids [B, new], as `transformers.generate` gives them. Cost grows with the square of length.
+
+    Args:
+        llm: whose `forward` gives the next token's logits.
+        embeds: [B, T, D] prompts, padded on the left.
+        mask: [B, T] True where a token is.
+        positions: [B, T]; they count on by one.
+        context: of the prompts, for layers that adapters changed.
+        max_new_tokens: of each sample.
+        eos_token_id: ids that end an answer.
+        pad_token_id: what follows an end while others go on; 0 where None.
+        streamer: its `put` gets the new ids [B] as they come, its `end` is called at last.
+        num_beams: 1.
+        **sampling: `do_sample`, and `temperature`, `top_k` and `top_p` for it.
+
+    Raises:
+        RecipeError: more than one beam.
+    """
+    if num_beams != 1:
+        raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}; only 1 can be had.")
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()
+    for _ in range(max_new_tokens):
+        keep = torch.zeros_like(mask)
+        keep[:, -1] = True
+        window = None if context is None else context.window(0, embeds.shape[1], len(embeds))
+        ids = _chosen(llm(embeds, mask, positions, keep, window).logits, **sampling)
+        ids = ids.masked_fill(done, pad_token_id or 0)
+        new = torch.cat([new, ids[:, None]], dim=1)
+        if streamer is not None:
+            streamer.put(ids.cpu())
+        done = done | torch.isin(ids, ids.new_tensor(sorted(ends)))
+        if bool(done.all()):
+            break
+        embeds = torch.cat([embeds, llm.embed(ids[:, None])], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+    if streamer is not None:
+        streamer.end()
+    return new
+
+
+def _chosen(
+    logits: Tensor,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """[B, V] -> [B] the likeliest ids, or drawn ones."""
+    if not do_sample:
+        return logits.argmax(dim=-1)
+    steps = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
+    steps += [TopKLogitsWarper(top_k)] if top_k else []
+    steps += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
+    no_ids = logits.new_zeros(len(logits), 0, dtype=torch.long)
+    scores = LogitsProcessorList(steps)(no_ids, logits.float())
+    return torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]

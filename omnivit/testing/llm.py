@@ -1,0 +1,293 @@
+"""The contract of LLMs, rule by rule.
+
+    class TestTiny(LLMContract):
+        llm = TinyLLM
+
+An LLM is tried on prompts of its own tokenizer, some of whose embeddings are exchanged for others, as media's are.
+
+Shapes: B samples, T tokens, D = `width`, N kept tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import IGNORE
+from omnivit.data.sample import Message, Text
+from omnivit.model.generate import generate_anew
+from omnivit.model.llm import LanguageModel
+from omnivit.testing.homeless import Homes
+from omnivit.testing.llm_trial import LLMTrial, Prompts
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
+from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
+from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.trial import difference, drawn
+
+GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+"""How text is generated."""
+
+
+class LLMContract(ConfiguredContract):
+    """What every LLM keeps."""
+
+    kind = "llm"
+    llm: ClassVar[type[LanguageModel]]
+    """The LLM that is tried."""
+
+    @rule
+    def test_tokenizer(self, tmp_path: Path) -> None:
+        """The tokenizer gives ids that have an embedding, and of them the text again."""
+        trial = self.trial(tmp_path)
+        tokenizer, rows = trial.llm.tokenizer(), len(trial.llm.embedding())
+        for text in trial.texts:
+            ids = trial.ids(text)
+            if not ids or max(ids) >= rows:
+                raise Broken(f"{text!r} becomes the ids {ids}; the table of embeddings has {rows} rows.")
+            again = str(tokenizer.decode(ids))
+            if again.split() != text.split():
+                raise Broken(f"{text!r} becomes {ids}, and that {again!r}.", "Use a tokenizer that loses nothing.")
+
+    @rule
+    def test_chat(self, tmp_path: Path) -> None:
+        """A conversation becomes tokens, of which the answer's are learnt, and no others but what ends the turn."""
+        trial = self.trial(tmp_path)
+        question, answer = trial.texts[:2]
+        chat = trial.llm.chat()
+        found = chat.encode((Message("user", (Text(question),)), Message("assistant", (Text(answer),))), ())
+        learnt = chat.decode(found.labels[found.labels != IGNORE].tolist())
+        if answer.strip() not in learnt or question.strip() in learnt:
+            raise Broken(
+                f"of the answer {answer!r} to {question!r}, learnt is {learnt!r}.",
+                "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat tells what a template must be like.",
+            )
+
+    @rule
+    def test_embedding(self, tmp_path: Path) -> None:
+        """`embed` turns ids [B, T] into floating embeddings [B, T, width]; `embedding()` is the table [V, width]."""
+        trial = self.trial(tmp_path)
+        table = trial.llm.embedding()
+        ids = torch.arange(min(6, len(table))).reshape(2, -1)
+        for name, found, shape in (
+            ("`embedding()`", table, [len(table), trial.llm.width]),
+            (f"`embed` of ids {list(ids.shape)}", trial.llm.embed(ids), [*ids.shape, trial.llm.width]),
+        ):
+            if list(found.shape) != shape or not found.is_floating_point():
+                raise Broken(f"{name} is {list(found.shape)} of {found.dtype}; {shape} of floating point is wanted.")
+
+    @rule
+    def test_logits(self, tmp_path: Path) -> None:
+        """`forward` gives finite logits [N, V], a row for each token that is kept, sample by sample, for any choice."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts()
+        rows = len(trial.llm.embedding())
+        every = trial.run(prompts, prompts.mask)
+        if list(every.shape) != [int(prompts.mask.sum()), rows] or not bool(every.isfinite().all()):
+            raise Broken(
+                f"for {int(prompts.mask.sum())} kept tokens, logits are {list(every.shape)}; "
+                f"[{int(prompts.mask.sum())}, {rows}] of finite numbers is wanted."
+            )
+        place = prompts.mask.cumsum(dim=1) + torch.arange(len(prompts.mask))[:, None]
+        for keep in (prompts.mask & (place % 3 == 0), prompts.mask & False):
+            where = difference("row", trial.run(prompts, keep), every[keep[prompts.mask]], CLOSE)
+            if where:
+                raise Broken(
+                    f"with {int(keep.sum())} of {len(every)} tokens kept, {where}, against keeping all.",
+                    "Compute all states, and take `states[keep]` before the output head.",
+                )
+
+    @rule
+    def test_states(self, tmp_path: Path) -> None:
+        """With `states=True` the output has the states [B, T, width] of all tokens too; heads read them."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts()
+        found = trial.llm(*prompts, prompts.mask, states=True).states
+        wanted = [*prompts.mask.shape, trial.llm.width]
+        if not isinstance(found, Tensor) or list(found.shape) != wanted:
+            shape = list(found.shape) if isinstance(found, Tensor) else found
+            raise Broken(f"`states` is {shape}; {wanted} is wanted.", "Return `LMOutput(logits, states)`.")
+
+    @rule
+    def test_padding(self, tmp_path: Path) -> None:
+        """A sample gives the same alone and in a batch with longer ones, padded on either side by whatever numbers."""
+        trial = self.trial(tmp_path)
+        for number, length in enumerate(trial.lengths):
+            alone = trial.run(one := trial.prompts([number]), one.mask)
+            for left in (False, True):
+                together = trial.prompts(left=left)
+                keep = together.mask & (torch.arange(len(together.mask)) == number)[:, None]
+                where = difference("row", trial.run(together, keep), alone, CLOSE)
+                if where:
+                    side = "left" if left else "right"
+                    raise Broken(
+                        f"of {length} tokens, among {trial.lengths} and padded on the {side}, {where}, against alone.",
+                        "Leave out tokens where `mask` is False; count places by `positions`, not by column.",
+                    )
+
+    @rule
+    def test_causal(self, tmp_path: Path) -> None:
+        """No token sees a later one: its logits are the same whatever comes after it."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts([trial.lengths.index(max(trial.lengths))])
+        half = prompts.mask.shape[1] // 2
+        other = prompts.embeds.clone()
+        other[:, half:] = other[:, half:].flip(1) * 2 + 1
+        keep = torch.arange(prompts.mask.shape[1])[None] < half
+        changed = trial.run(prompts._replace(embeds=other), keep)
+        if where := difference("row", changed, trial.run(prompts, keep), CLOSE):
+            raise Broken(
+                f"with other tokens from place {half} on, {where}.", "Let a token attend to earlier ones alone."
+            )
+
+    @rule
+    def test_generation(self, tmp_path: Path) -> None:
+        """`generate` continues left-padded prompts as by computing everything anew, to the end that it is told."""
+        trial = self.trial(tmp_path)
+        if type(trial.llm).generate is LanguageModel.generate:
+            raise NotApplicable("it has no `generate` of its own: everything is computed anew.")
+        prompts = trial.prompts(left=True)
+        wanted = generate_anew(trial.llm, *prompts, **GREEDILY)
+        _check_same_ids(trial.llm.generate(*prompts, **GREEDILY), wanted, "")
+        end = {**GREEDILY, "eos_token_id": [int(wanted[0, 1])]}
+        ended = generate_anew(trial.llm, *prompts, **end)
+        _check_same_ids(trial.llm.generate(*prompts, **end), ended, f"with the end {int(wanted[0, 1])}, ")
+
+    @rule
+    def test_streamer(self, tmp_path: Path) -> None:
+        """`generate` hands every new id to the `streamer`, as it comes: `omnivit chat` writes while it thinks."""
+        trial = self.trial(tmp_path)
+        prompts, heard = trial.prompts([0], left=True), _Heard()
+        with torch.no_grad():
+            found = trial.llm.generate(*prompts, **GREEDILY, streamer=heard)
+        if heard.ids != found[0].tolist() or not heard.ended:
+            raise Broken(
+                f"it gives the ids {found[0].tolist()}, and told {heard.ids}{'' if heard.ended else ', and no end'}.",
+                "Call `streamer.put(ids)` for each step, and `streamer.end()`.",
+            )
+
+    @rule
+    def test_gradients(self, tmp_path: Path) -> None:
+        """Every parameter gets a finite gradient, and so does every embedding that goes in: media learn by it."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts()
+        embeds = (prompts.embeds + 0).requires_grad_()  # not detached: the table of embeddings gets its gradient too
+        embeds.retain_grad()
+        _backward(trial.llm.train(), prompts._replace(embeds=embeds))
+        gradient = torch.zeros_like(embeds) if embeds.grad is None else embeds.grad
+        for number, length in enumerate(trial.lengths):
+            found = gradient[number, prompts.mask[number]]
+            if not bool(found.isfinite().all()) or bool((found == 0).all(dim=1).any()):
+                raise Broken(
+                    f"an embedding of the {length} of a sample gets no gradient, or one that is no number.",
+                    "Leave out `detach` and `no_grad`.",
+                )
+        check_gradients(trial.llm)
+
+    @rule
+    def test_frozen(self, tmp_path: Path) -> None:
+        """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the embeddings."""
+        trial = self.trial(tmp_path)
+        llm, prompts = trial.llm.requires_grad_(False), Prompts(*(tensor.detach() for tensor in trial.prompts()))
+        before = {name: value.clone() for name, value in llm.state_dict().items()}
+        if llm(*prompts, prompts.mask).logits.requires_grad:
+            raise Broken("all its parameters are frozen, and its logits ask for a gradient.", "Register parameters.")
+        embeds = prompts.embeds.clone().requires_grad_()
+        if not llm(*prompts._replace(embeds=embeds), prompts.mask).logits.requires_grad:
+            raise Broken("while it is frozen, no gradient goes through it to the embeddings.", "Leave out `no_grad`.")
+        for name, value in llm.state_dict().items():
+            if where := difference(name, value, before[name]):
+                raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
+
+    @rule
+    def test_deterministic(self, tmp_path: Path) -> None:
+        """In `eval()` the same prompts give the same logits to the bit; the same seed gives the same weights."""
+        trial = self.trial(tmp_path)
+        check_same_weights(trial.llm, self.trial(tmp_path).llm)
+        prompts = trial.prompts()
+        with drawn(1):
+            first = trial.run(prompts, prompts.mask)
+        with drawn(2):
+            again = trial.run(prompts, prompts.mask)
+        if where := difference("row", again, first):
+            raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+
+    @rule
+    def test_saved(self, tmp_path: Path) -> None:
+        """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
+        trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
+        save_and_load(trial.llm, other.llm, tmp_path)
+        prompts = trial.prompts()
+        if where := difference("row", other.run(prompts, prompts.mask), trial.run(prompts, prompts.mask)):
+            raise Broken(f"with the one that loaded the state: {where}.", "Make what it learns a parameter.")
+
+    @rule
+    def test_meta(self, tmp_path: Path) -> None:
+        """Under `torch.device("meta")` it is built without memory and without reading weights, of the same width."""
+        trial = self.trial(tmp_path)
+        config = config_of(self.plugin(), example_of(self.plugin(), fresh(tmp_path)).config)
+        check_meta(lambda: self.plugin()(config))
+        with torch.device("meta"):
+            sketch = self.plugin()(config)
+        if sketch.width != trial.llm.width:
+            raise Broken(f"`width` is {sketch.width} then, and {trial.llm.width} with weights.")
+
+    @rule
+    def test_device(self, tmp_path: Path) -> None:
+        """It works where it is moved to: all its tensors move with it, and those that it makes lie with its inputs."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts(left=True)
+        with Homes(trial.llm), torch.no_grad():
+            wanted = trial.llm(*prompts, prompts.mask).logits
+        if torch.cuda.is_available():
+            there = Prompts(*(tensor.to("cuda") for tensor in prompts))
+            trial.llm.to("cuda")
+            if where := difference("row", trial.run(there, there.mask), wanted, 10 * CLOSE):
+                raise Broken(f"on a GPU, {where}.")
+
+    @rule
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        """After `.to(torch.bfloat16)`, embeddings in bfloat16 give nearly float32's logits: large models run so."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts()
+        wanted = trial.run(prompts, prompts.mask)
+        trial.llm.to(torch.bfloat16)
+        half = prompts._replace(embeds=prompts.embeds.bfloat16())
+        if where := difference("row", trial.run(half, half.mask), wanted, ROUGH):
+            raise Broken(f"in bfloat16, {where}; rounding explains less.", "Make no tensor of a fixed dtype in it.")
+
+    def trial(self, folder: Path, seed: int = 0) -> LLMTrial:
+        """The example, built."""
+        return LLMTrial.start(self.plugin(), folder, seed)
+
+
+class _Heard:
+    """Listens to `generate`."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.ended = False
+
+    def put(self, ids: Tensor) -> None:
+        self.ids += ids.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def _backward(llm: LanguageModel, prompts: Prompts) -> None:
+    with drawn(0):
+        logits = llm(*prompts, prompts.mask).logits
+        (logits * torch.randn(logits.shape)).sum().backward()
+
+
+def _check_same_ids(found: Tensor, wanted: Tensor, when: str) -> None:
+    for number, (one, other) in enumerate(zip(found.tolist(), wanted.tolist(), strict=True)):
+        if one != other:
+            raise Broken(
+                f"{when}sample {number} goes on with {one}; by computing everything anew with {other}.",
+                "Count positions on from the prompt's last, and let the cache keep out what is padding.",
+            )

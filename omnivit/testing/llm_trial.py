@@ -1,0 +1,105 @@
+"""An LLM as its example builds it, and prompts for it: text of its own tokenizer, with other embeddings among it.
+
+Shapes: B samples, T tokens, D = `width`, N kept tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from omnivit.model.llm import LanguageModel, LMOutput
+from omnivit.testing.parts import fresh
+from omnivit.testing.plugin import config_of, example_of
+from omnivit.testing.rule import Broken, NotApplicable
+from omnivit.testing.trial import drawn
+
+TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")
+EVERY = 3
+"""Of so many embeddings of a prompt, one is no token's, as a medium's rows are not."""
+FILLING = 7.0
+"""What stands in padding."""
+
+
+class Prompts(NamedTuple):
+    """What `forward` and `generate` take first."""
+
+    embeds: Tensor
+    """[B, T, D]"""
+    mask: Tensor
+    """[B, T] bool"""
+    positions: Tensor
+    """[B, T]"""
+
+
+@dataclass
+class LLMTrial:
+    """An LLM made from its example, in `eval()`, and what it is asked."""
+
+    llm: LanguageModel
+    texts: tuple[str, ...] = TEXTS
+
+    @classmethod
+    def start(cls, plugin: type[LanguageModel], folder: Path, seed: int = 0) -> LLMTrial:
+        """Build the example of a plugin; `seed` decides its weights alone."""
+        example = example_of(plugin, fresh(folder))
+        with drawn(seed):
+            llm = plugin(config_of(plugin, example.config))
+            llm.load()
+        return cls(llm.eval())
+
+    def ids(self, text: str) -> list[int]:
+        """Of the text alone."""
+        found: list[int] = self.llm.tokenizer()(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    @cached_property
+    def samples(self) -> tuple[Tensor, ...]:
+        """[T, D] each, of other lengths.
+
+        Raises:
+            NotApplicable: there are ids without an embedding, which is for the rule `tokenizer` to say.
+        """
+        ids, rows = [self.ids(text) for text in self.texts], len(self.llm.embedding())
+        if not all(ids) or max(map(max, ids)) >= rows:
+            raise NotApplicable("not every token has an embedding: see the rule `tokenizer`.")
+        return tuple(_mixed(self.llm.embed(torch.tensor([one]))[0]) for one in ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return [len(sample) for sample in self.samples]
+
+    def prompts(self, numbers: Sequence[int] | None = None, left: bool = False) -> Prompts:
+        """Samples as a batch, those of `numbers` or all, filled up on the right or on the left."""
+        chosen = [self.samples[number] for number in (range(len(self.samples)) if numbers is None else numbers)]
+        longest = max(map(len, chosen))
+        embeds, mask = [], torch.zeros(len(chosen), longest, dtype=torch.bool)
+        for number, sample in enumerate(chosen):
+            filling = sample.new_full((longest - len(sample), sample.shape[1]), FILLING)
+            embeds.append(torch.cat([filling, sample] if left else [sample, filling]))
+            mask[number, len(filling) if left else 0 : longest if left else len(sample)] = True
+        return Prompts(torch.stack(embeds), mask, (mask.cumsum(dim=1) - 1).clamp(min=0))
+
+    @torch.no_grad()
+    def run(self, prompts: Prompts, keep: Tensor) -> Tensor:
+        """The logits [N, V] of kept tokens. Raises Broken where there are none."""
+        found = self.llm(*prompts, keep)
+        if not isinstance(found, LMOutput):
+            raise Broken(f"forward returns {type(found).__name__}.", "Return `LMOutput(logits)`.")
+        return found.logits
+
+
+def _mixed(embeds: Tensor) -> Tensor:
+    """[T, D] with every third one exchanged for random numbers of the same size."""
+    size = embeds.detach().std()
+    with drawn(len(embeds)):
+        others = torch.randn(embeds.shape) * size
+    exchanged = torch.arange(len(embeds))[:, None] % EVERY == 1
+    return torch.where(exchanged, others.to(embeds.dtype), embeds)
