@@ -86,9 +86,13 @@ def _chosen(
     """[B, V] -> [B] the likeliest ids, or drawn ones."""
     if not do_sample:
         return logits.argmax(dim=-1)
-    steps = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
-    steps += [TopKLogitsWarper(top_k)] if top_k else []
-    steps += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
-    no_ids = logits.new_zeros(len(logits), 0, dtype=torch.long)
-    scores = LogitsProcessorList(steps)(no_ids, logits.float())
+    steps = LogitsProcessorList()
+    if temperature not in (None, 1.0):
+        steps.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        steps.append(TopKLogitsWarper(top_k))
+    if top_p not in (None, 1.0):
+        steps.append(TopPLogitsWarper(top_p))
+    no_ids: Any = logits.new_zeros(len(logits), 0, dtype=torch.long)
+    scores: Tensor = steps(no_ids, logits.float())
     return torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
