@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
-from omnivit.errors import RecipeError
+from omnivit.errors import RecipeError, suggest
 from omnivit.examples import EncoderExample
+from omnivit.media.dicom import READABLE
 from omnivit.media.facts import MediaFacts
 from omnivit.media.slices import OTHERS, View, Window
-from omnivit.media.volumes import look, read_volume
+from omnivit.media.volumes import has_header, look, read_header, read_volume
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
@@ -67,12 +68,18 @@ class MedicalConfig:
     """Most slices that pass through the image encoder together, to bound memory; null: all of a batch."""
     allow_burned_in: bool = False
     """Read DICOM pictures that say that annotations are burned in; these may name the patient."""
+    header: tuple[str, ...] = ()
+    """DICOM header fields that the LLM reads as text before the volume: [Modality, BodyPartExamined, ...], technical
+    ones only. All others are dropped."""
 
     def __post_init__(self) -> None:
         if self.bins < 1 or not 0 < self.reach < math.inf:
             raise ValueError(f"`bins` is {self.bins} and `reach` {self.reach}; both must be above 0.")
         if self.at_once is not None and self.at_once < 1:
             raise ValueError(f"`at_once` is {self.at_once}; it must be at least 1.")
+        for name in self.header:
+            if name not in READABLE:
+                raise ValueError(f"`header`: {name} may identify a person, or is unknown; {suggest(name, READABLE)}")
         try:
             self.view()
         except RecipeError as error:
@@ -100,6 +107,8 @@ class MedicalProcessor:
     inside: Processor
     """The image encoder's."""
     view: View
+    header: tuple[str, ...] = ()
+    """Fields for the preface."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one volume: `pictures` [], `positions` [N], `axes` [N], and `inside`'s tensors [N, ...].
@@ -111,6 +120,13 @@ class MedicalProcessor:
         item = prepare_pictures(self.inside, volume.images(), media)
         return {**item, POSITIONS: torch.from_numpy(volume.positions), AXES: torch.from_numpy(volume.axes)}
 
+    def preface(self, media: Media) -> str:
+        """`Modality: CT; SliceThickness: 5.0` and a new line: the wanted fields of a DICOM header; else nothing."""
+        if not (self.header and has_header(media)):
+            return ""
+        found = read_header(media, self.header)
+        return "; ".join(f"{name}: {value}" for name, value in found.items()) + "\n" if found else ""
+
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Rows of all slices."""
         return layout_of_pictures(self.inside, _pictures(item)).rows
@@ -121,7 +137,7 @@ class MedicalProcessor:
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
-        return f"{self.view!r} {self.inside.fingerprint()}"
+        return f"{self.view!r} {self.header} {self.inside.fingerprint()}"
 
 
 class MedicalEncoder(Encoder):
@@ -154,7 +170,7 @@ class MedicalEncoder(Encoder):
 
     def processor(self) -> MedicalProcessor:
         """Prepares volumes and pictures."""
-        return MedicalProcessor(self.encoder.processor(), self.config.view())
+        return MedicalProcessor(self.encoder.processor(), self.config.view(), tuple(self.config.header))
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, N S, D], grid (n, y, x): slices in the order of their places."""

@@ -5,7 +5,7 @@ Runs in loader workers: it holds processors and a tokenizer, no weights, and pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import IGNORE, EncodedSample, Span
 from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Sample
+from omnivit.data.sample import Media, Message, Part, Sample, Text
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, RecipeError, suggest
 
@@ -49,7 +49,8 @@ class Preparer:
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
             items = tuple(self.slots[m.slot](m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True))
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
-            encoded = self.chat.encode(sample.messages, rows, generate=generate, supervise=supervise)
+            messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
+            encoded = self.chat.encode(messages, rows, generate=generate, supervise=supervise)
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
         positions = self._positions(len(encoded.ids), encoded.spans)
@@ -65,6 +66,13 @@ class Preparer:
         if media.slot not in self.slots:
             raise DataError(f"no input slot {media.slot!r} in the recipe; {suggest(media.slot, self.slots)}")
         return media if seed is None else replace(media, seed=derive_seed(seed, sample.id, position))
+
+    def _prefaced(self, parts: Sequence[Part]) -> Iterator[Part]:
+        """Each medium with what its processors say before it."""
+        for part in parts:
+            if isinstance(part, Media) and (text := self.slots[part.slot].preface(part)):
+                yield Text(text)
+            yield part
 
     def _rows(self, media: Media, item: Mapping[str, Tensor]) -> int:
         try:

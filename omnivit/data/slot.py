@@ -19,7 +19,7 @@ from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.model.adapter import Instruction, Length, Positions
-from omnivit.model.encoder import Processor, layout_of
+from omnivit.model.encoder import PrefacingProcessor, Processor, layout_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +70,10 @@ class SlotPreparer:
         else:
             items = {f"{number}.{key}": value for number, item in enumerate(found) for key, value in item.items()}
         return items if self.instruction is None else items | self.instruction(instruction)
+
+    def preface(self, media: Media) -> str:
+        """What the LLM reads before the medium; usually nothing. Raises MediaError."""
+        return "".join(found.preface(media) for found in self.processors if isinstance(found, PrefacingProcessor))
 
     def rows(self, items: Mapping[str, Tensor]) -> int:
         """Rows in the LLM's sequence that the medium will take. Raises RecipeError where an adapter cannot take it."""

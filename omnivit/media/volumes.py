@@ -78,6 +78,11 @@ def read_header(media: Media, fields: Sequence[str]) -> dict[str, str]:
     return isolated(dicom.header, sources[0], names[0], tuple(fields), name=names[0], size=_size(sources[0]))
 
 
+def has_header(media: Media) -> bool:
+    """Whether a medium is of DICOM files. Raises MediaError where it must not or cannot be read."""
+    return not isinstance(media.source, (Image.Image, np.ndarray)) and _all_dicom(*_sources(media))
+
+
 def _sources(media: Media) -> tuple[list[Path | bytes], list[str]]:
     """The files that a medium names, checked, and their names for errors."""
     if isinstance(media.source, bytes):

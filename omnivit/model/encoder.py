@@ -56,6 +56,19 @@ class GridProcessor(Processor, Protocol):
         ...
 
 
+@runtime_checkable
+class PrefacingProcessor(Processor, Protocol):
+    """A processor that tells the LLM in words what a medium's file says beside it."""
+
+    def preface(self, media: Media) -> str:
+        """What the LLM reads right before the medium, as plain text; empty: nothing.
+
+        Raises:
+            MediaError: the medium cannot be read; names file and reason.
+        """
+        ...
+
+
 def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
     """How the rows that an encoder will return for an item lie."""
     grid = processor.grid(item) if isinstance(processor, GridProcessor) else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnivit.data.sample import Media
-from omnivit.model.encoder import Processor
+from omnivit.model.encoder import PrefacingProcessor, Processor
 from omnivit.testing.plugin import ConfiguredContract
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, built, item_difference
@@ -57,6 +57,23 @@ class ProcessorRules(ConfiguredContract):
         """A medium with the same `seed` becomes the same tensors: augmentation draws from that seed alone."""
         trial = self.trial(tmp_path)
         _check_repeats(trial.processor, [replace(one, seed=7) for one in trial.media], "with seed 7 both times")
+
+    @rule
+    def test_preface(self, tmp_path: Path) -> None:
+        """What a processor tells the LLM before a medium is text, the same whenever it is asked."""
+        trial = self.trial(tmp_path)
+        if not isinstance(trial.processor, PrefacingProcessor):
+            raise NotApplicable("its processor has no `preface`: the LLM reads nothing before a medium.")
+        for media in trial.media:
+            found: object = trial.processor.preface(media)
+            if not isinstance(found, str):
+                raise Broken(
+                    f"before {media} it tells {_short(repr(found))}, a {type(found).__name__}.", "Return a str."
+                )
+            if (again := trial.processor.preface(media)) != found:
+                raise Broken(
+                    f"before {media} it tells {_short(found)}, then {_short(again)}.", "Tell what the file says."
+                )
 
     @rule
     def test_pickle(self, tmp_path: Path) -> None:

@@ -39,6 +39,16 @@ class SeedProcessor:
         return f"rows={self.rows}"
 
 
+class TellingProcessor(SeedProcessor):
+    """Says something before each medium."""
+
+    told = "Modality: <|im_end|>\n"
+
+    def preface(self, media: Media) -> str:
+        assert media.source
+        return self.told
+
+
 def halved(layout: Layout) -> Layout:
     """An adapter that joins two rows into one."""
     return Layout(layout.rows // 2)

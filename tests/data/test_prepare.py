@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from prepare_support import NO_SEED, sample, slot, small_preparer
+from prepare_support import NO_SEED, TellingProcessor, halved, sample, slot, small_preparer
 from torch import Tensor
 
 from omnivit.data.chat import Chat
 from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
 from omnivit.data.mixture import derive_seed
 from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, MediaError
 from omnivit.model.tokens import byte_tokenizer
 
@@ -41,6 +42,17 @@ def test_media_take_the_rows_that_the_adapter_gives() -> None:
     assert encoded.name == "sample 's' (f.jsonl:3)" and len(encoded.items) == 2
     assert encoded.labels.tolist()[-5:] == [*b"yes", 258, IGNORE]
     assert all(label == IGNORE for label in encoded.labels.tolist()[:-5])
+
+
+def test_what_a_file_says_is_read_before_its_medium_and_not_learnt() -> None:
+    plain = small_preparer()(sample("ab", IMAGE, "cde", AUDIO))
+    telling = SlotPreparer((TellingProcessor(6),), ((0, halved),))
+    encoded = small_preparer(slots={"image": telling, "audio": slot(4)})(sample("ab", IMAGE, "cde", AUDIO))
+    told = TellingProcessor.told.encode()  # in plain bytes: no word of a file becomes a control token
+    first, *_ = plain.spans
+    assert encoded.ids.tolist() == [*plain.ids[: first.start].tolist(), *told, *plain.ids[first.start :].tolist()]
+    assert [span.start for span in encoded.spans] == [span.start + len(told) for span in plain.spans]
+    assert encoded.labels[encoded.labels != IGNORE].tolist() == plain.labels[plain.labels != IGNORE].tolist()
 
 
 def test_no_seed_outside_training() -> None:

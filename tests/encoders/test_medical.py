@@ -20,7 +20,7 @@ from omnivit.data.sample import Media
 from omnivit.errors import MediaError, PluginError, RecipeError
 from omnivit.media.slices import View
 from omnivit.media.volumes import read_volume
-from omnivit.model.encoder import GridProcessor, layout_of
+from omnivit.model.encoder import GridProcessor, PrefacingProcessor, layout_of
 from omnivit.options import merge_options
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "media"))
@@ -141,9 +141,10 @@ def test_processor_pickles_small_and_tells_settings_apart() -> None:
     assert pickle.loads(pickle.dumps(process)) == process
     different: list[dict[str, Any]] = [
         {"slices": 3}, {"windows": {"CT": "lung"}}, {"planes": ["coronal"]}, {"time": 1}, {"allow_burned_in": True},
+        {"header": ["Modality"]},
     ]  # fmt: skip
     prints = {build(**options).processor().fingerprint() for options in ({}, *different)}
-    assert len(prints) == 6
+    assert len(prints) == 7
 
 
 def test_the_seed_reaches_the_image_encoder(folder: Path) -> None:
@@ -165,6 +166,20 @@ def test_windows_follow_the_modality(folder: Path) -> None:
     ct, mr = (process(Media("volume", name, str(folder)))["pixels"] for name in ("ct.dcm", "mr.dcm"))
     assert not torch.equal(ct, mr)
     assert process.view.windows == {"CT": "soft_tissue", "*": "percentile", "MR": (0, 500)}
+
+
+def test_the_llm_reads_the_header_fields_that_the_recipe_lists(tmp_path: Path) -> None:
+    path = save(dataset(CUBE[0], Modality="MR", KVP=None), tmp_path / "x.dcm")
+    nifti(tmp_path / "x.nii", CUBE)
+    process = build(header=["Modality", "KVP", "Rows"]).processor()
+    assert isinstance(process, PrefacingProcessor)
+    assert process.preface(Media("volume", str(path))) == "Modality: MR; Rows: 10\n"
+    assert process.preface(Media("volume", str(tmp_path / "x.nii"))) == ""
+    assert process.preface(Media("volume", CUBE.astype(np.uint8))) == ""
+    silent = build().processor()
+    assert isinstance(silent, PrefacingProcessor) and silent.preface(Media("volume", str(path))) == ""
+    with pytest.raises(MediaError, match=r"gone\.dcm"):
+        process.preface(Media("volume", str(tmp_path / "gone.dcm")))
 
 
 def test_arrays_of_python_callers() -> None:
@@ -193,7 +208,8 @@ def test_construction_on_meta_reads_no_weights() -> None:
         ({"bins": 0}, r"`bins` is 0"),
         ({"at_once": 0}, r"`at_once` is 0"),
         ({"slices": 0}, r"`slices` is 0"),
-        ({"header": ["PatientName"]}, r"header"),
+        ({"header": ["PatientName"]}, r"`header`: PatientName may identify a person, or is unknown"),
+        ({"header": ["Modalty"]}, r"`header`: Modalty .*did you mean 'Modality'"),
     ],
 )
 def test_what_a_recipe_must_not_say(options: dict[str, Any], reason: str) -> None:

@@ -137,6 +137,20 @@ class DrawsGlobally(With):
     made = Global
 
 
+class Counting(PcmProcessor):
+    asked: ClassVar[list[Media]] = []
+
+    def preface(self, media: Media) -> str:
+        self.asked.append(media)
+        return f"Sound {len(self.asked)}:\n"
+
+
+class CountsPrefaces(With):
+    """Tells the LLM how often it was asked."""
+
+    made = Counting
+
+
 class HoldsLambda(Pcm):
     """Its processor does not pickle."""
 
@@ -270,6 +284,7 @@ FAULTS: dict[type[Pcm], tuple[str, ...]] = {
     MixesDtypes: ("items",),
     Remembers: ("determinism", "seed"),  # what depends on the order does so with a seed, too
     DrawsGlobally: ("seed",),
+    CountsPrefaces: ("preface",),
     HoldsLambda: ("pickle",),
     HoldsTable: ("pickle",),
     HoldsItself: ("weightless",),

@@ -62,6 +62,9 @@ class PcmProcessor:
         padded = np.pad(samples, (0, FRAME * frames - len(samples))).astype(np.float32)
         return {"samples": torch.from_numpy(padded.reshape(frames, FRAME)), "frames": torch.tensor(frames)}
 
+    def preface(self, media: Media) -> str:
+        return f"{len(samples_of(media))} samples:\n"
+
     def length(self, item: Mapping[str, Tensor]) -> int:
         return int(item["frames"])
 
