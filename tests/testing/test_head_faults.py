@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-
 import faulty_heads as faulty
 import pytest
+from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_heads import Box
 
 from omnivit.model.head import Head
 from omnivit.testing.head import HeadContract
 from omnivit.testing.plugin import ConfiguredContract
-from omnivit.testing.rule import Outcome, outcomes
 
-FAULTS: dict[type[Box], tuple[tuple[str, ...], str]] = {
+FAULTS: dict[type[Box], Expected] = {
     faulty.HasNoToken: (("token",), "`token` is ''."),
     faulty.LosesPerBox: (("losses", "none"), "the loss 'box' is [3] of torch.float32."),
     faulty.MeansOverNothing: (("none",), "for N = 0, the loss 'box' is nan."),
@@ -36,33 +34,18 @@ class TestBox(HeadContract):
     head = Box
 
 
-def told(plugin: type[Box]) -> dict[str, Outcome]:
-    return {one.rule.name: one for one in outcomes(HeadContract.on(plugin))}
-
-
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(Box).values()} == {"kept"}
+    assert {one.status for one in told(HeadContract, Box).values()} == {"kept"}
 
 
 def test_no_head_is_left_out() -> None:
-    made = {cls for _, cls in inspect.getmembers(faulty, inspect.isclass) if cls.__module__ == faulty.__name__}
-    assert {cls for cls in made if issubclass(cls, Head)} == {Box, *FAULTS}
+    assert planted(faulty, Head) == {Box, *FAULTS}
 
 
 def test_every_rule_of_heads_finds_a_fault() -> None:
-    common = {rule.name for rule in ConfiguredContract.rules()}  # encoders try the rules of all plugins
-    assert {name for names, _ in FAULTS.values() for name in names} == {
-        rule.name for rule in HeadContract.rules() if rule.name not in common
-    }
+    assert {name for names, _ in FAULTS.values() for name in names} == own_rules(HeadContract, ConfiguredContract)
 
 
 @pytest.mark.parametrize("plugin", FAULTS, ids=lambda plugin: plugin.__name__)
 def test_a_fault_is_found(plugin: type[Box]) -> None:
-    names, shown = FAULTS[plugin]
-    found = told(plugin)
-    broken = {name for name, one in found.items() if one.status == "broken"}
-    assert broken == set(names) or (plugin is faulty.DropsAlways and broken > set(names))  # chance strikes others, too
-    first = found[names[0]]
-    heading, counterexample, *_ = first.message.splitlines()
-    assert heading == f"rule {first.rule.name}: {first.rule.wants}"
-    assert shown in counterexample
+    check_found(HeadContract, plugin, FAULTS[plugin], by_chance=plugin is faulty.DropsAlways)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-
 import faulty_llms as faulty
 import pytest
+from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_llms import Means
 
 from omnivit.model.causal import CausalLM
 from omnivit.model.llm import LanguageModel
 from omnivit.testing.llm import LLMContract
 from omnivit.testing.plugin import ConfiguredContract
-from omnivit.testing.rule import Outcome, outcomes
 
-FAULTS: dict[type[Means], tuple[tuple[str, ...], str]] = {
+FAULTS: dict[type[Means], Expected] = {
     faulty.HasMoreTokens: (("tokenizer",), "the table of embeddings has 100 rows."),
     faulty.ForgetsCapitals: (("tokenizer", "chat"), "and that '<pad> h a t i s t h i s ?'."),
     faulty.LearnsQuestions: (("chat",), "learnt is 'user\\nWhat is this?"),
@@ -44,40 +42,25 @@ class TestCausal(LLMContract):
     llm = CausalLM
 
 
-def told(plugin: type[LanguageModel]) -> dict[str, Outcome]:
-    return {one.rule.name: one for one in outcomes(LLMContract.on(plugin))}
-
-
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(Means).values()} == {"kept"}
+    assert {one.status for one in told(LLMContract, Means).values()} == {"kept"}
 
 
 def test_one_without_a_generate_of_its_own() -> None:
     class Plain(Means):
         generate = LanguageModel.generate
 
-    assert {name for name, one in told(Plain).items() if one.status != "kept"} == {"generation"}
+    assert {name for name, one in told(LLMContract, Plain).items() if one.status != "kept"} == {"generation"}
 
 
 def test_no_llm_is_left_out() -> None:
-    made = {cls for _, cls in inspect.getmembers(faulty, inspect.isclass) if cls.__module__ == faulty.__name__}
-    assert {cls for cls in made if issubclass(cls, LanguageModel)} == {Means, *FAULTS}
+    assert planted(faulty, LanguageModel) == {Means, *FAULTS}
 
 
 def test_every_rule_of_llms_finds_a_fault() -> None:
-    common = {rule.name for rule in ConfiguredContract.rules()}  # encoders try the rules of all plugins
-    assert {name for names, _ in FAULTS.values() for name in names} == {
-        rule.name for rule in LLMContract.rules() if rule.name not in common
-    }
+    assert {name for names, _ in FAULTS.values() for name in names} == own_rules(LLMContract, ConfiguredContract)
 
 
 @pytest.mark.parametrize("plugin", FAULTS, ids=lambda plugin: plugin.__name__)
 def test_a_fault_is_found(plugin: type[Means]) -> None:
-    names, shown = FAULTS[plugin]
-    found = told(plugin)
-    broken = {name for name, one in found.items() if one.status == "broken"}
-    assert broken == set(names) or (plugin is faulty.DropsAlways and broken > set(names))  # chance strikes others, too
-    first = found[names[0]]
-    heading, counterexample, *_ = first.message.splitlines()
-    assert heading == f"rule {first.rule.name}: {first.rule.wants}"
-    assert shown in counterexample
+    check_found(LLMContract, plugin, FAULTS[plugin], by_chance=plugin is faulty.DropsAlways)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-
 import faulty_readers as faulty
 import pytest
+from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_readers import Captions
 
+from omnivit.data.readers import Reader
 from omnivit.testing.plugin import PluginContract
 from omnivit.testing.reader import ReaderContract
-from omnivit.testing.rule import Outcome, outcomes
 
-EXPECTED: dict[type[Captions], tuple[tuple[str, ...], str]] = {
+EXPECTED: dict[type[Captions], Expected] = {
     faulty.CallsAskersHuman: (("samples",), "sample 0: message 0 is Message(role='human'"),
     faulty.CountsFromTheEnd: (("index",), "sample -1 of 3 is sample 'captions.tsv:3'"),
     faulty.NamesAllAlike: (("ids",), "samples 0 and 1 are both called 'captions.tsv'."),
@@ -39,32 +38,18 @@ class TestCaptions(ReaderContract):
     reader = Captions
 
 
-def told(plugin: type[Captions]) -> dict[str, Outcome]:
-    return {one.rule.name: one for one in outcomes(ReaderContract.on(plugin))}
-
-
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(Captions).values()} == {"kept"}
+    assert {one.status for one in told(ReaderContract, Captions).values()} == {"kept"}
 
 
 def test_no_reader_is_left_out() -> None:
-    made = {cls for _, cls in inspect.getmembers(faulty, inspect.isclass) if cls.__module__ == faulty.__name__}
-    assert made == {Captions, *EXPECTED}
+    assert planted(faulty, Reader) == {Captions, *EXPECTED}
 
 
 def test_every_rule_of_readers_finds_a_fault() -> None:
-    common = {rule.name for rule in PluginContract.rules()}  # encoders try the rules of all plugins
-    assert {name for names, _ in EXPECTED.values() for name in names} == {
-        rule.name for rule in ReaderContract.rules() if rule.name not in common
-    }
+    assert {name for names, _ in EXPECTED.values() for name in names} == own_rules(ReaderContract, PluginContract)
 
 
 @pytest.mark.parametrize("plugin", EXPECTED, ids=lambda plugin: plugin.__name__)
 def test_a_fault_is_found(plugin: type[Captions]) -> None:
-    names, shown = EXPECTED[plugin]
-    found = told(plugin)
-    assert {name for name, one in found.items() if one.status == "broken"} == set(names)
-    first = found[names[0]]
-    heading, counterexample, *_ = first.message.splitlines()
-    assert heading == f"rule {first.rule.name}: {first.rule.wants}"
-    assert shown in counterexample
+    check_found(ReaderContract, plugin, EXPECTED[plugin])
