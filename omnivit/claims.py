@@ -56,11 +56,6 @@ class Claim:
     fault: str = ""
     """Why it cannot be used, as far as its line tells; a clause."""
 
-    @property
-    def dist(self) -> metadata.Distribution | None:
-        """The distribution, as `importlib.metadata.EntryPoint` calls it."""
-        return None if self.owner is None else self.owner.distribution
-
 
 class Damaged(NamedTuple):
     """A distribution whose entry points cannot be read at all."""

@@ -24,7 +24,7 @@ VERBS = MappingProxyType(
         "check": "validate a recipe without loading a weight: stages, what trains, parameters, memory",
         "show": "print a recipe resolved",
         "plugins": "list plugins with their health; say what one is and takes; try the contract on it",
-        "new": "make a distribution with a plugin of your own: encoder, adapter, reader or head",
+        "new": "make a distribution with a plugin of your own: encoder, adapter, LLM, reader or head",
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",

@@ -118,11 +118,6 @@ class Definition(NamedTuple):
         return found
 
 
-def definition_problem(module: str, attribute: str) -> str:
-    """Why `module:attribute` cannot be what an import finds there; empty if nothing speaks against it."""
-    return definition(module, attribute).problem
-
-
 def definition(module: str, attribute: str) -> Definition:
     """What can be known of `module:attribute` from the module's source."""
     first = attribute.partition(".")[0]
@@ -304,8 +299,3 @@ def _version_problem(requirement: _Requirement, version: str) -> list[str]:
     except InvalidVersion:
         fits = not requirement.specifier
     return [] if fits else [f"{requirement.text} is wanted and {harmless(version)} is installed"]
-
-
-def identity(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Name and version of a distribution; `unknown` where a broken installation does not tell."""
-    return facts(distribution)[:2]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 from recipe_support import TINY, refusal, write
+
+from omnivit.recipe_checks import TAKEN
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +77,10 @@ def test_a_stage_must_train_something() -> None:
 def test_every_problem_is_listed_at_once() -> None:
     lines = refusal(write(TINY), "data.workers=-1", "stages.0.epochs=0").splitlines()
     assert [line.split(" ")[0] for line in lines] == ["stages[0].epochs", "data.workers"]
+
+
+def test_no_input_takes_the_name_of_an_argument_of_ask() -> None:
+    from omnivit.assistant import Assistant
+
+    *arguments, media = inspect.signature(Assistant.ask).parameters
+    assert media == "media" and set(arguments) <= TAKEN

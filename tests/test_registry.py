@@ -356,7 +356,7 @@ def test_our_own_bases_and_names() -> None:
     assert list(registry.ALL) == ["encoders", "adapters", "llms", "readers", "heads"]
     for kind, found in registry.ALL.items():
         assert found.group == f"omnivit.{kind}"
-        assert probe.definition_problem(*found.base.split(":")) == ""
+        assert probe.definition(*found.base.split(":")).problem == ""
     expected = {
         "encoders": {"clip", "timm"},
         "adapters": {"linear", "mlp"},
@@ -371,7 +371,7 @@ def test_our_own_plugins_are_defined_where_they_say() -> None:
     for found in registry.ALL.values():
         for name, entry in found.names().items():
             module, _, rest = entry.value.partition(":")
-            assert probe.definition_problem(module, rest.split()[0]) == "", name
+            assert probe.definition(module, rest.split()[0]).problem == "", name
 
 
 def test_importing_the_registry_imports_nothing_heavy() -> None:

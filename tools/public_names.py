@@ -91,7 +91,7 @@ def plugins() -> Iterator[str]:
     """Our plugins, where they are, and the fields of their `Config`."""
     for kind, registry in ALL.items():
         for name, entry in registry.names().items():
-            if entry.dist is None or entry.dist.name != OWN:
+            if entry.owner is None or entry.owner.facts.name != OWN:
                 continue
             cls = registry.get(name)
             yield f"plugin {kind} {name} {entry.value} (version {cls.version}, contract {cls.contract})"

@@ -14,7 +14,7 @@ from string import Template
 
 from packaging.utils import canonicalize_name
 
-from omnivit import __version__, probe, registry
+from omnivit import __version__, registry
 from omnivit.errors import OmniVitError, PluginError, suggest
 
 KINDS: Mapping[str, str] = {
@@ -113,7 +113,7 @@ def _check_free(names: Names) -> None:
     """Raises PluginError where what is made could not be installed beside what is there."""
     kind, name, own = names.kind, names.name, names.distribution
     entry = registry.ALL[f"{kind}s"].names().get(name)
-    owner = own if entry is None or entry.dist is None else probe.identity(entry.dist)[0]
+    owner = own if entry is None or entry.owner is None else entry.owner.facts.name
     if canonicalize_name(owner) != own:
         raise PluginError(
             f"{owner}, which is installed, has {kind} '{name}' already: recipes could not tell the two apart. "

@@ -18,6 +18,7 @@ from omnivit.model.encoder import Encoder
 from omnivit.testing.bad_media import Bad, bad_media
 from omnivit.testing.encoder_processor import check_item
 from omnivit.testing.encoder_weights import WeightRules
+from omnivit.testing.parts import fresh
 from omnivit.testing.plugin import example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
 
@@ -32,9 +33,9 @@ class EncoderContract(WeightRules):
     @rule
     def test_bad_media(self, tmp_path: Path) -> None:
         """What cannot be read is a MediaError that names the file, never another exception, which would end a run."""
-        trial = self.trial(_made(tmp_path / "example"))
-        for number, media in enumerate(trial.slots.values()):
-            for bad in bad_media(media, _made(tmp_path / str(number))):
+        trial = self.trial(fresh(tmp_path))
+        for media in trial.slots.values():
+            for bad in bad_media(media, fresh(tmp_path)):
                 try:
                     item = trial.processor(bad.media)
                 except MediaError as error:
@@ -51,13 +52,13 @@ class EncoderContract(WeightRules):
         plugin: type[Encoder] = self.plugin()
         if plugin.inspect.__func__ is Encoder.inspect.__func__:  # type: ignore[attr-defined]
             raise NotApplicable("it has no `inspect`: `omnivit media` says so.")
-        example = example_of(plugin, _made(tmp_path / "example")).media
+        example = example_of(plugin, fresh(tmp_path)).media
         told = [_facts(plugin, Bad("a medium of the example", media, certain=False)) for media in example]
         if not any(told):
             raise Broken("it refuses all media of the example.", "Tell what they hold, or leave `inspect` out.")
-        for number, slot in enumerate({media.slot for media in example}):
+        for slot in {media.slot for media in example}:
             media = [one for one in example if one.slot == slot]
-            for bad in bad_media(media, _made(tmp_path / str(number))):
+            for bad in bad_media(media, fresh(tmp_path)):
                 if _facts(plugin, bad) is not None:
                     _check_accepted(bad, "facts")
 
@@ -100,8 +101,3 @@ def _wrong_exception(error: Exception, bad: Bad) -> Broken:
         f"{bad.what} ({bad.media}) raises {type(error).__name__}: {error}",
         "Raise `MediaError(f'{media}: what is wrong. What to do.')` from it.",
     )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

@@ -18,10 +18,8 @@ from omnivit.testing.plugin import ConfiguredContract
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, built, item_difference
 from omnivit.testing.variants import variants
-from omnivit.testing.worker import Unpicklable, pickled, work
+from omnivit.testing.worker import LARGEST, Unpicklable, pickled, work
 
-LARGEST = 1 << 20
-"""Bytes of a processor's pickle."""
 RESERVED = "instruction."
 """What keys of an item must not begin with: the collator puts the adapter's instruction there."""
 

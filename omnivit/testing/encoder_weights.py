@@ -14,7 +14,7 @@ from omnivit.model.features import Features
 from omnivit.testing.encoder_processor import steady_items
 from omnivit.testing.encoder_rows import RowRules
 from omnivit.testing.homeless import Homes
-from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, save_and_load
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, fresh, save_and_load
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import SEED, Trial, built, difference, drawn, encoded, item_difference, stacked
 
@@ -81,8 +81,7 @@ class WeightRules(RowRules):
     @rule
     def test_saved(self, tmp_path: Path) -> None:
         """One that was built from another seed gives the same rows after loading its state from a safetensors file."""
-        (folder := tmp_path / "example").mkdir()
-        trial = self.trial(folder)
+        trial = self.trial(fresh(tmp_path))
         other = built(trial.cls, trial.config, SEED + 1)
         save_and_load(trial.encoder, other, tmp_path)
         for items in map(trial.items, trial.slots):

@@ -14,10 +14,7 @@ from omnivit.cache import VARIABLE
 from omnivit.data.readers import Reader
 from omnivit.data.sample import Media, Sample, Text
 from omnivit.testing.rule import Broken
-from omnivit.testing.worker import call
-
-LARGEST = 1 << 20
-"""Bytes of a reader's pickle: it goes to every loader worker."""
+from omnivit.testing.worker import LARGEST, call
 
 
 def plain(sample: Sample) -> tuple[Any, ...]:

@@ -27,6 +27,8 @@ from omnivit.data.sample import Media
 from omnivit.model.encoder import Processor
 from omnivit.testing.rule import Broken, NotApplicable
 
+LARGEST = 1 << 20
+"""Bytes of what is sent to each loader worker: a pickled processor or reader."""
 LONGEST = 120
 """Seconds that a worker may take, its start and the plugin's imports included."""
 
