@@ -8,7 +8,7 @@ Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from omnivit.examples import LLMExample
 from omnivit.model.context import Context
 from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
+from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.surgery import Surgery, find_layers
 from omnivit.model.tokens import BYTES, byte_tokenizer
@@ -77,6 +78,7 @@ class CausalLM(LanguageModel):
     Attributes:
         config: what the recipe said.
         hf: the transformers model.
+        tokens: rows of the tokens that heads added; None where they added none.
         width: D.
         context: most tokens that it attends to; None where its config names no limit.
     """
@@ -91,6 +93,7 @@ class CausalLM(LanguageModel):
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._surgery: Surgery | None = None
+        self.tokens: NewTokens | None = None
         settings = self._settings()
         if config.path is None:
             self._adopt(self._random(settings))
@@ -126,6 +129,13 @@ class CausalLM(LanguageModel):
             add_lora(self.hf, self.hf.get_output_embeddings(), self.config.lora)
         if self._surgery is not None:
             self._surgery.apply()
+
+    def add_tokens(self, texts: Sequence[str]) -> None:
+        """Make each text one token, with a row of its own beside those of the model (`llm.tokens.*`).
+
+        Raises RecipeError where the model's tables are quantized."""
+        if ids := add_to_tokenizer(self.tokenizer(), texts):
+            self.tokens = NewTokens(self.hf.get_input_embeddings(), self.hf.get_output_embeddings(), ids)
 
     @property
     def surgery(self) -> Surgery:

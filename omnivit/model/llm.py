@@ -6,6 +6,7 @@ Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,3 +110,20 @@ class LanguageModel(nn.Module, Plugin, ABC):
     def add_peft(self) -> None:
         """Add LoRA or the like, then make the changes that adapters noted in `surgery`. Default: nothing."""
         return
+
+    def add_tokens(self, texts: Sequence[str]) -> None:
+        """Make each text one token, unless it is one: what heads wait for. Called once, when all else is in place.
+
+        From then on the tokenizer writes it as one id, `embed` takes that id, and the logits have a column for it, at
+        its number. New rows are parameters `tokens.*`, so that a stage can train them (`llm.tokens.*`) while all other
+        rows rest. Default: takes what the tokenizer has already.
+
+        Raises:
+            RecipeError: a text is no token, and this LLM takes no new ones.
+        """
+        missing = [text for text in texts if text not in self.tokenizer().get_added_vocab()]
+        if missing:
+            raise RecipeError(
+                f"{type(self).__name__} takes no new tokens, and {missing[0]!r} is none of its tokenizer's. Use "
+                "`causal`, or a head whose token it has."
+            )
