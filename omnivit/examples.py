@@ -2,7 +2,7 @@
 
 A plugin gives one by its class method `example`; `omnivit.testing` and `omnivit plugins check` try the contract on it.
 
-Shapes: N occurrences of a head's token, D width of the rows that a component takes, D_llm width of the LLM.
+Shapes: D width of the rows that a component takes, D_llm width of the LLM.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from omnivit.data.sample import Media
 from omnivit.errors import PluginError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from omnivit.model.features import Layout
 
 
@@ -70,8 +68,8 @@ class ReaderExample:
 class HeadExample:
     """A small head and what it learns from."""
 
-    targets: Mapping[str, Tensor]
-    """For N = 3 occurrences of its token: tensors that begin with this size."""
+    targets: Sequence[Any]
+    """Of three occurrences of its token, as samples give them: numbers, lists of them, or paths inside the folder."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
     llm_width: int = 32

@@ -7,8 +7,8 @@ Reading, in this order:
 
 1. `extends: other.yaml` (or a list of files; names start from the folder of the file that says so) reads those first,
    left to right; each later file is laid over the earlier ones, the file itself last. Mappings merge, lists and scalars
-   are replaced. A plugin's block (`model.llm`, an input's `encoder` or `adapter`) whose `name` or `share` changes is
-   replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
+   are replaced. A plugin's block (`model.llm`, a head, an input's `encoder` or `adapter`) whose `name` or `share`
+   changes is replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
 2. A text in a YAML file that begins with `./` or `../` becomes absolute, from that file's folder; so does a relative
    `data.root`, whose default is the folder of the recipe. `~/` is the home folder.
 3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over,
@@ -33,6 +33,8 @@ from typing import Any
 from omnivit.errors import RecipeError
 from omnivit.typed import Keys, Where, convert
 
+LM = "lm"
+"""The loss of the words of answers; a head's is called by its name."""
 _NOWHERE: Mapping[Keys, str] = MappingProxyType({})
 
 
@@ -49,13 +51,16 @@ class Slot:
 
 @dataclass
 class Model:
-    """The LLM and its inputs."""
+    """The LLM, its inputs, and its outputs beyond text."""
 
     llm: dict[str, Any]
     """`name` of a registered LLM (`causal`), then its own options."""
     inputs: dict[str, Slot | list[Slot]] = field(default_factory=dict)
     """Slot name -> encoder and adapter, or a list of several, whose rows stand one after the other. Samples name the
     slot by the type of their content part."""
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> `name` of a registered head, then its own options. Samples name it by the `head` of a target in an
+    answer."""
 
 
 @dataclass
@@ -114,8 +119,9 @@ class Stage:
     weight_decay: float = 0.0
     """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt."""
     betas: tuple[float, float] = (0.9, 0.999)
-    losses: dict[str, float] = field(default_factory=lambda: {"lm": 1.0})
-    """Named losses and their weights."""
+    losses: dict[str, float] = field(default_factory=lambda: {LM: 1.0})
+    """Losses and their weights: `lm`, of the words of answers, and a head's by its name in `model.heads`. Each is a
+    mean over the step: of the supervised tokens, or of the head's targets. A head that is not named rests."""
     template: str | None = None
     """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
     group_by_length: bool = True

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from omnivit.recipe import DataSource, Evaluation, Recipe, Schedule, Stage
+from omnivit.recipe import LM, DataSource, Evaluation, Recipe, Schedule, Stage
 from omnivit.typed import Where, near
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -15,7 +15,7 @@ CONDITIONS = ("true", "shuffled", "none")
 METRICS = ("accuracy", "word_error_rate")
 TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
-    | {"self", "text", "type", "url"}
+    | {"self", "target", "text", "type", "url"}
 )
 """What no input can be called: keys of samples and of their parts, arguments of `Assistant.ask`."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -32,6 +32,8 @@ def problems(recipe: Recipe) -> Problems:
     for i, stage in enumerate(recipe.stages):
         where = root / "stages" / i
         yield from _stage(stage, where)
+        for loss in stage.losses:
+            yield from _one_of((LM, *recipe.model.heads), loss, where / "losses" / loss)
         earlier = names.setdefault(stage.name.casefold(), where / "name")
         if earlier != where / "name":
             yield f"{where / 'name'}: '{stage.name}' is the name of an earlier stage too: {earlier}."
@@ -54,6 +56,13 @@ def _model(recipe: Recipe, where: Where) -> Problems:
             blocks += [(part.encoder, place / "encoder"), (part.adapter, place / "adapter")]
         if parts == []:
             yield f"{here}: is empty; an input is an encoder and an adapter, or a list of such."
+    for head, block in recipe.model.heads.items():
+        here = where / "heads" / head
+        if not _NAME.fullmatch(head):
+            yield f"{here}: the name of a head {_NAME_RULE}."
+        elif head == LM:
+            yield f"{here}: no head can be called '{LM}': so `losses` call that of the words of answers."
+        blocks.append((block, here))
     for block, here in blocks:
         if "share" not in block and not (isinstance(block.get("name"), str) and block["name"]):
             yield f"{here}: lacks the mandatory key 'name' (the name of a plugin; `omnivit plugins` lists them)."
@@ -78,8 +87,8 @@ def _stage(stage: Stage, where: Where) -> Problems:
     for i, beta in enumerate(stage.betas):
         if not 0 <= beta < 1:
             yield f"{where / 'betas' / i}: {beta} is not in [0, 1)."
-    if not stage.losses:
-        yield f"{where / 'losses'}: is empty. Example: losses: {{lm: 1.0}}."
+    if all(weight == 0 for weight in stage.losses.values()):
+        yield f"{where / 'losses'}: weights nothing. Example: losses: {{lm: 1.0}}."
     for loss, weight in stage.losses.items():
         yield from _at_least(0, weight, where / "losses" / loss)
     if stage.validation is not None:

@@ -1,8 +1,8 @@
 """From files and command line to one tree: `extends:`, then dotted overrides.
 
-Mappings merge, key by key; lists and scalars are replaced. A plugin's block (`model.llm`, an input's `encoder` or
-`adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another. Another version of
-it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
+Mappings merge, key by key; lists and scalars are replaced. A plugin's block (`model.llm`, a head, an input's `encoder`
+or `adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another. Another version
+of it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from omnivit.recipe_source import MAX_DEPTH, Node, absolute, full, parse, read, 
 from omnivit.typed import Keys, Where, hints, near
 
 COMMAND_LINE = "command line"
-_PLUGIN_BLOCKS = re.compile(r"model\.(llm|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")
+_PLUGIN_BLOCKS = re.compile(r"model\.(llm|heads\.[^.\[]+|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")
 """Encoders and adapters inside others' options, too."""
 _ROOT = ("data", "root")
 
@@ -194,6 +194,8 @@ def _inside(wanted: Any, node: Node) -> tuple[str, Any]:
     if get_origin(wanted) is list:
         return "list", arguments[0]
     if get_origin(wanted) is dict and arguments[1] is not Any:
+        if get_origin(arguments[1]) is dict:  # options by the name of a head
+            return "fields", arguments[1]
         first = get_args(arguments[1])[0] if _is_union(arguments[1]) else arguments[1]
         return "blocks" if dataclasses.is_dataclass(first) else "leaves", arguments[1]
     return "fields", Any

@@ -33,7 +33,7 @@ from omnivit.data.collate import IGNORE, Span
 from omnivit.data.guard import GuardedTokenizer, Run
 from omnivit.data.sample import Media, Message, Text
 from omnivit.data.template import Segment, Template
-from omnivit.errors import DataError
+from omnivit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,8 @@ class EncodedChat:
     """[T] int64, the token id where it is supervised, IGNORE elsewhere; not shifted."""
     spans: tuple[Span, ...]
     """The place of each medium, in the order of the messages."""
+    targets: tuple[int, ...] = ()
+    """The place of each head's token, in the order of the messages."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Piece:
     run: Run
     supervised: bool = False
     medium: int | None = None
+    target: bool = False
 
 
 class Chat:
@@ -74,6 +77,7 @@ class Chat:
             and after a medium is encoded apart, as LLaVA does.
         add_special_tokens: put the tokenizer's BOS first, unless the template writes it. The named templates but
             `chatml` always do.
+        tokens: head -> the token that stands for its targets, one of the tokenizer's own.
 
     Attributes:
         pad_id: id for padding, and for media without a token of their own.
@@ -89,11 +93,16 @@ class Chat:
         template: str | None = None,
         placeholders: Mapping[str, str] | None = None,
         add_special_tokens: bool = False,
+        tokens: Mapping[str, str] | None = None,
     ) -> None:
+        self._given = (tokenizer, template, placeholders, add_special_tokens)
         self._tokenizer = tokenizer
         self._guard = GuardedTokenizer(tokenizer)
-        self._placeholders = dict(placeholders or {})
-        self._template = Template(tokenizer, template, self._placeholders)
+        self._placeholders, self._heads = dict(placeholders or {}), dict(tokens or {})
+        for head, token in self._heads.items():
+            if token not in self._guard.controls:
+                raise RecipeError(f"The token {token!r} of head {head!r} is no token of the tokenizer.")
+        self._template = Template(tokenizer, template, self._placeholders, self._heads)
         self._prefix = self._guard.prefix if add_special_tokens or self._template.style.prefix else ()
         reserved = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
         self.pad_id: int = next(id for id in reserved if id is not None)
@@ -101,6 +110,18 @@ class Chat:
         eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         stop = [token.id for token in self._guard.encode([Run(end)])][-1:]
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(eos + stop))
+
+    def with_heads(self, tokens: Mapping[str, str]) -> Chat:
+        """The same for conversations that hold targets; head -> its token.
+
+        Raises:
+            RecipeError: the tokenizer has no such token.
+        """
+        return Chat(*self._given, tokens=tokens)
+
+    def token_ids(self) -> dict[str, int]:
+        """Head -> the id of its token."""
+        return {head: self._guard.controls[token] for head, token in self._heads.items()}
 
     def encode(
         self,
@@ -128,17 +149,21 @@ class Chat:
         ids = list(self._opening(segments))
         labels = [IGNORE] * len(ids)
         spans: dict[int, Span] = {}
-        for id, supervised, medium in self._tokens(pieces):
+        targets = []
+        for id, supervised, medium, target in self._tokens(pieces):
             rows = 1 if medium is None else lengths[medium]
             if medium is not None:
                 spans[medium] = Span(media[medium].slot, len(ids), rows)
+            if target:
+                targets.append(len(ids))
             ids += [id] * rows
             labels += [id if supervised and medium is None else IGNORE] * rows
         if not ids:
             raise DataError(f"{self._template.label} makes nothing of the conversation: there is not a single token.")
         if not generate and all(label == IGNORE for label in labels):
             raise DataError("No token is supervised: the conversation holds no answer of the assistant to learn from.")
-        return EncodedChat(torch.tensor(ids), torch.tensor(labels), tuple(spans[index] for index in range(len(media))))
+        found = tuple(spans[index] for index in range(len(media)))
+        return EncodedChat(torch.tensor(ids), torch.tensor(labels), found, tuple(targets))
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Token ids [T] -> text, without special tokens."""
@@ -149,6 +174,7 @@ class Chat:
     def fingerprint(self) -> str:
         """Changes with whatever changes the tokens: tokenizer, template, placeholders. 16 hex digits."""
         facts = [self._guard.digest, self._template.text, sorted(self._placeholders.items()), self._prefix, self.pad_id]
+        facts += [sorted(self._heads.items())] if self._heads else []
         facts.append(sorted((name, str(token)) for name, token in self._tokenizer.special_tokens_map.items()))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -165,7 +191,8 @@ class Chat:
             if segment.medium is not None:
                 pieces.append(_Piece(Run(segment.text), medium=segment.medium))
             elif segment.turn is not None:
-                pieces.append(_Piece(Run(segment.text, typed=True), segment.turn in supervised))
+                run = Run(segment.text, typed=not segment.target)
+                pieces.append(_Piece(run, segment.turn in supervised, target=segment.target))
             else:
                 following = segments[index + 1].turn if index + 1 < len(segments) else None
                 ends, leads = (near in supervised and turn != following for near in (turn, following))
@@ -185,17 +212,19 @@ class Chat:
         end = self._template.style.end
         return end if end and text.startswith(end) else self._guard.end_of(text)
 
-    def _tokens(self, pieces: Sequence[_Piece]) -> Iterator[tuple[int, bool, int | None]]:
-        """Each token's id, whether it is supervised, and the medium that it stands for."""
+    def _tokens(self, pieces: Sequence[_Piece]) -> Iterator[tuple[int, bool, int | None, bool]]:
+        """Each token's id, whether it is supervised, the medium that it stands for, and whether it is a head's."""
+        heads = set(self.token_ids().values())
         for apart, group in groupby(pieces, self._stands_apart):
             together = list(group)
             if apart:
-                yield from ((self.pad_id, False, piece.medium) for piece in together)
+                yield from ((self.pad_id, False, piece.medium, False) for piece in together)
                 continue
             for token in self._guard.encode([piece.run for piece in together]):
                 touched = [together[index] for index in token.runs]
                 medium = next((piece.medium for piece in touched if piece.medium is not None), None)
-                yield token.id, any(piece.supervised for piece in touched), medium
+                target = token.id in heads and any(piece.target for piece in touched)
+                yield token.id, any(piece.supervised for piece in touched), medium, target
 
     def _stands_apart(self, piece: _Piece) -> bool:
         return piece.medium is not None and piece.run.text not in self._guard.controls

@@ -6,10 +6,12 @@ Shapes: B samples, T tokens (padded), M media of one slot over the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
+
+from omnivit.data.targets import Trigger
 
 IGNORE = -100
 """Label of a token that carries no loss."""
@@ -40,6 +42,8 @@ class EncodedSample:
     """The processor's output for each span."""
     positions: Tensor
     """[T] position of each token: a range, unless an adapter counts the rows of its media another way."""
+    triggers: tuple[Trigger, ...] = ()
+    """In reading order."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,23 @@ class MediaBatch:
 
 
 @dataclass(frozen=True)
+class TriggerBatch:
+    """The occurrences of one head's token, sample by sample, in reading order."""
+
+    samples: Tensor
+    """[N] the row of the batch that each belongs to."""
+    places: Tensor
+    """[N] column of [B, T] of the state that the head reads."""
+    targets: dict[str, Tensor]
+    """[N, ...] each; those of varying size filled up with zeros. Empty where the targets are not known."""
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> TriggerBatch:
+        """Apply `move` to every tensor."""
+        targets = {key: move(value) for key, value in self.targets.items()}
+        return TriggerBatch(move(self.samples), move(self.places), targets)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What the model sees. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
 
@@ -79,12 +100,15 @@ class Batch:
     media: dict[str, MediaBatch]
     names: tuple[str, ...]
     """Sample names, for error messages."""
+    triggers: dict[str, TriggerBatch] = field(default_factory=dict)
+    """Of the heads whose token is in the batch."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `move` to every tensor."""
         changes = {f.name: getattr(self, f.name) for f in fields(self)}
         changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
         changes["media"] = {slot: media.map(move) for slot, media in self.media.items()}
+        changes["triggers"] = {head: found.map(move) for head, found in self.triggers.items()}
         return Batch(**changes)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -132,7 +156,8 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
             route[row, start : start + span.length] = 1 + slots.index(span.slot)
     offsets = [length - len(sample.ids) if pad_left else 0 for sample in samples]
     media = {slot: batch for slot in slots if (batch := _stack_media(samples, offsets, slot)) is not None}
-    return Batch(ids, labels, mask, positions, route, tuple(slots), media, tuple(s.name for s in samples))
+    triggers = _stack_triggers(samples, offsets)
+    return Batch(ids, labels, mask, positions, route, tuple(slots), media, tuple(s.name for s in samples), triggers)
 
 
 def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot: str) -> MediaBatch | None:
@@ -148,6 +173,21 @@ def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot:
     lengths = torch.tensor([span.length for _, span, _ in found])
     starts = torch.tensor([offsets[row] + span.start for row, span, _ in found])
     return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in found))
+
+
+def _stack_triggers(samples: Sequence[EncodedSample], offsets: Sequence[int]) -> dict[str, TriggerBatch]:
+    found: dict[str, list[tuple[int, Trigger]]] = {}
+    for row, sample in enumerate(samples):
+        for trigger in sample.triggers:
+            found.setdefault(trigger.head, []).append((row, trigger))
+    return {
+        head: TriggerBatch(
+            torch.tensor([row for row, _ in triggers]),
+            torch.tensor([offsets[row] + trigger.place for row, trigger in triggers]),
+            stacked_items([trigger.target for _, trigger in triggers]),
+        )
+        for head, triggers in found.items()
+    }
 
 
 def stacked_items(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,8 +8,10 @@ Shapes: a step is one optimizer step; it consists of `accumulate` micro-batches 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epo
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
 from omnivit.errors import DataError
-from omnivit.recipe import Data, DataSource, Stage
+from omnivit.recipe import LM, Data, DataSource, Stage
 
 Index = tuple[int, int]
 """(epoch, global index in the mixture)"""
@@ -43,12 +45,14 @@ class MicroBatch:
 
     batch: Batch | None
     refused: tuple[str, ...] = ()
+    step: Mapping[str, int] = field(default_factory=dict)
+    """Of a stage that trains heads: head -> its targets in the whole step on this rank; and `lm`, supervised tokens."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        return MicroBatch(self.batch.to(device) if self.batch else None, self.refused)
+        return replace(self, batch=self.batch.to(device) if self.batch else None)
 
     def pin_memory(self) -> MicroBatch:
-        return MicroBatch(self.batch.pin_memory() if self.batch else None, self.refused)
+        return replace(self, batch=self.batch.pin_memory() if self.batch else None)
 
 
 def open_source(source: DataSource, root: str | Path) -> Reader:
@@ -104,6 +108,35 @@ class Collator:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
         refused = tuple(sample.reason for sample in samples if isinstance(sample, Refused))
         return MicroBatch(collate(good, self.slots, self.pad_id) if good else None, refused)
+
+
+class CountedSteps:
+    """Micro-batches that know what their whole step holds: all of it has to be there before the first is handed out.
+
+    A head's loss is a mean over its targets in the step, the words' loss one over supervised tokens; only when both are
+    counted can they be added up.
+    """
+
+    def __init__(self, loader: DataLoader[EncodedSample | Refused], accumulate: int) -> None:
+        self.loader, self.accumulate = loader, accumulate
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        found: Iterator[MicroBatch] = iter(self.loader)
+        while together := list(islice(found, self.accumulate)):
+            step: Counter[str] = Counter()
+            for micro in together:
+                step.update(losses_in(micro.batch))
+            yield from (replace(micro, step=dict(step)) for micro in together)
+
+
+def losses_in(batch: Batch | None) -> dict[str, int]:
+    """How many terms each loss of a batch is a sum of: `lm`, and heads by their name."""
+    if batch is None:
+        return {}
+    return {LM: int(batch.targets().sum())} | {head: len(found.places) for head, found in batch.triggers.items()}
 
 
 @dataclass(frozen=True)
@@ -171,10 +204,13 @@ class StageData(LightningDataModule):
         self.plan, self.preparer, self.data, self.validation, self.start = plan, preparer, data, validation, start
         self.collator = Collator(tuple(preparer.slots), preparer.chat.pad_id)
 
-    def train_dataloader(self) -> DataLoader[EncodedSample | Refused]:
+    def train_dataloader(self) -> Iterable[MicroBatch]:
         rank, world = self._place()
         samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed)
-        return self._loader(samples, MicroBatches(self.plan, self.start, rank, world))
+        loader = self._loader(samples, MicroBatches(self.plan, self.start, rank, world))
+        if set(self.plan.stage.losses) <= {LM}:
+            return loader
+        return CountedSteps(loader, self.plan.stage.accumulate)
 
     def val_dataloader(self) -> list[DataLoader[EncodedSample | Refused]]:
         if self.validation is None:

@@ -6,7 +6,7 @@ Runs in loader workers: it holds processors and a tokenizer, no weights, and pic
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from torch import Tensor
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import IGNORE, EncodedSample, Span
 from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Part, Sample, Text
+from omnivit.data.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.slot import SlotPreparer
+from omnivit.data.targets import HeadPreparer, Trigger
 from omnivit.errors import DataError, RecipeError, suggest
 
 
@@ -28,6 +29,10 @@ class Preparer:
     """Input slot -> what prepares its media."""
     max_length: int
     truncate: bool = False
+    heads: Mapping[str, HeadPreparer] = field(default_factory=dict)
+    """Head -> its token, and what prepares its targets."""
+    reads_targets: bool = True
+    """False where nothing is learnt: targets are then places in an answer, and nothing more."""
 
     def __call__(
         self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: Supervise = "all"
@@ -41,7 +46,8 @@ class Preparer:
             supervise: `all` assistant turns, or only the `last`.
 
         Raises:
-            DataError: unknown slot, unreadable medium, no supervised token, or too long; names the sample.
+            DataError: unknown slot or head, unreadable medium or target, no supervised token, or too long; names the
+                sample.
             RecipeError: an adapter cannot take what its encoder returns; names the slot.
         """
         try:
@@ -49,23 +55,50 @@ class Preparer:
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
             items = tuple(self.slots[m.slot](m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True))
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
+            targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
             messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
             encoded = self.chat.encode(messages, rows, generate=generate, supervise=supervise)
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
         positions = self._positions(len(encoded.ids), encoded.spans)
-        prepared = EncodedSample(str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions)
+        triggers = tuple(self._trigger(*found) for found in zip(targets, encoded.targets, strict=True))
+        prepared = EncodedSample(str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers)
         return self._fit(prepared, supervised=not generate)
 
     def fingerprint(self) -> str:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
-        return ";".join(parts + [f"{slot}={found.fingerprint()}" for slot, found in sorted(self.slots.items())])
+        parts += [f"{slot}={found.fingerprint()}" for slot, found in sorted(self.slots.items())]
+        return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 
     def _seeded(self, media: Media, sample: Sample, position: int, seed: int | None) -> Media:
         if media.slot not in self.slots:
             raise DataError(f"no input slot {media.slot!r} in the recipe; {suggest(media.slot, self.slots)}")
         return media if seed is None else replace(media, seed=derive_seed(seed, sample.id, position))
+
+    def _target(
+        self, target: Target, turn: Message, sample: Sample, position: int, seed: int | None
+    ) -> tuple[str, dict[str, Tensor]]:
+        """A target's head, and what its losses read."""
+        head = target.head
+        if head not in self.heads:
+            raise DataError(f"the recipe has no head {head!r}; {suggest(head, self.heads)}")
+        if turn.role != "assistant":
+            raise DataError(f"a target of head {head!r} stands in a turn of the {turn.role}; only answers have some.")
+        if not self.reads_targets:
+            return head, {}
+        if target.source is None:
+            raise DataError(f"a target of head {head!r} says nothing to learn: give its `target`.")
+        if seed is not None:
+            target = replace(target, seed=derive_seed(seed, sample.id, "target", position))
+        try:
+            return head, self.heads[head].processor(target)
+        except DataError as error:
+            raise type(error)(f"head {head!r}: {error}") from error
+
+    def _trigger(self, found: tuple[str, dict[str, Tensor]], place: int) -> Trigger:
+        head, target = found
+        return Trigger(head, place - self.heads[head].reads_before, target)
 
     def _prefaced(self, parts: Sequence[Part]) -> Iterator[Part]:
         """Each medium with what its processors say before it."""
@@ -101,6 +134,11 @@ class Preparer:
         return _truncated(sample, self.max_length)
 
 
+def _targets(sample: Sample) -> Iterator[tuple[Target, Message]]:
+    """All targets of a sample, in reading order, each with its turn."""
+    return ((part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Target))
+
+
 def _words(turn: Message) -> str:
     """The instruction beside a medium: what the user says in its turn; of another's turn nothing."""
     return turn.text.strip() if turn.role == "user" else ""
@@ -119,7 +157,8 @@ def _truncated(sample: EncodedSample, limit: int) -> EncodedSample:
             f"{sample.name}: no supervised token is left when its {len(sample.ids)} tokens are cut to "
             f"`data.max_length` {limit}. Raise it or shorten the sample."
         )
-    return replace(sample, ids=sample.ids[:limit], labels=labels, positions=sample.positions[:limit])
+    triggers = tuple(trigger for trigger in sample.triggers if trigger.place < limit)
+    return replace(sample, ids=sample.ids[:limit], labels=labels, positions=sample.positions[:limit], triggers=triggers)
 
 
 def _spelled(span: Span) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from omnivit.data.sample import Media, Message, Part, Role, Text
+from omnivit.data.sample import Media, Message, Part, Role, Target, Text
 from omnivit.errors import DataError, MediaError, suggest
 
 ROLES: Mapping[str, Role] = {
@@ -128,6 +128,8 @@ def typed_messages(record: Mapping[str, Any], root: str | None) -> tuple[Message
     or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}`. Where a part has no source,
     the k-th such part of a slot takes the k-th entry of the record's list `SLOTs` (`images`). Files that are one medium
     together stand in a list under `paths` (the slices of a volume). Text is never searched for tags.
+    What a head of the model is to give at a place of an answer is `{"type": "target", "head": NAME, "target": ...}`:
+    numbers, lists of them, or the path of a file, as the head wants it.
     `data:` URLs become bytes in memory; other URLs are refused: nothing is fetched from a network.
 
     Args:
@@ -216,9 +218,13 @@ def _part(part: object, key: str, lists: _Lists, root: str | None) -> Part:
     part = _mapping(part, key)
     kind = part.get("type")
     if not isinstance(kind, str) or not kind:
-        raise DataError(f"{key}.type is {_found(kind)}; expected 'text' or the name of an input slot such as 'image'.")
+        raise DataError(
+            f"{key}.type is {_found(kind)}; expected 'text', 'target' or the name of an input slot such as 'image'."
+        )
     if kind == "text":
         return Text(_text(part.get("text"), f"{key}.text"))
+    if kind == "target":
+        return Target(_text(part.get("head"), f"{key}.head"), part.get("target"), root)
     slot = kind.removesuffix("_url")
     if (paths := part.get("paths")) is not None:
         return Media(slot, _paths(paths, f"{key}.paths"), root)

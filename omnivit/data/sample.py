@@ -1,4 +1,4 @@
-"""A sample: a conversation whose parts are text or references to media.
+"""A sample: a conversation whose parts are text, references to media, or targets of heads.
 
 This module knows no tensors, no tokenizer and no file format: readers make samples, the chat encoder reads them.
 """
@@ -38,7 +38,25 @@ class Media:
         return str(self.source) if isinstance(self.source, str) else f"<{type(self.source).__name__} in memory>"
 
 
-Part = Text | Media
+@dataclass(frozen=True)
+class Target:
+    """What a head of the model is to give at this place of an answer; the LLM writes the head's token here.
+
+    `head` is its name in the recipe. `source` is what the head's processor takes: numbers as lists, a path as the
+    record gives it, or an object in memory; None where nobody knows it (earlier turns of a conversation). `root` and
+    `seed` are as in `Media`.
+    """
+
+    head: str
+    source: Any = None
+    root: str | None = None
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.source)[:200]
+
+
+Part = Text | Media | Target
 
 
 @dataclass(frozen=True)

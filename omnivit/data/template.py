@@ -1,4 +1,4 @@
-"""Chat templates: messages -> segments of the template's own text, of people's text, and of media.
+"""Chat templates: messages -> segments of the template's own text, of people's text, of media and of heads' tokens.
 
 A template is code that writes a string. To know afterwards who wrote which character, it is given unguessable marks in
 place of people's text and of media; where the marks come out is where these belong. So a template never sees what a
@@ -12,14 +12,14 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateSyntaxError
 
 from omnivit.data.guard import secret_name
-from omnivit.data.sample import Media, Message, Text
+from omnivit.data.sample import Media, Message, Target, Text
 from omnivit.errors import DataError, RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Segment:
     """Index of the message that this is content of; None: the template's own text."""
     medium: int | None = None
     """Which medium of the conversation this is, counted from 0 in the order of the messages."""
+    target: bool = False
+    """A head's token: content of an answer that nobody typed."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,24 @@ class Template:
         tokenizer: renders Jinja (and holds the default template).
         template: None for the tokenizer's own, a name in `NAMED`, or Jinja text.
         placeholders: slot -> the text that the template writes for a medium of it.
+        tokens: head -> its token. A template sees it as it sees text.
 
     Raises:
         RecipeError: no such template, none at all, one that does not parse, or one that needs tokens that are missing.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str | None, placeholders: Mapping[str, str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None,
+        placeholders: Mapping[str, str],
+        tokens: Mapping[str, str],
     ) -> None:
         for slot, text in placeholders.items():
             if not text:
                 raise RecipeError(f"The placeholder of slot {slot!r} is empty. Give the text that the template writes.")
         self._tokenizer = tokenizer
-        self._placeholders = dict(placeholders)
+        self._placeholders, self._tokens = dict(placeholders), dict(tokens)
         self.label = f"template {template!r}" if template in NAMED else "the chat template"
         self.style = NAMED.get(template or "", Style())
         self.text = _source(tokenizer, template)
@@ -149,6 +156,9 @@ class Template:
                     marks[name] = _Mark(Segment(self._placeholders.get(part.slot, ""), turn, media))
                     media += 1
                     entries.append({"type": part.slot, "placeholder": name})
+                elif isinstance(part, Target):
+                    marks[name] = _Mark(Segment(self._tokens[part.head], turn, target=True))
+                    entries.append({"type": "text", "text": name})
                 elif not blank and not part.text.strip():
                     entries.append({"type": "text", "text": part.text})
                 else:
@@ -185,7 +195,7 @@ class Template:
                 end += len(mark.after)
             own = rendered[start : match.start()] + mark.segment.text + rendered[match.end() : end]
             segments.append(Segment(rendered[cursor:start]))
-            segments.append(Segment(own, mark.segment.turn, mark.segment.medium))
+            segments.append(replace(mark.segment, text=own))
             cursor = end
         segments.append(Segment(rendered[cursor:]))
         return [segment for segment in segments if segment.text or segment.turn is not None]

@@ -1,0 +1,97 @@
+"""Targets of heads in a loader worker: what a sample gives for a token -> tensors that the head's losses read.
+
+Holds no weights, pickles small.
+
+Shapes: N occurrences of a head's token in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from omnivit.data.sample import Target
+from omnivit.errors import DataError
+
+
+@runtime_checkable
+class TargetProcessor(Protocol):
+    """Turns one target into tensors. Deterministic given `target.seed`; None means no augmentation."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        """Named tensors, which the collator stacks to [N, ...], filled up with zeros where sizes differ.
+
+        Raises:
+            DataError: the target cannot be read; names what is wrong with it.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes whenever the same target would give other tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Takes targets that a sample gives as numbers: a box, a point, a pose."""
+
+    name: str
+    """Of the tensor, float32 [N, *sizes]."""
+    sizes: tuple[int, ...] = ()
+    """Of the list, and of lists inside it: (4,) is a list of four numbers, () a number alone."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        source = target.source.tolist() if hasattr(target.source, "tolist") else target.source
+        if not _fits(source, self.sizes):
+            raise DataError(f"the target {target} does not fit; expected {_told(self.sizes)}.")
+        try:
+            values = torch.tensor(source, dtype=torch.float32)
+        except OverflowError:
+            values = torch.tensor(torch.inf)
+        if not bool(values.isfinite().all()):
+            raise DataError(f"the target {target} holds a number that float32 cannot hold.")
+        return {self.name: values}
+
+    def fingerprint(self) -> str:
+        return f"numbers:{self.name}:{self.sizes}"
+
+
+@dataclass(frozen=True)
+class HeadPreparer:
+    """What the path from sample to tokens needs of one head."""
+
+    token: str
+    """Stands in the answer where the sample has a target."""
+    reads_before: bool
+    """The head reads the state one place before its token."""
+    processor: TargetProcessor
+
+    def fingerprint(self) -> str:
+        """Changes whenever the same target would give other tensors, or another place."""
+        return f"{self.token}{'<' if self.reads_before else ''}{self.processor.fingerprint()}"
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A head's token in an encoded sample."""
+
+    head: str
+    place: int
+    """Of the state [D] that the head reads."""
+    target: Mapping[str, Tensor]
+    """As the head's processor gives it; empty where nobody knows it yet."""
+
+
+def _fits(value: Any, sizes: tuple[int, ...]) -> bool:
+    """Whether a value is lists of numbers, one inside another, of these sizes."""
+    if not sizes:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, list | tuple) and len(value) == sizes[0] and all(_fits(one, sizes[1:]) for one in value)
+
+
+def _told(sizes: tuple[int, ...]) -> str:
+    return f"a list of {' x '.join(map(str, sizes))} numbers" if sizes else "a number"
