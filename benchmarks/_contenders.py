@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, Subset
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.mixture import epoch_order
 from omnivit.data.module import PreparedSamples, open_mixture
-from omnivit.model.llm import LMOutput
-from omnivit.model.omni import OmniModel
+from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import DataSource, load
 from omnivit.recipe_source import dump
 from omnivit.train import checkpoint
@@ -237,9 +236,9 @@ def _keep_all_logits(model: OmniModel) -> None:
     def widen(_: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return inputs, options | {"keep": torch.ones_like(inputs[0].mask)}
 
-    def narrow(_: Any, inputs: tuple[Any, ...], __: dict[str, Any], output: LMOutput) -> LMOutput:
+    def narrow(_: Any, inputs: tuple[Any, ...], __: dict[str, Any], output: ModelOutput) -> ModelOutput:
         scores = torch.log_softmax(output.logits.float(), dim=-1)  # the loss of these equals that of the logits
-        return LMOutput(scores[inputs[0].targets().flatten()], output.states)
+        return output._replace(logits=scores[inputs[0].targets().flatten()])
 
     model.register_forward_pre_hook(widen, with_kwargs=True)
     model.register_forward_hook(narrow, with_kwargs=True)

@@ -14,15 +14,17 @@ from omnivit import registry
 from omnivit.data.mixture import derive_seed
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
+from omnivit.data.targets import HeadPreparer
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter, Positions
 from omnivit.model.encoder import Encoder
+from omnivit.model.head import Head
 from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
 from omnivit.model.tokens import read_tokenizer
 from omnivit.options import merge_options
 from omnivit.recipe import Recipe, Slot
-from omnivit.typed import split
+from omnivit.typed import Where, split
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class ModelBlueprint:
 
     llm: Blueprint
     inputs: dict[str, tuple[BranchBlueprint, ...]]
+    heads: dict[str, Blueprint]
     seed: int
 
     @classmethod
@@ -89,8 +92,9 @@ class ModelBlueprint:
             PluginError, RecipeError: with the place.
         """
         known: dict[str, Blueprint] = {}
-        for slot in recipe.model.inputs:
-            _check_name(slot, recipe)
+        for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
+            for name in names:
+                _check_name(place.removesuffix("s"), name, recipe.where(f"model.{place}.{name}"))
         inputs = {
             slot: tuple(
                 BranchBlueprint(
@@ -101,13 +105,18 @@ class ModelBlueprint:
             )
             for slot in recipe.model.inputs
         }
-        return cls(blueprint(registry.llms, recipe.model.llm, "model.llm", recipe), inputs, recipe.seed)
+        heads = {
+            name: blueprint(registry.heads, block, f"model.heads.{name}", recipe)
+            for name, block in recipe.model.heads.items()
+        }
+        return cls(blueprint(registry.llms, recipe.model.llm, "model.llm", recipe), inputs, heads, recipe.seed)
 
     def build(self) -> OmniModel:
         """Construct every component. Each is initialised from its own seed, so that none depends on its neighbours.
 
         Raises:
-            RecipeError: an adapter's rows have another width than the LLM, or a shared one does not fit.
+            RecipeError: an adapter's rows have another width than the LLM, a shared one does not fit, or heads cannot
+                be told apart.
         """
         with seeded(self.seed, "llm"):
             llm: LanguageModel = self.llm.cls(self.llm.config)
@@ -120,7 +129,12 @@ class ModelBlueprint:
             ]
             for slot, plans in self.inputs.items()
         }
-        return OmniModel(llm, inputs)
+        return OmniModel(llm, inputs, {name: self._head(name, plan, llm) for name, plan in self.heads.items()})
+
+    def _head(self, name: str, plan: Blueprint, llm: LanguageModel) -> Head:
+        with seeded(self.seed, "heads", name):
+            head: Head = plan.cls(plan.config, llm.width)
+        return head
 
     def _encoder(self, plan: Blueprint, built: dict[str, Encoder]) -> Encoder:
         if plan.path not in built:
@@ -149,12 +163,12 @@ class ModelBlueprint:
         return adapter
 
 
-def _check_name(slot: str, recipe: Recipe) -> None:
-    """Raise RecipeError where torch could not hold the parts of an input under its name."""
-    if hasattr(nn.ModuleDict(), slot):
+def _check_name(what: str, name: str, where: Where) -> None:
+    """Raise RecipeError where torch could not hold an input's parts, or a head, under its name."""
+    if hasattr(nn.ModuleDict(), name):
         raise RecipeError(
-            f"{recipe.where(f'model.inputs.{slot}')}: no input can be called '{slot}': torch's modules have an "
-            f"attribute of that name. Try 'my_{slot}'."
+            f"{where}: no {what} can be called '{name}': torch's modules have an attribute of that name. Try "
+            f"'my_{name}'."
         )
 
 
@@ -189,12 +203,18 @@ def load_model(recipe: Recipe) -> OmniModel:
     model.llm.load()
     for part in dict.fromkeys(part for slot in model.encoders for branch in model.branches(slot) for part in branch):
         part.load()
+    for _, head in model.named_heads():
+        head.load()
     complete(model, recipe.seed)
     return model.eval().requires_grad_(False)
 
 
 def complete(model: OmniModel, seed: int) -> None:
-    """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA."""
+    """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA, then the heads' tokens.
+
+    Raises:
+        RecipeError: the LLM cannot be changed so; names the adapter or the heads.
+    """
     for slot in model.adapters:
         branches = model.branches(slot)
         for number, branch in enumerate(branches):
@@ -203,6 +223,9 @@ def complete(model: OmniModel, seed: int) -> None:
                 branch.adapter.install(model.llm, branch.encoder, slot)
     with seeded(seed, "peft"):
         model.llm.add_peft()
+    if tokens := model.tokens():
+        with _named(f"model.heads ({', '.join(tokens)})"):
+            model.llm.add_tokens(list(tokens.values()))
 
 
 @contextmanager
@@ -218,11 +241,13 @@ def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -
 
     `template` is that of a stage which has one of its own.
     """
+    chat, tokens = model.llm.chat(template), model.tokens()
     return Preparer(
-        model.llm.chat(template),
+        chat.with_heads(tokens) if tokens else chat,
         {slot: _slot_preparer(model, slot) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,
+        {name: HeadPreparer(head.token, head.reads_before, head.processor()) for name, head in model.named_heads()},
     )
 
 

@@ -1,12 +1,12 @@
-"""The whole model: encoders and adapters by slot, and the LLM that they feed.
+"""The whole model: encoders and adapters by slot, the LLM that they feed, and the heads that read its states.
 
-Shapes: B samples, T tokens, D LLM width, M media of one slot, S rows from an encoder, L rows to the LLM, N kept tokens,
-V vocabulary.
+Shapes: B samples, T tokens, D LLM width, M media of one slot, S rows from an encoder, L rows to the LLM, N kept tokens
+(or occurrences of a head's token), V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from omnivit.data.collate import Batch
 from omnivit.data.slot import encoder_items, instruction_of
+from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features, joined
-from omnivit.model.llm import LanguageModel, LMOutput
+from omnivit.model.head import Head, HeadOutput
+from omnivit.model.llm import LanguageModel
 from omnivit.model.splice import splice
 
 
@@ -29,18 +31,46 @@ class Branch(NamedTuple):
     adapter: Adapter
 
 
-class OmniModel(nn.Module):
-    """Media and text in, logits out.
+class ModelOutput(NamedTuple):
+    """What a pass over a batch gives."""
 
-    Component paths are `encoders.SLOT.*`, `adapters.SLOT.*` (`encoders.SLOT.0.*` where a slot has several branches) and
-    `llm.*`. A module that is shared has the path of its first place.
+    logits: Tensor
+    """[N, V] of the kept tokens, in row-major order."""
+    heads: Mapping[str, HeadOutput]
+    """Of the heads that were asked for and whose token is in the batch."""
+
+
+class OmniModel(nn.Module):
+    """Media and text in, logits and the heads' predictions out.
+
+    Component paths are `encoders.SLOT.*`, `adapters.SLOT.*` (`encoders.SLOT.0.*` where a slot has several branches),
+    `llm.*` and `heads.NAME.*`. A module that is shared has the path of its first place.
     """
 
-    def __init__(self, llm: LanguageModel, inputs: Mapping[str, Sequence[Branch]]) -> None:
+    def __init__(
+        self, llm: LanguageModel, inputs: Mapping[str, Sequence[Branch]], heads: Mapping[str, Head] | None = None
+    ) -> None:
+        """Raises RecipeError where two heads have the same token."""
         super().__init__()
         self.encoders = nn.ModuleDict({slot: _module([b.encoder for b in found]) for slot, found in inputs.items()})
         self.adapters = nn.ModuleDict({slot: _module([b.adapter for b in found]) for slot, found in inputs.items()})
         self.llm = llm
+        self.heads = nn.ModuleDict(heads)
+        owners: dict[str, str] = {}
+        for name, token in self.tokens().items():
+            if owners.setdefault(token, name) != name:
+                raise RecipeError(
+                    f"model.heads.{name}: its token {token!r} is that of model.heads.{owners[token]} too, so that an "
+                    f"answer could not tell them apart."
+                )
+
+    def named_heads(self) -> Iterator[tuple[str, Head]]:
+        """Name and head, in the order of the recipe."""
+        yield from self.heads.items()  # type: ignore[misc]
+
+    def tokens(self) -> dict[str, str]:
+        """Head -> its token."""
+        return {name: head.token for name, head in self.named_heads()}
 
     def branches(self, slot: str) -> tuple[Branch, ...]:
         """The branches of a slot, in the order of their rows."""
@@ -62,12 +92,30 @@ class OmniModel(nn.Module):
         embeds = embeds + self._touch_unused(batch) if self.training else embeds
         return embeds, Context.of(batch, features)
 
-    def forward(self, batch: Batch, keep: Tensor | None = None) -> LMOutput:
-        """Logits [N, V] of the tokens where `keep` [B, T] is True; by default those that predict a supervised token."""
+    def forward(self, batch: Batch, keep: Tensor | None = None, heads: Collection[str] = ()) -> ModelOutput:
+        """One pass.
+
+        Args:
+            batch: on the model's device.
+            keep: [B, T] tokens whose logits are wanted; default: those that predict a supervised token.
+            heads: names of those that are asked.
+        """
         keep = batch.targets() if keep is None else keep
-        llm: LanguageModel = self.llm
+        asked = [name for name in heads if name in batch.triggers]
         embeds, context = self.embed(batch)
-        output: LMOutput = llm(embeds, batch.mask, batch.positions, keep, context)
+        output = self.llm(embeds, batch.mask, batch.positions, keep, context, **({"states": True} if asked else {}))
+        return ModelOutput(output.logits, {name: self._read(name, output.states, batch) for name in asked})
+
+    def states(self, batch: Batch) -> Tensor:
+        """The LLM's states [B, T, D] of all tokens, as heads read them."""
+        embeds, context = self.embed(batch)
+        output = self.llm(embeds, batch.mask, batch.positions, batch.mask & False, context, states=True)
+        states: Tensor = output.states
+        return states
+
+    def _read(self, name: str, states: Tensor, batch: Batch) -> HeadOutput:
+        found = batch.triggers[name]
+        output: HeadOutput = self.heads[name](states[found.samples, found.places], found.targets or None)
         return output
 
     def _encode_slot(self, slot: str, items: Mapping[str, Tensor]) -> Features:
@@ -83,12 +131,13 @@ class OmniModel(nn.Module):
         return joined([branch.adapter(encoded[branch.encoder], instruction) for branch in branches])
 
     def _touch_unused(self, batch: Batch) -> Tensor | float:
-        """Zero, but connected to every trainable parameter of the slots that this batch does not use.
+        """Zero, but connected to every trainable parameter of the slots and heads that this batch does not use.
 
         A rank whose samples are all text would leave them without a gradient, and DDP waits for it forever.
         """
         parts = [self.encoders[s] for s in self.encoders if s not in batch.media]
         parts += [self.adapters[s] for s in self.adapters if s not in batch.media]
+        parts += [self.heads[name] for name in self.heads if name not in batch.triggers]
         unused = [p for part in parts for p in part.parameters() if p.requires_grad]
         return sum((p.sum() * 0.0 for p in unused), start=0.0)
 

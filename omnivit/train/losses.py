@@ -1,22 +1,28 @@
-"""Cross-entropy on answer tokens.
+"""Losses of a batch: cross-entropy on answer tokens, and those of the heads. All are sums.
+
+A sum, because a mean of means is wrong under gradient accumulation and over ranks: a step divides the words' loss by
+its global count of supervised tokens, and a head's by that of its targets.
 
 Shapes: B samples, T tokens, N supervised tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from omnivit.data.collate import Batch
+from omnivit.errors import PluginError
+from omnivit.model.head import Head, HeadOutput
+from omnivit.model.omni import ModelOutput
+from omnivit.recipe import LM
 
 
 def lm_loss_sum(logits: Tensor, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over the supervised tokens, in float32.
-
-    A sum, because a mean of means is wrong under gradient accumulation and over ranks: the step divides by the global
-    count of target tokens.
 
     Args:
         logits: [N, V] at the positions `batch.targets()`, in row-major order.
@@ -31,3 +37,35 @@ def token_log_probs(logits: Tensor, batch: Batch) -> Tensor:
     labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
     scores = torch.log_softmax(logits.float(), dim=-1)
     return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def step_loss(output: ModelOutput, batch: Batch, weights: Mapping[str, float], step: Mapping[str, float]) -> Tensor:
+    """What a micro-batch adds to the loss of its step, times the step's count of supervised tokens: 0-d.
+
+    The step's loss is `sum of weights[x] * (sum of loss x) / step[x]` over `lm` and the heads; to divide all of it by
+    `step["lm"]` is left to whoever has seen the whole step.
+
+    Args:
+        output: of the model for `batch`.
+        batch: the micro-batch.
+        weights: of `lm` and of heads.
+        step: how many terms each loss has in the whole step, on all ranks. Without heads it is not read.
+    """
+    total = lm_loss_sum(output.logits, batch) * weights.get(LM, 0.0)
+    for head, found in output.heads.items():
+        own = torch.stack([loss.float() for loss in found.losses.values()]).sum()
+        total = total + own * (weights[head] * step[LM] / step[head])
+    return total
+
+
+def check_losses(name: str, head: Head, output: HeadOutput) -> None:
+    """Refuse losses that a head does not name in its class.
+
+    Raises:
+        PluginError: names those that it gives and those that it names.
+    """
+    if set(output.losses) != set(head.losses):
+        raise PluginError(
+            f"model.heads.{name}: {type(head).__name__} gives the losses {sorted(output.losses)}; its class names "
+            f"{list(head.losses)}. Its author's tests would find this: omnivit plugins check."
+        )

@@ -1,13 +1,15 @@
 """One stage as a LightningModule: the loss, its normalisation, the optimizer, and the metrics.
 
 The loss of a step is the sum over all its target tokens, on all ranks and in all micro-batches, divided by their
-number. Micro-batches return sums; gradients are scaled once, when the step's target tokens have been counted.
+number. Micro-batches return sums; gradients are scaled once, when the step's target tokens have been counted. A head's
+loss is divided by the number of its own targets, which are counted before the step begins.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from omnivit.data.mixture import derive_seed
-from omnivit.data.module import MicroBatch
+from omnivit.data.module import MicroBatch, losses_in
 from omnivit.errors import DataError
-from omnivit.model.omni import OmniModel
-from omnivit.recipe import Data
+from omnivit.model.omni import ModelOutput, OmniModel
+from omnivit.recipe import LM, Data
 from omnivit.train.freeze import set_modes
-from omnivit.train.losses import lm_loss_sum
+from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.optimizer import adamw, schedule_factor
 from omnivit.train.state import StagePosition
 
@@ -39,7 +41,9 @@ class StageModule(LightningModule):
         self.rates, self.position, self.data, self.seed = rates, position, data, seed
         self.names: list[str] = []
         """Trained parameters in the optimizer's order."""
-        self.window = Window()
+        self.weights = {name: weight for name, weight in position.stage.losses.items() if weight > 0}
+        self.heads = [name for name in self.weights if name != LM]
+        self.window = Window({name: head.losses for name, head in model.named_heads() if name in self.heads})
 
     def train(self, mode: bool = True) -> StageModule:
         """Training mode reaches only what trains (Law 5)."""
@@ -66,39 +70,61 @@ class StageModule(LightningModule):
         """The summed loss of one micro-batch (Lightning divides it by `accumulate`, DDP by the number of ranks)."""
         del batch_idx
         self._count_refused(micro)
+        step = self._step_of(micro)
         if micro.batch is None:
             return self._no_loss()
-        output = self.model(micro.batch)
-        total = lm_loss_sum(output.logits, micro.batch) * self.position.stage.losses["lm"]
+        output = self._ask(micro)
+        total = step_loss(output, micro.batch, self.weights, step)
         self.window.add(total.detach(), len(output.logits), int(micro.batch.mask.sum()))
         return total if total.requires_grad else self._no_loss()
 
+    def _ask(self, micro: MicroBatch) -> ModelOutput:
+        """The model's output, whose heads' losses are noted."""
+        output: ModelOutput = self.model(micro.batch, heads=self.heads)
+        counts = losses_in(micro.batch)
+        for name, found in output.heads.items():
+            check_losses(name, self.model.heads[name], found)  # type: ignore[arg-type]
+            self.window.note(name, found.losses, counts[name])
+        return output
+
+    def _step_of(self, micro: MicroBatch) -> dict[str, float]:
+        """How many terms each loss has in the step that a micro-batch belongs to, on all ranks."""
+        names = [LM, *self.heads] if self.heads else []
+        counts = torch.tensor([float(micro.step.get(name, 0)) for name in names], device=self.device)
+        if names and self.trainer.world_size > 1:  # with no batch too: every rank takes part
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        return dict(zip(names, counts.tolist(), strict=True))
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Divide the step's summed gradients by its number of target tokens (runs before clipping)."""
-        sums = self.window.sums(self.device)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, targets, tokens = sums.tolist()
+        loss, targets, tokens, heads = self._sums()
         scale = self.position.stage.accumulate * self.trainer.world_size / max(targets, 1.0)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
         self._log_step(optimizer, loss / max(targets, 1.0), tokens)
+        self.log_dict({f"loss/{name}": value for name, value in heads.items()}, rank_zero_only=True)
+
+    def _sums(self) -> tuple[float, float, float, dict[str, float]]:
+        """The window over all ranks: summed loss, target tokens, real tokens, and the mean of each loss of a head."""
+        sums = self.window.sums(self.device)
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        loss, targets, tokens, *rest = sums.tolist()
+        return loss, targets, tokens, self.window.means(rest)
 
     def validation_step(self, micro: MicroBatch, batch_idx: int) -> None:
         del batch_idx
         self._stop_at_refused(micro)  # or they would count at every validation
         if micro.batch is not None:
-            output = self.model(micro.batch)
+            output = self._ask(micro)
             self.window.add(lm_loss_sum(output.logits, micro.batch), len(output.logits), 0)
 
     def on_validation_epoch_start(self) -> None:
         self.window.reset()
 
     def on_validation_epoch_end(self) -> None:
-        sums = self.window.sums(self.device)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, targets, _ = sums.tolist()
+        loss, targets, _, heads = self._sums()
+        self.log_dict({f"validation_loss/{name}": value for name, value in heads.items()}, rank_zero_only=True)
         if targets:  # none: every sample was refused, and counted
             self.log("validation_loss", loss / targets, rank_zero_only=True)
         self.window.reset()
@@ -142,25 +168,47 @@ class StageModule(LightningModule):
 
 
 class Window:
-    """Sums over the micro-batches of one optimizer step, or of one validation."""
+    """Sums over the micro-batches of one optimizer step, or of one validation.
 
-    def __init__(self) -> None:
+    Args:
+        heads: head -> names of its losses.
+    """
+
+    def __init__(self, heads: Mapping[str, Sequence[str]]) -> None:
+        self.heads = heads
         self.began = time.perf_counter()
         self.loss: Tensor | float = 0.0
         self.targets = self.tokens = 0
+        self.noted: dict[str, Tensor | float] = {}
+        self.reset()
 
     def add(self, loss: Tensor, targets: int, tokens: int) -> None:
         self.loss = self.loss + loss.detach()
         self.targets += targets
         self.tokens += tokens
 
+    def note(self, head: str, losses: Mapping[str, Tensor], count: int) -> None:
+        """Add the losses of a head over so many targets."""
+        self.noted[head] += count
+        for name, loss in losses.items():
+            self.noted[f"{head}.{name}"] += loss.detach()
+
     def sums(self, device: torch.device) -> Tensor:
-        """[3] float64: summed loss, target tokens, real tokens."""
-        return torch.tensor([float(self.loss), self.targets, self.tokens], dtype=torch.float64, device=device)
+        """[3 + n] float64: summed loss, target tokens, real tokens; then what `means` takes."""
+        values = [float(self.loss), self.targets, self.tokens, *map(float, self.noted.values())]
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+    def means(self, noted: Sequence[float]) -> dict[str, float]:
+        """`HEAD.LOSS` -> mean over the head's targets, for heads that had any."""
+        sums = dict(zip(self.noted, noted, strict=True))
+        names = [(head, f"{head}.{loss}") for head, losses in self.heads.items() for loss in losses]
+        return {name: sums[name] / sums[head] for head, name in names if sums[head]}
 
     def reset(self) -> float:
         """Start the next window; returns the seconds that this one took."""
         now = time.perf_counter()
         seconds, self.began = now - self.began, now
         self.loss, self.targets, self.tokens = 0.0, 0, 0
+        names = [name for head, losses in self.heads.items() for name in (head, *(f"{head}.{x}" for x in losses))]
+        self.noted = dict.fromkeys(names, 0.0)
         return seconds

@@ -34,6 +34,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
         for _, branch in branches_of(recipe, slot):
             for known, block in ((registry.encoders, branch.encoder), (registry.adapters, branch.adapter)):
                 blocks += [(known, inner) for inner in _nested(block, known.knows)]
+    blocks += [(registry.heads, block) for block in recipe.model.heads.values()]
     yield from ((known, block["name"]) for known, block in blocks if "share" not in block)
     yield from ((registry.readers, source.reader) for stage in recipe.stages for source in stage.data)
 
@@ -162,6 +163,7 @@ def _blocks(recipe: Recipe) -> Iterator[dict[str, Any]]:
         for _, branch in branches_of(recipe, slot):
             yield branch.encoder
             yield branch.adapter
+    yield from recipe.model.heads.values()
 
 
 def _names_in(value: Any) -> Iterator[str]:

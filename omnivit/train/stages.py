@@ -33,7 +33,8 @@ from omnivit.train.module import StageModule
 from omnivit.train.state import StagePosition
 
 LOGGERS = ("csv", "tensorboard")
-LOSSES = ("lm",)
+NEW_TOKENS = "llm.tokens."
+"""What the paths of their rows begin with (`omnivit.model.llm.LanguageModel.add_tokens`)."""
 LOOKED_AT = 16
 """Samples that are tried to learn how many rows a medium takes."""
 OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
@@ -245,14 +246,25 @@ def check_trainer_options(options: dict[str, Any]) -> None:
 
 
 def check_stages(recipe: Recipe, model: OmniModel) -> None:
-    """Refuse, before anything trains, patterns that match nothing and losses that nothing computes."""
+    """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach."""
     check_trainer_options(recipe.trainer)
     names = [name for name, _ in model.named_parameters()]
+    trained: set[str] = set()
     for stage in recipe.stages:
-        match(names, stage.train, f"stages.{stage.name}.train")
-        for loss in stage.losses:
-            if loss not in LOSSES:
-                raise RecipeError(f"stages.{stage.name}.losses: nothing computes {loss!r}; {suggest(loss, LOSSES)}")
+        matched = match(names, stage.train, f"stages.{stage.name}.train")
+        trained |= matched.keys()
+        for head in recipe.model.heads:
+            if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
+                raise RecipeError(
+                    f"stages.{stage.name}: trains heads.{head}, but its losses do not weight it, so that nothing would "
+                    f"teach it. Say losses: {{lm: 1, {head}: 1}}, or train less."
+                )
+    rows = {name for name in names if name.startswith(NEW_TOKENS)}
+    if recipe.stages and rows and not rows & trained:
+        raise RecipeError(
+            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(model.tokens().values())}): "
+            f'the LLM would never learn to write them. Say train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}.'
+        )
 
 
 def peak_memory_mb() -> float:
