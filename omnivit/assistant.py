@@ -28,6 +28,7 @@ from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
+from omnivit.reply import Reply, message_of, read_heads
 from omnivit.train import checkpoint
 from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
 from omnivit.train.losses import token_log_probs
@@ -107,7 +108,7 @@ class Assistant:
 
     def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
         self.model, self.recipe = model.eval(), recipe
-        self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False)
+        self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False, reads_targets=False)
         self.slots = tuple(preparer.slots)
 
     @property
@@ -164,7 +165,18 @@ class Assistant:
         on_text: Callable[[str], None] | None = None,
         sampling: Sampling = GREEDY,
     ) -> str:
-        """Continue a conversation with the assistant's next turn.
+        """The text of `respond`: the assistant's next turn, without white space around it."""
+        return self.respond(messages, max_new_tokens=max_new_tokens, on_text=on_text, sampling=sampling).text
+
+    def respond(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        on_text: Callable[[str], None] | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> Reply:
+        """Continue a conversation with the assistant's next turn, and ask the heads whose tokens are in it.
 
         Args:
             messages: the conversation so far.
@@ -173,17 +185,19 @@ class Assistant:
             sampling: how tokens are chosen; default: greedily.
 
         Returns:
-            The answer without white space around it.
+            The answer and what the heads read off it.
 
         Raises:
             DataError: unreadable media, or too long for the LLM's context.
         """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
         listener = None if on_text is None else _Listener(self._text, on_text)
-        text = self._text(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
+        ids = self._said(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
+        text = self._text(ids)
         if listener is not None:
             listener.finish(text)
-        return text
+        chat = self.preparer.chat
+        return Reply(text, message_of(ids, chat), read_heads(self.model, encoded, ids, chat))
 
     def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]:
         """Answer the last question of every sample, greedily, in batches.
@@ -299,8 +313,12 @@ class Assistant:
 
     def _text(self, ids: list[int]) -> str:
         """The text of answer ids, up to the first that ends the answer."""
+        return self.preparer.chat.decode(self._said(ids)).strip()
+
+    def _said(self, ids: list[int]) -> list[int]:
+        """Answer ids up to the first that ends the answer."""
         end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
-        return self.preparer.chat.decode(ids[:end]).strip()
+        return ids[:end]
 
 
 class _Listener:

@@ -266,23 +266,25 @@ def test_a_class_that_is_named_directly(
     assert "mine has no 'Plane'; did you mean 'Plain'" in error and "--kind says which it is" in error
 
 
-def test_a_head_has_a_token_and_no_block(install: Install) -> None:
+def test_a_head_has_a_token(install: Install) -> None:
     head = """
 from dataclasses import dataclass
 from omnivit.model.head import Head
 class Boxes(Head):
-    token = "[BOX]"
+    token, losses = "[BOX]", ("box",)
     @dataclass
     class Config:
         size: int = 1
     def __init__(self, config, llm_width): ...
-    def forward(self, states, targets): ...
+    def processor(self): ...
+    def forward(self, states, targets=None): ...
 """
     install("foo", "1", {}, {"fooboxes.py": head})
     sheet = sheet_of("fooboxes:Boxes")
     shown = text(sheet, 100)
-    assert (sheet.kind, sheet.token, sheet.yaml, sheet.measured) == ("heads", "[BOX]", "", None)
-    assert "token    [BOX]" in shown and "In a recipe" not in shown
+    assert (sheet.kind, sheet.token, sheet.measured) == ("heads", "[BOX]", None)
+    assert sheet.yaml == "my_head:\n  name: 'fooboxes:Boxes'\n  size: 1"
+    assert "token    [BOX]" in shown and "In a recipe, under model.heads:" in shown
 
 
 def test_hostile_text_is_shown_harmlessly(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

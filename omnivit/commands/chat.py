@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnivit.commands.generate import add_sampling_arguments
+from omnivit.commands.generate import add_sampling_arguments, shown
 from omnivit.data.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
 
@@ -116,18 +116,16 @@ class Repl:
             said.append(text)
             print(text, end="", flush=True)
 
-        stopped = False
-        try:
-            self.assistant.reply(
+        reply = None
+        with contextlib.suppress(KeyboardInterrupt):
+            reply = self.assistant.respond(
                 [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=hear, sampling=self.sampling
             )
-        except KeyboardInterrupt:
-            stopped = True
-        if not stopped or said:
-            print(flush=True)
-            self.history += [turn, Message("assistant", (Text("".join(said)),))]
+        if reply is not None or said:
+            print(*(f"\n{shown(found)}" for found in (reply.predictions if reply else ())), sep="", flush=True)
+            self.history += [turn, reply.message if reply else Message("assistant", (Text("".join(said)),))]
             self.waiting = []
-        if stopped:
+        if reply is None:
             _say("(stopped)" if said else "(stopped; the question is forgotten)")
 
 

@@ -49,6 +49,9 @@ def _components(recipe: Recipe, summary: Summary) -> list[str]:
                 name = named.get("name") or f"that of {named['share']}"
                 lines.append(f"{kind}   {slot}: {name:<10} {_number(count(part)):>9} parameters")
         lines[-1] += f", {rows}"
+    for name, head in model.named_heads():
+        plugin = recipe.model.heads[name]["name"]
+        lines.append(f"head      {name}: {plugin:<10} {_number(count(head)):>9} parameters, at {head.token}")
     return lines
 
 

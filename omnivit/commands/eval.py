@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     quieten_transformers()
     from omnivit.assistant import load
+    from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather, score
 
     assistant = load(args.run, args.device)
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
         write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
     metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
-    found = score(answered, questions.refused, metric)
+    heads = head_losses(assistant, [one.sample for one in answered], questions.samples, args.batch_size)
+    found = replace(score(answered, questions.refused, metric), heads=heads)
     print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
     return 0
 
@@ -90,6 +92,7 @@ def summary(condition: str, score: Score) -> dict[str, Any]:
         "exact_match": asdict(score.accuracy),
         "token_f1": asdict(score.token_f1),
         **({} if rate is None else {"word_error_rate": asdict(rate)}),
+        **({"heads": {name: asdict(found) for name, found in score.heads.items()}} if score.heads else {}),
         "refused": list(score.refused),
     }
 
@@ -101,7 +104,7 @@ def table(condition: str, score: Score) -> Sequence[str]:
     assert score.token_f1 is not None, "words were compared"
     lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]
     measured = [("exact match", score.accuracy), ("token F1", score.token_f1), ("word errors", score.word_error_rate)]
-    for name, found in measured:
+    for name, found in [*measured, *score.heads.items()]:
         if found is not None:
             lines.append(f"{name:<12} {found.mean:.3f}   95% interval {found.low:.3f} to {found.high:.3f}")
     return lines + [f"left out: {' '.join(reason.split())}" for reason in score.refused]

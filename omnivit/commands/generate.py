@@ -1,13 +1,18 @@
-"""`omnivit generate`: answer one question about media, and print nothing but the answer."""
+"""`omnivit generate`: answer one question about media, and print nothing but the answer, and what heads read off it."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnivit.errors import DataError
+
+if TYPE_CHECKING:
+    from omnivit.reply import Prediction
 
 SHORTCUTS = ("image", "video", "audio")
 """Slots with an option of their own; `--media SLOT=FILE` names any."""
@@ -66,5 +71,11 @@ def run(args: argparse.Namespace) -> int:
     sampling = Sampling(args.temperature, args.top_p, args.seed)
     assistant = load(args.run, args.device)
     turn = assistant.turn(question, args.media or [])
-    print(assistant.reply([turn], max_new_tokens=args.max_new_tokens, sampling=sampling))
+    reply = assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
+    print("\n".join([reply.text, *map(shown, reply.predictions)]))
     return 0
+
+
+def shown(prediction: Prediction) -> str:
+    """A head's prediction on one line, as JSON: `box: [0.1, 0.2, 0.5, 0.9]`."""
+    return f"{prediction.head}: {json.dumps(prediction.plain())}"

@@ -15,7 +15,6 @@ PURPOSES = {
     "test_contract.py": "the plugin contract on it, rule by rule",
     "ci.yml": "style, types, tests, wheel; publishes tags",
     "recipe.yaml": "a tiny model that learns from make_data.py's data",
-    "train.py": "learns with a tiny model, from Python",
 }
 """Name of a file -> what it is."""
 
@@ -45,9 +44,7 @@ def report(names: Names, folder: Path, files: Mapping[str, str]) -> list[str]:
     for path in files:
         purpose = PURPOSES.get(path.rpartition("/")[2], "").format(**names.fields())
         lines.append(f"  {path:{width}}  {purpose}".rstrip())
-    example = "python example/train.py"
-    if names.kind != "head":
-        example = "python example/make_data.py && omnivit train example/recipe.yaml"
-    commands = [f"cd {shlex.quote(str(folder))}", 'pip install -e ".[dev]"', "pytest", example]
-    commands.insert(3, f"omnivit plugins check {names.name}")
+    commands = [f"cd {shlex.quote(str(folder))}", 'pip install -e ".[dev]"', "pytest"]
+    commands.append(f"omnivit plugins check {names.name}")
+    commands.append("python example/make_data.py && omnivit train example/recipe.yaml")
     return [*lines, "", "Next:", *(f"  {command}" for command in commands)]

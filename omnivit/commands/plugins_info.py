@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from omnivit.model.features import Layout
 
 MANDATORY = dataclasses.MISSING
-BLOCKS: Mapping[str, str] = {"encoders": "encoder", "adapters": "adapter", "llms": "llm"}
-"""Kind -> the key of a recipe under which a plugin of it stands."""
+BLOCKS: Mapping[str, str] = {"encoders": "encoder", "adapters": "adapter", "llms": "llm", "heads": "my_head"}
+"""Kind -> the key of a recipe under which a plugin of it stands; of a head, any name."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,9 @@ class Sheet:
 
     @property
     def yaml(self) -> str:
-        """What a recipe says, with every default; empty for kinds that recipes do not name."""
+        """What a recipe says, with every default."""
         if self.kind == "readers":
             return f"data:\n  - path: ???\n    reader: {as_yaml(self.name)}"
-        if self.kind not in BLOCKS:
-            return ""
         lines = [f"{BLOCKS[self.kind]}:", f"  name: {as_yaml(self.name)}"]
         for option in self.options:
             if option.path.isidentifier():

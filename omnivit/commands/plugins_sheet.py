@@ -32,6 +32,7 @@ PLACES = {
     "encoders": "In a recipe, under model.inputs.SLOT:",
     "adapters": "In a recipe, under model.inputs.SLOT:",
     "llms": "In a recipe, under model:",
+    "heads": "In a recipe, under model.heads:",
     "readers": "In a recipe, in a stage:",
 }
 

@@ -6,14 +6,14 @@ A model that answers as well with another sample's picture as with the right one
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 
 from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Sample
+from omnivit.data.sample import Media, Message, Sample, Target
 from omnivit.errors import DataError, RecipeError, suggest
 
 Condition = Callable[[Sequence[Sample], int], list[Sample]]
@@ -29,13 +29,19 @@ def question(sample: Sample) -> Sample:
     return replace(sample, messages=sample.messages[: _last_answer(sample)])
 
 
-def reference(sample: Sample) -> str:
+def reference(sample: Sample, tokens: Mapping[str, str] = MappingProxyType({})) -> str:
     """The text of the last assistant message: what the model should say.
+
+    Args:
+        sample: whole.
+        tokens: head -> its token, which an answer's text shows; default: heads' targets are left out.
 
     Raises:
         DataError: as `question`.
     """
-    return sample.messages[_last_answer(sample)].text
+    said = sample.messages[_last_answer(sample)]
+    words = [part for part in said.parts if not isinstance(part, Media)]
+    return "".join(tokens.get(part.head, "") if isinstance(part, Target) else part.text for part in words)
 
 
 def true(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:

@@ -18,7 +18,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% confidence interval: in [0, 1], but for word error rates, which may be above 1."""
+    """A mean with its 95% confidence interval: in [0, 1], but for word error rates and losses, which may be above."""
 
     mean: float
     low: float

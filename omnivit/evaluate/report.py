@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivit.evaluate.metrics import Interval
 from omnivit.evaluate.plot import LOSS_PLOT
 from omnivit.evaluate.run import LINEAR_PROBE, WORD_ERROR_RATE, Score
 from omnivit.recipe import Recipe
@@ -59,7 +60,8 @@ def as_record(
 ) -> dict[str, Any]:
     """report.json. Without evaluation there is neither `accuracy` nor `token_f1` nor `refused`.
 
-    There is `word_error_rate` where the recipe asks for it, and `by_file` where it names several files of questions.
+    There is `word_error_rate` where the recipe asks for it, `by_file` where it names several files of questions, and
+    `heads` where the model has some.
     """
     record: dict[str, Any] = {}
     if scores:
@@ -68,7 +70,7 @@ def as_record(
     record["peak_memory_mb"] = round(peak_memory_mb, 1)
     if scores:
         record["token_f1"] = {name: asdict(score.token_f1) for name, score in scores.items() if score.token_f1}
-        record |= _word_error_record(scores) | _by_file_record(scores)
+        record |= _word_error_record(scores) | _by_file_record(scores) | _heads_record(scores)
         record["refused"] = refused(scores)
     record["stages"] = [_stage_record(stage, curves.get(stage.name, ())) for stage in stages]
     return record
@@ -102,7 +104,8 @@ def console_table(scores: Mapping[str, Score]) -> str:
     rows = _with_word_errors([header, *map(_score_row, scores.items())], scores)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(row, widths) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdict(scores)])
+    told = [f"{name} ({LABELS[condition]}): {found}" for condition, name, found in _head_losses(scores)]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(["", *told] if told else []), "", *verdict(scores)])
 
 
 def verdict(scores: Mapping[str, Score]) -> list[str]:
@@ -112,6 +115,8 @@ def verdict(scores: Mapping[str, Score]) -> list[str]:
     true = scores["true"].accuracy
     control = next((name for name in CONTROLS if name in scores), None)
     sentences = [] if control is None else [_compared(scores["true"], scores[control], LABELS[control])]
+    if control is not None:
+        sentences += _compared_heads(scores["true"], scores[control], LABELS[control])
     if LINEAR_PROBE in scores:
         points = 100 * (true.mean - scores[LINEAR_PROBE].accuracy.mean)
         where = (
@@ -134,7 +139,18 @@ def _compared(true: Score, other: Score, label: str) -> str:
         found = f"it is right in {right:.1%} of the questions with the true ones and in {guessed:.1%} with {label}"
     if clear:
         return f"The model uses its media: {found}, and the intervals do not meet."
-    return f"No sign that the model uses its media: {found}, and the intervals meet."
+    where = "in its words " if true.heads else ""
+    return f"No sign {where}that the model uses its media: {found}, and the intervals meet."
+
+
+def _compared_heads(true: Score, other: Score, label: str) -> list[str]:
+    """A sentence for each loss of a head."""
+    pairs = [(name, found, other.heads[name]) for name, found in true.heads.items() if name in other.heads]
+    return [
+        f"{name} is {found.mean:.3f} with the true ones and {theirs.mean:.3f} with {label}, and the intervals "
+        f"{'do not meet' if found.high < theirs.low else 'meet'}."
+        for name, found, theirs in pairs
+    ]
 
 
 def refused(scores: Mapping[str, Score]) -> list[str]:
@@ -153,6 +169,7 @@ def duration(seconds: float) -> str:
 
 
 STAGE_HEADER = ("stage", "steps", "samples", "time", "loss at first", "at last", "skipped")
+HEADS_HEADER = ("loss of a head", "asked with", "mean", "95% interval", "targets")
 WORD_ERROR_HEADER = ("word error rate", "95% interval")
 SCORE_HEADER = ("asked with", "accuracy", "95% interval", "questions", "token F1")
 
@@ -171,6 +188,7 @@ def _evaluation_part(scores: Mapping[str, Score]) -> list[str]:
             "The word error rate counts words inserted, left out or replaced, by the words of the references (lower "
             "case, without punctuation); intervals are a bootstrap's over the questions."
         )
+    parts += _heads_part(scores)
     return [part for part in parts if part] + _refused_part(refused(scores), "Questions that were left out")
 
 
@@ -208,6 +226,28 @@ def _by_file_record(scores: Mapping[str, Score]) -> dict[str, Any]:
         for file, part in score.by_file.items():
             found.setdefault(file, {})[name] = asdict(part.accuracy)
     return {"by_file": found} if found else {}
+
+
+def _heads_part(scores: Mapping[str, Score]) -> list[str]:
+    """Losses of heads, condition by condition."""
+    rows = [
+        (name, LABELS[condition], f"{found.mean:.3f}", f"{found.low:.3f} to {found.high:.3f}", str(found.n))
+        for condition, name, found in sorted(_head_losses(scores), key=lambda one: one[1])
+    ]
+    told = "Losses of heads are means over the targets of given answers; intervals are a bootstrap's over the targets."
+    return [_table(HEADS_HEADER, rows), told] if rows else []
+
+
+def _head_losses(scores: Mapping[str, Score]) -> list[tuple[str, str, Interval]]:
+    """Condition, `HEAD.LOSS`, and its mean."""
+    return [(condition, name, found) for condition, score in scores.items() for name, found in score.heads.items()]
+
+
+def _heads_record(scores: Mapping[str, Score]) -> dict[str, Any]:
+    record: dict[str, dict[str, Any]] = {}
+    for condition, name, found in _head_losses(scores):
+        record.setdefault(name, {})[condition] = asdict(found)
+    return {"heads": record} if record else {}
 
 
 def _word_error_record(scores: Mapping[str, Score]) -> dict[str, Any]:

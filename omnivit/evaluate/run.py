@@ -13,6 +13,7 @@ from omnivit.data.readers import Reader
 from omnivit.data.sample import Sample
 from omnivit.errors import DataError, RecipeError
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
+from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
 from omnivit.evaluate.probe import linear_probe
 from omnivit.evaluate.progress import shown
@@ -63,6 +64,8 @@ class Score:
     """None unless the recipe asks for it. It may be above 1."""
     by_file: Mapping[str, Score] = field(default_factory=dict)
     """Of each file of questions, where there are several."""
+    heads: Mapping[str, Interval] = field(default_factory=dict)
+    """`HEAD.LOSS` -> its mean over the targets of given answers."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
         ]
         whole = score([one for part in answered for one in part], _refused(files), evaluation.metric)
         parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
-        scores[name] = replace(whole, by_file=parts) if len(parts) > 1 else whole
+        asked = [one.sample for part in answered for one in part]
+        heads = head_losses(assistant, asked, _joined(files), evaluation.batch_size)
+        scores[name] = replace(whole, by_file=parts if len(parts) > 1 else {}, heads=heads)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
@@ -165,8 +170,10 @@ def ask(
         for chunk in shown(chunks, f"asking ({condition})")
         for answer in assistant.answer(chunk, max_new_tokens, batch_size)
     ]
+    tokens = {name: head.token for name, head in assistant.preparer.heads.items()}
     return [
-        Answered(sample, reference(whole), answer) for sample, whole, answer in zip(asked, samples, said, strict=True)
+        Answered(sample, reference(whole, tokens), answer)
+        for sample, whole, answer in zip(asked, samples, said, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +29,7 @@ class Looking:
     model = cast(OmniModel, None)
 
     def __init__(self, recipe: Recipe, broken: str = "nothing") -> None:
-        self.recipe, self.broken = recipe, broken
-        self.preparer = cast(Preparer, self._prepare)
+        self.recipe, self.preparer = recipe, cast(Preparer, Refusing(broken))
         self.sizes: list[int] = []
 
     def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]:
@@ -39,7 +38,16 @@ class Looking:
         assert all(sample.messages[-1].role == "user" for sample in samples)
         return [" ".join(Path(m.source).stem.title() for m in sample.media()) or "It is grey" for sample in samples]
 
-    def _prepare(self, sample: Sample, generate: bool) -> None:
+
+class Refusing:
+    """Prepares nothing, and refuses broken media."""
+
+    heads: Mapping[str, object] = {}
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+
+    def __call__(self, sample: Sample, generate: bool) -> None:
         assert generate and sample.messages[-1].role == "user"
         if any(self.broken in m.source for m in sample.media()):
             raise DataError(f"{sample}: broken")

@@ -1,0 +1,123 @@
+"""An answer with what the heads read off it: text, predictions, and the turn as a conversation goes on from it.
+
+The heads are asked as they are trained: over the whole conversation, at the places of their tokens.
+
+Shapes: T tokens of the prompt, n of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnivit.data.chat import Chat
+from omnivit.data.collate import IGNORE, EncodedSample, collate
+from omnivit.data.sample import Message, Part, Target, Text
+from omnivit.data.targets import Trigger
+from omnivit.model.omni import OmniModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head gives at one of its tokens."""
+
+    head: str
+    """Its name in the recipe."""
+    value: Any
+    """As the head gives it for one occurrence: a tensor on the CPU, or a mapping of such."""
+
+    def plain(self) -> Any:
+        """The value as numbers, lists and mappings, which JSON can hold."""
+        return _changed(self.value, lambda tensor: tensor.tolist())
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of an assistant."""
+
+    text: str
+    """Without white space around it. Heads' tokens stand in it as text."""
+    message: Message
+    """The turn, for the history of the next question: heads' tokens stay tokens."""
+    predictions: tuple[Prediction, ...]
+    """In the order of the answer's tokens."""
+
+
+def message_of(ids: Sequence[int], chat: Chat) -> Message:
+    """The turn [n] that an assistant said, its end left out; heads' tokens are targets that nobody knows."""
+    parts = list(_parts(ids, chat)) or [Text("")]
+    if isinstance(parts[0], Text):
+        parts[0] = Text(parts[0].text.lstrip())
+    if isinstance(parts[-1], Text):
+        parts[-1] = Text(parts[-1].text.rstrip())
+    return Message("assistant", tuple(parts))
+
+
+@torch.inference_mode()
+def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat: Chat) -> tuple[Prediction, ...]:
+    """What the heads give for their tokens in an answer.
+
+    Args:
+        model: in `eval()`.
+        prompt: [T] as it was continued.
+        ids: [n] of the answer.
+        chat: of the model.
+    """
+    names = {id: head for head, id in chat.token_ids().items()}
+    places = [(names[id], len(prompt.ids) + number) for number, id in enumerate(ids) if id in names]
+    if not places:
+        return ()
+    before = {name: head.reads_before for name, head in model.named_heads()}
+    after = prompt.positions[-1] + 1 + torch.arange(len(ids))
+    whole = replace(
+        prompt,
+        ids=torch.cat([prompt.ids, torch.tensor(ids)]),
+        labels=torch.cat([prompt.labels, torch.full((len(ids),), IGNORE)]),
+        positions=torch.cat([prompt.positions, after]),
+        triggers=tuple(Trigger(head, place - before[head], {}) for head, place in places),
+    )
+    batch = collate([whole], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)
+    asked = list(dict.fromkeys(head for head, _ in places))
+    outputs = model(batch, batch.mask & False, asked).heads
+    found = {head: _entries(output.prediction) for head, output in outputs.items()}
+    return tuple(Prediction(head, next(found[head])) for head, _ in places)
+
+
+def _parts(ids: Sequence[int], chat: Chat) -> Iterator[Part]:
+    heads = {id: head for head, id in chat.token_ids().items()}
+    words: list[int] = []
+    for id in [*ids, None]:
+        if id is not None and id not in heads:
+            words.append(id)
+            continue
+        if words and (text := chat.decode(words)):
+            yield Text(text)
+        words = []
+        if id is not None:
+            yield Target(heads[id])
+
+
+def _entries(prediction: Any) -> Iterator[Any]:
+    """The prediction of each occurrence, one after the other; None for a head that predicts nothing."""
+    number = 0
+    while True:
+        yield _entry(prediction, number)
+        number += 1
+
+
+def _entry(prediction: Any, number: int) -> Any:
+    if prediction is None:
+        return None
+    if isinstance(prediction, Mapping):
+        return {name: _entry(part, number) for name, part in prediction.items()}
+    return _changed(prediction[number], lambda tensor: tensor.detach().cpu())
+
+
+def _changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _changed(part, change) for name, part in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
