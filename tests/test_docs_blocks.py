@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +22,11 @@ import yaml
 from assistant_support import make_run
 
 from omnivit import cli, registry
+from omnivit.data.records import typed_messages
+from omnivit.data.sample import Target
 from omnivit.options import merge_options
 from omnivit.recipe import Recipe, Slot, Stage, load
+from omnivit.scaffold import names_of, render, write
 from omnivit.typed import hints
 
 ROOT = Path(__file__).parents[1]
@@ -238,7 +243,8 @@ def test_a_recipe_is_one_that_is_taken(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "recipes/page.yaml"
     file.write_text(yaml.safe_dump(whole(yaml.safe_load(block.text))), encoding="utf-8")
     recipe = load(file)
-    parts = [("llms", recipe.model.llm)]
+    heads = [("heads", new_head(found, tmp_path)) for found in recipe.model.heads.values()]
+    parts = [("llms", recipe.model.llm), *heads]
     for branches in recipe.model.inputs.values():
         for branch in branches if isinstance(branches, list) else [branches]:
             parts += [("encoders", branch.encoder), ("adapters", branch.adapter)]
@@ -248,6 +254,20 @@ def test_a_recipe_is_one_that_is_taken(block: Block, tmp_path: Path) -> None:
             merge_options(registry.ALL[kind].get(named["name"]).Config, options, kind)
     readers = {source.reader for stage in recipe.stages for source in stage.data}
     assert readers <= set(registry.readers.names())
+
+
+def new_head(block: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A head that `omnivit new` makes, as a recipe may name its class."""
+    names = names_of("head", block["name"])
+    write(render(names), folder / names.distribution)
+    sys.path.insert(0, str(folder / names.distribution / "src"))
+    return {**block, "name": f"{names.package}:{names.stem}Head"}
+
+
+@pytest.mark.parametrize("block", of_language("json"), ids=lambda block: str(block.page))
+def test_a_record_is_one_that_is_read(block: Block) -> None:
+    parts = [part for message in typed_messages(json.loads(block.text), None) for part in message.parts]
+    assert any(isinstance(part, Target) for part in parts)
 
 
 def test_pages_with_yaml_have_a_test() -> None:
@@ -275,4 +295,14 @@ def test_toml_names_our_groups(block: Block) -> None:
 
 
 def test_no_block_is_of_another_kind() -> None:
-    assert {block.language for block in blocks()} <= {"", "text", "yaml", "python", "toml", "bash", "sh", "console"}
+    assert {block.language for block in blocks()} <= {
+        "",
+        "text",
+        "yaml",
+        "json",
+        "python",
+        "toml",
+        "bash",
+        "sh",
+        "console",
+    }

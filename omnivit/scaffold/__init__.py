@@ -39,15 +39,10 @@ _OWN = {
     "README.md": "$kind/README.md.in",
     "src/$package/__init__.py": "$kind/module.py.in",
     "tests/test_contract.py": "$kind/test_contract.py.in",
+    "example/recipe.yaml": "$kind/recipe.yaml.in",
 }
-_RECIPE = {"example/recipe.yaml": "$kind/recipe.yaml.in"}
-_EXAMPLES: Mapping[str, Mapping[str, str]] = {
-    "encoder": {"example/make_data.py": "encoder/make_data.py.in", **_RECIPE},
-    "adapter": {"example/make_data.py": "common/make_rows.py.in", **_RECIPE},
-    "llm": {"example/make_data.py": "common/make_rows.py.in", **_RECIPE},
-    "reader": {"example/make_data.py": "reader/make_data.py.in", **_RECIPE},
-    "head": {"example/train.py": "head/train.py.in"},  # recipes cannot name one yet
-}
+_DATA: Mapping[str, str] = {"adapter": "common/make_rows.py.in", "llm": "common/make_rows.py.in"}
+"""Kind -> what makes the data of its example, where that is not its own."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,8 @@ def render(names: Names) -> dict[str, str]:
     fields = names.fields()
     folder = resources.files(__name__)
     files = {f"src/{names.package}/py.typed": ""}
-    for path, source in {**_SHARED, **_OWN, **_EXAMPLES[names.kind]}.items():
+    data = {"example/make_data.py": _DATA.get(names.kind, f"{names.kind}/make_data.py.in")}
+    for path, source in {**_SHARED, **_OWN, **data}.items():
         text = folder.joinpath(Template(source).substitute(fields)).read_text(encoding="utf-8")
         files[Template(path).substitute(fields)] = Template(text).substitute(fields)
     return dict(sorted(files.items()))

@@ -3,7 +3,7 @@
     class TestBox(HeadContract):
         head = BoxHead
 
-A head is tried on the example that it gives: targets of three occurrences of its token, and states that the rules draw.
+A head is tried on the example that it gives: three targets, as samples give them, and states that the rules draw.
 
 Shapes: N occurrences of the token, D LLM width.
 """
@@ -11,7 +11,7 @@ Shapes: N occurrences of the token, D LLM width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,15 +19,30 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from omnivit.data.collate import stacked_items
+from omnivit.data.sample import Media, Target
+from omnivit.errors import DataError
 from omnivit.model.head import Head, HeadOutput
+from omnivit.testing.bad_media import bad_media
 from omnivit.testing.homeless import Homes
-from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
+from omnivit.testing.parts import (
+    CLOSE,
+    ROUGH,
+    check_gradients,
+    check_meta,
+    check_pickles,
+    check_same_weights,
+    fresh,
+    save_and_load,
+)
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference, drawn, item_difference
 
 COUNT = 3
 """N of an example."""
+NAME = "example"
+"""What a recipe may call the head."""
 
 
 @dataclass
@@ -37,29 +52,31 @@ class HeadTrial:
     head: Head
     states: Tensor
     """[N, D] random numbers."""
+    given: list[Target]
+    """As samples give them."""
     targets: dict[str, Tensor]
+    """[N, ...] as the processor gives them, stacked."""
 
     @classmethod
     def start(cls, plugin: type[Head], folder: Path, seed: int = 0) -> HeadTrial:
-        """Build the example of a plugin. Raises Broken where its targets are not of three occurrences."""
-        example = example_of(plugin, fresh(folder))
-        for name, target in example.targets.items():
-            if not target.ndim or len(target) != COUNT:
-                raise Broken(
-                    f"the example's target {name!r} is {list(target.shape)}.",
-                    f"Let it begin with {COUNT}, the number of occurrences.",
-                )
+        """Build the example of a plugin. Raises Broken where its targets are not three."""
+        root = fresh(folder)
+        example = example_of(plugin, root)
+        if len(example.targets) != COUNT:
+            raise Broken(f"the example has {len(example.targets)} targets.", f"Give {COUNT}.")
         with drawn(seed):
             head = plugin(config_of(plugin, example.config), example.llm_width).eval()
         with drawn(0):
             states = torch.randn(COUNT, example.llm_width)
-        return cls(head, states, dict(example.targets))
+        given = [Target(NAME, source, str(root)) for source in example.targets]
+        processor = head.processor()
+        return cls(head, states, given, stacked_items([processor(target) for target in given]))
 
     def run(self, start: int = 0, stop: int = COUNT) -> HeadOutput:
         """What the head gives for some of the occurrences."""
         return self.of(self.states[start:stop], {name: found[start:stop] for name, found in self.targets.items()})
 
-    def of(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+    def of(self, states: Tensor, targets: Mapping[str, Tensor] | None) -> HeadOutput:
         """What the head gives. Raises Broken where that is no HeadOutput."""
         found = self.head(states, targets)
         if not isinstance(found, HeadOutput):
@@ -81,11 +98,45 @@ class HeadContract(ConfiguredContract):
             raise Broken(f"`token` is {found!r}.", "Write `token = '[BOX]'` in the class.")
 
     @rule
+    def test_targets(self, tmp_path: Path) -> None:
+        """`processor()` goes to loader workers without weights, and gives there the same finite tensors as here."""
+        trial = self.trial(tmp_path)
+        here = [trial.head.processor()(target) for target in trial.given]
+        for target, item in zip(trial.given, here, strict=True):
+            _check_item(target, item)
+        there = check_pickles(trial.head.processor(), "`processor()`", trial.given)
+        for target, item, again in zip(trial.given, here, there, strict=True):
+            if where := item_difference(again, item):
+                raise Broken(f"of the target {target}, in a worker: {where}.", "Draw from `target.seed` alone.")
+        if not trial.head.processor().fingerprint() or not isinstance(trial.head.processor().fingerprint(), str):
+            raise Broken("`processor().fingerprint()` is no text.", "Return its settings as a short text.")
+
+    @rule
+    def test_bad_targets(self, tmp_path: Path) -> None:
+        """What cannot be a target is a DataError: nothing else is raised, and no NaN comes of it."""
+        trial = self.trial(tmp_path)
+        processor = trial.head.processor()
+        for what, target in _bad_targets(trial.given, fresh(tmp_path)):
+            try:
+                item = processor(target)
+            except DataError:
+                continue
+            except Exception as error:
+                raise Broken(
+                    f"{what} raises {type(error).__name__}: {error}", "Raise `DataError('what is wrong')` from it."
+                ) from error
+            _check_item(target, item)
+
+    @rule
     def test_losses(self, tmp_path: Path) -> None:
-        """Losses are finite single numbers with names, by which a stage weights them, and train the head."""
-        found = self.trial(tmp_path).run()
-        if not found.losses:
-            raise Broken("it gives no loss.", "Return `HeadOutput({'box': loss})`.")
+        """Losses are finite single numbers with the names that the class gives in `losses`, and train the head."""
+        trial = self.trial(tmp_path)
+        found, named = trial.run(), getattr(trial.head, "losses", ())
+        if not named or set(found.losses) != set(named):
+            raise Broken(
+                f"it gives the losses {sorted(found.losses)}, and `losses` is {named!r}.",
+                "Write `losses = ('box',)` in the class, and return `HeadOutput({'box': loss})`.",
+            )
         for name, loss in found.losses.items():
             _check_loss(name, loss)
             if not loss.requires_grad:
@@ -106,20 +157,33 @@ class HeadContract(ConfiguredContract):
             raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
 
     @rule
-    def test_none(self, tmp_path: Path) -> None:
-        """A batch without the token (N = 0) gives finite losses of the same names, and can be trained on."""
+    def test_sums(self, tmp_path: Path) -> None:
+        """A loss is a sum over the occurrences: that of a batch is the sum of those of its parts."""
         trial = self.trial(tmp_path)
-        some, none = trial.run().losses, trial.run(0, 0).losses
-        if set(none) != set(some):
-            raise Broken(f"for N = 0 the losses are {sorted(none)}, for N = {COUNT} {sorted(some)}.")
-        for name, loss in none.items():
-            _check_loss(name, loss, "for N = 0, ", "A mean over nothing is not a number: sum, and divide by max(N, 1).")
-        total = torch.stack(list(none.values())).sum()
-        if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
-        for name, parameter in trial.head.named_parameters():
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                raise Broken(f"for N = 0, the gradient of parameter {name!r} is not finite.")
+        parts = [trial.run(number, number + 1).losses for number in range(COUNT)]
+        for name, whole in trial.run().losses.items():
+            added = torch.stack([part[name] for part in parts]).sum()
+            if where := difference(f"loss {name!r}", whole, added, CLOSE):
+                raise Broken(
+                    f"{where}, which is what its {COUNT} occurrences give one by one.",
+                    "Sum over the first dimension: the step divides by the count over all micro-batches and ranks.",
+                )
+
+    @rule
+    def test_untold(self, tmp_path: Path) -> None:
+        """Without targets it gives the same prediction and no loss: nobody knows them while the model answers."""
+        trial = self.trial(tmp_path)
+        told, untold = trial.run(), trial.of(trial.states, None)
+        if untold.losses:
+            raise Broken(f"without targets it gives the losses {sorted(untold.losses)}.", "Return `HeadOutput({}, p)`.")
+        if told.prediction is None and untold.prediction is None:
+            return
+        again = _each(untold.prediction, COUNT)
+        for name, wanted in _each(told.prediction, COUNT).items():
+            for number in range(COUNT):
+                if name not in again or (where := difference(name, again[name][number], wanted[number])):
+                    why = where if name in again else f"{name} is missing"
+                    raise Broken(f"without targets, occurrence {number}: {why}.", "Predict from the states alone.")
 
     @rule
     def test_alone_and_together(self, tmp_path: Path) -> None:
@@ -216,14 +280,35 @@ class HeadContract(ConfiguredContract):
         return HeadTrial.start(self.plugin(), folder, seed)
 
 
-def _check_loss(name: object, loss: object, when: str = "", do: str = "") -> None:
-    if not isinstance(name, str) or not name:
-        raise Broken(f"{when}a loss is called {name!r}.", "Names are texts: a stage says `losses: {box: 2}`.")
+def _bad_targets(given: Sequence[Target], folder: Path) -> Iterator[tuple[str, Target]]:
+    """Targets that a data file may hold by mistake, and what they are."""
+    first = given[0]
+    for thing in (None, True, "", "nonsense", [], {}, {"x": 1}, [None], [[]], float("nan"), 10**400, object()):
+        yield f"{type(thing).__name__} {str(thing)[:20]!r}", Target(NAME, thing, first.root)
+    if isinstance(first.source, list | tuple):
+        for what, change in (("one number too few", first.source[1:]), ("one too many", [*first.source, 0.5])):
+            yield what, Target(NAME, list(change), first.root)
+        yield "NaN among its numbers", Target(NAME, [float("nan"), *first.source[1:]], first.root)
+    if isinstance(first.source, str):
+        for bad in bad_media([Media(NAME, target.source, target.root) for target in given], folder):
+            yield bad.what, Target(NAME, bad.media.source, bad.media.root)
+
+
+def _check_item(target: Target, item: object) -> None:
+    """Raise Broken where a target did not become named, finite tensors."""
+    if not isinstance(item, Mapping) or not item or not all(isinstance(value, Tensor) for value in item.values()):
+        raise Broken(f"the target {target} becomes a {type(item).__name__}.", "Return named tensors: `{'box': ...}`.")
+    for name, value in item.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise Broken(f"the target {target} becomes a {name!r} that is not finite.", "Refuse it by a DataError.")
+
+
+def _check_loss(name: str, loss: object) -> None:
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
         what = f"{list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"of type {type(loss).__name__}"
-        raise Broken(f"{when}the loss {name!r} is {what}.", "Return a tensor of no dimension, such as `found.mean()`.")
+        raise Broken(f"the loss {name!r} is {what}.", "Return a tensor of no dimension, such as `found.sum()`.")
     if not loss.isfinite():
-        raise Broken(f"{when}the loss {name!r} is {loss.item()}.", do)
+        raise Broken(f"the loss {name!r} is {loss.item()}.")
 
 
 def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float, when: str) -> None:

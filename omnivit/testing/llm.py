@@ -19,10 +19,11 @@ from torch import Tensor
 
 from omnivit.data.collate import IGNORE
 from omnivit.data.sample import Message, Text
+from omnivit.errors import RecipeError
 from omnivit.model.generate import generate_anew
 from omnivit.model.llm import LanguageModel
 from omnivit.testing.homeless import Homes
-from omnivit.testing.llm_trial import LLMTrial, Prompts
+from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
@@ -186,6 +187,20 @@ class LLMContract(ConfiguredContract):
                     "Leave out `detach` and `no_grad`.",
                 )
         check_gradients(trial.llm)
+
+    @rule
+    def test_new_tokens(self, tmp_path: Path) -> None:
+        """`add_tokens` makes a text one token; its rows, parameters `tokens.*`, train alone; other logits stay."""
+        trial = self.trial(tmp_path)
+        prompts = trial.prompts()
+        before = trial.run(prompts, prompts.mask)
+        try:
+            trial.llm.add_tokens([NEW])
+        except RecipeError as error:
+            raise NotApplicable(f"it takes no new tokens: {error}") from error
+        if len(ids := trial.ids(NEW)) != 1:
+            raise Broken(f"{NEW!r} becomes the ids {ids}.", "Keep one tokenizer, and add the text to it.")
+        check_new_token(trial, prompts, before, ids[0])
 
     @rule
     def test_frozen(self, tmp_path: Path) -> None:

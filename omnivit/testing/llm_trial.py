@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from omnivit.model.llm import LanguageModel, LMOutput
-from omnivit.testing.parts import fresh
+from omnivit.testing.parts import CLOSE, fresh
 from omnivit.testing.plugin import config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable
-from omnivit.testing.trial import drawn
+from omnivit.testing.trial import difference, drawn
 
 TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")
 EVERY = 3
 """Of so many embeddings of a prompt, one is no token's, as a medium's rows are not."""
+NEW = "[OMNIVIT-NEW]"
+"""A text that no tokenizer has as one token."""
 FILLING = 7.0
 """What stands in padding."""
 
@@ -103,3 +105,36 @@ def _mixed(embeds: Tensor) -> Tensor:
         others = torch.randn(embeds.shape) * size
     exchanged = torch.arange(len(embeds))[:, None] % EVERY == 1
     return torch.where(exchanged, others.to(embeds.dtype), embeds)
+
+
+def check_new_token(trial: LLMTrial, prompts: Prompts, before: Tensor, id: int) -> None:
+    """A token that was added has an embedding and a logit, which train alone.
+
+    Args:
+        trial: whose LLM took it.
+        prompts: some, without it.
+        before: their logits [N, V] before it was added.
+        id: its own.
+
+    Raises:
+        Broken: it has not.
+    """
+    after = trial.run(prompts, prompts.mask)
+    if after.shape[1] <= id:
+        raise Broken(f"its id is {id}, and the logits have {after.shape[1]} columns.", "Give it a column at its id.")
+    others = [column for column in range(before.shape[1]) if column != id]
+    if where := difference("row", after[:, others], before[:, others], CLOSE):
+        raise Broken(f"of the other tokens' logits, {where}, against before.", "Leave all other rows as they were.")
+    rows = {name: row for name, row in trial.llm.named_parameters() if name.startswith("tokens.")}
+    if not rows:
+        raise Broken("the LLM has no parameter `tokens.*`.", "Keep its rows in `self.tokens`, as `NewTokens` does.")
+    trial.llm.requires_grad_(False)
+    for row in rows.values():
+        row.requires_grad_(True)
+    embeds = trial.llm.embed(torch.tensor([[id]]))
+    place = torch.ones(1, 1, dtype=torch.bool)
+    logits = trial.llm(embeds, place, torch.zeros(1, 1, dtype=torch.long), place).logits
+    torch.log_softmax(logits, dim=1)[0, id].backward()  # type: ignore[no-untyped-call]
+    for name, row in rows.items():
+        if row.grad is None or not row.grad.isfinite().all() or not row.grad.any():
+            raise Broken(f"the parameter {name!r} gets no gradient where its token is read and written.")

@@ -21,7 +21,7 @@ import numpy as np
 
 from omnivit.cache import VARIABLE
 from omnivit.data.readers import Reader
-from omnivit.data.sample import Media, Message, Role, Sample, Text
+from omnivit.data.sample import Media, Message, Role, Sample, Target, Text
 from omnivit.errors import DataError
 from omnivit.examples import ReaderExample
 from omnivit.testing.plugin import PluginContract, example_of
@@ -249,11 +249,15 @@ def _problem(sample: object) -> str:
             return f"message {number} has the parts {message.parts!r}; a tuple of at least one is wanted"
         wrong = [part for part in message.parts if not _is_part(part)]
         if wrong:
-            return f"message {number} holds {wrong[0]!r}; `Text(text)` or `Media(slot, source)` is wanted"
+            wanted = "`Text(text)`, `Media(slot, source)` or `Target(head, source)`"
+            return f"message {number} holds {wrong[0]!r}; {wanted} is wanted"
     return ""
 
 
 def _is_part(part: object) -> bool:
     if isinstance(part, Text):
         return isinstance(part.text, str)
-    return isinstance(part, Media) and isinstance(part.slot, str) and bool(part.slot) and part.source is not None
+    if not isinstance(part, Media | Target):
+        return False
+    name = part.slot if isinstance(part, Media) else part.head
+    return isinstance(name, str) and bool(name) and part.source is not None

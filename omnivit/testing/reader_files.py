@@ -12,7 +12,7 @@ from typing import Any
 
 from omnivit.cache import VARIABLE
 from omnivit.data.readers import Reader
-from omnivit.data.sample import Media, Sample, Text
+from omnivit.data.sample import Part, Sample, Target, Text
 from omnivit.testing.rule import Broken
 from omnivit.testing.worker import LARGEST, call
 
@@ -23,11 +23,12 @@ def plain(sample: Sample) -> tuple[Any, ...]:
     return sample.id, messages, sample.origin, repr(sample.extra)
 
 
-def _part(part: Text | Media) -> tuple[Any, ...]:
+def _part(part: Part) -> tuple[Any, ...]:
     if isinstance(part, Text):
         return ("text", part.text)
     source = part.source if isinstance(part.source, str | bytes | tuple) else pickle.dumps(part.source)
-    return ("media", part.slot, source, part.root, part.seed)
+    name = part.head if isinstance(part, Target) else part.slot
+    return (type(part).__name__, name, source, part.root, part.seed)
 
 
 def read_elsewhere(reader: Reader, cache: Path) -> list[tuple[Any, ...]]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnivit.data.sample import Target
+from omnivit.data.targets import Numbers, TargetProcessor
 from omnivit.examples import HeadExample
 from omnivit.model.head import Head, HeadOutput
 
@@ -26,26 +28,31 @@ class BoxConfig:
 
 
 class Box(Head):
-    """Without a fault: states [N, D] -> boxes [N, 4], and their mean distance from those wanted."""
+    """Without a fault: states [N, D] -> boxes [N, 4], and their distances from those wanted."""
 
     contract = 1
     Config = BoxConfig
     token = "[BOX]"
+    losses = ("box",)
 
     def __init__(self, config: BoxConfig, llm_width: int) -> None:
         super().__init__(config, llm_width)
         self.layers = nn.Sequential(nn.Linear(llm_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, 4))
 
-    def forward(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+    def processor(self) -> TargetProcessor:
+        return Numbers("box", (4,))
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
         boxes = self.boxes(states.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
-        return HeadOutput({"box": self.loss(boxes, targets["box"])}, self.prediction(boxes))
+        losses = {} if targets is None else {"box": self.loss(boxes, targets["box"])}
+        return HeadOutput(losses, self.prediction(boxes))
 
     def boxes(self, states: Tensor) -> Tensor:
         found: Tensor = self.layers(states).sigmoid()
         return found
 
     def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
-        return (boxes - wanted).abs().sum() / max(boxes.numel(), 1)
+        return (boxes - wanted).abs().sum()
 
     def prediction(self, boxes: Tensor) -> Any:
         return boxes
@@ -53,7 +60,7 @@ class Box(Head):
     @classmethod
     def example(cls, folder: Path) -> HeadExample:
         del folder
-        return HeadExample({"box": torch.rand(3, 4, generator=torch.Generator().manual_seed(0))})
+        return HeadExample(torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).tolist())
 
 
 class HasNoToken(Box):
@@ -69,11 +76,65 @@ class LosesPerBox(Box):
         return (boxes - wanted).abs().mean(dim=1)
 
 
-class MeansOverNothing(Box):
-    """Is not a number for a batch without the token."""
+class MeansOverBoxes(Box):
+    """Gives the mean of the batch, which is that of no step."""
 
     def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
         return (boxes - wanted).abs().mean()
+
+
+class NamesAnotherLoss(Box):
+    """Gives a loss that its class does not name."""
+
+    losses = ("corners",)
+
+
+class NeedsTargets(Box):
+    """Cannot answer: it wants to be told."""
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
+        assert targets is not None
+        return super().forward(states, targets)
+
+
+class PredictsTargets(Box):
+    """Repeats what it is told."""
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
+        found = super().forward(states, targets)
+        return found if targets is None else HeadOutput(found.losses, targets["box"])
+
+
+class Trusting:
+    """Takes whatever it is given."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        return {"box": torch.tensor(target.source)}
+
+    def fingerprint(self) -> str:
+        return "trusting"
+
+
+class TrustsTargets(Box):
+    """A damaged data file ends in a traceback."""
+
+    def processor(self) -> TargetProcessor:
+        return Trusting()
+
+
+class Owning(Numbers):
+    """Holds the head."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__("box", (4,))
+        object.__setattr__(self, "head", head)
+
+
+class SendsItself(Box):
+    """Its weights travel to every loader worker."""
+
+    def processor(self) -> TargetProcessor:
+        return Owning(self)
 
 
 class DetachesStates(Box):
@@ -148,9 +209,10 @@ class KeepsTensor(Box):
 class InsistsOnFloat(Box):
     """Takes states of its own dtype only."""
 
-    def forward(self, states: Tensor, targets: Mapping[str, Tensor]) -> HeadOutput:
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
         boxes = self.boxes(states)
-        return HeadOutput({"box": self.loss(boxes, targets["box"])}, self.prediction(boxes))
+        losses = {} if targets is None else {"box": self.loss(boxes, targets["box"])}
+        return HeadOutput(losses, self.prediction(boxes))
 
 
 class BuiltOnCpu(Box):

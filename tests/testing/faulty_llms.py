@@ -5,6 +5,7 @@ Shapes: B samples, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from omnivit.examples import LLMExample
 from omnivit.model.context import Context
 from omnivit.model.generate import generate_anew
 from omnivit.model.llm import LanguageModel, LMOutput
+from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
+from omnivit.model.surgery import change
 from omnivit.model.tokens import byte_tokenizer
 
 
@@ -38,13 +41,20 @@ class Means(LanguageModel):
 
     def __init__(self, config: MeansConfig) -> None:
         super().__init__()
-        self.width = config.width
+        self.width, self.bytes = config.width, byte_tokenizer()
         self.table = nn.Embedding(len(byte_tokenizer()), config.width)
         self.inner = nn.Sequential(nn.Linear(2 * config.width, config.width), nn.GELU())
         self.head = nn.Linear(config.width, len(byte_tokenizer()))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return byte_tokenizer()
+        return self.bytes
+
+    def add_tokens(self, texts: Sequence[str]) -> None:
+        if ids := add_to_tokenizer(self.tokenizer(), texts):
+            self.tokens = self.rows(ids)
+
+    def rows(self, ids: list[int]) -> nn.Module:
+        return NewTokens(self.table, self.head, ids)
 
     def embed(self, ids: Tensor) -> Tensor:
         found: Tensor = self.table(ids)
@@ -97,13 +107,58 @@ class HasMoreTokens(Means):
 class ForgetsCapitals(Means):
     """Its tokenizer knows no capitals."""
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def __init__(self, config: MeansConfig) -> None:
+        super().__init__(config)
+        self.bytes = self.letters()
+
+    def letters(self) -> PreTrainedTokenizerBase:
         names = {chr(97 + number): number for number in range(26)} | {"?": 26, "<pad>": 27}
         tokenizer = Tokenizer(models.BPE(vocab=names, merges=[], unk_token="<pad>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         fast: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")  # type: ignore[no-untyped-call]
         fast.chat_template = byte_tokenizer().chat_template
         return fast
+
+
+class ForgetsNewTokens(Means):
+    """Makes its tokenizer anew whenever it is asked for it."""
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return byte_tokenizer()
+
+
+class HasNoColumn(Means):
+    """Says a new token with the last of its old ones."""
+
+    def rows(self, ids: list[int]) -> nn.Module:
+        del ids
+        change(self.table, lambda plain, found: plain(found.clamp(max=len(byte_tokenizer()) - 1)))
+        return nn.Module()
+
+
+class HidesRows(Means):
+    """Keeps the new rows where no recipe looks for them."""
+
+    def add_tokens(self, texts: Sequence[str]) -> None:
+        if ids := add_to_tokenizer(self.tokenizer(), texts):
+            self.others = self.rows(ids)
+
+
+class DrawsAnew(Means):
+    """Begins anew when it is given a token."""
+
+    def rows(self, ids: list[int]) -> nn.Module:
+        nn.init.normal_(self.head.weight)
+        return super().rows(ids)
+
+
+class FreezesRows(Means):
+    """Its new rows learn nothing."""
+
+    def rows(self, ids: list[int]) -> nn.Module:
+        new = NewTokens(self.table, self.head, ids)
+        new.spare = nn.Parameter(torch.zeros(2))
+        return new
 
 
 class LearnsQuestions(Means):
@@ -214,10 +269,10 @@ class DrawsSecretly(Means):
 
     def __init__(self, config: MeansConfig) -> None:
         super().__init__(config)
-        self.register_buffer("secret", torch.randn(self.head.out_features), persistent=False)
+        self.register_buffer("secret", torch.randn(1), persistent=False)
 
     def logits(self, found: Tensor, keep: Tensor) -> Tensor:
-        return super().logits(found, keep) + self.secret
+        return super().logits(found, keep) * self.secret
 
 
 class BuiltOnCpu(Means):

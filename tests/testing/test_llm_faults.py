@@ -26,8 +26,16 @@ FAULTS: dict[type[Means], Expected] = {
     faulty.LooksAhead: (("causal",), "with other tokens from place 17 on, row[0, 0] is "),
     faulty.GoesOnForEver: (("generation",), "sample 0 goes on with "),
     faulty.SaysNothing: (("streamer",), "and told [], and no end."),
-    faulty.DetachesEmbeddings: (("gradients", "frozen"), "an embedding of the 13 of a sample gets no gradient"),
+    faulty.DetachesEmbeddings: (
+        ("gradients", "frozen", "new_tokens"),
+        "an embedding of the 13 of a sample gets no gradient",
+    ),
     faulty.HasSpareLayer: (("gradients",), "parameter 'spare.weight' [2, 2] has no gradient"),
+    faulty.ForgetsNewTokens: (("new_tokens",), "'[OMNIVIT-NEW]' becomes the ids [91, 79, 77,"),
+    faulty.HasNoColumn: (("new_tokens",), "its id is 264, and the logits have 264 columns."),
+    faulty.HidesRows: (("new_tokens",), "the LLM has no parameter `tokens.*`."),
+    faulty.DrawsAnew: (("new_tokens",), "of the other tokens' logits, row[0, 0] is "),
+    faulty.FreezesRows: (("new_tokens",), "the parameter 'tokens.spare' gets no gradient"),
     faulty.CountsCalls: (("frozen",), "after a forward pass: calls is 2 instead of 0"),
     faulty.DropsAlways: (("deterministic",), "asked twice: row[0, 0] is "),
     faulty.DrawsSecretly: (("saved",), "with the one that loaded the state: row[0, 0] is "),
@@ -51,6 +59,15 @@ def test_one_without_a_generate_of_its_own() -> None:
         generate = LanguageModel.generate
 
     assert {name for name, one in told(LLMContract, Plain).items() if one.status != "kept"} == {"generation"}
+
+
+def test_one_that_takes_no_new_tokens() -> None:
+    class Plain(Means):
+        add_tokens = LanguageModel.add_tokens
+
+    found = {name: one for name, one in told(LLMContract, Plain).items() if one.status != "kept"}
+    assert {name: one.status for name, one in found.items()} == {"new_tokens": "not applicable"}
+    assert "Plain takes no new tokens, and '[OMNIVIT-NEW]' is none of its tokenizer's" in found["new_tokens"].message
 
 
 def test_no_llm_is_left_out() -> None:
