@@ -12,33 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny models lose more to th
 import pytest
 from PIL import Image
 from registry_support import GROUP, Install, installing
-from tests_support import COLOURS, picture_record, text_record, write_jsonl
-
-RECIPE = """
-seed: 3
-data: {{root: {root}, max_length: 512, workers: 0}}
-model:
-  llm:
-    name: causal
-    tokenizer: bytes
-    config:
-      {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4,
-       num_key_value_heads: 2, max_position_embeddings: 1024}}
-    lora: {{r: 2, alpha: 4, dropout: 0.1, targets: [q_proj, v_proj]}}
-  inputs:
-    image:
-      encoder:
-        name: clip
-        layer: -2
-        config: {{model_type: clip_vision_model, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 3,
-                 num_attention_heads: 2, image_size: 32, patch_size: 16}}
-      adapter: {{name: mlp, depth: 2}}
-stages:
-  - {{name: align, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-2}}, batch_size: 4}}
-  - {{name: instruct, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-3, "llm.*lora_*": 1e-2}}, batch_size: 8,
-     accumulate: 2}}
-trainer: {{accelerator: cpu, devices: 1, loggers: [csv], progress: false}}
-"""
+from tests_support import COLOURS, RECIPE, picture_record, text_record, write_jsonl
 
 
 @pytest.fixture

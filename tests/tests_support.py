@@ -6,6 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+RECIPE = """
+seed: 3
+data: {{root: {root}, max_length: 512, workers: 0}}
+model:
+  llm:
+    name: causal
+    tokenizer: bytes
+    config:
+      {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4,
+       num_key_value_heads: 2, max_position_embeddings: 1024}}
+    lora: {{r: 2, alpha: 4, dropout: 0.1, targets: [q_proj, v_proj]}}
+  inputs:
+    image:
+      encoder:
+        name: clip
+        layer: -2
+        config: {{model_type: clip_vision_model, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 3,
+                 num_attention_heads: 2, image_size: 32, patch_size: 16}}
+      adapter: {{name: mlp, depth: 2}}
+stages:
+  - {{name: align, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-2}}, batch_size: 4}}
+  - {{name: instruct, data: [{{path: train.jsonl}}], train: {{"adapters.*": 1e-3, "llm.*lora_*": 1e-2}}, batch_size: 8,
+     accumulate: 2}}
+trainer: {{accelerator: cpu, devices: 1, loggers: [csv], progress: false}}
+"""
+"""Two stages over `train.jsonl`: adapter, then adapter and LoRA with accumulation; `root` is to be filled in."""
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 210), "grey": (128, 128, 128)}
 
 

@@ -170,7 +170,7 @@ class MessagesReader(JsonReader):
     """Messages with typed content parts (OpenAI, Hugging Face). See `omnivit.data.records.typed_messages`."""
 
     contract = 1
-    mark = re.compile(rb'"type"\s*:\s*"(?!text")')
+    mark = re.compile(rb'"type"\s*:\s*"(?!text"|target")')
     keys = frozenset({"id", "messages", "images", "videos", "audios"})
 
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -170,7 +170,8 @@ def ask(
         for chunk in shown(chunks, f"asking ({condition})")
         for answer in assistant.answer(chunk, max_new_tokens, batch_size)
     ]
-    tokens = {name: head.token for name, head in assistant.preparer.heads.items()}
+    chat = assistant.preparer.chat
+    tokens = {head: chat.decode([id]) for head, id in chat.token_ids().items()}  # as answers show them
     return [
         Answered(sample, reference(whole, tokens), answer)
         for sample, whole, answer in zip(asked, samples, said, strict=True)

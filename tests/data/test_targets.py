@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from prepare_support import small_preparer
+from tests_support import write_jsonl
 from torch import Tensor
 
 from omnivit.data.chat import Chat
 from omnivit.data.collate import IGNORE, Batch, EncodedSample, collate
 from omnivit.data.prepare import Preparer
+from omnivit.data.readers import MessagesReader
 from omnivit.data.records import typed_messages
 from omnivit.data.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.targets import HeadPreparer, Numbers
@@ -213,3 +215,11 @@ def test_records_hold_them(tmp_path: Path) -> None:
     answer[1] = {"type": "target", "target": [1]}
     with pytest.raises(DataError, match=r"messages\[1\].content\[1\].head is missing or null; expected a string"):
         typed_messages(record, None)
+
+
+def test_readers_count_them_as_no_media(tmp_path: Path) -> None:
+    answer = [{"type": "target", "head": "box", "target": [1, 2, 3, 4]}]
+    question = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]
+    record = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    reader = MessagesReader(write_jsonl(tmp_path / "a.jsonl", [record]), tmp_path)
+    assert reader.lengths()[1].tolist() == [1] == [len(list(reader[0].media()))]

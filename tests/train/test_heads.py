@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import RECIPE
 from head_support import BOXES, box_record, boxes_of, with_heads, write_boxes
-from tests_support import text_record, write_jsonl
+from tests_support import RECIPE, text_record, write_jsonl
 from torch import Tensor
 
 import omnivit

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE
 from head_support import BOXES, box_record, with_heads, write_boxes
-from tests_support import text_record, write_jsonl
+from tests_support import RECIPE, text_record, write_jsonl
 
 from omnivit.assistant import Assistant
 from omnivit.cli import main
