@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from docs_support import Block, blocks, script
+from docs_support import Block, blocks, said_at, script, unsaid
 from scratch_support import Scratch
 
 from omnivit.commands.plugins_check import CONTRACTS, contract_of
@@ -32,14 +32,11 @@ def test_every_block_works(page: str, scratch: Scratch, tmp_path: Path) -> None:
     found = blocks(FOLDER / page)
     text = script(found)
     if "http.server" in text:
-        text = "unset PIP_NO_INDEX\n" + text.replace("8765", str(free_port()))
-    said = scratch.run("bash", "-c", text, cwd=tmp_path)
+        text = "unset PIP_NO_INDEX; " + text.replace("8765", str(free_port()))
+    said = scratch.run("bash", "-c", text, page, cwd=tmp_path)
     for shown in (block for block in found if block.language == "text"):
-        part = said.split(f"@@ line {before(found, shown).line}\n")[1].split("@@ line ")[0]
-        lines = iter(" ".join(line.split()) for line in part.splitlines())
-        for line in shown.text.splitlines():
-            wanted = " ".join(line.split())
-            assert any(wanted in other for other in lines), f"{page}:{shown.line}: {wanted!r} is not in\n{part}"
+        part = said_at(before(found, shown), said)
+        assert not unsaid(shown.text, part), f"{page}:{shown.line}: {unsaid(shown.text, part)!r} is not in\n{part}"
 
 
 def before(found: list[Block], shown: Block) -> Block:

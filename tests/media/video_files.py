@@ -38,12 +38,13 @@ def write_clip(
     stamps: Sequence[int] | None = None,
     key_every: int = 8,
     options: dict[str, str] | None = None,
+    rate: int = 25,
 ) -> Path:
-    """A clip of `picture`s of height and width `size`, 25 a second, or at `stamps` in milliseconds."""
+    """A clip of `picture`s of height and width `size`, `rate` a second, or at `stamps` in milliseconds."""
     with av.open(str(path), "w", format=container, options=options or {}) as file:
-        stream = file.add_stream(codec, rate=25)
+        stream = file.add_stream(codec, rate=rate)
         stream.height, stream.width = size
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "rawvideo": "bgr24"}.get(codec, "yuv420p")
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "rawvideo": "bgr24", "png": "rgb24"}.get(codec, "yuv420p")
         stream.codec_context.gop_size = key_every
         stream.codec_context.thread_count = 1
         if stamps is not None:
@@ -51,7 +52,7 @@ def write_clip(
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             frame.pts = number if stamps is None else stamps[number]
-            frame.time_base = Fraction(1, 25 if stamps is None else 1000)
+            frame.time_base = Fraction(1, rate if stamps is None else 1000)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
