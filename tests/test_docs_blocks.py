@@ -245,6 +245,6 @@ def test_pages_with_yaml_have_a_test() -> None:
 
 
 def test_no_block_is_of_another_kind() -> None:
-    """Those are run, taken as recipes or records, or only to be read; one of another language needs a test of its own first."""
+    """Those are run, taken as recipes or records, or only to be read; another language needs a test of its own."""
     known = {"", "text", "yaml", "json", "python", "bash", "sh", "console"}
     assert {block.language for page in PAGES for block in blocks(page)} <= known
