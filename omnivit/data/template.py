@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateSyntaxError
 
 from omnivit.data.guard import secret_name
-from omnivit.data.sample import Media, Message, Target, Text
+from omnivit.data.sample import Media, Message, Part, Target, Text
 from omnivit.errors import DataError, RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -150,15 +150,15 @@ class Template:
         for turn, message in enumerate(messages):
             entries = []
             blank = all(isinstance(part, Text) and not part.text.strip() for part in message.parts)
-            for part in message.parts or (Text(""),):
+            for part in _with_space(message.parts) or (Text(""),):
                 name = f"{self._secret}{len(marks)}{self._secret}"
                 if isinstance(part, Media):
                     marks[name] = _Mark(Segment(self._placeholders.get(part.slot, ""), turn, media))
                     media += 1
                     entries.append({"type": part.slot, "placeholder": name})
-                elif isinstance(part, Target):
-                    marks[name] = _Mark(Segment(self._tokens[part.head], turn, target=True))
-                    entries.append({"type": "text", "text": name})
+                elif isinstance(part, _Spaced):
+                    mark = marks[name] = _Mark(Segment(self._tokens[part.head], turn, target=True), *part.space)
+                    entries.append({"type": "text", "text": f"{mark.before}{name}{mark.after}"})
                 elif not blank and not part.text.strip():
                     entries.append({"type": "text", "text": part.text})
                 else:
@@ -233,6 +233,32 @@ class Template:
                 f"{self.label} does not show the text of message {turn + 1} ({message.role}) exactly once. Leave the "
                 "message out, or choose a template that takes it."
             )
+
+
+@dataclass(frozen=True)
+class _Spaced:
+    """A target of a head, and the white space before and after it."""
+
+    head: str
+    space: tuple[str, str] = ("", "")
+
+
+def _with_space(parts: Sequence[Part]) -> list[Text | Media | _Spaced]:
+    """The parts of a message; white space beside a target goes with it, so that it is learnt with it."""
+    found: list[Text | Media | _Spaced] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, Target):
+            before = ""
+            if isinstance(last, Text) and last.text.isspace():
+                before = last.text
+                found.pop()
+            found.append(_Spaced(part.head, (before, "")))
+        elif isinstance(part, Text) and part.text.isspace() and isinstance(last, _Spaced):
+            found[-1] = _Spaced(last.head, (last.space[0], last.space[1] + part.text))
+        else:
+            found.append(part)
+    return found
 
 
 def _text_mark(part: Text, turn: int) -> _Mark:

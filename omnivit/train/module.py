@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from omnivit.data.collate import Batch
 from omnivit.data.mixture import derive_seed
-from omnivit.data.module import MicroBatch, losses_in
+from omnivit.data.module import MicroBatch
 from omnivit.errors import DataError
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import LM, Data
@@ -73,27 +74,27 @@ class StageModule(LightningModule):
         step = self._step_of(micro)
         if micro.batch is None:
             return self._no_loss()
-        output = self._ask(micro)
+        output = self._ask(micro.batch)
         total = step_loss(output, micro.batch, self.weights, step)
         self.window.add(total.detach(), len(output.logits), int(micro.batch.mask.sum()))
         return total if total.requires_grad else self._no_loss()
 
-    def _ask(self, micro: MicroBatch) -> ModelOutput:
+    def _ask(self, batch: Batch) -> ModelOutput:
         """The model's output, whose heads' losses are noted."""
-        output: ModelOutput = self.model(micro.batch, heads=self.heads)
-        counts = losses_in(micro.batch)
+        output: ModelOutput = self.model(batch, heads=self.heads)
         for name, found in output.heads.items():
             check_losses(name, self.model.heads[name], found)  # type: ignore[arg-type]
-            self.window.note(name, found.losses, counts[name])
+            self.window.note(name, found.losses, len(batch.triggers[name].places))
         return output
 
     def _step_of(self, micro: MicroBatch) -> dict[str, float]:
         """How many terms each loss has in the step that a micro-batch belongs to, on all ranks."""
-        names = [LM, *self.heads] if self.heads else []
-        counts = torch.tensor([float(micro.step.get(name, 0)) for name in names], device=self.device)
-        if names and self.trainer.world_size > 1:  # with no batch too: every rank takes part
-            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        return dict(zip(names, counts.tolist(), strict=True))
+        counts = {name: float(micro.step.get(name, 0)) for name in (LM, *self.heads)}
+        if not self.heads or self.trainer.world_size == 1:
+            return counts
+        values = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
+        values = self.trainer.strategy.reduce(values, reduce_op="sum")  # with no batch too: every rank takes part
+        return dict(zip(counts, values.tolist(), strict=True))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Divide the step's summed gradients by its number of target tokens (runs before clipping)."""
@@ -116,7 +117,7 @@ class StageModule(LightningModule):
         del batch_idx
         self._stop_at_refused(micro)  # or they would count at every validation
         if micro.batch is not None:
-            output = self._ask(micro)
+            output = self._ask(micro.batch)
             self.window.add(lm_loss_sum(output.logits, micro.batch), len(output.logits), 0)
 
     def on_validation_epoch_start(self) -> None:

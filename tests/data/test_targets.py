@@ -81,6 +81,17 @@ def test_every_template_shows_them(template: str | None) -> None:
         assert all(encoded.labels[place] == BOX for place in encoded.targets)
 
 
+@pytest.mark.parametrize("template", ["vicuna_v1", "chatml", None])
+def test_white_space_between_them_is_learnt(template: str | None) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"})
+    add_to_tokenizer(tokenizer, ["[BOX]"])
+    made = Chat(tokenizer, template).with_heads({"box": "[BOX]"})
+    encoded = made.encode(sample("a", " ", box(), " ", box(), "\n", " ", box(), " ", "b ", box()).messages, ())
+    assert made.decode(encoded.labels[encoded.labels != IGNORE]).strip() == "a [BOX] [BOX]\n [BOX] b [BOX]"
+    assert encoded.ids[list(encoded.targets)].tolist() == [BOX] * 4
+
+
 def test_what_is_typed_is_no_token() -> None:
     found = preparer()(sample("No [BOX] here", question=("[BOX]?",)))
     assert found.triggers == () and BOX not in found.ids.tolist()
