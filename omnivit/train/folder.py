@@ -28,12 +28,12 @@ _LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "
 
 
 def create(folder: Path, recipe: Recipe) -> None:
-    """Begin a run in an empty or new folder.
+    """Begin a run in a new folder, or in one whose recipe failed before anything was trained.
 
     Raises:
         CheckpointError: a run is there already.
     """
-    if (folder / RECIPE).exists():
+    if (folder / RECIPE).exists() and any((folder / name).exists() for name in (PROVENANCE, CHECKPOINTS)):
         raise CheckpointError(
             f"{folder} holds a run already. Continue it with `omnivit train --resume {folder}`, or choose another "
             f"folder with `--run-dir`."
