@@ -203,6 +203,8 @@ def _checked(sample: Sample, preparer: Preparer, media: bool) -> Sample:
     asked = question(sample)
     if media:
         preparer(asked, generate=True)
+        if preparer.heads:
+            replace(preparer, reads_targets=True)(sample)
     return sample
 
 

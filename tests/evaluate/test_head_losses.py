@@ -18,7 +18,7 @@ from omnivit.data.module import open_mixture
 from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.metrics import Interval
 from omnivit.evaluate.report import as_markdown, verdict
-from omnivit.evaluate.run import Score
+from omnivit.evaluate.run import Score, evaluate
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe, load
 from omnivit.train.folder import create
@@ -91,6 +91,18 @@ def test_the_verdict_names_each_loss() -> None:
         "box.corners is 0.200 with the true ones and 0.900 with another sample's media, and the intervals do not meet."
     )
     assert verdict({"true": scored(0.5, 0.2), "none": scored(0.5, 0.3)})[1].endswith("and the intervals meet.")
+
+
+def test_bad_targets_are_left_out_and_counted(recipe: Recipe) -> None:
+    bad = box_record("bad", "red")
+    bad["messages"][1]["content"][1]["target"] = [1, 2]
+    write_jsonl(Path(recipe.data.root) / "held.jsonl", [box_record("a", "red"), bad, box_record("b", "blue")])
+    recipe.data.on_bad_sample, recipe.data.skip_budget = "skip", 0.5
+    model = load_model(recipe)
+    assert recipe.evaluation is not None
+    found = evaluate(Assistant(model, preparer_of(model, recipe), recipe), recipe.evaluation, recipe.data.root)["true"]
+    assert found.heads["box.corners"].n == found.accuracy.n == 2
+    assert "sample 'bad'" in found.refused[0] and "expected a list of 4 numbers" in found.refused[0]
 
 
 def test_models_without_heads_have_none(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
