@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tests_support import COLOURS, text_record, write_jsonl
 from torch import Tensor, nn
 
+from omnivit.data.sample import Target
 from omnivit.data.targets import Numbers, TargetProcessor
+from omnivit.errors import MediaError
+from omnivit.examples import HeadExample
+from omnivit.media.arrays import read_array
 from omnivit.model.head import Head, HeadOutput
 
 BOXES = {"red": [0.1, 0.1, 0.5, 0.4], "green": [0.2, 0.5, 0.9, 0.8], "blue": [0.6, 0.1, 0.9, 0.3]}
@@ -61,6 +66,58 @@ class BoxesBefore(Boxes):
     """Reads the state from which the LLM predicts the token."""
 
     reads_before = True
+
+
+class MaskReader:
+    """Reads masks out of .npy files; says their size, since the collator fills them up."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        found = read_array(target.media(), check=flat)
+        return {"mask": torch.from_numpy(found != 0), "size": torch.tensor(found.shape)}
+
+    def fingerprint(self) -> str:
+        return "masks"
+
+
+def flat(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or 0 in shape:
+        raise MediaError(f"is {list(shape)}; a mask has a height and a width")
+
+
+class Masks(Head):
+    """A mask for each `[SEG]`, as the sum of a row and a column of logits; of any size."""
+
+    token = "[SEG]"
+    losses = ("mask",)
+    contract = 1
+    Config = Boxes.Config
+    SIDE = 8
+
+    def __init__(self, config: Boxes.Config, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.edges = nn.Linear(llm_width, 2 * self.SIDE)
+
+    def processor(self) -> TargetProcessor:
+        return MaskReader()
+
+    def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
+        rows, columns = self.edges(states.to(self.edges.weight.dtype)).chunk(2, dim=1)
+        logits = rows[:, :, None] + columns[:, None, :]
+        if targets is None:
+            return HeadOutput({}, logits)
+        height, width = targets["mask"].shape[1:]
+        ours = nn.functional.pad(logits, (0, width - self.SIDE, 0, height - self.SIDE)).float()
+        apart = nn.functional.binary_cross_entropy_with_logits(ours, targets["mask"].float(), reduction="none")
+        inside = torch.arange(height, device=ours.device)[:, None] < targets["size"][:, 0, None, None]
+        inside = inside & (torch.arange(width, device=ours.device) < targets["size"][:, 1, None, None])
+        return HeadOutput({"mask": (apart * inside).sum()}, logits)
+
+    @classmethod
+    def example(cls, folder: Path) -> HeadExample:
+        """Three masks of other sizes."""
+        for number, shape in enumerate(((8, 5), (3, 8), (6, 6))):
+            np.save(folder / f"{number}.npy", np.eye(*shape, dtype=np.uint8))
+        return HeadExample([f"{number}.npy" for number in range(3)])
 
 
 def answer(colour: str) -> list[dict[str, Any]]:

@@ -55,6 +55,10 @@ class Target:
     def __str__(self) -> str:
         return str(self.source)[:200]
 
+    def media(self) -> Media:
+        """The same file or object as a medium, for the functions of `omnivit.media` (a mask, a depth map)."""
+        return Media(self.head, self.source, self.root, self.seed)
+
 
 Part = Text | Media | Target
 

@@ -6,6 +6,7 @@ import faulty_heads as faulty
 import pytest
 from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_heads import Box
+from head_support import Masks
 
 from omnivit.model.head import Head
 from omnivit.testing.head import HeadContract
@@ -37,6 +38,12 @@ FAULTS: dict[type[Box], Expected] = {
 
 class TestBox(HeadContract):
     head = Box
+
+
+class TestMasks(HeadContract):
+    """Targets in files, of other sizes."""
+
+    head = Masks
 
 
 def test_every_rule_applies_to_the_good_one() -> None:
