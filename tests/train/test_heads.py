@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -70,7 +71,11 @@ def logged(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_head_learns_and_answers(
-    load_heads: Load, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    load_heads: Load,
+    data_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "run"
     run_of(load_heads("stages.point.epochs=100"), path)
@@ -96,6 +101,10 @@ def test_a_head_learns_and_answers(
     )
     words, told = capsys.readouterr().out.splitlines()
     assert words == "red[BOX]" and told.startswith("box: [0.")
+    lines = [f"/image {data_root / 'red.png'}", "What is where?", f"/image {data_root / 'grey.png'}", "What is where?"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    assert main(["chat", str(path), "--device", "cpu", "--max-new-tokens", "12"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [words, told]
     torch.testing.assert_close(torch.tensor(json.loads(told[5:])), torch.tensor(BOXES["red"]), atol=0.15, rtol=0)
 
 
