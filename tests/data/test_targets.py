@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from prepare_support import small_preparer
+from small_tokenizers import byte_level, metaspace
 from tests_support import write_jsonl
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from omnivit.data.chat import Chat
 from omnivit.data.collate import IGNORE, Batch, EncodedSample, collate
@@ -79,6 +82,22 @@ def test_every_template_shows_them(template: str | None) -> None:
         count = sum(isinstance(part, Target) for part in parts)
         assert len(encoded.targets) == count == encoded.ids.tolist().count(BOX)
         assert all(encoded.labels[place] == BOX for place in encoded.targets)
+
+
+@pytest.mark.parametrize("make", [byte_level, metaspace])
+def test_ids_are_those_of_the_plain_tokenizer(make: Callable[[], PreTrainedTokenizerFast]) -> None:
+    """Of the text with the token written into it, which the tokenizer knows from then on."""
+    tokenizer = make()
+    (id,) = add_to_tokenizer(tokenizer, ["[BOX]"])
+    jinja = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+    made = Chat(tokenizer, jinja).with_heads({"box": "[BOX]"})
+    encoded = made.encode(
+        sample("the cat is ", box(), ", the mat", box(), " on", question=("What is a chat?",)).messages, ()
+    )
+    end = tokenizer.eos_token
+    text = f"user: What is a chat?{end}assistant: the cat is [BOX], the mat[BOX] on{end}"
+    assert encoded.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encoded.ids[list(encoded.targets)].tolist() == [id, id]
 
 
 @pytest.mark.parametrize("template", ["vicuna_v1", "chatml", None])
