@@ -14,7 +14,7 @@ from omnivit.model.features import Features
 from omnivit.testing.encoder_processor import steady_items
 from omnivit.testing.encoder_rows import RowRules
 from omnivit.testing.homeless import Homes
-from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, fresh, save_and_load
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import SEED, Trial, built, difference, drawn, encoded, item_difference, stacked
 
@@ -39,13 +39,9 @@ class WeightRules(RowRules):
 
     @rule
     def test_initialisation(self, tmp_path: Path) -> None:
-        """Built twice from one seed, it has the same parameters."""
+        """Built twice from one seed, it has the same state: parameters, and buffers that are stored."""
         trial = self.trial(tmp_path)
-        again = dict(built(trial.cls, trial.config).named_parameters())
-        for name, parameter in trial.encoder.named_parameters():
-            where = difference(f"`{name}`", again[name], parameter) if name in again else f"`{name}` is gone"
-            if where:
-                raise Broken(f"the second time, {where}.", "Draw from torch's global generator alone; it is seeded.")
+        check_same_weights(trial.encoder, built(trial.cls, trial.config))
 
     @rule
     def test_gradient(self, tmp_path: Path) -> None:

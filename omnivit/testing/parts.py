@@ -54,7 +54,8 @@ def check_same_weights(one: nn.Module, other: nn.Module) -> None:
     """Two modules, built from one seed, are the same."""
     again = other.state_dict()
     for name, wanted in one.state_dict().items():
-        if where := difference(name, again[name], wanted):
+        where = difference(name, again[name], wanted) if name in again else f"{name} is gone"
+        if where:
             raise Broken(f"built twice from one seed: {where}.", "Draw from torch's own generator: it is seeded.")
 
 
