@@ -84,6 +84,8 @@ class NewTokens(nn.Module):
         rows = self.embedding if self.output is None else self.output
         others = plain(states)
         new = functional.linear(states.to(rows.dtype), rows, self.bias).to(others.dtype)
+        if self.first == others.shape[-1]:
+            return torch.cat([others, new], dim=-1)
         return torch.cat([others[..., : self.first], new, others[..., self.first + self.count :]], dim=-1)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +198,19 @@ def test_with_lora_on_the_output_head() -> None:
     assert found.shape == (3, 265)
     found.sum().backward()
     assert llm.tokens is not None and llm.tokens.embedding.grad is not None
+
+
+def test_they_learn_as_peft_trains_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's contenders, at a tiny size: the same losses, step by step."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    benchmark: Any = importlib.import_module("new_tokens")
+    for name, value in {"WORDS": 64, "WIDTH": 32, "LENGTH": 16, "RATE": 0.05}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    losses = {}
+    for make in (benchmark.beside, benchmark.peft):
+        model, trained = make()
+        step, _ = benchmark.stepper(model, trained, 64 + benchmark.NEW)
+        losses[make.__name__] = [step() for _ in range(5)]
+    assert losses["beside"] == pytest.approx(losses["peft"], rel=1e-6)
+    assert losses["beside"][-1] < losses["beside"][0] - 0.01
+    assert [name for name, *_ in benchmark.measure(rounds=1)] == ["omnivit", "peft", "resized", "none"]
