@@ -17,28 +17,15 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _blocks import COSTED, INSTALLED
+from _timing import measure
 
 ROWS, WIDTH, LLM_WIDTH, MLP_WIDTH = 576, 1024, 4096, 11008
 GRIDS = {"image": (24, 24), "video": (8, 8, 9)}
-
-
-def measure(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The least seconds of each step, turn by turn, after one that is not timed."""
-    for step in steps.values():
-        step()
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in range(rounds):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            best[name] = min(best[name], time.perf_counter() - began)
-    return best
 
 
 def input_side(block: dict[str, Any], kind: str, rounds: int) -> dict[str, Any]:

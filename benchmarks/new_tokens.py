@@ -12,11 +12,11 @@ has no new token, and a row at the input takes the gradient. float32, CPU; every
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from _timing import measure
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -96,7 +96,7 @@ def stepper(model: Any, trained: list[Tensor], words: int) -> tuple[Callable[[],
     return step, optimizer
 
 
-def measure(rounds: int) -> list[tuple[str, float, int, int, float]]:
+def compare(rounds: int) -> list[tuple[str, float, int, int, float]]:
     """Way, least seconds of a step, trained numbers, numbers that AdamW keeps, loss of the first step."""
     ways = {"omnivit": beside, "peft": peft, "resized": resized, "none": none}
     steps, optimizers, trained, losses = {}, {}, {}, {}
@@ -105,12 +105,7 @@ def measure(rounds: int) -> list[tuple[str, float, int, int, float]]:
         trained[name] = sum(parameter.numel() for parameter in parameters)
         steps[name], optimizers[name] = stepper(model, parameters, WORDS if name == "none" else WORDS + NEW)
         losses[name] = steps[name]()
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            best[name] = min(best[name], time.perf_counter() - began)
+    best = measure(steps, rounds)
     kept = {
         name: sum(value.numel() for state in optimizer.state.values() for value in state.values() if value.ndim)
         for name, optimizer in optimizers.items()
@@ -122,7 +117,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="default: 7")
-    found = measure(parser.parse_args().rounds)
+    found = compare(parser.parse_args().rounds)
     ours = next(loss for name, *_, loss in found if name == "omnivit")
     print("way        ms a step     trained   optimizer  same loss")
     for name, seconds, trained, kept, loss in found:

@@ -146,8 +146,3 @@ def write_boxes(root: Path, count: int = 20) -> Path:
 def with_heads(recipe: str) -> str:
     """The text of the shared recipe with a head, and one stage that trains it."""
     return recipe[: recipe.index("stages:")].rstrip() + HEADS + recipe[recipe.index("trainer:") :]
-
-
-def boxes_of(values: list[Any]) -> Tensor:
-    """[N, 4]."""
-    return torch.stack([torch.as_tensor(value) for value in values])

@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
         write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
     metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
-    heads = head_losses(assistant, [one.sample for one in answered], questions.samples, args.batch_size)
+    asked = [one.sample for one in answered]
+    heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
     found = replace(score(answered, questions.refused, metric), heads=heads)
     print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
     return 0

@@ -52,8 +52,7 @@ def text(sheet: Sheet, width: int | None = None, colour: bool | None = None) -> 
         sections.append(list(_measured(sheet.measured, columns, bold)))
     if sheet.options:
         sections.append([paint("Options", BOLD, bold), *_options(sheet.options, columns)])
-    if sheet.yaml:
-        sections.append([paint(PLACES[sheet.kind], BOLD, bold), "", *map(_shown, sheet.yaml.splitlines())])
+    sections.append([paint(PLACES[sheet.kind], BOLD, bold), "", *map(_shown, sheet.yaml.splitlines())])
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 

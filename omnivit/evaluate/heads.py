@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,29 +17,18 @@ import torch
 from omnivit.data.collate import Batch, collate
 from omnivit.data.prepare import Preparer
 from omnivit.data.sample import Sample
-from omnivit.evaluate.metrics import Interval
+from omnivit.evaluate.metrics import Interval, bootstrap
 from omnivit.model.omni import OmniModel
-
-RESAMPLES = 2000
-"""Draws of the bootstrap."""
-
-
-class Pointer(Protocol):
-    """What is evaluated: `omnivit.assistant.Assistant`, or whatever is made like it."""
-
-    @property
-    def model(self) -> OmniModel: ...
-    @property
-    def preparer(self) -> Preparer: ...
 
 
 def head_losses(
-    assistant: Pointer, asked: Sequence[Sample], whole: Sequence[Sample], batch_size: int
+    model: OmniModel, preparer: Preparer, asked: Sequence[Sample], whole: Sequence[Sample], batch_size: int
 ) -> dict[str, Interval]:
     """`HEAD.LOSS` -> its mean over targets, with a 95% interval (a bootstrap over the targets).
 
     Args:
-        assistant: whose heads are read.
+        model: whose heads are read, in `eval()`.
+        preparer: as it serves the model.
         asked: the questions, with the media of some condition.
         whole: the same samples as they were read, with their answers.
         batch_size: samples of one pass.
@@ -48,9 +36,9 @@ def head_losses(
     Raises:
         DataError: a target cannot be read; names the sample.
     """
-    if not assistant.preparer.heads:
+    if not preparer.heads:
         return {}
-    preparer = replace(assistant.preparer, reads_targets=True)
+    preparer = replace(preparer, reads_targets=True)
     samples = [
         replace(question, messages=question.messages + sample.messages[len(question.messages) :])
         for question, sample in zip(asked, whole, strict=True)
@@ -59,9 +47,9 @@ def head_losses(
     for start in range(0, len(samples), batch_size):
         encoded = [preparer(sample) for sample in samples[start : start + batch_size]]
         batch = collate(encoded, tuple(preparer.slots), preparer.chat.pad_id)
-        for name, loss in _losses(assistant.model, batch.to(next(assistant.model.parameters()).device)):
+        for name, loss in _losses(model, batch.to(next(model.parameters()).device)):
             found.setdefault(name, []).append(loss)
-    return {name: _mean(losses) for name, losses in sorted(found.items())}
+    return {name: bootstrap(np.array(losses), np.ones(len(losses))) for name, losses in sorted(found.items())}
 
 
 @torch.inference_mode()
@@ -75,10 +63,3 @@ def _losses(model: OmniModel, batch: Batch) -> Iterator[tuple[str, float]]:
             target: Mapping[str, torch.Tensor] = {key: value[one : one + 1] for key, value in found.targets.items()}
             losses = model.heads[head](state, target).losses
             yield from ((f"{head}.{name}", float(loss)) for name, loss in losses.items())
-
-
-def _mean(losses: Sequence[float], seed: int = 0) -> Interval:
-    values = np.array(losses)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high), len(values))

@@ -8,7 +8,13 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+"""Draws of a bootstrap."""
 Z_95 = 1.96
 """Standard normal quantile of a two-sided 95% interval."""
 
@@ -92,3 +98,19 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if any(not 0 <= value <= 1 for value in values):
         raise ValueError("expected scores between 0 and 1")
     return wilson(min(math.fsum(values), len(values)), len(values))
+
+
+def bootstrap(terms: NDArray[Any], sizes: NDArray[Any], seed: int = 0) -> Interval:
+    """The sum of n terms by the sum of their sizes, with a 95% interval of a bootstrap over the n.
+
+    Args:
+        terms: [n] at least one.
+        sizes: [n] not all zero.
+        seed: of the draws.
+    """
+    pairs = np.stack([terms, sizes], axis=1)
+    whole = pairs.sum(axis=0)
+    drawn = np.random.default_rng(seed).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    sums = pairs[drawn].sum(axis=1)
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
+    return Interval(float(whole[0] / whole[1]), float(low), float(high), len(pairs))

@@ -96,7 +96,7 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
         whole = score([one for part in answered for one in part], _refused(files), evaluation.metric)
         parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
         asked = [one.sample for part in answered for one in part]
-        heads = head_losses(assistant, asked, _joined(files), evaluation.batch_size)
+        heads = head_losses(assistant.model, assistant.preparer, asked, _joined(files), evaluation.batch_size)
         scores[name] = replace(whole, by_file=parts if len(parts) > 1 else {}, heads=heads)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omnivit.evaluate.metrics import Interval
-
-RESAMPLES = 2000
-"""Draws of the bootstrap."""
+from omnivit.evaluate.metrics import Interval, bootstrap
 
 _BREAKS = re.compile(r"[^\w']|_")
 _QUOTES = re.compile(r"(?<!\w)'+|'+(?!\w)")
@@ -50,11 +47,7 @@ def word_error_rate(pairs: Sequence[tuple[str, str]], seed: int = 0) -> Interval
         ValueError: there is no word to compare with.
     """
     counts = np.array([word_errors(prediction, reference) for prediction, reference in pairs]).reshape(-1, 2)
-    errors, words = counts.sum(axis=0)
-    if not words:
+    errors, words = counts.T
+    if not words.any():
         raise ValueError(f"no word in the references of {len(pairs)} answers: there is no word error rate")
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
-    sums = counts[drawn].sum(axis=1)
-    rates = sums[:, 0] / np.maximum(sums[:, 1], 1)
-    low, high = np.quantile(rates, (0.025, 0.975))
-    return Interval(float(errors / words), float(low), float(high), len(counts))
+    return bootstrap(errors, words, seed)

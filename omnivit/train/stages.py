@@ -259,10 +259,11 @@ def check_stages(recipe: Recipe, model: OmniModel) -> None:
                     f"stages.{stage.name}: trains heads.{head}, but its losses do not weight it, so that nothing would "
                     f"teach it. Say losses: {{lm: 1, {head}: 1}}, or train less."
                 )
-    rows = {name for name in names if model.tokens() and name.startswith(NEW_TOKENS)}
+    tokens = model.tokens()
+    rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
     if recipe.stages and rows and not rows & trained:
         raise RecipeError(
-            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(model.tokens().values())}): "
+            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(tokens.values())}): "
             f'the LLM would never learn to write them. Say train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}.'
         )
 

@@ -43,7 +43,7 @@ def test_they_are_means_over_targets(recipe: Recipe) -> None:
     mixture = open_mixture(recipe.stages[0].data, recipe.data.root)
     samples = [mixture[i] for i in (0, 3, 1, 2, 22)]
     questions = [type(s)(s.id, s.messages[:1], s.origin) for s in samples]
-    found = head_losses(assistant, questions, samples, batch_size=2)
+    found = head_losses(model, assistant.preparer, questions, samples, batch_size=2)
     away = []
     prepare = preparer_of(model, recipe)
     for sample, colour in ((samples[0], "red"), (samples[2], "green"), (samples[3], "blue")):
@@ -108,6 +108,6 @@ def test_bad_targets_are_left_out_and_counted(recipe: Recipe) -> None:
 def test_models_without_heads_have_none(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = load_recipe()
     model = load_model(recipe)
-    assert head_losses(Assistant(model, preparer_of(model, recipe), recipe), [], [], 4) == {}
+    assert head_losses(model, preparer_of(model, recipe), [], [], 4) == {}
     found = Score(Interval(0.5, 0.4, 0.6, 9))
     assert "loss of a head" not in as_markdown(tmp_path, recipe, {"true": found}, [], 0.0, {})

@@ -213,4 +213,4 @@ def test_they_learn_as_peft_trains_tokens(monkeypatch: pytest.MonkeyPatch) -> No
         losses[make.__name__] = [step() for _ in range(5)]
     assert losses["beside"] == pytest.approx(losses["peft"], rel=1e-6)
     assert losses["beside"][-1] < losses["beside"][0] - 0.01
-    assert [name for name, *_ in benchmark.measure(rounds=1)] == ["omnivit", "peft", "resized", "none"]
+    assert [name for name, *_ in benchmark.compare(rounds=1)] == ["omnivit", "peft", "resized", "none"]

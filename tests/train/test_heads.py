@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from head_support import BOXES, box_record, boxes_of, with_heads, write_boxes
+from head_support import BOXES, box_record, with_heads, write_boxes
 from tests_support import RECIPE, text_record, write_jsonl
 from torch import Tensor
 
@@ -280,4 +280,4 @@ def test_check_tells_of_heads(load_heads: Load, tmp_path: Path, capsys: pytest.C
 def test_losses_that_the_class_does_not_name_are_refused(load_heads: Load) -> None:
     head = load_model(load_heads()).heads["box"]
     with pytest.raises(PluginError, match=r"model.heads.box: Boxes gives the losses \['x'\]; its class names"):
-        check_losses("box", head, HeadOutput({"x": boxes_of([[1.0]]).sum()}))  # type: ignore[arg-type]
+        check_losses("box", head, HeadOutput({"x": torch.tensor(1.0)}))  # type: ignore[arg-type]
