@@ -309,7 +309,7 @@ def _motion(numbers: str) -> MediaFacts:
 def _first_that_reads(media: Media) -> MediaFacts:
     """As a picture, a sound or a clip: whichever takes the file; of a clip with sound, the clip."""
     refusals = []
-    for slot, look in (("image", images.look), ("video", video.look), ("audio", audio.look)):
+    for slot, look in (("image", images.look), ("video", video.inspect), ("audio", audio.look)):
         try:
             return replace(look(media), slot=slot)
         except MediaError as error:

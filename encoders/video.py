@@ -23,7 +23,7 @@ from torch import Tensor
 from omnivit.data.sample import Media
 from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
-from omnivit.media.video import SIDE, Sampling, look, read_frames
+from omnivit.media.video import SIDE, Sampling, inspect, read_frames
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
 from omnivit.model.parts import build_encoder
@@ -127,7 +127,7 @@ class VideoEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Frames, size, seconds and codec of a clip. Raises MediaError."""
-        return look(media)
+        return inspect(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

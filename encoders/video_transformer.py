@@ -22,7 +22,7 @@ from omnivit.data.sample import Media
 from omnivit.errors import RecipeError, suggest
 from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
-from omnivit.media.video import SIDE, Sampling, look, read_frames
+from omnivit.media.video import SIDE, Sampling, inspect, read_frames
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
@@ -157,7 +157,7 @@ class VideoTransformerEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Frames, size, seconds and codec of a clip. Raises MediaError."""
-        return look(media)
+        return inspect(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

@@ -26,7 +26,7 @@ from omnivit.media.files import resolve
 from omnivit.media.video_decode import ClipError, Decoded, decode, describe
 from omnivit.media.video_sampling import Sampling, shown_at
 
-__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "look", "read_frames"]
+__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "inspect", "look", "read_frames"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ BYTES = 200_000_000
 """All frames of a clip together take no more: of many or large ones each is scaled down further."""
 
 _said: set[str] = set()
+"""Reasons that were logged,"""
+_damaged: set[tuple[str, str]] = set()
+"""and files with what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,35 @@ def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> 
 
 
 def look(media: Media) -> MediaFacts:
-    """What a clip is: frames, height, width (upright), seconds, codec. No frame is decoded but the first.
+    """What a clip is: frames, height, width (upright), seconds, codec; of a damaged one, how much can be read.
+
+    No frame is decoded but the first.
 
     Raises:
-        MediaError, PluginError: as `read_frames`.
+        MediaError, PluginError: as `read_frames`; but of a clip that is refused as too damaged, the facts are told.
     """
+    return _look(media)[0]
+
+
+def inspect(media: Media) -> MediaFacts:
+    """As `look`, and raises MediaError for what `read_frames` refuses, as far as the packets tell."""
+    facts, refusal = _look(media)
+    if refusal:
+        raise MediaError(refusal)
+    return facts
+
+
+def _look(media: Media) -> tuple[MediaFacts, str]:
+    """Facts, and why the clip is not used, where it is not."""
     source, name, size = _source(media)
     if isinstance(source, np.ndarray):
         total, height, width, _ = source.shape
-        return MediaFacts("clip", {"frames": total, "height": height, "width": width}, total / MEMORY_RATE)
+        shape = {"frames": total, "height": height, "width": width}
+        return MediaFacts("clip", shape, total / MEMORY_RATE), ""
     found = isolate.isolated(describe, source, name, name=name, size=size)
-    for note in found.notes:
-        _say(name, note)
     shape = {"frames": found.frames, "height": found.height, "width": found.width}
-    return MediaFacts("clip", shape, found.seconds, {"codec": found.codec, "container": found.container})
+    details = {"codec": found.codec, "container": found.container} | ({"damage": found.damage} if found.damage else {})
+    return MediaFacts("clip", shape, found.seconds, details), found.refusal
 
 
 MEMORY_RATE = 25.0
@@ -108,6 +126,7 @@ def _clip(media: Media, wanted: Wanted, side: int | None) -> Clip:
     found = _decoded(source, name, size, (wanted, media.seed, side, BYTES))
     for note in found.notes:
         _say(name, note)
+    _say_damage(name, found.damage)
     return Clip(found.frames, found.times, found.seconds, found.total)
 
 
@@ -130,6 +149,13 @@ def _say(name: str, note: str) -> None:
     if note not in _said:
         _said.add(note)
         log.warning("%s: %s (said once)", name, note)
+
+
+def _say_damage(name: str, damage: str) -> None:
+    """Log once for each file what is wrong with it."""
+    if damage and (name, damage) not in _damaged:
+        _damaged.add((name, damage))
+        log.warning("%s: %s", name, damage)
 
 
 def _source(media: Media) -> tuple[Any, str, int]:

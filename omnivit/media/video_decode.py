@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omnivit.errors import MediaError
 from omnivit.media.video_sampling import Sampling, shown_at
+
+if TYPE_CHECKING:
+    from omnivit.media.video_stream import Stream
 
 MAX_PIXELS = 36_000_000
 """Frames that are larger are refused by their header: 8K has 33 megapixels."""
@@ -74,8 +77,10 @@ class Decoded:
     times: tuple[float, ...]
     seconds: float
     total: int
-    notes: tuple[str, ...]
-    """What people should know: that the file is cut short, that decord could not read it."""
+    notes: tuple[str, ...] = ()
+    """What people should know, the same for many files: that decord cannot read their kind."""
+    damage: str = ""
+    """What is wrong with this file, though it can be read."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ class Described:
     seconds: float
     codec: str
     container: str
-    notes: tuple[str, ...]
+    damage: str = ""
+    """What is wrong with this file;"""
+    refusal: str = ""
+    """and why it is not used, where it is not."""
 
 
 def decode(
@@ -123,21 +131,22 @@ def decode(
         size = fitted(animation.height, animation.width, side, budget // max(1, len(chosen)))
         times = tuple(animation.times[number] for number in chosen)
         frames = animation.frames(chosen, size)
-        return Decoded(frames, times, animation.seconds, len(animation.times), ())
+        return Decoded(frames, times, animation.seconds, len(animation.times))
     from omnivit.media.video_stream import Stream
 
     with Stream(source, name, kind) as stream:
+        _check(stream)
         chosen = _chosen(wanted, stream.times, stream.seconds, seed)
         size = fitted(stream.height, stream.width, side, budget // max(1, len(chosen)))
+        found, why = _by_decord(source, stream, sorted(set(chosen)), size) if with_decord else (None, "")
+        if found is None:
+            found, chosen = _by_pyav(stream, chosen, size, lambda *clip: _chosen(wanted, *clip, seed))
         unique = sorted(set(chosen))
-        notes = list(stream.notes)
-        found, why = _by_decord(source, stream, unique, size) if with_decord else (None, "")
-        notes += [f"{why}; read by PyAV"] if why else []
-        frames = stream.frames(unique, size) if found is None else found
         places = [unique.index(number) for number in chosen]
-        frames = frames if places == list(range(len(unique))) else frames[places]
+        frames = found if places == list(range(len(unique))) else found[places]
         times = tuple(stream.times[number] for number in chosen)
-        return Decoded(frames, times, stream.seconds, len(stream.times), tuple(notes))
+        notes = (f"{why}; read by PyAV",) if why else ()
+        return Decoded(frames, times, stream.seconds, len(stream.times), notes, stream.damage)
 
 
 def describe(source: str | bytes, name: str) -> Described:
@@ -147,9 +156,7 @@ def describe(source: str | bytes, name: str) -> Described:
         from omnivit.media.video_pictures import Animation
 
         found = Animation(source, name)
-        return Described(
-            len(found.times), found.height, found.width, found.seconds, found.format, found.format, notes=()
-        )
+        return Described(len(found.times), found.height, found.width, found.seconds, found.format, found.format)
     from omnivit.media.video_stream import Stream
 
     with Stream(source, name, kind) as stream:
@@ -160,7 +167,8 @@ def describe(source: str | bytes, name: str) -> Described:
             stream.seconds,
             stream.codec,
             CONTAINERS[kind],
-            tuple(stream.notes),
+            stream.damage,
+            stream.refusal,
         )
 
 
@@ -208,6 +216,33 @@ def opened(source: str | bytes) -> str | io.BytesIO:
 
 def _chosen(wanted: Sampling | Sequence[float], times: Sequence[float], seconds: float, seed: int | None) -> list[int]:
     return wanted.choose(times, seconds, seed) if isinstance(wanted, Sampling) else shown_at(times, wanted)
+
+
+def _check(stream: Stream) -> None:
+    if stream.refusal:
+        raise ClipError(stream.refusal)
+
+
+def _by_pyav(
+    stream: Stream, chosen: list[int], size: tuple[int, int], choose: Callable[[Sequence[float], float], list[int]]
+) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """The chosen frames and their numbers; where one cannot be decoded, those chosen anew among the frames that can."""
+    numbers = sorted(set(chosen))
+    frames, read = stream.frames(numbers, size)
+    if read == numbers:
+        return frames, chosen
+    readable = stream.readable()
+    _check(stream)
+    times = [stream.times[number] for number in readable]
+    end = readable[-1] + 1
+    chosen = [
+        readable[place] for place in choose(times, stream.times[end] if end < len(stream.times) else stream.seconds)
+    ]
+    numbers = sorted(set(chosen))
+    frames, read = stream.frames(numbers, size, jumps=False)
+    if read != numbers:
+        raise ClipError(f"{stream.name}: is damaged: its frames are decoded otherwise each time. Fetch it again.")
+    return frames, chosen
 
 
 def _by_decord(

@@ -6,6 +6,7 @@ Shapes: T frames, H height and W width in pixels.
 from __future__ import annotations
 
 import bisect
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,10 @@ import numpy as np
 from omnivit.media.video_decode import MAX_PIXELS, ClipError, opened
 
 THREADS = 2
+SEARCH = 5.0
+"""Seconds of computing that may go into finding out which frames of a damaged clip can be decoded."""
+ENOUGH = 0.5
+"""A clip of which a smaller share of the frames can be read is refused: what is left no longer shows what it showed."""
 
 
 class Stream:
@@ -26,14 +31,16 @@ class Stream:
         height, width: of its frames, upright and with square pixels.
         turns: quarter turns to the left that bring a frame upright.
         kind: FFmpeg's name of its container.
+        promised: how many frames it should have, those included that the file lacks.
         damaged: packets are missing, or could not be decoded up to the first frame.
-        notes: what is wrong with it, though it can be read.
+        damage: what is wrong with it; empty where nothing is known to be.
+        refusal: why it is not used; empty where it can be.
     """
 
     def __init__(self, source: str | bytes, name: str, kind: str) -> None:
         """Raises ClipError where there is no video in it, or not one frame that can be decoded."""
         self._source, self.name, self.kind = source, name, kind
-        self.notes: list[str] = []
+        self.damage = self.refusal = ""
         self.damaged = False
         self._container: Any
         self._open()
@@ -46,19 +53,63 @@ class Stream:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._container.close()
 
-    def frames(self, numbers: Sequence[int], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """[T, H, W, 3] the frames of these numbers (ascending), scaled to `size` as they are decoded.
+    def frames(
+        self, numbers: Sequence[int], size: tuple[int, int], jumps: bool = True
+    ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[int]]:
+        """[T, H, W, 3] the frames of these numbers (ascending), scaled to `size` while decoding; and their numbers.
 
-        In the place of a frame that is damaged stands the next good one, or the last.
+        In the place of a frame that cannot be decoded stands the next good one, or the last, under its own number.
+
+        Args:
+            numbers: of the frames.
+            size: height and width.
+            jumps: whether to go from key frame to key frame; without, everything before is decoded as well.
         """
         frames = np.empty((len(numbers), *size, 3), dtype=np.uint8)
-        walk = _Walk(self)
+        walk = _Walk(self, jumps)
+        read = []
         for place, number in enumerate(numbers):
             frame = walk.to(self._stamps[number])
             if frame is None:
                 raise ClipError(f"{self.name}: none of its frames can be decoded. Fetch it again.")
             frames[place] = self._pixels(frame, size)
-        return frames
+            read.append(self._number(frame))
+        return frames, read
+
+    def readable(self) -> list[int]:
+        """The numbers of all frames that can be decoded, ascending. Decodes the whole clip, and notes its `damage`.
+
+        Raises ClipError where that would take more than `SEARCH` seconds.
+        """
+        began = time.process_time()
+        numbers = set()
+        for frame in _Walk(self, jumps=False).all():
+            numbers.add(self._number(frame))
+            if time.process_time() - began > SEARCH:
+                raise ClipError(
+                    f"{self.name}: is damaged: some of its {len(self.times):,} frames cannot be decoded, and it is too "
+                    f"long to look for those that can. Repair it (`ffmpeg -i FILE repaired.mp4`), or take the sample "
+                    f"out."
+                )
+        self._judge(len(numbers - {-1}))
+        return sorted(numbers - {-1})
+
+    def _judge(self, count: int) -> None:
+        """Note that `count` frames of all that it should have can be read."""
+        if count == self.promised:
+            stated = f"its header promises {self._stream.frames:,} frames, but {count:,} are there"
+            self.damage = f"{stated}: is it cut short?"
+            return
+        self.damage = f"is damaged or cut short: {count:,} of its {self.promised:,} frames can be read"
+        if count < ENOUGH * self.promised:
+            self.refusal = (
+                f"{self.name}: {self.damage}, too few to show what it showed (omnivit.media.video_stream.ENOUGH). "
+                f"Fetch it again, or take the sample out."
+            )
+
+    def _number(self, frame: Any) -> int:
+        """Which frame this is; -1 for one before the first."""
+        return bisect.bisect_right(self._stamps, _stamp(frame)) - 1
 
     def _open(self) -> None:
         import av
@@ -113,14 +164,29 @@ class Stream:
             self.damaged = True
         if not stamps:
             raise ClipError(f"{self.name}: has a stream of video without a single frame. Fetch it again.")
-        self.damaged = self.damaged or self._stream.frames > number
-        if self.damaged:
-            self.notes.append("is damaged or cut short; the frames that are there are used")
+        cut = self.damaged
+        self.damaged = cut or self._stream.frames > number
         self._stamps, self._keys = sorted(stamps), sorted(keys)
         unit = float(self._stream.time_base or 0.04)
         self.times = [(stamp - self._stamps[0]) * unit for stamp in self._stamps]
         gap = last * unit or self.times[-1] / max(1, len(self.times) - 1) or 0.04
         self.seconds = self.times[-1] + gap
+        self.promised = len(self._stamps) + self._absent(number, cut)
+        if self.damaged:
+            self._judge(len(self._stamps))
+
+    def _absent(self, number: int, cut: bool) -> int:
+        """How many frames the file lacks, of which `number` packets were read; `cut`: reading them ended in an error.
+
+        The index of an MP4 counts its frames exactly. The headers of others are written before the frames, and often
+        wrong; Matroska states how long it lasts, which tells about how much is missing of a file that breaks off.
+        """
+        if self.kind == "mov":
+            return max(0, int(self._stream.frames) - number)
+        stated = float(self._container.duration or 0) / 1e6
+        if self.kind == "matroska" and cut and stated > self.seconds:
+            return round(len(self._stamps) * (stated / self.seconds - 1))
+        return 0
 
     def _read_first_frame(self) -> None:
         """What only a decoded frame tells: its size, its shape of pixels, its rotation."""
@@ -144,11 +210,18 @@ class Stream:
 class _Walk:
     """Goes forward through a stream, from frame to frame; jumps to a key frame where that is nearer."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, jumps: bool = True) -> None:
         self._stream = stream
         self._frames: Iterator[Any] | None = None
         self._here: Any = None
-        self._jumps = True
+        self._jumps = jumps
+        if not jumps:
+            self._restart()
+
+    def all(self) -> Iterator[Any]:
+        """The frames that follow."""
+        while self._next():
+            yield self._here
 
     def to(self, stamp: int) -> Any:
         """The frame of this time stamp, or where it is lost the next; the last one where nothing follows."""
@@ -190,7 +263,7 @@ class _Walk:
         self._frames = self._decoded()
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames that can be placed in time; packets that cannot be decoded are left out."""
+        """Frames that can be placed in time; what cannot be decoded, or not as it was, is left out."""
         import av
 
         try:
@@ -200,7 +273,11 @@ class _Walk:
                 except av.error.FFmpegError:
                     self._stream.damaged = True
                     continue
-                yield from (frame for frame in frames if frame.pts is not None or frame.dts is not None)
+                for frame in frames:
+                    if frame.is_corrupt:  # pieced together from its neighbours
+                        self._stream.damaged = True
+                    elif frame.pts is not None or frame.dts is not None:
+                        yield frame
         except av.error.FFmpegError:
             self._stream.damaged = True
 
