@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from omnivit import registry
 from omnivit.data.collate import Batch, EncodedSample, collate
+from omnivit.data.loader import Loader
 from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epoch_size, split
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
@@ -117,7 +118,7 @@ class CountedSteps:
     counted can they be added up.
     """
 
-    def __init__(self, loader: DataLoader[EncodedSample | Refused], accumulate: int) -> None:
+    def __init__(self, loader: Loader[EncodedSample | Refused], accumulate: int) -> None:
         self.loader, self.accumulate = loader, accumulate
 
     def __len__(self) -> int:
@@ -212,7 +213,7 @@ class StageData(LightningDataModule):
             return loader
         return CountedSteps(loader, self.plan.stage.accumulate)
 
-    def val_dataloader(self) -> list[DataLoader[EncodedSample | Refused]]:
+    def val_dataloader(self) -> list[Loader[EncodedSample | Refused]]:
         if self.validation is None:
             return []
         rank, world = self._place()
@@ -224,8 +225,8 @@ class StageData(LightningDataModule):
 
     def _loader(
         self, samples: PreparedSamples, sampler: Sampler[list[Index]] | list[list[Index]]
-    ) -> DataLoader[EncodedSample | Refused]:
-        return DataLoader(
+    ) -> Loader[EncodedSample | Refused]:
+        return Loader(
             samples,
             batch_sampler=sampler,
             collate_fn=self.collator,

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from omnivit.errors import MediaError, OmniVitError, PluginError
+from omnivit.lifeline import end_with_parent, kernel_can_watch, signals_blocked
 
 T = TypeVar("T")
 
@@ -101,8 +102,10 @@ class _Helper:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._answers = queue.Queue()
-            command = [sys.executable, "-m", "omnivit.media.isolate", str(MEMORY)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            facts = [str(MEMORY), str(os.getpid()), str(int(kernel_can_watch()))]
+            command = [sys.executable, "-m", "omnivit.media.isolate", *facts]
+            with signals_blocked():
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             threading.Thread(target=_listen, args=(process.stdout, self._answers), daemon=True).start()
             self._process = process
         return self._process
@@ -183,8 +186,9 @@ def _read(stream: IO[bytes]) -> bytes | None:
     return message if len(message) == size else None
 
 
-def _serve(memory: int) -> None:
-    """The helper: answer calls until the pipe closes."""
+def _serve(memory: int, parent: int, kernel: bool) -> None:
+    """The helper: answer calls until the pipe closes, or the parent ends while a call is answered."""
+    end_with_parent(parent, kernel)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)  # libraries print to both
@@ -218,4 +222,4 @@ def _limit(memory: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1")

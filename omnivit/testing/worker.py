@@ -9,10 +9,8 @@ import functools
 import gc
 import io
 import multiprocessing
-import os
 import pickle
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer  # until Python 3.11 not the built-in one
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.data.sample import Media
+from omnivit.lifeline import end_with_parent_process
 from omnivit.model.encoder import Processor
 from omnivit.testing.rule import Broken, NotApplicable
 
@@ -80,19 +79,8 @@ def _awaited(work: Callable[..., bytes], pickled: bytes, arguments: tuple[Any, .
 
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_watch_parent)
-
-
-def _watch_parent() -> None:
-    """In the child: end with the parent, also where that is killed and cannot say so."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent_process,
+                               initargs=(False,))  # fmt: skip
 
 
 def _work(path: list[str], pickled: bytes, media: tuple[Media, ...]) -> bytes:
