@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateSyntaxError
 
 from omnivit.data.guard import secret_name
+from omnivit.data.rendering import bounded
 from omnivit.data.sample import Media, Message, Part, Target, Text
-from omnivit.errors import DataError, RecipeError, suggest
+from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,9 +171,12 @@ class Template:
 
     def _apply(self, chat: list[dict[str, Any]], generate: bool) -> str:
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                chat, chat_template=self.text, tokenize=False, add_generation_prompt=generate
-            )
+            with bounded():
+                rendered = self._tokenizer.apply_chat_template(
+                    chat, chat_template=self.text, tokenize=False, add_generation_prompt=generate
+                )
+        except OmniVitError:
+            raise
         except Exception as error:  # a template is a stranger's program: it can fail in any way
             raise DataError(f"{self.label} refuses the conversation: {error}") from error
         return str(rendered)
