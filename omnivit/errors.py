@@ -38,6 +38,10 @@ class CheckpointError(OmniVitError):
     """A checkpoint or run folder is missing, damaged, or does not fit the recipe."""
 
 
+class LibraryError(OmniVitError):
+    """An installed library is not used as its version wants it. Names the library, its version and a remedy."""
+
+
 def suggest(name: str, available: Iterable[str]) -> str:
     """Describe what `name` could have been: ``did you mean "clip"? Available: clip, timm.``
 

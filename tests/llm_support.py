@@ -6,7 +6,7 @@ An encoder here returns the rows that it is given, so a test says in numbers wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.data.collate import Batch, EncodedSample, Span, collate
-from omnivit.model.adapter import Adapter
+from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.causal import CausalConfig, CausalLM
+from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder, Processor
 from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "mistral")
@@ -62,6 +64,39 @@ ONE: tuple[Item, ...] = (5, Medium(0.1), 9, 17)
 TWO: tuple[Item, ...] = (Medium(0.2, count=4), 7, 8, Medium(0.3, count=2), 30, 31)
 LATE: tuple[Item, ...] = (20, 21, 22, 23, Medium(0.4), 24)
 NONE: tuple[Item, ...] = (11, 12, 13, 14, 15)
+
+
+class Around(Adapter):
+    """Puts a function around every layer, attention and MLP, that adds to what comes out what the context holds."""
+
+    length = staticmethod(same_length)
+
+    def __init__(self) -> None:
+        super().__init__(None, WIDTH, WIDTH)
+        self.scale = nn.Parameter(torch.linspace(-0.3, 0.3, WIDTH))
+        self.calls: list[Context | None] = []
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        del encoder
+
+        def add(plain: Callable[..., Tensor], context: Context | None, *args: object, **kwargs: object) -> object:
+            self.calls.append(context)
+            made = plain(*args, **kwargs)
+            if context is None or slot not in context.media:
+                return made
+            found = context.media[slot]
+            own = found.features.values.mean(dim=1).sum(dim=-1) * found.order
+            total = own.new_zeros(len(found.seen)).index_add(0, found.samples, own)
+            extra = torch.tanh(found.seen * total[:, None])[..., None] * self.scale
+            return (made[0] + extra, *made[1:]) if isinstance(made, tuple) else made + extra
+
+        for layer in llm.surgery.layers:
+            for module in (layer.block, layer.attention, layer.mlp):
+                llm.surgery.around(module, add)
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        del instruction
+        return features
 
 
 def batch_of(

@@ -21,7 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.examples import LLMExample
+from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
 from omnivit.model.context import Context
+from omnivit.model.generate import generate_anew
 from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
@@ -193,9 +195,9 @@ class CausalLM(LanguageModel):
 
         hook = self.hf.get_output_embeddings().register_forward_pre_hook(gather)
         try:
-            options = {"attention_mask": attention, "use_cache": False, **self._positions(positions)}
+            options = accepted(self.hf, inputs_embeds=embeds, attention_mask=attention, **self._positions(positions))
             with self._telling(context):
-                logits = self.hf(inputs_embeds=embeds, **options).logits
+                logits = self.hf(use_cache=False, **options).logits
         finally:
             hook.remove()
         return LMOutput(logits[0], seen[0] if states else None)
@@ -203,12 +205,24 @@ class CausalLM(LanguageModel):
     def generate(
         self, embeds: Tensor, mask: Tensor, positions: Tensor, context: Context | None = None, **options: Any
     ) -> Tensor:
-        """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers`'."""
-        options = {"use_cache": True, **self._positions(positions), **options}
+        """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers`'.
+
+        Without a cache (`use_cache=False`, or an architecture that has none) everything is computed anew for each
+        token: `transformers` would continue from the new tokens alone, because it gives embeddings once.
+
+        Raises:
+            RecipeError: `prefill_chunk_size`, which `transformers` has for ids alone, or options that go with a cache.
+            LibraryError: `transformers` calls the model with arguments that are not understood.
+        """
+        if options.get("prefill_chunk_size"):
+            raise RecipeError("prefill_chunk_size: prompts are embeddings, which `transformers` cannot give in chunks.")
         if options.get("pad_token_id") is None:
             options["pad_token_id"] = self.tokenizer().pad_token_id
-        with self._telling(context):
-            ids: Tensor = self.hf.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
+        if not options.pop("use_cache", True) or not takes_cache(self.hf):
+            return generate_anew(self, embeds, mask, positions, context, **options)
+        prompts = accepted(self.hf, inputs_embeds=embeds, attention_mask=mask.long(), **self._positions(positions))
+        with self._telling(context), checked_generation(self.hf, positions):
+            ids: Tensor = self.hf.generate(use_cache=True, **prompts, **options)
         return ids
 
     def _telling(self, context: Context | None) -> AbstractContextManager[None]:
@@ -225,10 +239,10 @@ class CausalLM(LanguageModel):
         self._surgery = None
         self.width = int(model.get_input_embeddings().embedding_dim)
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._takes_positions = takes_positions(model)
 
     def _positions(self, positions: Tensor) -> dict[str, Tensor]:
-        """Models without position embeddings (ALiBi) take no positions."""
+        """Models without position embeddings take no positions."""
         return {"position_ids": positions} if self._takes_positions else {}
 
     def _settings(self) -> Any:

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from omnivit.errors import RecipeError
+from omnivit.errors import RecipeError, suggest
 from omnivit.model.context import Context
 
 if TYPE_CHECKING:
     from omnivit.model.llm import LanguageModel
+
+SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p"})
+"""Options that say how an id is chosen."""
 
 
 @torch.no_grad()
@@ -50,10 +53,15 @@ def generate_anew(
         **sampling: `do_sample`, and `temperature`, `top_k` and `top_p` for it.
 
     Raises:
-        RecipeError: more than one beam.
+        RecipeError: more than one beam, or an option that only generation with a cache has.
     """
     if num_beams != 1:
         raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}; only 1 can be had.")
+    if other := sorted(sampling.keys() - SAMPLING):
+        raise RecipeError(
+            f"{type(llm).__name__} computes each token anew, without a cache, and has no option {other[0]!r} for it; "
+            f"{suggest(other[0], SAMPLING)}"
+        )
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()
     for _ in range(max_new_tokens):

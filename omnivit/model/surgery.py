@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnivit.errors import RecipeError
+from omnivit.errors import LibraryError, RecipeError
+from omnivit.model.arguments import step_of
 from omnivit.model.context import Context
 
 Around = Callable[..., Any]
@@ -134,14 +135,18 @@ class Surgery:
 
     def _tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand the layers their window of the batch."""
-        del module
         if self._told is None:
             return None
-        shown = kwargs.get("inputs_embeds")
-        shown = kwargs["input_ids"] if shown is None else shown
-        cache = kwargs.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
-        window = self._told.window(start, shown.shape[1], shown.shape[0])
+        samples, columns = self._told.route.shape
+        step = step_of(module, args, kwargs, columns)
+        if step.size % samples:
+            raise LibraryError(f"{type(module).__name__} is called with {step.size} rows for a batch of {samples}.")
+        if step.start is None:
+            raise LibraryError(
+                f"{type(module).__name__}: its cache does not count the tokens in it, so that adapters cannot know "
+                f"which token they see. Use an LLM whose layers have attention."
+            )
+        window = self._told.window(step.start, step.length, step.size)
         for twins in self._twins.values():  # now, because a compiled layer cannot count rows
             if kinds := _kinds(twins, window):
                 window.parts(kinds)

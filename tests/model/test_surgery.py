@@ -14,6 +14,7 @@ from llm_support import (
     ONE,
     TWO,
     WIDTH,
+    Around,
     Medium,
     batch_of,
     fill,
@@ -31,7 +32,6 @@ from omnivit.data.collate import Batch
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
@@ -55,39 +55,6 @@ class Twins(Adapter):
             for module in (*layer.projections().values(), layer.mlp, *layer.norms.values()):
                 self.twins.append(copy_of(module))
                 llm.surgery.twin(module, slot, self.twins[-1])
-
-    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
-        del instruction
-        return features
-
-
-class Around(Adapter):
-    """Puts a function around every layer, attention and MLP, that adds to what comes out what the context holds."""
-
-    length = staticmethod(same_length)
-
-    def __init__(self) -> None:
-        super().__init__(None, WIDTH, WIDTH)
-        self.scale = nn.Parameter(torch.linspace(-0.3, 0.3, WIDTH))
-        self.calls: list[Context | None] = []
-
-    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        del encoder
-
-        def add(plain: Callable[..., Tensor], context: Context | None, *args: object, **kwargs: object) -> object:
-            self.calls.append(context)
-            made = plain(*args, **kwargs)
-            if context is None or slot not in context.media:
-                return made
-            found = context.media[slot]
-            own = found.features.values.mean(dim=1).sum(dim=-1) * found.order
-            total = own.new_zeros(len(found.seen)).index_add(0, found.samples, own)
-            extra = torch.tanh(found.seen * total[:, None])[..., None] * self.scale
-            return (made[0] + extra, *made[1:]) if isinstance(made, tuple) else made + extra
-
-        for layer in llm.surgery.layers:
-            for module in (layer.block, layer.attention, layer.mlp):
-                llm.surgery.around(module, add)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         del instruction

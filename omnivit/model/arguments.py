@@ -1,0 +1,235 @@
+"""The arguments of transformers' models that OmniViT reads or passes by name: the one place that knows these names.
+
+Libraries rename arguments (transformers 5.24 says `cache` where 5.23 said `past_key_values`), and a model that takes
+`**kwargs` swallows a name that it does not know. So every name is looked up here, and a name that is missing although
+it must be there is an error, never a default.
+
+Shapes: B samples, T tokens of the batch, L tokens of one call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnivit.errors import LibraryError
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "attention_mask": ("attention_mask",),
+    "cache": ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states"),
+    "hidden_states": ("hidden_states",),
+    "input_ids": ("input_ids",),
+    "inputs_embeds": ("inputs_embeds",),
+    "position_ids": ("position_ids",),
+    "scaling": ("scaling",),
+}
+"""What OmniViT calls an argument -> the names that versions of transformers have for it, newest first."""
+
+
+POSITIONLESS = frozenset({"bloom", "falcon_mamba", "mamba", "mamba2", "mpt", "rwkv", "xlstm"})
+"""Types of LLMs without position embeddings: distance is in their attention (ALiBi) or their state."""
+CACHELESS = frozenset({"openai-gpt"})
+"""Types of LLMs that transformers generates with anew for each token."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Which tokens of a batch one call of the LLM sees."""
+
+    start: int | None
+    """Tokens that are in the cache already; None where the cache of such a model does not count them."""
+    length: int
+    """L."""
+    size: int
+    """B, or a multiple of it where samples are continued in several beams."""
+
+
+def given(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The value of an argument under any of its names; None where it is not given."""
+    return next((arguments[key] for key in NAMES[name] if arguments.get(key) is not None), None)
+
+
+def required(name: str, arguments: Mapping[str, Any], called: nn.Module) -> Any:
+    """The value of an argument that a call of `called` must have.
+
+    Raises:
+        LibraryError: it is under none of its names.
+    """
+    value = given(name, arguments)
+    if value is None:
+        raise LibraryError(
+            f"{type(called).__name__} is called without {_either(name)}; its arguments are "
+            f"{', '.join(arguments) or 'none'}. {_advice()}"
+        )
+    return value
+
+
+def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
+    """The arguments under the names that the forward of a transformers model has for them.
+
+    Args:
+        model: which is called with them.
+        arguments: by the names of `NAMES`; other names stay as they are.
+
+    Raises:
+        LibraryError: the model has no parameter of such a name; with `**kwargs` it would swallow the argument.
+    """
+    parameters = _parameters(type(model))
+    if not parameters:  # a forward of `*args, **kwargs` alone says nothing of what it takes
+        return arguments
+    found = {}
+    for name, value in arguments.items():
+        key = next((key for key in NAMES.get(name, (name,)) if key in parameters), None)
+        if key is None:
+            raise LibraryError(
+                f"{type(model).__name__}.forward has no parameter {_either(name)}, so that it would not see it; it "
+                f"has {', '.join(parameters)}. {_advice()}"
+            )
+        found[key] = value
+    return found
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the forward of a transformers model has a parameter under one of the names of an argument."""
+    parameters = _parameters(type(model))
+    return not parameters or any(key in parameters for key in NAMES[name])
+
+
+def _bound(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of a transformers model by name, those too that were given by place."""
+    return dict(zip(_parameters(type(model)), args, strict=False)) | dict(kwargs)
+
+
+def step_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], columns: int) -> Step:
+    """Which tokens of a batch a call of an LLM sees.
+
+    Args:
+        model: the transformers model that is called.
+        args: arguments by place.
+        kwargs: arguments by name.
+        columns: T, tokens of the batch, or of the prompts that are continued.
+
+    Raises:
+        LibraryError: the call sees a part of the batch, and nothing says which one.
+    """
+    arguments = _bound(model, args, kwargs)
+    shown = given("inputs_embeds", arguments)
+    shown = required("input_ids", arguments, model) if shown is None else shown
+    size, length = int(shown.shape[0]), int(shown.shape[1])
+    cache = given("cache", arguments)
+    if cache is None:
+        if length < columns:
+            raise LibraryError(
+                f"{type(model).__name__} is called with {length} of a batch's {columns} tokens and without a cache, so "
+                f"that it does not see the others. {_advice()} Its arguments are {', '.join(arguments)}."
+            )
+        return Step(0, length, size)
+    start = _tokens_in(cache)
+    mask = given("attention_mask", arguments)
+    if start is not None and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != start + length:
+        raise LibraryError(
+            f"{type(model).__name__} is called with {length} tokens and a {type(cache).__name__} of {start}, but with "
+            f"an attention mask over {mask.shape[1]}: it cannot be said which tokens these are. {_advice()}"
+        )
+    return Step(start, length, size)
+
+
+@contextmanager
+def checked_generation(model: nn.Module, prompts: Tensor) -> Iterator[None]:
+    """Inside, every call of an LLM sees the tokens of its prompts, and new tokens have the positions behind them.
+
+    Args:
+        model: the transformers model whose `generate` is called inside.
+        prompts: [B, T] positions of the prompts.
+
+    Raises:
+        LibraryError: at the call that does not.
+    """
+
+    def check(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        step = step_of(called, args, kwargs, prompts.shape[1])
+        if step.start == prompts.shape[1] and accepts(called, "position_ids"):  # once: it waits for the device
+            _check_positions(called, required("position_ids", _bound(called, args, kwargs), called), prompts)
+
+    hook = model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether a causal LM takes positions; one without position embeddings takes none.
+
+    Raises:
+        LibraryError: it takes none, and is not known to need none.
+    """
+    config: Any = model.config
+    alibi = bool(getattr(config, "alibi", False))
+    return _takes(model, "position_ids", POSITIONLESS, "positions of padded or packed samples cannot reach it", alibi)
+
+
+def takes_cache(model: nn.Module) -> bool:
+    """Whether a causal LM takes a cache of earlier tokens.
+
+    Raises:
+        LibraryError: it takes none, and is not known to have none.
+    """
+    return _takes(model, "cache", CACHELESS, "it cannot see earlier tokens")
+
+
+def _takes(model: nn.Module, name: str, without: Collection[str], so: str, known: bool = False) -> bool:
+    if accepts(model, name):
+        return True
+    config: Any = model.config
+    if known or config.model_type in without:
+        return False
+    raise LibraryError(
+        f"{type(model).__name__}.forward has no parameter {_either(name)}, so that {so}; it has "
+        f"{', '.join(_parameters(type(model)))}. Known to need none: {', '.join(sorted(without))}. {_advice()}"
+    )
+
+
+def _check_positions(model: nn.Module, found: Tensor, prompts: Tensor) -> None:
+    wanted = prompts[:, -1:].repeat_interleave(len(found) // len(prompts), dim=0) + 1
+    if found.ndim == 2 and not torch.equal(found[:, :1], wanted):
+        raise LibraryError(
+            f"{type(model).__name__}: the first new tokens have the positions {found[:, 0].tolist()}, and the prompts "
+            f"end at {(wanted[:, 0] - 1).tolist()}. {_advice()}"
+        )
+
+
+def _tokens_in(cache: Any) -> int | None:
+    """How many tokens a cache holds of each sample."""
+    count = getattr(cache, "get_seq_length", None)
+    try:
+        return None if count is None else int(count())
+    except ValueError:  # a cache of linear attention alone has a state and no length
+        return None
+
+
+@functools.cache
+def _parameters(model: type[nn.Module]) -> tuple[str, ...]:
+    """The names of a forward's parameters, without `self` and those of any name."""
+    forward: Callable[..., Any] = model.forward
+    _, *parameters = inspect.signature(forward).parameters.values()
+    return tuple(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+
+
+def _either(name: str) -> str:
+    return " or ".join(f"`{key}`" for key in NAMES.get(name, (name,)))
+
+
+def _advice() -> str:
+    return (
+        f"transformers {metadata.version('transformers')} may have renamed an argument: install a version that OmniViT "
+        f"is tested with (`omnivit doctor` lists them), or report this."
+    )
