@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from omnivit.commands.generate import add_sampling_arguments, shown
 from omnivit.data.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
+from omnivit.output import reserved
 
 if TYPE_CHECKING:
     from omnivit.assistant import Assistant, Sampling
@@ -24,13 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
-    from omnivit.quiet import quieten_transformers
+    with reserved():
+        from omnivit.quiet import quieten_transformers
 
-    quieten_transformers()
-    from omnivit.assistant import Sampling, load
+        quieten_transformers()
+        from omnivit.assistant import Sampling, load
 
-    sampling = Sampling(args.temperature, args.top_p, args.seed)
-    Repl(load(args.run, args.device), args.max_new_tokens, sampling).run()
+        sampling = Sampling(args.temperature, args.top_p, args.seed)
+        assistant = load(args.run, args.device)
+    Repl(assistant, args.max_new_tokens, sampling).run()  # reads with line editing, which needs the true output
     return 0
 
 
@@ -109,12 +112,16 @@ class Repl:
         _say(f"({file} goes with the next question)")
 
     def _answer(self, question: str) -> None:
+        with reserved() as output:
+            self._answer_to(output, question)
+
+    def _answer_to(self, output: TextIO, question: str) -> None:
         turn = self.assistant.turn(question, self.waiting)
         said: list[str] = []
 
         def hear(text: str) -> None:
             said.append(text)
-            print(text, end="", flush=True)
+            print(text, end="", file=output, flush=True)
 
         reply = None
         with contextlib.suppress(KeyboardInterrupt):
@@ -122,7 +129,8 @@ class Repl:
                 [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=hear, sampling=self.sampling
             )
         if reply is not None or said:
-            print(*(f"\n{shown(found)}" for found in (reply.predictions if reply else ())), sep="", flush=True)
+            predictions = (f"\n{shown(found)}" for found in (reply.predictions if reply else ()))
+            print(*predictions, sep="", file=output, flush=True)
             self.history += [turn, reply.message if reply else Message("assistant", (Text("".join(said)),))]
             self.waiting = []
         if reply is None:

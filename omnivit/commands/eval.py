@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnivit import registry
 from omnivit.errors import DataError
+from omnivit.output import reserved
 
 if TYPE_CHECKING:
     from omnivit.evaluate.run import Answered, Score
@@ -38,6 +39,14 @@ def run(args: argparse.Namespace) -> int:
 
     Where the run's recipe says `evaluation.metric: word_error_rate`, that as well.
     """
+    with reserved():
+        condition, found = _measure(args)
+    print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> tuple[str, Score]:
+    """Ask; gives the condition and what was measured under it."""
     if args.out is not None and not args.out.absolute().parent.is_dir():
         raise DataError(f"--out {args.out}: there is no folder {args.out.absolute().parent}. Make it first.")
     root = (args.root or args.data.parent).resolve()
@@ -62,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
     asked = [one.sample for one in answered]
     heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
-    found = replace(score(answered, questions.refused, metric), heads=heads)
-    print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
-    return 0
+    return condition, replace(score(answered, questions.refused, metric), heads=heads)
 
 
 def as_record(answered: Answered) -> dict[str, Any]:

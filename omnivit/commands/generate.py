@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnivit.errors import DataError
+from omnivit.output import reserved
 
 if TYPE_CHECKING:
-    from omnivit.reply import Prediction
+    from omnivit.reply import Prediction, Reply
 
 SHORTCUTS = ("image", "video", "audio")
 """Slots with an option of their own; `--media SLOT=FILE` names any."""
@@ -63,6 +64,13 @@ def run(args: argparse.Namespace) -> int:
     question = sys.stdin.read().strip() if args.question == "-" else args.question
     if not question.strip():
         raise DataError("the question is empty: ask something.")
+    with reserved():
+        reply = _reply(args, question)
+    print("\n".join([reply.text, *map(shown, reply.predictions)]))
+    return 0
+
+
+def _reply(args: argparse.Namespace, question: str) -> Reply:
     from omnivit.quiet import quieten_transformers
 
     quieten_transformers()
@@ -71,9 +79,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = Sampling(args.temperature, args.top_p, args.seed)
     assistant = load(args.run, args.device)
     turn = assistant.turn(question, args.media or [])
-    reply = assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
-    print("\n".join([reply.text, *map(shown, reply.predictions)]))
-    return 0
+    return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
 
 
 def shown(prediction: Prediction) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.errors import OmniVitError, PluginError
+from omnivit.output import reserved
 
 if TYPE_CHECKING:
     from omnivit.data.slot import SlotPreparer
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from omnivit.quiet import quieten_transformers
 
     quieten_transformers()
-    with warnings.catch_warnings():
+    with reserved(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of readers that meet damage; such of a DICOM file may cite its header
         encoders, absent = _installed()
         slots = {} if args.recipe is None else _slots(args.recipe)

@@ -8,9 +8,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 from omnivit.commands.plugins import BOLD, GREEN, RED, find, paint, wants_colour
+from omnivit.output import reserved
 from omnivit.testing.rule import Contract, Outcome, outcomes
 
 CONTRACTS: Mapping[str, str] = MappingProxyType(
@@ -50,14 +51,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PluginError: no such plugin, or a broken one.
     """
-    subjects = [Subject(name, *find(name, args.kind)) for name in args.names]
-    tries = [(subject, contract_of(subject.kind).on(subject.plugin)) for subject in subjects]
-    if args.json:
-        records = [as_record(subject, list(outcomes(contract))) for subject, contract in tries]
-        print(json.dumps(records, indent=2))
-        return EXIT_BROKEN if any(record["broken"] for record in records) else EXIT_KEPT
-    statuses = [_print_scorecard(subject, contract) for subject, contract in tries]
-    return max(statuses)
+    colour = wants_colour()
+    with reserved() as output:
+        subjects = [Subject(name, *find(name, args.kind)) for name in args.names]
+        tries = [(subject, contract_of(subject.kind).on(subject.plugin)) for subject in subjects]
+        if args.json:
+            records = [as_record(subject, list(outcomes(contract))) for subject, contract in tries]
+            print(json.dumps(records, indent=2), file=output)
+            return EXIT_BROKEN if any(record["broken"] for record in records) else EXIT_KEPT
+        return max(_print_scorecard(subject, contract, colour, output) for subject, contract in tries)
 
 
 def contract_of(kind: str) -> type[Contract]:
@@ -87,18 +89,18 @@ def as_record(subject: Subject, found: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _print_scorecard(subject: Subject, contract: type[Contract]) -> int:
+def _print_scorecard(subject: Subject, contract: type[Contract], colour: bool, output: TextIO) -> int:
     """Print each rule as soon as it is tried, then the sum."""
-    colour = wants_colour()
-    print(paint(f"{subject.kind.removesuffix('s')} {subject.name}", BOLD, colour), f"({subject.path})", flush=True)
+    title = paint(f"{subject.kind.removesuffix('s')} {subject.name}", BOLD, colour)
+    print(title, f"({subject.path})", file=output, flush=True)
     width = max(len(rule.name) for rule in contract.rules())
     found = []
     for one in outcomes(contract):
         found.append(one)
-        print("\n".join(_lines(one, width, colour)), flush=True)
+        print("\n".join(_lines(one, width, colour)), file=output, flush=True)
     counts = _counts(found)
     numbers = ", ".join(f"{counts[key]} {key.replace('_', ' ')}" for key in counts)
-    print(f"{len(found)} rules: {numbers}; {sum(one.seconds for one in found):.1f} s\n")
+    print(f"{len(found)} rules: {numbers}; {sum(one.seconds for one in found):.1f} s\n", file=output)
     return EXIT_BROKEN if counts["broken"] else EXIT_KEPT
 
 

@@ -24,6 +24,7 @@ from omnivit.commands.plugins import find
 from omnivit.contract import ContractWarning
 from omnivit.errors import OmniVitError
 from omnivit.options import describe_config
+from omnivit.output import reserved
 from omnivit.plugin import Card
 from omnivit.registry import ALL
 from omnivit.typed import hints
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     from omnivit.quiet import quieten_transformers
 
     quieten_transformers()
-    with warnings.catch_warnings():
+    with reserved(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that the plugin imports, and of media in its example
         warnings.simplefilter("default", ContractWarning)
         kind, cls = find(args.names[0], args.kind)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from omnivit.output import reserved
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
@@ -16,5 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Print."""
     from omnivit.recipe import load, to_yaml
 
-    print(to_yaml(load(args.recipe, args.overrides)), end="")
+    with reserved():
+        text = to_yaml(load(args.recipe, args.overrides))
+    print(text, end="")
     return 0
