@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.evaluate.normalise import normalise, tokens
+
 RESAMPLES = 2000
 """Draws of a bootstrap."""
 Z_95 = 1.96
 """Standard normal quantile of a two-sided 95% interval."""
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -36,26 +33,17 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], n={self.n}"
 
 
-def normalise(text: str) -> str:
-    """Lower case without ASCII punctuation, articles and superfluous white space, as the SQuAD evaluation does.
-
-    Source: `evaluate-v1.1.py` of Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
-    EMNLP 2016. One exception: an answer of nothing else ("A", "?") stays as it is, so that the choice "A" is not the
-    empty answer.
-    """
-    lower = text.lower()
-    bare = " ".join(_ARTICLES.sub(" ", lower.translate(_NO_PUNCTUATION)).split())
-    return bare or " ".join(lower.split())
-
-
 def exact_match(prediction: str, reference: str) -> bool:
-    """Whether both are the same once normalised."""
+    """Whether both are the same once normalised (see `omnivit.evaluate.normalise`)."""
     return normalise(prediction) == normalise(reference)
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over the normalised words (SQuAD, see `normalise`), in [0, 1]."""
-    ours, theirs = normalise(prediction).split(), normalise(reference).split()
+    """Harmonic mean of precision and recall over the words of both (see `normalise.tokens`), in [0, 1].
+
+    Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", EMNLP 2016.
+    """
+    ours, theirs = tokens(prediction), tokens(reference)
     if not ours or not theirs:
         return float(ours == theirs)
     shared = sum((Counter(ours) & Counter(theirs)).values())

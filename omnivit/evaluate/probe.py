@@ -20,7 +20,8 @@ from omnivit.data.sample import Media, Sample
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
-from omnivit.evaluate.metrics import Interval, normalise, wilson
+from omnivit.evaluate.metrics import Interval, wilson
+from omnivit.evaluate.normalise import normalise
 from omnivit.evaluate.progress import shown
 from omnivit.model.encoder import Processor
 from omnivit.model.features import Features

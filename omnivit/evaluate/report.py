@@ -180,8 +180,8 @@ def _evaluation_part(scores: Mapping[str, Score]) -> list[str]:
     header, *rows = _with_word_errors([SCORE_HEADER, *map(_score_row, scores.items())], scores)
     parts = ["## Evaluation", " ".join(verdict(scores)), _table(header, rows), *_by_file_part(scores)]
     parts.append(
-        "Accuracy counts answers equal to the reference once normalised (case, punctuation, articles, white space, as "
-        "SQuAD does); intervals are Wilson's."
+        "Accuracy counts answers equal to the reference but for case, white space, quotes and punctuation around the "
+        "answer, a leading article, and how a number is written; intervals are Wilson's."
     )
     if _word_error_record(scores):
         parts.append(

@@ -55,7 +55,7 @@ class Score:
     """How the answers compare with the references."""
 
     accuracy: Interval
-    """Exact matches, normalised (see `omnivit.evaluate.metrics.normalise`)."""
+    """Exact matches, normalised (see `omnivit.evaluate.normalise`)."""
     token_f1: Interval | None = None
     """None for what gives a class rather than words."""
     refused: tuple[str, ...] = ()

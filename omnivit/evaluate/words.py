@@ -16,7 +16,7 @@ _QUOTES = re.compile(r"(?<!\w)'+|'+(?!\w)")
 def words_of(text: str) -> list[str]:
     """The words of a transcript: lower case, without punctuation but for apostrophes inside a word.
 
-    Articles count, unlike in `omnivit.evaluate.metrics.normalise`; hyphens part words; numbers stay as they are
+    Articles count, unlike in `omnivit.evaluate.normalise`; hyphens part words; numbers stay as they are
     written, so that "2" is not "two".
     """
     return _QUOTES.sub(" ", _BREAKS.sub(" ", text.lower().replace("’", "'"))).split()
