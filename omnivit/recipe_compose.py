@@ -3,6 +3,10 @@
 Mappings merge, key by key; lists and scalars are replaced. A plugin's block (`model.llm`, a head, an input's `encoder`
 or `adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another. Another version
 of it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
+
+The patterns of a stage's `train` are tried in their order, so that merging two sets of them would be a guess:
+`train={...}` on the command line replaces them all, and `train.PATTERN=RATE` puts a new pattern before the others, where
+it wins.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ COMMAND_LINE = "command line"
 _PLUGIN_BLOCKS = re.compile(r"model\.(llm|heads\.[^.\[]+|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")
 """Encoders and adapters inside others' options, too."""
 _ROOT = ("data", "root")
+_TRAIN = re.compile(r"stages\[\d+\]\.train")
 
 
 def compose(path: Path) -> Node:
@@ -96,6 +101,8 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
     if isinstance(tree.value, list) and isinstance(key, int):
         return Node.of([put(c, keys, new, depth + 1) if i == key else c for i, c in enumerate(tree.value)], tree.place)
     entries, place = (tree.value, tree.place) if isinstance(tree.value, dict) else ({}, new.place)
+    if depth == len(keys) - 1 and _TRAIN.fullmatch(Where(keys[:depth]).path):
+        return Node.of(entries | {key: new} if key in entries else {key: new, **entries}, place)
     child = put(entries.get(key, Node(None, new.place)), keys, new, depth + 1)
     return merge(Node.of(entries, place), Node.of({key: child}, place), keys[:depth])
 
@@ -103,6 +110,8 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
 def merge(base: Node, top: Node, keys: Keys = ()) -> Node:
     """`top` over `base`, which stand at `keys`."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict) or _other_plugin(base, top, keys):
+        return top
+    if top.place == COMMAND_LINE and _TRAIN.fullmatch(Where(keys).path):
         return top
     merged = dict(base.value)
     for key, child in top.value.items():

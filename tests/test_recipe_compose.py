@@ -171,7 +171,14 @@ def test_values_are_yaml() -> None:
 
 def test_patterns_hold_dots() -> None:
     recipe = load(write(TINY), ["stages.instruct.train.adapters.*=5e-4", "stages.instruct.train.llm.*lora_[AB]*=1"])
-    assert recipe.stages[1].train == {"adapters.*": 5e-4, "llm.*": 2e-5, "llm.*lora_[AB]*": 1.0}
+    wanted = {"llm.*lora_[AB]*": 1.0, "adapters.*": 5e-4, "llm.*": 2e-5}
+    assert list(recipe.stages[1].train.items()) == list(wanted.items())  # a new pattern comes first, where it wins
+
+
+@pytest.mark.parametrize("override", ["stages.instruct.train={'llm.*': 1e-6}", "stages.1={train: {'llm.*': 1e-6}}"])
+def test_train_given_whole_replaces_all_patterns(override: str) -> None:
+    recipe = load(write(TINY), [override, "stages.instruct.train.heads.*=1"])
+    assert list(recipe.stages[1].train.items()) == [("heads.*", 1.0), ("llm.*", 1e-6)]
 
 
 def test_a_new_plugin_and_its_options_in_any_order() -> None:

@@ -17,16 +17,49 @@ def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "tra
     """Parameter name -> learning rate, for every name that a pattern matches; the first matching pattern wins.
 
     Raises:
-        RecipeError: a pattern matches no parameter at all.
+        RecipeError: a pattern matches no parameter at all, or none that an earlier one does not match.
     """
     known = list(names)
+    winners: dict[str, str] = {}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        matched = [name for name in known if fnmatchcase(name, pattern)]
+        if not matched:
             raise RecipeError(
                 f"{where}: the pattern {pattern!r} matches no parameter. Component paths here: {_outline(known)}."
             )
-    rates = {name: next((r for p, r in patterns.items() if fnmatchcase(name, p)), None) for name in known}
-    return {name: rate for name, rate in rates.items() if rate is not None}
+        if all(name in winners for name in matched):
+            raise RecipeError(_hidden(where, patterns, pattern, [winners[name] for name in matched]))
+        for name in matched:
+            winners.setdefault(name, pattern)
+    return {name: patterns[winners[name]] for name in known if name in winners}
+
+
+def _hidden(where: str, patterns: Mapping[str, float], pattern: str, winners: list[str]) -> str:
+    """Say that a pattern stands behind others that match all of its parameters, and how to order them."""
+    before = [earlier for earlier in patterns if earlier in winners]
+    order = {pattern: patterns[pattern], **patterns}
+    listed = ", ".join(f'"{key}": {rate:g}' for key, rate in order.items())
+    return (
+        f"{where}: the pattern {pattern!r} can never decide: the first pattern that matches a parameter does, and "
+        f"{' and '.join(map(repr, before))} before it match{'es' if len(before) == 1 else ''} all {len(winners)} that "
+        f"it means. Put it first: train: {{{listed}}}. Or leave it out."
+    )
+
+
+def base_beside_lora(rates: Mapping[str, float], where: str) -> str:
+    """A warning where the base weights of LoRA's layers train beside LoRA; empty where they do not.
+
+    Args:
+        rates: parameter name -> learning rate.
+        where: the place of the patterns in the recipe.
+    """
+    base = [name for name in rates if ".base_layer." in name]
+    if not base or not any(".lora_" in name for name in rates):
+        return ""
+    return (
+        f"{where}: LoRA trains, and the {len(base)} weights that it is to stand for train too ({base[0]}, ...). That "
+        'takes the memory of full tuning. For LoRA alone say "llm.*lora_*"; for full tuning take `lora` away.'
+    )
 
 
 def freeze(model: nn.Module, patterns: Mapping[str, float], where: str = "train") -> dict[str, float]:

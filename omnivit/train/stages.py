@@ -7,6 +7,7 @@ generators are functions of the step, so a resumed run continues exactly.
 from __future__ import annotations
 
 import inspect
+import logging
 import resource
 import sys
 import time
@@ -28,9 +29,11 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder
 from omnivit.train.callbacks import Saver, progress
-from omnivit.train.freeze import freeze, match
+from omnivit.train.freeze import base_beside_lora, freeze, match
 from omnivit.train.module import StageModule
 from omnivit.train.state import StagePosition
+
+log = logging.getLogger(__name__)
 
 LOGGERS = ("csv", "tensorboard")
 NEW_TOKENS = "llm.tokens."
@@ -253,6 +256,8 @@ def check_stages(recipe: Recipe, model: OmniModel) -> None:
     for stage in recipe.stages:
         matched = match(names, stage.train, f"stages.{stage.name}.train")
         trained |= matched.keys()
+        if warning := base_beside_lora(matched, f"stages.{stage.name}.train"):
+            log.warning("%s", warning)
         for head in recipe.model.heads:
             if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
                 raise RecipeError(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from omnivit.errors import RecipeError
-from omnivit.train.freeze import freeze, match, set_modes
+from omnivit.train.freeze import base_beside_lora, freeze, match, set_modes
 
 
 class Part(nn.Module):
@@ -36,6 +36,25 @@ def test_pattern_without_match_is_an_error_with_the_paths_there_are() -> None:
     with pytest.raises(RecipeError, match=r"stages.x.train: the pattern 'adaptors.\*' matches no parameter") as error:
         freeze(Whole(), {"adaptors.*": 1e-3}, "stages.x.train")
     assert "adapters.image.*" in str(error.value) and "encoders.image.*" in str(error.value)
+
+
+def test_a_pattern_that_can_never_decide_is_an_error_that_says_how_to_order() -> None:
+    names = ["llm.a", "llm.lora_a", "adapters.a"]
+    with pytest.raises(RecipeError) as error:
+        match(names, {"adapters.*": 1e-3, "llm.*": 2e-5, "llm.*lora_*": 2e-4}, "stages.x.train")
+    assert str(error.value).startswith("stages.x.train: the pattern 'llm.*lora_*' can never decide")
+    assert "'llm.*' before it matches all 1" in str(error.value)
+    assert 'train: {"llm.*lora_*": 0.0002, "adapters.*": 0.001, "llm.*": 2e-05}' in str(error.value)
+    with pytest.raises(RecipeError, match="'adapters.*' and 'llm.l*' before it match all 2".replace("*", r"\*")):
+        match(names, {"adapters.*": 1.0, "llm.l*": 1.0, "*r*": 1.0})
+    assert len(match(names, {"*lora_*": 1.0, "*": 2.0})) == 3
+
+
+def test_base_weights_that_train_beside_lora_are_told_of() -> None:
+    lora, base, norm = ("llm.q.lora_A.default.weight", "llm.q.base_layer.weight", "llm.norm.weight")
+    assert "stages.x.train: LoRA trains" in base_beside_lora(dict.fromkeys([lora, base, norm], 1e-4), "stages.x.train")
+    assert base_beside_lora(dict.fromkeys([lora, norm], 1e-4), "") == ""
+    assert base_beside_lora(dict.fromkeys([base, norm], 1e-4), "") == ""
 
 
 def test_only_the_named_part_trains() -> None:
