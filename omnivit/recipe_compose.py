@@ -5,8 +5,8 @@ or `adapter`) whose `name` changes is replaced too: the options of one plugin me
 of it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
 
 The patterns of a stage's `train` are tried in their order, so that merging two sets of them would be a guess:
-`train={...}` on the command line replaces them all, and `train.PATTERN=RATE` puts a new pattern before the others, where
-it wins.
+`train={...}` on the command line replaces them all, and `train.PATTERN=RATE` puts a new pattern before the others,
+where it wins.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
     if depth == len(keys) - 1 and _TRAIN.fullmatch(Where(keys[:depth]).path):
         return Node.of(entries | {key: new} if key in entries else {key: new, **entries}, place)
     child = put(entries.get(key, Node(None, new.place)), keys, new, depth + 1)
+    if _TRAIN.fullmatch(Where(keys[: depth + 1]).path):  # its order is settled: merging would put the old ones first
+        return Node.of(entries | {key: child}, place)
     return merge(Node.of(entries, place), Node.of({key: child}, place), keys[:depth])
 
 
