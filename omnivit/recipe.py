@@ -70,13 +70,15 @@ class DataSource:
     path: str
     """The file, inside `data.root`."""
     reader: str = "messages"
-    """Name of a registered reader."""
+    """Name of a registered reader; `auto` takes the built-in one that the file's first record asks for."""
     weight: float = 1.0
     """Share of the mixture relative to the other sources, per sample: 2 shows each of its samples twice an epoch."""
     media_root: str | None = None
     """Folder inside `data.root` that media paths of this file start from; default: `data.root`."""
     limit: int | None = None
     """Use only the first so many samples."""
+    ignore: list[str] = field(default_factory=list)
+    """Keys of turns and of their parts to pass over, such as `timestamp`; any other that is not read is an error."""
 
 
 @dataclass

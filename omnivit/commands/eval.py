@@ -9,19 +9,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnivit import registry
+from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.output import reserved
 
 if TYPE_CHECKING:
+    from omnivit.data.readers import Reader
     from omnivit.evaluate.run import Answered, Score
+    from omnivit.recipe import DataSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="samples whose last answer is known")
-    parser.add_argument("--reader", default="messages", help="how the file is read (default: messages)")
+    parser.add_argument(
+        "--reader", help="how the file is read (default: as the run's own data; auto: by its first record)"
+    )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where media paths start (default: the file's folder)")
     control = parser.add_mutually_exclusive_group()
     control.add_argument("--blind", action="store_true", help="ask without the media")
@@ -52,7 +56,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     root = (args.root or args.data.parent).resolve()
     if not root.is_dir():
         raise DataError(f"--root {root}: is not a folder.")
-    reader = registry.readers.get(args.reader)(args.data.resolve(), root)
+    reader = _opened(args, root)
     from omnivit.quiet import quieten_transformers
 
     quieten_transformers()
@@ -72,6 +76,40 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     asked = [one.sample for one in answered]
     heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
     return condition, replace(score(answered, questions.refused, metric), heads=heads)
+
+
+def _opened(args: argparse.Namespace, root: Path) -> Reader:
+    """The file, opened as `--reader` says, or as the run's own data were."""
+    from omnivit.recipe import load
+    from omnivit.train.folder import RECIPE
+
+    path = args.data.resolve()
+    if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
+        return open_reader(args.reader or "messages", path, root)
+    recipe = load(args.run / RECIPE)
+    trained = [source for stage in recipe.stages for source in stage.data]
+    asked = recipe.evaluation.data if recipe.evaluation is not None else []
+    name = args.reader or _reader_of(asked or trained, [*asked, *trained], path)
+    ignore = {key for source in [*asked, *trained] if source.reader == name for key in source.ignore}
+    return open_reader(name, path, root, sorted(ignore))
+
+
+def _reader_of(alike: Sequence[DataSource], known: Sequence[DataSource], path: Path) -> str:
+    """The reader of the run's data; where there are several, that of the file of the same name.
+
+    Args:
+        alike: what the run was evaluated on, else what its stages were trained on.
+        known: all files of the run.
+        path: the file to be read.
+
+    Raises:
+        DataError: the data have several readers, and no file of the run is called like this one.
+    """
+    same = [source.reader for source in known if Path(source.path).name == path.name]
+    names = same[:1] or list(dict.fromkeys(source.reader for source in alike)) or ["messages"]
+    if len(names) > 1:
+        raise DataError(f"the data of this run were read by {', '.join(names)}: say which reads {path} by --reader.")
+    return names[0]
 
 
 def as_record(answered: Answered) -> dict[str, Any]:

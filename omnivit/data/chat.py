@@ -244,8 +244,9 @@ class Chat:
 
 
 def _assistant_turns(messages: Sequence[Message], supervise: Supervise) -> set[int]:
+    """The turns that are learnt: of those that `supervise` asks for, all whose record does not say otherwise."""
     turns = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    return set(turns if supervise == "all" else turns[-1:])
+    return {index for index in (turns if supervise == "all" else turns[-1:]) if messages[index].learn}
 
 
 def _check_lengths(media: Sequence[Media], lengths: Sequence[int]) -> None:

@@ -20,10 +20,10 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from omnivit import registry
 from omnivit.data.collate import Batch, EncodedSample, collate
 from omnivit.data.loader import Loader
 from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epoch_size, split
+from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
 from omnivit.errors import DataError
@@ -69,8 +69,7 @@ def open_source(source: DataSource, root: str | Path) -> Reader:
     for what, found in (("path", path), ("media_root", media_root)):
         if not found.is_relative_to(base.resolve()):
             raise DataError(f"{what} {found} of a data source lies outside `data.root` {base.resolve()}")
-    reader: Reader = registry.readers.get(source.reader)(path, media_root)
-    return reader
+    return open_reader(source.reader, path, media_root, source.ignore)
 
 
 def open_mixture(sources: Sequence[DataSource], root: str | Path) -> Mixture:

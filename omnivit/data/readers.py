@@ -8,10 +8,12 @@ N: samples of the file.
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +22,13 @@ from numpy.typing import NDArray
 
 from omnivit.data.index import Index
 from omnivit.data.records import llava_messages, parse, typed_messages
-from omnivit.data.sample import Message, Sample
-from omnivit.errors import DataError
+from omnivit.data.records.tags import LISTED, TAG
+from omnivit.data.sample import Message, Sample, Text
+from omnivit.errors import DataError, RecipeError
 from omnivit.examples import ReaderExample, no_example
 from omnivit.plugin import Card, Plugin
+
+_log = logging.getLogger(__name__)
 
 
 class Reader(Plugin, ABC):
@@ -66,6 +71,16 @@ class Reader(Plugin, ABC):
     def where(self, i: int) -> str:
         """The place of sample `i`, as `file:line`."""
 
+    def ignoring(self, keys: Collection[str]) -> Reader:
+        """The same, but it passes over these keys of turns and parts, which it would refuse.
+
+        Raises:
+            RecipeError: it knows no such keys, as the default does.
+        """
+        raise RecipeError(
+            f"`ignore: [{', '.join(keys)}]`: the reader {type(self).__name__} has no keys that could be passed over."
+        )
+
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
         """A data file, and damaged ones, to try the contract on. Files go to `folder`, which is empty.
@@ -87,6 +102,9 @@ class JsonReader(Reader):
     """Matches the bytes that announce a medium, to estimate lengths."""
     keys: ClassVar[frozenset[str]]
     """Keys of a record that are not kept in `Sample.extra`."""
+    ignore: frozenset[str] = frozenset()
+    """Keys of turns and parts that the recipe passes over."""
+    _told = False
 
     @abstractmethod
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -118,8 +136,27 @@ class JsonReader(Reader):
         except DataError as error:
             sample = f"sample {name!r}: " if name else ""
             raise type(error)(f"{self.where(i)}: {sample}{error}") from error
+        self._say_tags(messages, i)
         extra = {key: value for key, value in record.items() if key not in self.keys}
         return Sample(name or f"{self.path.name}:{self.index.line(i)}", messages, self.where(i), extra)
+
+    def ignoring(self, keys: Collection[str]) -> JsonReader:
+        """The same, passing over `keys` of turns and parts; every other key that it does not read is an error."""
+        other = copy.copy(self)
+        other.ignore = self.ignore | frozenset(keys)
+        return other
+
+    def _say_tags(self, messages: Sequence[Message], i: int) -> None:
+        """Say once of a file that a text of it holds a tag which stands for no medium."""
+        texts = (part.text for turn in messages for part in turn.parts if isinstance(part, Text))
+        tag = None if self._told else next((found for text in texts if (found := TAG.search(text))), None)
+        if tag is not None:
+            self._told = True
+            _log.warning(
+                "%s: %s stands in a text, and the record has no medium for it: it is read as plain text, as every "
+                "such tag "
+                "of this file.", self.where(i), tag.group()
+            )  # fmt: skip
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.index.records["size"].astype(np.int64), self.index.records["media"].astype(np.int64)
@@ -132,21 +169,24 @@ class JsonReader(Reader):
         return f"{self.path}:{self.index.line(i)}"
 
 
-class LlavaReader(JsonReader):
-    """Conversations in the format of LLaVA, `<image>` tags and all. See `omnivit.data.records.llava_messages`.
+_LISTS = tuple(f"{slot}s" for slot in LISTED)
 
-    The keys and tags `image`, `video` and `audio` name input slots; a subclass may set other `slots` (and their `mark`
-    and `keys`), and the `messages` format takes any.
+
+class LlavaReader(JsonReader):
+    """Conversations in the form of LLaVA and ShareGPT, `<image>` tags and all.
+
+    See `omnivit.data.records.llava_messages`. The keys and tags `image`, `video` and `audio` name input slots; a
+    subclass may set other `slots` (and their `mark` and `keys`), and the `messages` format takes any.
     """
 
     contract = 1
     card = Card(paper="Liu et al., Visual Instruction Tuning, arXiv 2304.08485")
     slots: ClassVar[tuple[str, ...]] = ("image", "video", "audio")
     mark = re.compile(rb"<(?:image|video|audio)>")
-    keys = frozenset({"id", "conversations", *slots})
+    keys = frozenset({"id", "conversations", "system", *slots, *_LISTS})
 
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
-        return llava_messages(record, self.slots, self.root)
+        return llava_messages(record, self.slots, self.root, self.ignore)
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
@@ -167,23 +207,30 @@ class LlavaReader(JsonReader):
 
 
 class MessagesReader(JsonReader):
-    """Messages with typed content parts (OpenAI, Hugging Face). See `omnivit.data.records.typed_messages`."""
+    """Messages with typed content parts (OpenAI, Hugging Face), or with tags and lists (LLaMA-Factory, ms-swift).
+
+    See `omnivit.data.records.typed_messages`.
+    """
 
     contract = 1
-    mark = re.compile(rb'"type"\s*:\s*"(?!text"|target")')
-    keys = frozenset({"id", "messages", "images", "videos", "audios"})
+    mark = re.compile(rb'"type"\s*:\s*"(?!(?:input_|output_)?text"|target")|<(?:image|video|audio)>')
+    keys = frozenset({"id", "messages", "system", *_LISTS})
 
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
-        return typed_messages(record, self.root)
+        return typed_messages(record, self.root, self.ignore)
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
-        """A picture, two media, and text alone; and files with a wrong key, source, or speaker."""
+        """A picture, two media, tags and a list, and text alone; and files with a wrong key, source, or speaker."""
         boat, sound = {"type": "image", "image": "boat.png"}, {"type": "audio", "path": "horn.wav"}
         question, answer = {"type": "text", "text": "What is it?"}, {"role": "assistant", "content": "A boat."}
         good: list[dict[str, Any]] = [
             {"id": "boat", "messages": [{"role": "user", "content": [boat, question]}, answer]},
             {"id": "both", "messages": [{"role": "user", "content": [boat, sound, question]}, answer]},
+            {
+                "messages": [{"role": "user", "content": "Compare <image> and <image>."}, answer],
+                "images": ["a.png", "b.png"],
+            },
             {"messages": [{"role": "user", "content": "What floats?"}, {"role": "assistant", "content": "Wood."}]},
         ]
         bad: dict[str, dict[str, Any]] = {

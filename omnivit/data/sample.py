@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Message:
 
     role: Role
     parts: tuple[Part, ...]
+    learn: bool = True
+    """False: an answer that is read and never learnt, because its record says so."""
+    thought: str = ""
+    """What the assistant thought before the answer, where the record keeps that apart (`reasoning_content`)."""
 
     @property
     def text(self) -> str:

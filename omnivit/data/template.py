@@ -125,12 +125,22 @@ class Template:
         Raises:
             DataError: the template refuses the conversation, or leaves out, repeats or reorders a part of it.
         """
+        self._check_thoughts(messages)
         chat, marks = self._marked(messages)
         rendered = self._apply(chat, generate)
         segments = self._parse(rendered, marks)
         self._check_media(segments, messages)
         self._check_texts(segments, messages, [mark.segment for mark in marks.values()])
         return segments
+
+    def _check_thoughts(self, messages: Sequence[Message]) -> None:
+        for turn, message in enumerate(messages):
+            if message.thought:
+                raise DataError(
+                    f"{self.label} has no place for the thought of message {turn + 1} (`reasoning_content`). Write "
+                    "it into "
+                    "the answer's text, or choose a template that takes it."
+                )
 
     def _takes_parts(self) -> bool:
         """Whether the template takes typed content parts; else it takes strings."""

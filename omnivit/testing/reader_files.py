@@ -19,7 +19,9 @@ from omnivit.testing.worker import LARGEST, call
 
 def plain(sample: Sample) -> tuple[Any, ...]:
     """A sample as something that compares, arrays in memory too."""
-    messages = tuple((message.role, tuple(map(_part, message.parts))) for message in sample.messages)
+    messages = tuple(
+        (message.role, tuple(map(_part, message.parts)), message.learn, message.thought) for message in sample.messages
+    )
     return sample.id, messages, sample.origin, repr(sample.extra)
 
 

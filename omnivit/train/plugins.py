@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from omnivit import naming, registry, remedies
+from omnivit.data.opening import AUTO
 from omnivit.errors import PluginError
 from omnivit.model.build import branches_of
 from omnivit.naming import harmless
@@ -36,7 +37,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
                 blocks += [(known, inner) for inner in _nested(block, known.knows)]
     blocks += [(registry.heads, block) for block in recipe.model.heads.values()]
     yield from ((known, block["name"]) for known, block in blocks if "share" not in block)
-    yield from ((registry.readers, source.reader) for stage in recipe.stages for source in stage.data)
+    named = (source.reader for stage in recipe.stages for source in stage.data)
+    yield from ((registry.readers, name) for name in named if name != AUTO)
 
 
 def _nested(block: dict[str, Any], knows: Callable[[str], bool]) -> Iterator[dict[str, Any]]:

@@ -136,7 +136,10 @@ def test_messages_with_plain_text(tmp_path: Path) -> None:
         {"type": "image", "url": "a.jpg", "text": None},
         {"type": "image_url", "image_url": {"url": "a.jpg"}},
         {"type": "image_url", "image_url": "a.jpg"},
+        {"type": "image_url", "image_url": {"url": "a.jpg", "detail": "low"}},
         {"type": "image", "image": {"bytes": None, "path": "a.jpg"}},
+        {"type": "image", "image_url": "a.jpg"},
+        {"type": "input_image", "image_url": "a.jpg"},
     ],
 )
 def test_messages_take_every_common_way_to_name_a_medium(tmp_path: Path, part: dict[str, object]) -> None:
@@ -158,7 +161,7 @@ def test_messages_decode_data_urls(tmp_path: Path) -> None:
     [
         ("http://x.org/a.jpg", "nothing is fetched from a network"),
         ("https://x.org/a.jpg", "nothing is fetched from a network"),
-        ("file:///etc/passwd", "nothing is fetched from a network"),
+        ("file://elsewhere/a.jpg", "a 'file:' URL of another machine, 'elsewhere'"),
         ("data:image/png;base64,@@@", "base64 is damaged"),
         ("data:image/png,abc", "expected 'data:TYPE;base64"),
         ("data:image/png;base64", "expected 'data:TYPE;base64"),
@@ -194,7 +197,22 @@ def test_bare_parts_take_the_records_list_in_order(tmp_path: Path) -> None:
             "content[1] names no source, and 'images' of the record has 1 ",
         ),
         ([{"type": "image"}], {"images": ["1.png", "2.png"]}, "1 medium of 'images' have no place"),
-        ([{"type": "text", "text": "<image>"}], {"images": ["1.png"]}, "<image> in a text is plain text"),
+        (
+            [{"type": "image"}, {"type": "text", "text": "<image>"}],
+            {"images": ["1.png"] * 2},
+            "<image> in a text is plain",
+        ),
+        ([{"type": "image", "image": "a.png", "path": "b.png"}], {}, "names its medium under 'image' and under 'path'"),
+        ([{"type": "image", "image": {"path": "a.png", "crop": 1}}], {}, "content[0].image.crop is not read"),
+        (
+            [{"type": "image", "image": "a.png", "min_pixels": 9}],
+            {},
+            "min_pixels: how a medium is prepared is said by the",
+        ),
+        ([{"type": "text", "text": "a", "bold": True}], {}, "content[0].bold: this key is not read"),
+        ([{"type": "input_image", "file_id": "f-1"}], {}, "nothing is fetched from a service"),
+        ([{"type": "input_audio", "input_audio": {"data": "?"}}], {}, "input_audio.data: its base64 is damaged"),
+        ([{"type": "input_audio", "input_audio": "a.wav"}], {}, "input_audio is 'a.wav'; expected an object"),
         ([{"type": "thermal"}], {"thermals": ["1.npy", "2.npy"]}, "'thermals'"),
         ([{"type": "image", "image": {"bytes": "x"}}], {}, "an object with keys ['bytes']; expected 'path' or 'url'"),
         ([{"type": "image", "image": 3}], {}, "content[0].image is a number"),
@@ -328,7 +346,7 @@ def test_messages_from_python_take_objects() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [[], "Hi", [{"role": "tool", "content": "x"}], [{"role": "user", "content": None}]]
+    "messages", [[], "Hi", [{"role": "function", "content": "x"}], [{"role": "user", "content": None}]]
 )
 def test_messages_from_python_name_their_caller(messages: Any) -> None:
     with pytest.raises(DataError, match=r"^score\(\): messages"):

@@ -11,7 +11,7 @@ from assistant_support import make_run
 from tests_support import COLOURS, picture_record, write_jsonl
 
 from omnivit import cli
-from omnivit.recipe import Recipe
+from omnivit.recipe import DataSource, Evaluation, Recipe, to_yaml
 
 
 @pytest.fixture
@@ -73,3 +73,24 @@ def test_mistakes(
 def test_data_is_looked_at_before_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path / "no-run", tmp_path / "absent.jsonl")) == 2
     assert "absent.jsonl" in capfd.readouterr().err
+
+
+def test_the_reader_is_that_of_the_run(
+    load_recipe: Callable[..., Recipe], data_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]
+    data = write_jsonl(data_root / "shared.jsonl", [{"image": "red.png", "conversations": turns}])
+    recipe = load_recipe()
+    run = make_run(recipe, tmp_path / "messages")
+    assert cli.main(command(run, data)) == 2
+    assert "this is the form of LLaVA and ShareGPT. Say `reader: llava`" in capfd.readouterr().err
+    assert cli.main(command(run, data, "--reader", "auto")) == 0
+    recipe.stages[0].data[0].reader = "llava"
+    (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))
+    capfd.readouterr()
+    assert cli.main(command(run, data)) == 2
+    assert "were read by llava, messages: say which reads" in capfd.readouterr().err
+    recipe.evaluation = Evaluation([DataSource("other.jsonl", reader="llava")])
+    (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))
+    assert cli.main(command(run, data)) == 0
+    assert "1 questions, asked with true media" in capfd.readouterr().out

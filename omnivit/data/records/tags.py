@@ -1,0 +1,103 @@
+"""Tags: `<image>` in a text as the place of a medium; and the lists of media beside the turns of a record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from omnivit.data.records import values
+from omnivit.data.sample import Media, Message, Part, Text
+from omnivit.errors import DataError
+
+LISTED = ("image", "video", "audio")
+"""Slots whose media records list under `images`, `videos`, `audios` with tags in the texts."""
+TAG = re.compile(f"<({'|'.join(LISTED)})>")
+
+
+class Lists:
+    """The record's lists of media (`images`, `videos`, ...): of the parts that name no source, or of tags."""
+
+    def __init__(self, record: Mapping[str, Any], root: str | None) -> None:
+        self._record, self._root = record, root
+        self._queues: dict[str, list[object]] = {}
+        self._taken: dict[str, int] = {}
+
+    def take(self, slot: str, key: str) -> object:
+        """The next medium of a slot, for the part at `key`, which names none.
+
+        Raises:
+            DataError: there is none left.
+        """
+        name, taken = f"{slot}s", self._taken.get(slot, 0)
+        queue = self._sources(slot)
+        if taken >= len(queue):
+            raise DataError(
+                f"{key} names no source, and {name!r} of the record has "
+                f"{values.counted(len(queue), 'entry', 'entries')}, all taken. Expected {slot!r}, 'path' or 'url' in "
+                "the "
+                f"part, or as many entries in {name!r} as parts of type {slot!r} without a source."
+            )
+        self._taken[slot] = taken + 1
+        return queue[taken]
+
+    def placed(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages with the media that no part has taken at the tags of their texts: the k-th tag, the k-th medium.
+
+        Raises:
+            DataError: tags and media do not match.
+        """
+        self._check_used()
+        media = {
+            slot: self._sources(slot) for slot in LISTED if f"{slot}s" in self._record and not self._taken.get(slot)
+        }
+        texts = [part.text for message in messages for part in message.parts if isinstance(part, Text)]
+        for slot, listed in media.items():
+            check_tags(texts, slot, listed, f"{slot}s", "texts of the turns")
+        queues = {slot: iter(listed) for slot, listed in media.items() if listed}
+        return tuple(replace(message, parts=tuple(self._split(message.parts, queues))) for message in messages)
+
+    def _split(self, parts: Sequence[Part], queues: Mapping[str, Iterator[object]]) -> Iterator[Part]:
+        for part in parts:
+            yield from split_tags(part.text, queues, self._root) if isinstance(part, Text) else (part,)
+
+    def _check_used(self) -> None:
+        """What parts have begun to take, they take to the end."""
+        for slot, taken in self._taken.items():
+            left = len(self._sources(slot)) - taken
+            if left:
+                raise DataError(
+                    f"{values.counted(left, 'medium', 'media')} of {slot + 's'!r} have no place: expected a content "
+                    "part "
+                    f'{{"type": "{slot}"}} for each. (Beside such parts <{slot}> in a text is plain text.)'
+                )
+
+    def _sources(self, slot: str) -> list[object]:
+        if slot not in self._queues:
+            self._queues[slot] = values.sources(self._record.get(f"{slot}s"), f"{slot}s")
+        return self._queues[slot]
+
+
+def check_tags(texts: Iterable[str], slot: str, media: Sequence[object], key: str, where: str) -> None:
+    """Refuse a record whose tags of a slot are not as many as its media under `key`."""
+    tags = sum(text.count(f"<{slot}>") for text in texts)
+    if tags != len(media):
+        raise DataError(
+            f"the {where} hold {values.counted(tags, f'<{slot}> tag')}, but key {key!r} gives "
+            f"{values.counted(len(media), 'medium', 'media')}. Every medium needs one tag at its place, in the order "
+            "of "
+            f"{key!r}; in a sample without media leave out the key {key!r}, and the tag is plain text."
+        )
+
+
+def split_tags(text: str, queues: Mapping[str, Iterator[object]], root: str | None) -> Iterator[Part]:
+    """Parts of a text, its tags replaced by the next medium of their slot."""
+    if not queues:
+        yield Text(text)
+        return
+    for k, piece in enumerate(re.split(f"<({'|'.join(map(re.escape, queues))})>", text)):
+        if k % 2:
+            yield Media(piece, next(queues[piece]), root)
+        elif piece or piece == text:
+            yield Text(piece)

@@ -1,0 +1,161 @@
+"""Turns whose content is a text or a list of typed parts: OpenAI's form, and what others make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from omnivit.data.records import values
+from omnivit.data.records.forms import missing
+from omnivit.data.records.pairs import paired
+from omnivit.data.records.tags import LISTED, Lists
+from omnivit.data.records.turns import Turn, check_keys, turns_of, with_system
+from omnivit.data.sample import Media, Message, Part, Target, Text
+from omnivit.errors import DataError
+
+_TEXTS = ("text", "input_text", "output_text")
+_SLOTS = {"input_image": "image"}
+_PREPARED = "how a medium is prepared is said by the encoder's options in the recipe, the same for all samples"
+_REASONS = dict.fromkeys(
+    ("min_pixels", "max_pixels", "resized_height", "resized_width", "fps", "nframes", "max_frames", "total_pixels"),
+    _PREPARED,
+) | {"file_id": "nothing is fetched from a service: give the path of a file"}
+
+
+def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collection[str] = ()) -> tuple[Message, ...]:
+    """Messages of `{"messages": [{"role": "user", "content": "text" or [parts]}, ...]}`.
+
+    A part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`; the source may also stand under `path`
+    or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}` (`audio_url`, `video_url`) and
+    `{"type": "input_audio", "input_audio": {"data": base64}}`. Where a part has no source, the k-th such part of a slot
+    takes the k-th entry of the record's list `SLOTs` (`images`). Files that are one medium together stand in a list
+    under `paths` (the slices of a volume).
+    What a head of the model is to give at a place of an answer is `{"type": "target", "head": NAME, "target": ...}`:
+    numbers, lists of them, or the path of a file, as the head wants it.
+    `data:` URLs become bytes in memory, `file://` is a path; other URLs are refused: nothing is fetched from a network.
+
+    Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as LLaMA-Factory
+    and ms-swift keep their data: the k-th `<image>` of all turns is the k-th entry. Without such a list `<image>` is
+    plain text. A turn may also be `{"from": ..., "value": ...}`, and a record one of the forms of
+    `omnivit.data.records.pairs`.
+
+    Args:
+        record: the parsed record.
+        root: the folder that media must stay inside.
+        ignore: keys of turns and parts that are passed over; every other key that is not read is an error.
+
+    Raises:
+        DataError: a key is missing, not read or of a wrong type, an unknown speaker, or media and parts do not match.
+        MediaError: a URL that must not or cannot be read.
+    """
+    turns = turns_of(record, "messages", ignore) if "messages" in record else paired(record)
+    if turns is None:
+        raise missing(record, "messages")
+    lists = Lists(record, root)
+    messages = lists.placed([_message(turn, lists, root, ignore) for turn in with_system(record, turns)])
+    _check_record(record, messages)
+    return messages
+
+
+def messages_from(messages: Sequence[Mapping[str, Any]], root: str | None, where: str) -> tuple[Message, ...]:
+    """Messages given in Python, in the form that OpenAI and Hugging Face use.
+
+    As `typed_messages`, but a source may also be an object in memory (a PIL image, an array, bytes) or a `Path`.
+
+    Args:
+        messages: `[{"role": ..., "content": "text" or [parts]}, ...]`.
+        root: the folder that media must stay inside; None where the caller may name any file.
+        where: names the messages in errors.
+
+    Raises:
+        DataError: as `typed_messages`.
+    """
+    try:
+        return typed_messages({"messages": messages}, root)
+    except DataError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _check_record(record: Mapping[str, Any], messages: Sequence[Message]) -> None:
+    """Refuse keys of the record that would be taken for metadata, and are media or parts of the texts."""
+    shown = {part.slot for message in messages for part in message.parts if isinstance(part, Media)}
+    for slot in LISTED:
+        if slot not in shown and not values.empty(record.get(slot)):
+            raise DataError(
+                f"{slot} beside the turns is not read in this form: write `{slot}s: [...]`, with one <{slot}> in a "
+                "text, or "
+                f'one part {{"type": "{slot}"}}, for each.'
+            )
+    marked = any("<bbox>" in message.text or "<ref-object>" in message.text for message in messages)
+    if marked and not values.empty(record.get("objects")):
+        raise DataError(
+            "objects is not read: ms-swift writes boxes and names for <bbox> and <ref-object> as the model at hand "
+            "wants "
+            "them. Write them into the texts as your model is to say them."
+        )
+
+
+def _message(turn: Turn, lists: Lists, root: str | None, ignore: Collection[str]) -> Message:
+    content, place = turn.content, turn.place
+    if isinstance(content, str):
+        return Message(turn.role, (Text(values.text(content, place)),), turn.learn, turn.thought)
+    if not isinstance(content, (list, tuple)):
+        raise DataError(f"{place} is {values.spelled(content)}; expected a string or a list of parts.")
+    if not content:
+        raise DataError(f"{place} is an empty list; expected a string or at least one part.")
+    parts = tuple(_part(part, f"{place}[{k}]", lists, root, ignore) for k, part in enumerate(content))
+    return Message(turn.role, parts, turn.learn, turn.thought)
+
+
+def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Collection[str]) -> Part:
+    part = values.mapping(value, place)
+    kind = part.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise DataError(
+            f"{place}.type is {values.spelled(kind)}; expected 'text', 'target' or the name of an input slot such as "
+            "'image'."
+        )
+    if kind in _TEXTS:
+        check_keys(part, {"type", "text"}, place, ignore)
+        return Text(values.text(part.get("text"), f"{place}.text"))
+    if kind == "target":
+        check_keys(part, {"type", "head", "target"}, place, ignore)
+        return Target(values.text(part.get("head"), f"{place}.head"), part.get("target"), root)
+    if kind == "input_audio":
+        return _spoken(part, place, root, ignore)
+    return _medium(part, kind, place, lists, root, ignore)
+
+
+def _medium(
+    part: Mapping[str, Any], kind: str, place: str, lists: Lists, root: str | None, ignore: Collection[str]
+) -> Media:
+    slot = _SLOTS.get(kind, kind.removesuffix("_url"))
+    names = dict.fromkeys((kind, slot, f"{slot}_url", *values.PATH_KEYS))
+    check_keys(part, {"type", "paths", *names, *values.HINTS}, place, ignore, _REASONS)
+    given = [name for name in ("paths", *names) if part.get(name) is not None]
+    if len(given) > 1:
+        raise DataError(f"{place} names its medium under {' and under '.join(map(repr, given))}. Keep one of them.")
+    if not given:
+        return Media(slot, lists.take(slot, place), root)
+    name = given[0]
+    if name == "paths":
+        return Media(slot, _paths(part[name], f"{place}.paths"), root)
+    return Media(slot, values.source(part[name], f"{place}.{name}"), root)
+
+
+def _spoken(part: Mapping[str, Any], place: str, root: str | None, ignore: Collection[str]) -> Media:
+    """OpenAI's sound in base64. The decoder finds the format by itself."""
+    check_keys(part, {"type", "input_audio"}, place, ignore)
+    given = values.mapping(part.get("input_audio"), f"{place}.input_audio")
+    check_keys(given, {"data", "format"}, f"{place}.input_audio", ignore)
+    return Media("audio", values.decoded(given.get("data"), f"{place}.input_audio.data"), root)
+
+
+def _paths(value: object, place: str) -> tuple[str, ...]:
+    """The files that are one medium together, such as the slices of a volume."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{place} is {values.spelled(value) if value else 'empty'}; expected a list of paths.")
+    for k, path in enumerate(value):
+        if not isinstance(path, str) or not isinstance(values.source(path, f"{place}[{k}]"), str):
+            raise DataError(f"{place}[{k}] is {values.spelled(path)}; expected the path of a file.")
+    return tuple(value)

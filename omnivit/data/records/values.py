@@ -1,0 +1,167 @@
+"""Values of a record: JSON objects, texts, and sources of media; and how errors spell what they found."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from omnivit.errors import DataError, MediaError
+
+PATH_KEYS = ("path", "url")
+"""Where an object keeps the path of a medium."""
+HINTS = frozenset({"detail", "format"})
+"""Keys of a medium's object that are advice to the service that it was written for; they change nothing here."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The object of one record.
+
+    Raises:
+        DataError: not UTF-8, not JSON, nested too deep, or not an object.
+    """
+    if b"\0" in raw:
+        raise DataError("the record contains NUL bytes: the file is damaged, perhaps by an interrupted copy.")
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"the record is not UTF-8: {error.reason} (byte {error.start + 1} of the record).") from error
+    except RecursionError:
+        raise DataError("the record is nested too deep to be read.") from None
+    except ValueError as error:
+        raise DataError(f"the record is not JSON: {error}. It begins with {short(raw[:40])}.") from error
+    return mapping(record, "the record")
+
+
+def mapping(value: object, key: str) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, Mapping):
+        raise DataError(f"{key} is {spelled(value)}; expected an object {{...}}.")
+    return dict(value)
+
+
+def text(value: object, key: str) -> str:
+    """A string of whole characters."""
+    if not isinstance(value, str):
+        raise DataError(f"{key} is {spelled(value)}; expected a string.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{key} holds half of a surrogate pair (\\u{ord(value[error.start]):04x}, character {error.start + 1}), "
+            "which is no character. Write the whole pair, or remove it."
+        ) from error
+    return value
+
+
+def empty(value: object) -> bool:
+    """Whether a value says nothing. Tables (Arrow, pandas) fill the keys that a row does not have with null."""
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
+
+
+def sources(value: object, key: str) -> list[object]:
+    """One source of a medium, a list of them, or none."""
+    if value is None or (isinstance(value, str) and not value):
+        return []
+    if isinstance(value, (list, tuple)):
+        return [source(item, f"{key}[{k}]") for k, item in enumerate(value)]
+    return [source(value, key)]
+
+
+def source(value: object, key: str) -> object:
+    """A path as text, bytes of a `data:` URL, or the object in memory that a Python caller gave."""
+    if isinstance(value, Mapping):
+        return _inside(value, key)
+    if isinstance(value, PurePath):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, list, tuple)):
+        raise DataError(f"{key} is {spelled(value)}; expected the path of a medium.")
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise DataError(f"{key} is empty; expected the path of a medium.")
+    if value[:5].lower() == "data:":
+        return _data_url(value, key)
+    if value[:7].lower() == "file://":
+        return text(_file_url(value, key), key)
+    if _URL.match(value):
+        raise MediaError(
+            f"{key} is the address {short(value[:80])}; nothing is fetched from a network. Download the medium into "
+            "the data root and give its path."
+        )
+    return text(value, key)
+
+
+def decoded(value: object, key: str) -> bytes:
+    """The bytes that base64 stands for.
+
+    Raises:
+        DataError: not a string.
+        MediaError: not base64.
+    """
+    try:
+        return base64.b64decode(text(value, key), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaError(f"{key}: its base64 is damaged: {error}.") from error
+
+
+def _inside(value: Mapping[Any, Any], key: str) -> object:
+    """The source that an object names under `path` or `url`."""
+    given = [value[name] for name in PATH_KEYS if not empty(value.get(name))]
+    if len(given) != 1 or isinstance(given[0], Mapping):
+        raise DataError(f"{key} is an object with keys {sorted(map(str, value))}; expected 'path' or 'url'.")
+    other = sorted(str(name) for name in value if name not in {*PATH_KEYS, *HINTS} and not empty(value[name]))
+    if other:
+        raise DataError(f"{key}.{other[0]} is not read. Beside 'path' or 'url' an object of a medium holds nothing.")
+    return source(given[0], key)
+
+
+def _file_url(value: str, key: str) -> str:
+    """The path of a `file:` URL of this machine."""
+    host = urlsplit(value[: value.find("/", 7) + 1 or None]).netloc
+    if host not in ("", "localhost"):
+        raise MediaError(
+            f"{key} is a 'file:' URL of another machine, {short(host)}: {short(value[:80])}. Write 'file:///...', or "
+            "the "
+            "path alone."
+        )
+    return unquote(value[7 + len(host) :])
+
+
+def _data_url(value: str, key: str) -> bytes:
+    head, comma, body = value.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise MediaError(
+            f"{key} is a 'data:' URL that begins with {short(head[:40])}; expected 'data:TYPE;base64,...'."
+        )
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaError(f"{key} is a 'data:' URL whose base64 is damaged: {error}.") from error
+
+
+def spelled(value: object) -> str:
+    """A value as an error names it."""
+    if value is None:
+        return "missing or null"
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    if isinstance(value, str):
+        return short(value)
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
+def short(value: str | bytes) -> str:
+    """The beginning of a text, quoted."""
+    beginning = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return repr(beginning if len(beginning) <= 60 else beginning[:57] + "...")
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 tag`, `2 tags`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
