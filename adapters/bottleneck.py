@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.model.arguments import required
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
@@ -235,7 +236,8 @@ def _before(function: Callable[[Tensor], Tensor], plain: Callable[..., Any], *ar
     """Call a module on what `function` makes of its hidden states, its first argument or `hidden_states`."""
     if args:
         return plain(function(args[0]), *args[1:], **kwargs)
-    return plain(**{**kwargs, "hidden_states": function(kwargs["hidden_states"])})
+    name, hidden = required("hidden_states", kwargs, "a layer of the LLM")
+    return plain(**{**kwargs, name: function(hidden)})
 
 
 def _attentions(encoder: nn.Module) -> Iterator[tuple[nn.Module, int]]:

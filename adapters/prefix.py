@@ -151,7 +151,7 @@ class PrefixAdapter(Adapter):
     ) -> Any:  # fmt: skip
         """An attention of the LLM with the prompts beside it."""
 
-        def add(attention: nn.Module, query: Tensor, scaling: float | None) -> Tensor:
+        def add(attention: nn.Module, query: Tensor, scaling: float) -> Tensor:
             prompts = self._with_media(part.prompts, context, len(query))
             with surgery.apart():
                 keys, values = keys_and_values(attention, prompts)
@@ -183,13 +183,13 @@ class Prefix(nn.Module):
         self.prompts = nn.Parameter(torch.randn(prompts, width))
         self.gate = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """What the tokens find in the prompts, gated.
 
         Args:
             query: [B, H, T, E] as the attention compares them with its keys.
             keys: [B or 1, H, N, E] of the prompts; values alike.
-            scaling: of the products; None: 1 / sqrt(E).
+            scaling: of the products.
 
         Returns:
             [B, T, H, E].

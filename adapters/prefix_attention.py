@@ -14,13 +14,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from torch import Tensor, nn
 
-from omnivit.errors import RecipeError
+from omnivit.errors import LibraryError, RecipeError
+from omnivit.model.arguments import required
 
-Adding = Callable[[nn.Module, Tensor, "float | None"], Tensor]
+Adding = Callable[[nn.Module, Tensor, float], Tensor]
 """(attention, queries [B, H, T, E], factor of products) -> [B, T, H, E], added to what the attention found."""
 
 _NAME, _STATE = "omnivit_prefix", "_omnivit_beside"
@@ -34,15 +36,24 @@ class Beside:
     """The config that the attention had: the LLM's."""
     adding: list[Adding] = field(default_factory=list)
     """Of the calls that run."""
+    calls: int = 0
+    """How often the function of ours was called in place of the LLM's."""
 
     @contextmanager
     def calling(self, add: Adding) -> Iterator[None]:
         """A call of the attention inside adds what `add` gives."""
         self.adding.append(add)
+        before = self.calls
         try:
             yield
         finally:
             self.adding.pop()
+        if self.calls == before:
+            raise LibraryError(
+                f"prefix: the attention of {type(self.config).__name__} did not look up the function that its config "
+                f"names, so that prompts reach no token. transformers {metadata.version('transformers')} may choose it "
+                f"in another way: install a version that OmniViT is tested with (`omnivit doctor` lists them)."
+            )
 
 
 def check_attention(attention: nn.Module) -> None:
@@ -113,6 +124,8 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
     )
     with _configured(module, state.config):
         found, weights = plain(module, query, key, value, mask, **kwargs)
+    state.calls += 1
     for add in state.adding:
-        found = found + add(module, query, kwargs.get("scaling")).to(found.dtype)
+        _, scaling = required("scaling", kwargs, f"the attention function of {type(module).__name__}")
+        found = found + add(module, query, scaling).to(found.dtype)
     return found, weights

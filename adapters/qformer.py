@@ -20,6 +20,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel, InstructBlipQFor
 from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
+from omnivit.model.arguments import accepted
 from omnivit.model.features import Features, Layout
 from omnivit.model.tokens import read_tokenizer
 from omnivit.model.weights import load_strictly
@@ -167,7 +168,7 @@ class QFormerAdapter(Adapter):
                 raise ValueError("qformer: `instruction_tokenizer` is set, but no instruction is given.")
             inputs["input_ids"] = instruction.ids
             inputs["attention_mask"] = torch.cat([queries, instruction.mask], dim=1)
-        states: Tensor = self.qformer(**inputs).last_hidden_state
+        states: Tensor = self.qformer(**accepted(self.qformer, **inputs)).last_hidden_state
         values = self.language_projection(states[:, : self.config.queries])
         return Features(values, queries, memory=features.memory)
 

@@ -22,6 +22,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
+from omnivit.model.arguments import accepted
 from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly, locate, read_state
 from omnivit.plugin import Card
@@ -182,11 +183,13 @@ class VideoQFormerAdapter(Adapter):
         # attention gives padding the weight 0, but 0 times the infinities that it may hold is not 0
         values = features.values.masked_fill(~features.mask[..., None], 0.0).to(self.query_tokens.dtype)
         values = values + self.frame_positions(self._times(features))
-        states = self.qformer(
+        inputs = accepted(
+            self.qformer,
             query_embeds=self.query_tokens.expand(len(values), -1, -1),
             encoder_hidden_states=values,
             encoder_attention_mask=features.mask,
-        ).last_hidden_state
+        )
+        states = self.qformer(**inputs).last_hidden_state
         mask = features.mask.new_ones(states.shape[:2])
         return Features(self.language_projection(states), mask, memory=features.memory)
 

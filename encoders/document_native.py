@@ -32,6 +32,7 @@ from omnivit.errors import RecipeError, suggest
 from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
+from omnivit.model.arguments import accepted
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
@@ -119,7 +120,9 @@ class Pix2Struct(Family):
         # Places are read out of `flat`, so it stays as precise as it is: bfloat16 counts only to 256.
         hook = model.embeddings.patch_projection.register_forward_pre_hook(_as_its_weight)
         try:
-            hidden: Tensor = model(flattened_patches=flat, attention_mask=mask.long()).last_hidden_state
+            hidden: Tensor = model(
+                **accepted(model, flattened_patches=flat, attention_mask=mask.long())
+            ).last_hidden_state
         finally:
             hook.remove()
         return hidden
@@ -143,7 +146,8 @@ class NaFlex(Family):
 
     @staticmethod
     def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
-        made = model(pixel_values=patches, pixel_attention_mask=mask.long(), spatial_shapes=shapes)
+        inputs = accepted(model, pixel_values=patches, pixel_attention_mask=mask.long(), spatial_shapes=shapes)
+        made = model(**inputs)
         hidden: Tensor = made.last_hidden_state
         return hidden
 

@@ -57,19 +57,24 @@ def given(name: str, arguments: Mapping[str, Any]) -> Any:
     return next((arguments[key] for key in NAMES[name] if arguments.get(key) is not None), None)
 
 
-def required(name: str, arguments: Mapping[str, Any], called: nn.Module) -> Any:
-    """The value of an argument that a call of `called` must have.
+def required(name: str, arguments: Mapping[str, Any], called: str) -> tuple[str, Any]:
+    """An argument that a call must have: the name that it is given under, and its value.
+
+    Args:
+        name: as `NAMES` calls it.
+        arguments: of the call, by name.
+        called: what is called, for errors.
 
     Raises:
-        LibraryError: it is under none of its names.
+        LibraryError: it is given under none of its names.
     """
-    value = given(name, arguments)
-    if value is None:
+    found = next((key for key in NAMES[name] if arguments.get(key) is not None), None)
+    if found is None:
         raise LibraryError(
-            f"{type(called).__name__} is called without {_either(name)}; its arguments are "
-            f"{', '.join(arguments) or 'none'}. {_advice()}"
+            f"{called} is called without {_either(name)}; its arguments are {', '.join(arguments) or 'none'}. "
+            f"{_advice()}"
         )
-    return value
+    return found, arguments[found]
 
 
 def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def step_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], co
     """
     arguments = _bound(model, args, kwargs)
     shown = given("inputs_embeds", arguments)
-    shown = required("input_ids", arguments, model) if shown is None else shown
+    shown = required("input_ids", arguments, type(model).__name__)[1] if shown is None else shown
     size, length = int(shown.shape[0]), int(shown.shape[1])
     cache = given("cache", arguments)
     if cache is None:
@@ -157,7 +162,8 @@ def checked_generation(model: nn.Module, prompts: Tensor) -> Iterator[None]:
     def check(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = step_of(called, args, kwargs, prompts.shape[1])
         if step.start == prompts.shape[1] and accepts(called, "position_ids"):  # once: it waits for the device
-            _check_positions(called, required("position_ids", _bound(called, args, kwargs), called), prompts)
+            found = required("position_ids", _bound(called, args, kwargs), type(called).__name__)[1]
+            _check_positions(called, found, prompts)
 
     hook = model.register_forward_pre_hook(check, with_kwargs=True)
     try:

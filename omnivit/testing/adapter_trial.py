@@ -171,11 +171,18 @@ class Trial:
                 features[slot] = self.run(self.encoded(self.features([layouts[n] for n in own], extra=2)))
         return self.logits(self.batch(layouts), features)
 
-    def batch(self, layouts: Sequence[Layout], left: bool = False) -> Batch:
-        """Samples with one medium, with all others, and with none; every token of text is supervised."""
+    def batch(self, layouts: Sequence[Layout], left: bool = False, at_ends: bool = False) -> Batch:
+        """Samples with one medium, with all others, and with none; every token of text is supervised.
+
+        With `at_ends` the first, which is the longest, begins with its medium, and the second ends with its media:
+        whoever takes a new token for the first or the last one of the prompts is seen by it.
+        """
         counts = [self.adapter.length(layout).rows for layout in layouts]
         media = [(number,) for number in range(len(counts))]
+        samples: tuple[tuple[Any, ...], ...]
         samples = ((5, 6, 7, *media[:1], 9, 17), (8, *media[1:], 30, 31, 32), (11, 12, 13, 14))
+        if at_ends:
+            samples = ((*media[:1], *range(5, 12 + sum(counts[1:]))), (8, 30, *media[1:]), (11, 12, 13, 14))
         encoded = [self._sample(f"sample {n}", sample, counts) for n, sample in enumerate(samples)]
         return collate(encoded, (SLOT, OTHER), pad_id=0, pad_left=left)
 

@@ -10,9 +10,8 @@ Shapes: B samples, T tokens, D = `width`, N kept tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,15 +21,13 @@ from omnivit.data.sample import Message, Text
 from omnivit.errors import RecipeError
 from omnivit.model.generate import generate_anew
 from omnivit.model.llm import LanguageModel
+from omnivit.testing.generation import GREEDILY, check_windows
 from omnivit.testing.homeless import Homes
 from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference, drawn
-
-GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-"""How text is generated."""
 
 
 class LLMContract(ConfiguredContract):
@@ -146,7 +143,10 @@ class LLMContract(ConfiguredContract):
 
     @rule
     def test_generation(self, tmp_path: Path) -> None:
-        """`generate` continues left-padded prompts as by computing everything anew, to the end that it is told."""
+        """`generate` continues left-padded prompts as by computing everything anew, to the end that it is told.
+
+        Where adapters may change its layers, these are shown the window of the batch that belongs to their tokens.
+        """
         trial = self.trial(tmp_path)
         if type(trial.llm).generate is LanguageModel.generate:
             raise NotApplicable("it has no `generate` of its own: everything is computed anew.")
@@ -156,6 +156,8 @@ class LLMContract(ConfiguredContract):
         end = {**GREEDILY, "eos_token_id": [int(wanted[0, 1])]}
         ended = generate_anew(trial.llm, *prompts, **end)
         _check_same_ids(trial.llm.generate(*prompts, **end), ended, f"with the end {int(wanted[0, 1])}, ")
+        if type(trial.llm).surgery is not LanguageModel.surgery:
+            check_windows(self.trial(tmp_path).llm, places=0)
 
     @rule
     def test_streamer(self, tmp_path: Path) -> None:

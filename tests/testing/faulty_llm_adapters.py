@@ -141,6 +141,29 @@ class ForgetsTheWindow(Gated):
         return seen - seen[:, :1]
 
 
+class ReadsOneNameOfTheCache(Gated):
+    """Works out for itself where a call begins, and looks for the cache under a name that it does not have."""
+
+    begin = 0
+    table: Tensor
+
+    def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
+        super().install(llm, encoder, slot)
+        llm.get_submodule("hf").register_forward_pre_hook(self.look, with_kwargs=True)
+
+    def look(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        del args
+        cache = kwargs.get("past_states")
+        self.begin = 0 if cache is None else cache.get_seq_length()
+
+    def where(self, hidden: Tensor, context: Context | None) -> Tensor:
+        seen = super().where(hidden, context)
+        if hidden.shape[1] > 1:
+            self.table = seen
+            return seen
+        return self.table[:, self.begin].unsqueeze(1).repeat_interleave(len(hidden) // len(self.table), dim=0)
+
+
 class ChangesTheLLM(Gated):
     """Scales a weight of the LLM."""
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from omnivit.data.chat import Chat
 from omnivit.examples import LLMExample
+from omnivit.model.causal import CausalLM
 from omnivit.model.context import Context
 from omnivit.model.generate import generate_anew
 from omnivit.model.llm import LanguageModel, LMOutput
@@ -299,3 +300,23 @@ class InsistsOnFloat(Means):
 
     def logits(self, found: Tensor, keep: Tensor) -> Tensor:
         return super().logits(found.float(), keep)
+
+
+class ShowsTheBeginning(CausalLM):
+    """Shows changed layers the first tokens of the prompts at every step."""
+
+    def generate(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, context: Context | None = None, **options: Any
+    ) -> Tensor:
+        if context is not None:
+            parts = (context.route, context.slots, context.media, context.text, context.last)
+            context = FromTheBeginning(*parts)
+        return super().generate(embeds, mask, positions, context, **options)
+
+
+class FromTheBeginning(Context):
+    """Knows of no start."""
+
+    def window(self, start: int, length: int, size: int) -> Context:
+        del start
+        return super().window(0, length, size)

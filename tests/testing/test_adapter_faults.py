@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import faulty_adapters as faulty
 import faulty_llm_adapters as inside
 import pytest
 from faulty_adapters import Pairs
 from faulty_llm_adapters import Asked, Gated, SaysThatItEnters
+from omnivit_adapters.gated_cross_attention import GatedCrossAttentionAdapter
+from omnivit_adapters.visual_expert import VisualExpertAdapter
 
+from omnivit.model import surgery
 from omnivit.model.adapter import Adapter
+from omnivit.model.arguments import step_of
 from omnivit.testing.adapter import AdapterContract
 from omnivit.testing.plugin import ConfiguredContract
 from omnivit.testing.rule import outcome
@@ -58,7 +63,8 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     inside.ReadsPaddedWords: ("instruction", "with more padding behind the words, of other ids: what comes out["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example says `text_unchanged`, but for text alone"),
-    inside.ForgetsTheWindow: ("generation", "goes on with the tokens"),
+    inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),
+    inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 behind ["),
     inside.ChangesTheLLM: ("install", "the LLM's hf.model.embed_tokens.weight["),
     inside.RenamesKeys: ("install", "the LLM lost the key 'hf.model.layers.3.mlp.gate_proj.weight'"),
     inside.ClaimsTheTable: ("install", "the LLM's own parameter is the adapter's 'table' too."),
@@ -105,6 +111,19 @@ def test_no_adapter_is_left_out() -> None:
 def test_every_rule_of_adapters_finds_a_fault() -> None:
     common = {rule.name for rule in ConfiguredContract.rules()}  # encoders try the rules of all plugins
     assert {name for name, _ in FAULTS.values()} == {rule.name for rule in AdapterContract.rules()} - common
+
+
+@pytest.mark.parametrize("adapter", [Gated, VisualExpertAdapter, GatedCrossAttentionAdapter])
+def test_layers_that_are_shown_the_first_token_at_every_step_are_found(
+    adapter: type[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when transformers 5.24 renamed the cache, which was then taken for empty: text went on, and was wrong."""
+    contract = AdapterContract.on(adapter)
+    (rule,) = [rule for rule in contract.rules() if rule.name == "generation"]
+    assert outcome(contract, rule).status == "kept"
+    monkeypatch.setattr(surgery, "step_of", lambda *arguments: replace(step_of(*arguments), start=0))
+    found = outcome(contract, rule)
+    assert found.status == "broken" and "for new token 2 behind" in found.message
 
 
 @pytest.mark.parametrize("adapter", FAULTS, ids=lambda adapter: adapter.__name__)

@@ -12,7 +12,7 @@ from omnivit.model.llm import LanguageModel
 from omnivit.testing.llm import LLMContract
 from omnivit.testing.plugin import ConfiguredContract
 
-FAULTS: dict[type[Means], Expected] = {
+FAULTS: dict[type[LanguageModel], Expected] = {
     faulty.HasMoreTokens: (("tokenizer",), "the table of embeddings has 100 rows."),
     faulty.ForgetsCapitals: (("tokenizer", "chat"), "and that '<pad> h a t i s t h i s ?'."),
     faulty.LearnsQuestions: (("chat",), "learnt is 'user\\nWhat is this?"),
@@ -25,6 +25,10 @@ FAULTS: dict[type[Means], Expected] = {
     faulty.CountsPadding: (("padding",), "among [13, 35, 4] and padded on the left, row[0, 0] is "),
     faulty.LooksAhead: (("causal",), "with other tokens from place 17 on, row[0, 0] is "),
     faulty.GoesOnForEver: (("generation",), "sample 0 goes on with "),
+    faulty.ShowsTheBeginning: (
+        ("generation",),
+        "call 2, with tokens 8 to 8 of prompts of 8, shows a changed layer ",
+    ),
     faulty.SaysNothing: (("streamer",), "and told [], and no end."),
     faulty.DetachesEmbeddings: (
         ("gradients", "frozen", "new_tokens"),
@@ -79,5 +83,5 @@ def test_every_rule_of_llms_finds_a_fault() -> None:
 
 
 @pytest.mark.parametrize("plugin", FAULTS, ids=lambda plugin: plugin.__name__)
-def test_a_fault_is_found(plugin: type[Means]) -> None:
+def test_a_fault_is_found(plugin: type[LanguageModel]) -> None:
     check_found(LLMContract, plugin, FAULTS[plugin], by_chance=plugin is faulty.DropsAlways)

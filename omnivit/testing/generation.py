@@ -1,0 +1,187 @@
+"""What rules ask of generated text: the LLM's numbers at each step, and which tokens its layers are shown.
+
+Ids that are the likeliest hardly move where a layer sees the wrong token; the numbers behind them do.
+
+Shapes: B samples, T tokens of the prompts, K new tokens, D LLM width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
+from omnivit.model.causal import CausalLM
+from omnivit.model.context import Context
+from omnivit.model.features import Features
+from omnivit.model.llm import LanguageModel
+from omnivit.model.splice import splice
+from omnivit.testing.parts import CLOSE
+from omnivit.testing.rule import Broken
+from omnivit.testing.trial import difference, drawn
+
+GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+"""How text is generated."""
+WAYS: Mapping[str, Mapping[str, Any]] = {"": GREEDILY, "in 2 beams, ": {**GREEDILY, "num_beams": 2}}
+"""What is said of a way to generate, and its options."""
+SLOT = "image"
+ADVICE = "Ask the `Context` of the call where media stand: in generation it is a window of the batch."
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What an LLM is asked to continue."""
+
+    embeds: Tensor
+    """[B, T, D], padded on the left."""
+    mask: Tensor
+    """[B, T] bool"""
+    positions: Tensor
+    """[B, T]"""
+    context: Context
+
+    def with_new(self, llm: LanguageModel, ids: Tensor) -> Prompted:
+        """The prompts with tokens [B or a multiple of it, K] behind them: what the LLM has read when it chooses."""
+        count, beams = ids.shape[1], len(ids) // len(self.mask)
+        embeds, mask, positions = (
+            part.repeat_interleave(beams, dim=0) for part in (self.embeds, self.mask, self.positions)
+        )
+        further = positions[:, -1:] + torch.arange(1, count + 1, device=ids.device)
+        return Prompted(
+            torch.cat([embeds, llm.embed(ids).to(embeds.dtype)], dim=1),
+            torch.cat([mask, mask.new_ones(ids.shape)], dim=1),
+            torch.cat([positions, further], dim=1),
+            self.context.window(0, self.mask.shape[1] + count, len(ids)),
+        )
+
+    def scores(self, llm: LanguageModel) -> Tensor:
+        """[B, V] log-probabilities of the next token, computed without a cache."""
+        keep = torch.zeros_like(self.mask)
+        keep[:, -1] = True
+        return llm(self.embeds, self.mask, self.positions, keep, self.context).logits.log_softmax(dim=-1)
+
+
+class _Steps(LogitsProcessor):  # type: ignore[misc]
+    """Notes what an LLM chooses from: new ids up to then, and the log-probabilities of the next one."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seen.append((input_ids.clone(), scores.log_softmax(dim=-1)))
+        return scores
+
+
+@torch.no_grad()
+def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: str) -> None:
+    """Generated with a cache, every step has the numbers of computing everything anew.
+
+    Args:
+        llm: whose layers may be changed.
+        prompts: to be continued.
+        names: of the samples.
+        what: is said of the batch in an error.
+
+    Raises:
+        Broken: with the sample, the step and both numbers.
+    """
+    for way, options in WAYS.items():
+        steps = _Steps()
+        told = (prompts.embeds, prompts.mask, prompts.positions, prompts.context)
+        llm.generate(*told, **options, logits_processor=LogitsProcessorList([steps]))
+        for number, (ids, found) in enumerate(steps.seen):
+            wanted = prompts.with_new(llm, ids).scores(llm)
+            for row, (one, other) in enumerate(zip(found, wanted, strict=True)):
+                if where := difference("log-probability", one, other, CLOSE):
+                    raise Broken(
+                        f"{names[row * len(names) // len(found)]} of a batch {what}: {way}for new token {number + 1} "
+                        f"behind {ids[row].tolist()}, with a cache {where}, which is what it is without.",
+                        ADVICE,
+                    )
+
+
+@dataclass
+class _Probe:
+    """Notes the windows of a batch that a changed layer is shown."""
+
+    seen: list[tuple[int, Context | None]] = field(default_factory=list)
+    """Of each call: how many tokens it is given, and their window."""
+
+    def __call__(self, plain: Callable[..., Any], context: Context | None, hidden: Tensor) -> Any:
+        self.seen.append((hidden.shape[1], context))
+        return plain(hidden)
+
+
+@torch.no_grad()
+def check_windows(llm: LanguageModel, places: int) -> None:
+    """While text is generated, changed layers are shown the window of the batch that belongs to their tokens.
+
+    Args:
+        llm: that offers `surgery`, with nothing changed yet.
+        places: an id whose embedding is replaced by a medium's rows.
+
+    Raises:
+        Broken: with the call, what the layer was shown and what belongs there.
+    """
+    probe = _Probe()
+    llm.surgery.around(llm.surgery.layers[0].mlp, probe)
+    llm.add_peft()
+    prompts = _with_media(llm, places)
+    columns = prompts.mask.shape[1]
+    llm.generate(prompts.embeds, prompts.mask, prompts.positions, prompts.context, **GREEDILY)
+    before = 0
+    for number, (length, shown) in enumerate(probe.seen):
+        start = 0 if length >= columns else before  # all anew, or what follows the tokens that were read already
+        before = start + length
+        wanted = prompts.context.window(start, length, len(prompts.mask))
+        if shown is None or not _same(shown, wanted):
+            raise Broken(
+                f"call {number + 1}, with tokens {start} to {before - 1} of prompts of {columns}, shows a changed "
+                f"layer {_words(shown)}; to these tokens belongs {_words(wanted)}.",
+                "Let `surgery.telling(context)` stand around `generate`, and the cache count the tokens in it.",
+            )
+    if before < columns + 1:
+        raise Broken(f"a changed layer was called for {before} tokens alone.", "Run the changed layers in `generate`.")
+
+
+def _with_media(llm: LanguageModel, places: int) -> Prompted:
+    """The longest sample begins with a medium, the next one ends with one, the last one is text; padded on the left."""
+    parts: tuple[tuple[int | None, ...], ...] = ((None, 5, 6, 7, 8, 9), (5, 6, None), (9, 8))
+    rows, samples = 3, []
+    for number, sample in enumerate(parts):
+        ids: list[int] = []
+        spans = []
+        for part in sample:
+            if part is None:
+                spans.append(Span(SLOT, len(ids), rows))
+            ids += [places] * rows if part is None else [part]
+        tokens = torch.tensor(ids)
+        items = tuple({"rows": torch.zeros(rows)} for _ in spans)
+        labels = torch.full_like(tokens, IGNORE)
+        samples.append(EncodedSample(f"sample {number}", tokens, labels, tuple(spans), items, torch.arange(len(ids))))
+    batch = collate(samples, (SLOT,), pad_id=0, pad_left=True)
+    with drawn(1):
+        values = torch.randn(2, rows, llm.width) * llm.embedding().float().std()
+    features = {SLOT: Features(values, torch.ones(2, rows, dtype=torch.bool))}
+    return Prompted(splice(llm.embed(batch.ids), features, batch), batch.mask, batch.positions,
+                    Context.of(batch, features))  # fmt: skip
+
+
+def _same(one: Context, other: Context) -> bool:
+    return (
+        torch.equal(one.route, other.route)
+        and one.media.keys() == other.media.keys()
+        and all(torch.equal(media.seen, other.media[slot].seen) for slot, media in one.media.items())
+    )
+
+
+def _words(context: Context | None) -> str:
+    if context is None:
+        return "no window"
+    seen = {slot: media.seen.tolist() for slot, media in context.media.items()}
+    return f"rows of media at {context.route.tolist()} and media begun {seen or 'nowhere'}"
