@@ -31,6 +31,7 @@ from omnivit.recipe import load as load_recipe
 from omnivit.reply import Reply, message_of, read_heads
 from omnivit.train import checkpoint
 from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
+from omnivit.train.freeze import trained_so_far
 from omnivit.train.losses import token_log_probs
 
 WINDOW = 16
@@ -79,13 +80,14 @@ def load(run: str | Path, device: str | None = None) -> Assistant:
         raise CheckpointError(_no_run(folder))
     recipe = load_recipe(folder / RECIPE)
     require_plugins(folder, recipe)
-    standing = checkpoint.latest(folder / CHECKPOINTS)
+    standing = checkpoint.read_latest(folder / CHECKPOINTS, lambda found: (found.path, found.state, found.weights()))
     if standing is None:
         raise CheckpointError(
             f"{folder} holds a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
         )
+    path, state, weights = standing
     model = load_model(recipe)
-    checkpoint.load_weights(model, standing.weights(), standing.path)
+    checkpoint.load_weights(model, weights, path, trained_so_far(model, recipe, state["stage_index"]))
     return Assistant(model.to(device or default_device()), preparer_of(model, recipe), recipe)
 
 

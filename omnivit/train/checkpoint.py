@@ -3,19 +3,22 @@
 A checkpoint is a folder. It is written under a temporary name beside its final place, every file is fsynced, and only
 then is it renamed: a full disk or a kill leaves the previous checkpoint whole. (Lightning's own save goes through
 $TMPDIR and moves without fsync.) The previous one is removed when the new one stands, and renamed first: a folder that
-bears a checkpoint's name is whole at every moment.
+bears a checkpoint's name is whole at every moment. A manifest holds the checksum of every file in it, and no file is
+used that does not match its checksum (see `omnivit.train.manifest`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,26 +26,56 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnivit.errors import CheckpointError
+from omnivit.train import manifest
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_PARTIAL, _DISCARDED = ".partial-", ".discarded-"
+_PARTIAL, _DISCARDED, _DAMAGED = ".partial-", ".discarded-", ".damaged-"
 _NAME = re.compile(r"(\d+)-(.+)-step-(\d+)")
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk."""
+    """A checkpoint on disk. What is read from it is compared with its manifest first.
+
+    Every attribute and method raises CheckpointError where a file is missing, damaged or changed.
+    """
 
     path: Path
-    state: dict[str, Any]
+    _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """Where the run stood: stage, step, and what else exact resume needs."""
+        self._check(STATE)
+        return _read_state(self.path)
 
     def weights(self) -> dict[str, Tensor]:
         """Parameter and buffer name -> tensor."""
-        return read_tensors(self.path / WEIGHTS)
+        return self._tensors(WEIGHTS)
 
     def optimizer(self) -> dict[str, Tensor]:
         """`<parameter name>::<key>` -> optimizer state."""
-        return read_tensors(self.path / OPTIMIZER)
+        return self._tensors(OPTIMIZER)
+
+    def document(self, name: str) -> str:
+        """The text of another file of the checkpoint."""
+        self._check(name)
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def check(self) -> None:
+        """Compare all files with the manifest, and the state with what a state can be."""
+        self._checked.update(manifest.check(self.path))
+        _ = self.state
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        self._check(name)
+        return read_tensors(self.path / name)
+
+    def _check(self, name: str) -> None:
+        if name not in self._checked:  # once: a large file takes seconds
+            self._checked.update(manifest.check(self.path, [name]))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -53,32 +86,49 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: it vanished between two of its steps
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def save(
-    folder: Path, name: str, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    folder: Path,
+    name: str,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+    documents: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint `folder/name`, then remove the ones before it in the same stage.
 
     One that stands already is kept: a step of a run has but one outcome.
 
+    Args:
+        folder: of the run's checkpoints.
+        name: as `checkpoint_name` makes it.
+        weights: what trains.
+        optimizer: as `optimizer_tensors` makes it.
+        state: JSON-like; see `omnivit.train.state`.
+        documents: file name -> text of what else the checkpoint carries (recipe, provenance).
+
     Raises:
         CheckpointError: the disk is full or not writable; what was there before still is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / name, folder / f"{_PARTIAL}{name}"
     if final.exists():
         return final
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         partial.mkdir()
-        save_file(_contiguous(weights), partial / WEIGHTS)
-        save_file(_contiguous(optimizer), partial / OPTIMIZER)
-        (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for file in (*partial.iterdir(), partial):
-            fsync(file)
+        for file, text in {STATE: json.dumps(state, indent=1), **(documents or {})}.items():
+            (partial / file).write_text(text, encoding="utf-8")
+        mode = (partial / STATE).stat().st_mode  # what the umask makes of a new file; safetensors would say 0600
+        for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+            save_file(_contiguous(tensors), partial / file)
+            (partial / file).chmod(mode)
+        manifest.write(partial)
+        for path in (*partial.iterdir(), partial):
+            fsync(path)
         partial.rename(final)
         fsync(folder)
     except (OSError, SafetensorError) as error:
@@ -112,15 +162,55 @@ def checkpoint_name(stage_index: int, stage: str, step: int) -> str:
 
 
 def find(folder: Path) -> list[Checkpoint]:
-    """All whole checkpoints of a run, oldest first."""
+    """All checkpoints of a run, oldest first; none of them is looked into."""
     names = sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
-    return [Checkpoint(folder / name, _read_state(folder / name)) for name in names]
+    return [Checkpoint(folder / name) for name in names]
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The checkpoint that a run continues from."""
-    found = find(folder)
-    return found[-1] if found else None
+    """The newest whole checkpoint of a run; see `read_latest`."""
+    return read_latest(folder, lambda checkpoint: (checkpoint.check(), checkpoint)[1])
+
+
+def read_latest(folder: Path, read: Callable[[Checkpoint], T]) -> T | None:
+    """What `read` makes of the newest checkpoint that can be read; None where a run has no checkpoint.
+
+    One that was replaced while it was read is followed by the one that replaced it. One that is damaged is said, and
+    the one before it is taken.
+
+    Args:
+        folder: of the run's checkpoints.
+        read: raises CheckpointError where a file of the checkpoint is missing or damaged.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    damaged: dict[Path, CheckpointError] = {}
+    while found := [checkpoint for checkpoint in find(folder) if checkpoint.path not in damaged]:
+        newest = found[-1]
+        try:
+            result = read(newest)
+        except CheckpointError as error:
+            if not os.path.lexists(newest.path):
+                continue  # the run that goes on has replaced it
+            damaged[newest.path] = error
+            continue
+        for path, error in damaged.items():
+            _log.warning("%s is damaged and left out; %s is used in its place. (%s)", path, newest.path.name, error)
+        return result
+    if damaged:
+        reasons = "\n  ".join(str(error) for error in damaged.values())
+        raise CheckpointError(f"{folder}: no checkpoint is whole:\n  {reasons}\nRestore one, or begin a new run.")
+    return None
+
+
+def set_aside_damaged(folder: Path, used: Checkpoint) -> None:
+    """Rename checkpoints that are newer than the one in use, so that the run can write them again."""
+    for other in find(folder):
+        if other.path.name > used.path.name:
+            aside = folder / f"{_DAMAGED}{other.path.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            other.path.rename(aside)
 
 
 def of_stage(folder: Path, index: int) -> Checkpoint:
@@ -129,20 +219,42 @@ def of_stage(folder: Path, index: int) -> Checkpoint:
     Raises:
         CheckpointError: it has none.
     """
-    found = [c for c in find(folder) if c.state["stage_index"] == index]
+    found = [checkpoint for checkpoint in find(folder) if int(checkpoint.path.name.partition("-")[0]) == index]
     if not found:
         raise CheckpointError(f"{folder}: the checkpoint of stage {index} is missing.")
     return found[-1]
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint, if it can be one."""
+    file = path / STATE
     try:
-        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path / STATE}: cannot be read: {error}. Remove the folder to use the one before it."
-        ) from error
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        problem = _problem(state, path.name)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {type(error).__name__}: {error}.") from error
+    if problem:
+        raise CheckpointError(f"{file}: {problem}. It is damaged, or was changed by hand.")
     return state
+
+
+def _problem(state: dict[str, Any], name: str) -> str:
+    """Why a state cannot be that of the checkpoint `name`; empty if it can."""
+    kinds = {
+        "stage": str,
+        "stage_index": int,
+        "step": int,
+        "total_steps": int,
+        "skipped": list,
+        "seconds": (int, float),
+    }
+    for key, kind in kinds.items():
+        if isinstance(state[key], bool) or not isinstance(state[key], kind):
+            return f"{key} is {state[key]!r}"
+    if not 0 <= state["step"] <= state["total_steps"]:
+        return f"step is {state['step']}, but the stage has {state['total_steps']} steps"
+    said = checkpoint_name(state["stage_index"], state["stage"], state["step"])
+    return "" if said == name else f"says that it is {said}"
 
 
 def _remove_older(folder: Path, kept: Path) -> None:
@@ -164,23 +276,22 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def buffers_beside(model: nn.Module, names: set[str]) -> set[str]:
-    """The stored buffers (BatchNorm statistics) of modules that own one of the named parameters: they train with it."""
-    found: set[str] = set()
-    for prefix, module in model.named_modules():
-        full = f"{prefix}." if prefix else ""
-        if any(full + name in names for name, _ in module.named_parameters(recurse=False)):
-            stored = module.state_dict().keys()
-            found |= {full + name for name, _ in module.named_buffers(recurse=False) if name in stored}
-    return found
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path, required: Collection[str] = ()) -> None:
     """Copy checkpoint tensors over a model's own.
 
+    Args:
+        model: as the recipe builds it.
+        weights: of the checkpoint.
+        source: where they come from, for errors.
+        required: names that have to be there.
+
     Raises:
-        CheckpointError: a tensor has no place in the model, or another shape.
+        CheckpointError: a tensor is missing, has no place in the model, or another shape, or a dtype whose numbers the
+            model's own dtype cannot hold.
     """
+    if missing := sorted(set(required) - weights.keys()):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CheckpointError(f"{source}: lacks {', '.join(missing[:3])}{more}, which the recipe trains.")
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, value in weights.items():
         if name not in own:
@@ -189,6 +300,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
             raise CheckpointError(
                 f"{source}: {name!r} is {tuple(value.shape)}, the recipe's model wants {tuple(own[name].shape)}."
             )
+        if own[name].dtype != value.dtype and not (own[name].is_floating_point() and value.is_floating_point()):
+            raise CheckpointError(f"{source}: {name!r} is {value.dtype}, the recipe's model wants {own[name].dtype}.")
         with torch.no_grad():
             own[name].copy_(value)
 

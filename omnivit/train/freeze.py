@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from omnivit.errors import RecipeError
+from omnivit.recipe import Recipe
 
 
 def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "train") -> dict[str, float]:
@@ -91,3 +92,23 @@ def set_modes(module: nn.Module, training: bool, inherited: bool = True) -> None
 def _outline(names: list[str]) -> str:
     prefixes = sorted({".".join(name.split(".")[:2]) + ".*" for name in names})
     return ", ".join(prefixes)
+
+
+def buffers_beside(model: nn.Module, names: set[str]) -> set[str]:
+    """The stored buffers (BatchNorm statistics) of modules that own one of the named parameters: they train with it."""
+    found: set[str] = set()
+    for prefix, module in model.named_modules():
+        full = f"{prefix}." if prefix else ""
+        if any(full + name in names for name, _ in module.named_parameters(recurse=False)):
+            stored = module.state_dict().keys()
+            found |= {full + name for name, _ in module.named_buffers(recurse=False) if name in stored}
+    return found
+
+
+def trained_so_far(model: nn.Module, recipe: Recipe, index: int) -> set[str]:
+    """Every tensor that this stage or one before it trains: what a checkpoint must hold."""
+    known = [name for name, _ in model.named_parameters()]
+    names: set[str] = set()
+    for stage in recipe.stages[: index + 1]:
+        names |= set(match(known, stage.train, f"stages.{stage.name}.train"))
+    return names | buffers_beside(model, names)

@@ -29,7 +29,7 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder
 from omnivit.train.callbacks import Saver, progress
-from omnivit.train.freeze import base_beside_lora, freeze, match
+from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
 from omnivit.train.module import StageModule
 from omnivit.train.state import StagePosition
 
@@ -105,7 +105,10 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
         folder.record_provenance(path, found, resume)
     standing = checkpoint.latest(run.checkpoints) if resume else None
     if standing is not None:
-        checkpoint.load_weights(model, standing.weights(), standing.path)
+        trained = trained_so_far(model, recipe, standing.state["stage_index"])
+        checkpoint.load_weights(model, standing.weights(), standing.path, trained)
+        if folder.is_leader():
+            checkpoint.set_aside_damaged(run.checkpoints, standing)
     return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
 
 
@@ -126,10 +129,12 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
     position = StagePosition(stage, index, plan.steps, plan.samples)
-    begun = standing is not None and standing.state["stage_index"] >= index
-    here = checkpoint.of_stage(run.checkpoints, index) if begun else None
+    reached = -1 if standing is None else standing.state["stage_index"]
+    here = standing if reached == index else None
     if here is not None:
         _continue(position, here)
+    elif index < reached:
+        _recall(position, run.checkpoints)
     if position.step < plan.steps:
         _fit(run, rates, plan, position, here)
     return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped)
@@ -139,7 +144,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
          here: checkpoint.Checkpoint | None) -> None:  # fmt: skip
     stage, recipe = position.stage, run.recipe
     validation = open_mixture(stage.validation.data, recipe.data.root) if stage.validation else None
-    saver = Saver(run.checkpoints, recipe.checkpoint_every, _trained_so_far(run, position.index),
+    saver = Saver(run.checkpoints, recipe.checkpoint_every, trained_so_far(run.model, recipe, position.index),
                   here.optimizer() if here is not None else None)  # fmt: skip
     trainer = _trainer(run, stage, saver)
     _check_split(stage, trainer)
@@ -159,6 +164,18 @@ def _continue(position: StagePosition, here: checkpoint.Checkpoint) -> None:
     position.seconds = here.state["seconds"]
 
 
+def _recall(position: StagePosition, checkpoints: Path) -> None:
+    """Take over what is known of a stage that the run has left behind."""
+    position.step = position.total
+    try:
+        state = checkpoint.of_stage(checkpoints, position.index).state
+    except CheckpointError as error:
+        log.warning("%s\nThe run goes on from a later stage; the report will lack the time and the skipped samples of "
+                     "stage %s.", error, position.stage.name)  # fmt: skip
+        return
+    position.skipped, position.seconds = list(state["skipped"]), state["seconds"]
+
+
 def rows_of(preparer: Preparer, mixture: Mixture) -> float:
     """LLM rows of a typical medium (the first that is good), to estimate the lengths of samples for grouping."""
     counts = mixture.lengths()[1]
@@ -170,15 +187,6 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
         if spans:  # the count is a guess without parsing: a text may hold `<image>`
             return float(spans[0].length)
     return 0.0
-
-
-def _trained_so_far(run: Run, index: int) -> set[str]:
-    """Every tensor that this stage or one before it trains: what a checkpoint must hold."""
-    known = [name for name, _ in run.model.named_parameters()]
-    names: set[str] = set()
-    for stage in run.recipe.stages[: index + 1]:
-        names |= set(match(known, stage.train, f"stages.{stage.name}.train"))
-    return names | checkpoint.buffers_beside(run.model, names)
 
 
 def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:

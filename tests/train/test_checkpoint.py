@@ -1,10 +1,13 @@
 """A checkpoint is whole or not there; the one before stays until the new one stands."""
 
 import json
+import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,11 @@ import torch
 from torch import nn
 
 from omnivit.errors import CheckpointError
-from omnivit.train import checkpoint
+from omnivit.train import checkpoint, manifest
+from omnivit.train.freeze import buffers_beside
+from omnivit.train.manifest import MANIFEST
 
-STATE = {"stage": "align", "stage_index": 0, "step": 1}
+STATE = {"stage": "align", "stage_index": 0, "step": 1, "total_steps": 20, "skipped": [], "seconds": 0.5}
 
 
 def save(folder: Path, step: int, size: int = 4) -> Path:
@@ -32,7 +37,13 @@ def test_newest_counts_and_older_goes(tmp_path: Path) -> None:
 
 def test_other_stages_stay(tmp_path: Path) -> None:
     save(tmp_path, 5)
-    checkpoint.save(tmp_path, checkpoint.checkpoint_name(1, "instruct", 3), {}, {}, STATE | {"stage_index": 1})
+    checkpoint.save(
+        tmp_path,
+        checkpoint.checkpoint_name(1, "instruct", 3),
+        {},
+        {},
+        STATE | {"stage_index": 1, "stage": "instruct", "step": 3},
+    )
     assert len(checkpoint.find(tmp_path)) == 2
     assert checkpoint.of_stage(tmp_path, 0).state["step"] == 5
 
@@ -84,16 +95,124 @@ def test_one_that_stands_is_kept(tmp_path: Path) -> None:
     assert found is not None and found.weights()["w"].shape == (4,)
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
-    path = save(tmp_path, 1)
-    (path / checkpoint.WEIGHTS).write_bytes(b"\x00" * 12)
+def flip(file: Path, bit: int) -> None:
+    """One bit of a file, counted from its end."""
+    content = bytearray(file.read_bytes())
+    content[-1 - bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE, MANIFEST])
+@pytest.mark.parametrize("bit", [3, 77])
+def test_one_flipped_bit_is_found(tmp_path: Path, file: str, bit: int) -> None:
+    flip(save(tmp_path, 1) / file, bit)
+    with pytest.raises(CheckpointError, match=f"no checkpoint is whole(.|\n)*{file}"):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.STATE, MANIFEST])
+def test_a_file_that_is_gone_is_named(tmp_path: Path, file: str) -> None:
+    (save(tmp_path, 1) / file).unlink()
+    with pytest.raises(CheckpointError, match=f"{file}: cannot be read"):
+        checkpoint.latest(tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = save(tmp_path, 5)
+    newer = checkpoint.save(
+        tmp_path, checkpoint.checkpoint_name(1, "instruct", 3), {"w": torch.ones(4)}, {},
+        STATE | {"stage": "instruct", "stage_index": 1, "step": 3},
+    )  # fmt: skip
+    flip(newer / checkpoint.WEIGHTS, 5)
     found = checkpoint.latest(tmp_path)
-    assert found is not None
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
-        found.weights()
-    (path / checkpoint.STATE).write_text("{", encoding="utf-8")
+    assert found is not None and found.path == older and found.weights()["w"].tolist() == [5.0] * 4
+    assert f"{newer} is damaged and left out; {older.name} is used in its place" in caplog.text
+    assert "model.safetensors: its SHA-256 is " in caplog.text
+    checkpoint.set_aside_damaged(tmp_path, found)
+    assert [c.path for c in checkpoint.find(tmp_path)] == [older]
+    again = checkpoint.save(
+        tmp_path, newer.name, {"w": torch.ones(4)}, {}, STATE | {"stage": "instruct", "stage_index": 1, "step": 3}
+    )
+    checkpoint.Checkpoint(again).check()  # the run writes anew what was damaged
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": -1}, "step is -1, but the stage has 20 steps"),
+        ({"step": 21}, "step is 21, but the stage has 20 steps"),
+        ({"step": "7"}, "step is '7'"),
+        ({"step": True}, "step is True"),
+        ({"stage_index": 1}, "says that it is 01-align-step-00000007"),
+        ({"total_steps": None}, "total_steps is None"),
+        ({"skipped": "none"}, "skipped is 'none'"),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused_even_with_a_manifest_that_fits(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = save(tmp_path, 7)
+    (path / checkpoint.STATE).write_text(json.dumps(STATE | {"step": 7} | change))
+    (path / MANIFEST).unlink()
+    manifest.write(path)
+    with pytest.raises(CheckpointError, match=re.escape(f"{path / checkpoint.STATE}: {message}")):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"files": {"state.json": 3}, "checksum": ""}'])
+def test_damaged_json_is_a_checkpoint_error(tmp_path: Path, content: str) -> None:
+    path = save(tmp_path, 7)
+    (path / MANIFEST).write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: "):
+        checkpoint.latest(tmp_path)
+    (path / MANIFEST).unlink()
+    (path / checkpoint.STATE).write_text(content)
+    manifest.write(path)
     with pytest.raises(CheckpointError, match=r"state\.json: cannot be read"):
         checkpoint.latest(tmp_path)
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from omnivit.train import checkpoint
+step = 1
+while True:
+    state = {"stage": "align", "stage_index": 0, "step": step, "total_steps": 10**7, "skipped": [], "seconds": 0.5}
+    name, weights = checkpoint.checkpoint_name(0, "align", step), {"w": torch.full((64,), 1.0 * step)}
+    checkpoint.save(Path(sys.argv[1]), name, weights, {}, state)
+    step += 1
+"""
+
+
+def test_loading_while_checkpoints_are_replaced_never_fails(tmp_path: Path) -> None:
+    """A process that only writes, and one that only reads: every reading is of one whole checkpoint, and none older."""
+    save(tmp_path, 0)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
+    readings: list[tuple[int, float]] = []
+    try:
+        deadline = time.monotonic() + 30
+        while len({step for step, _ in readings}) < 200 and time.monotonic() < deadline:
+            found = checkpoint.read_latest(tmp_path, lambda c: (c.state["step"], c.weights()["w"][0].item()))
+            assert found is not None
+            readings.append(found)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len({step for step, _ in readings}) >= 200, "the writer was too slow to show anything"
+    assert all(step == value for step, value in readings)
+    assert [step for step, _ in readings] == sorted(step for step, _ in readings)
 
 
 def test_weights_must_fit() -> None:
@@ -102,6 +221,10 @@ def test_weights_must_fit() -> None:
         checkpoint.load_weights(model, {"other": torch.zeros(1)}, Path("x"))
     with pytest.raises(CheckpointError, match=r"'bias' is \(3,\), the recipe's model wants \(2,\)"):
         checkpoint.load_weights(model, {"bias": torch.zeros(3)}, Path("x"))
+    with pytest.raises(CheckpointError, match=r"'bias' is torch\.int8, the recipe's model wants torch\.float32"):
+        checkpoint.load_weights(model, {"bias": torch.zeros(2, dtype=torch.int8)}, Path("x"))
+    with pytest.raises(CheckpointError, match="lacks bias, weight, which the recipe trains"):
+        checkpoint.load_weights(model, {}, Path("x"), {"weight", "bias"})
 
 
 def test_optimizer_round_trip() -> None:
@@ -121,7 +244,7 @@ def test_optimizer_round_trip() -> None:
 
 def test_buffers_train_with_their_module() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
-    assert checkpoint.buffers_beside(model, {"1.weight"}) == {
+    assert buffers_beside(model, {"1.weight"}) == {
         "1.running_mean",
         "1.running_var",
         "1.num_batches_tracked",
