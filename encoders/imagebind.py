@@ -36,6 +36,7 @@ from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.weights import load_strictly, locate, read_state
 from omnivit.plugin import Card
+from omnivit.precision import torch_dtype
 from omnivit.testing import made
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ class ImageBindConfig:
     """Metres that 1 in a depth map stands for: 0.001 for pictures in millimetres, 1.0 for arrays in metres."""
     depth_baseline_focal: float = KINECT
     """Baseline (metres) times focal length (pixels) of the depth camera; default: Kinect v1."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
+    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
 
     def __post_init__(self) -> None:
         if self.path is None and not self.sizes:
@@ -194,7 +195,7 @@ class ImageBindEncoder(Encoder):
         self.config = config
         self.towers = tuple(dict.fromkeys(TOWER_OF[medium] for medium in config.towers))
         with torch.device("meta") if config.path is not None else nullcontext():
-            self.model = imagebind_model.build(self.towers, config.sizes).to(getattr(torch, config.dtype))
+            self.model = imagebind_model.build(self.towers, config.sizes).to(torch_dtype(config.dtype))
         self.model.modality_postprocessors.float()  # logit scales
         self.parts = imagebind_model.PARTS[:2] if config.rows == "tokens" else imagebind_model.PARTS
         self.width = self._width()

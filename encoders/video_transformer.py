@@ -29,6 +29,7 @@ from omnivit.model.pretrained import explained, load_pretrained, processor_finge
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate
 from omnivit.plugin import Card
+from omnivit.precision import torch_dtype
 from omnivit.testing import made
 
 
@@ -49,8 +50,8 @@ class VideoTransformerConfig:
     """Frames a second, for `sampling: fps`."""
     side: int = SIDE
     """Frames whose short side is longer are scaled down to it while they are decoded."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
+    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):
@@ -174,7 +175,7 @@ class VideoTransformerEncoder(Encoder):
         if config.path is None:
             return
         name, cls = f"video_transformer encoder, path {config.path!r}", type(self.tower)
-        options = {"config": copy.deepcopy(self._settings), "dtype": getattr(torch, config.dtype), **self._extra()}
+        options = {"config": copy.deepcopy(self._settings), "dtype": torch_dtype(config.dtype), **self._extra()}
         self.tower = load_pretrained(cls, locate(config.path), name, **options)
         remove(self.tower, self.unused)
 
@@ -184,7 +185,7 @@ class VideoTransformerEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`pixels` [M, F, 3, H, W] -> Features [M, S, D] with the grid (t, y, x), time slowest."""
-        values = self._run(self.tower, items["pixels"].to(getattr(torch, self.config.dtype)))[:, self.prefix :]
+        values = self._run(self.tower, items["pixels"].to(torch_dtype(self.config.dtype)))[:, self.prefix :]
         t, y, x = self.patches
         if self._kind.space_first:
             values = values.reshape(len(values), y * x, t, self.width).transpose(1, 2).flatten(1, 2)
@@ -198,7 +199,7 @@ class VideoTransformerEncoder(Encoder):
 
     def _build(self) -> Any:
         with explained(f"video_transformer encoder: a model of type {self._settings.model_type!r} cannot be built"):
-            options = {"dtype": getattr(torch, self.config.dtype), **self._extra()}
+            options = {"dtype": torch_dtype(self.config.dtype), **self._extra()}
             settings = copy.deepcopy(self._settings)
             return AutoModel.from_config(settings, **options).eval()  # type: ignore[no-untyped-call]
 

@@ -9,6 +9,7 @@ Shapes: B samples of a batch, T tokens, V vocabulary, n supervised tokens of a s
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +23,12 @@ from omnivit.data.collate import Batch, EncodedSample, collate
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
 from omnivit.data.sample import Message, Sample
+from omnivit.device import device_named
 from omnivit.errors import CheckpointError, DataError, suggest
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import OmniModel
+from omnivit.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.reply import Reply, message_of, read_heads
@@ -73,7 +76,7 @@ def load(run: str | Path, device: str | None = None) -> Assistant:
     Raises:
         CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
         PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
-        RecipeError: the recipe cannot be built here.
+        RecipeError: the recipe cannot be built here, or there is no such device.
     """
     folder = Path(run)
     if not (folder / RECIPE).is_file():
@@ -86,14 +89,12 @@ def load(run: str | Path, device: str | None = None) -> Assistant:
             f"{folder} holds a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
         )
     path, state, weights = standing
+    place = device_named(device)
     model = load_model(recipe)
+    if text := emulation(asked(model), place):
+        warnings.warn(text, EmulatedPrecision, stacklevel=2)
     checkpoint.load_weights(model, weights, path, trained_so_far(model, recipe, state["stage_index"]))
-    return Assistant(model.to(device or default_device()), preparer_of(model, recipe), recipe)
-
-
-def default_device() -> str:
-    """The GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return Assistant(model.to(place), preparer_of(model, recipe), recipe)
 
 
 class Assistant:

@@ -21,6 +21,7 @@ from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train.freeze import match
+from omnivit.train.run_precision import settled_here, warn_of_emulation
 from omnivit.train.stages import check_stages, open_stages
 
 LOOKED_AT = 16
@@ -52,6 +53,8 @@ class Summary:
     stages: list[StageSummary]
     rows: dict[str, int]
     """Slot -> LLM rows of the first medium looked at."""
+    precision: str
+    """What `trainer.precision` and `dtype: fastest` are on this machine, in words."""
 
 
 def check(recipe: Recipe, with_data: bool = True) -> Summary:
@@ -60,14 +63,17 @@ def check(recipe: Recipe, with_data: bool = True) -> Summary:
     Raises:
         OmniVitError: the first thing that is wrong.
     """
+    settled = settled_here(recipe)
+    recipe = settled.recipe
     mixtures = open_stages(recipe) if with_data else {}
     model = build_on_meta(recipe)
     check_stages(recipe, model)
+    warn_of_emulation(recipe, model)
     rows: dict[str, int] = {}
     stages = [_stage(recipe, stage, mixtures.get(stage.name), model, rows) for stage in recipe.stages]
     if with_data and recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
-    return Summary(model, stages, rows)
+    return Summary(model, stages, rows, settled.line)
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:

@@ -12,11 +12,12 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 from omnivit import __version__
-from omnivit.errors import OmniVitError, suggest
+from omnivit.errors import OmniVitError, OmniVitWarning, suggest
 
 VERBS = MappingProxyType(
     {
@@ -36,6 +37,7 @@ VERBS = MappingProxyType(
 
 EXIT_DONE, EXIT_DEFECT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
 TRACEBACK = "OMNIVIT_TRACEBACK"
+_python_format = warnings.formatwarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +79,7 @@ def _run(arguments: Sequence[str]) -> int:
     from omnivit.shield import shield
 
     shield()
+    warnings.formatwarning = _format_warning
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)
@@ -127,6 +130,15 @@ def _reader_is_gone() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """OmniViT's own warnings are for users: they are printed without the line of code that Python adds."""
+    if issubclass(category, OmniVitWarning):
+        return f"warning: {message}\n"
+    return _python_format(message, category, filename, lineno, line)
 
 
 def _show_traceback() -> None:

@@ -42,6 +42,10 @@ class LibraryError(OmniVitError):
     """An installed library is not used as its version wants it. Names the library, its version and a remedy."""
 
 
+class OmniVitWarning(UserWarning):
+    """Base class: nothing fails, but a user should know. The command line prints it on one line."""
+
+
 def suggest(name: str, available: Iterable[str]) -> str:
     """Describe what `name` could have been: ``did you mean "clip"? Available: clip, timm.``
 

@@ -62,7 +62,7 @@ def test_a_run_is_not_overwritten(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", str(recipe_file), "stages.align.steps=1", "stages.instruct.steps=1"]) == 0
-    assert capfd.readouterr().out == "Report: runs/tiny/report.md\n"
+    assert capfd.readouterr().out == "precision: 32-true\nReport: runs/tiny/report.md\n"
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
     assert cli.main(["train", str(recipe_file)]) == 2
     error = capfd.readouterr().err

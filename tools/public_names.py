@@ -60,6 +60,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "omnivit.model.surgery": ("Surgery",),
     "omnivit.model.tokens": ("read_tokenizer",),
     "omnivit.plugin": EVERYTHING,
+    "omnivit.precision": ("torch_dtype",),
     "omnivit.reply": ("Prediction", "Reply"),
     "omnivit.testing.adapter": ("AdapterContract",),
     "omnivit.testing.encoder": ("EncoderContract",),

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     summary = check(recipe, with_data=not args.without_data)
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
+    print(summary.precision)
     for stage, found in zip(recipe.stages, summary.stages, strict=True):
         print("\n" + "\n".join(_stage(stage, found, summary)))
     return 0

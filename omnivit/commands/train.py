@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from omnivit.quiet import quieten_lightning, quieten_transformers
     from omnivit.recipe import load
-    from omnivit.train import folder
+    from omnivit.train import folder, run_precision
 
     quieten_transformers()
     quieten_lightning()
@@ -28,13 +28,18 @@ def run(args: argparse.Namespace) -> int:
         if args.recipe is not None or args.run_dir is not None:
             raise RecipeError("--resume continues with the run's own recipe: give no recipe, overrides or --run-dir.")
         path, recipe = args.resume, folder.reopen(args.resume)
+        line = run_precision.resumed_line(path, recipe)
     elif args.recipe is None:
         raise RecipeError("which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`.")
     else:
-        recipe = load(args.recipe, args.overrides)
         path = args.run_dir or Path("runs") / args.recipe.stem
+        settled = run_precision.settled_for(path, load(args.recipe, args.overrides))
+        recipe, line = settled.recipe, settled.line
         if folder.is_leader():
             folder.create(path, recipe)
+            settled.record(path)
+    if folder.is_leader():
+        print(line, flush=True)
     from omnivit.train.report import train_and_report
 
     train_and_report(recipe, path, resume=args.resume is not None)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnivit import registry
+from omnivit import precision, registry
 from omnivit.data.mixture import derive_seed
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
 from omnivit.data.targets import HeadPreparer
+from omnivit.device import default_device
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter, Positions
 from omnivit.model.encoder import Encoder
@@ -64,6 +65,8 @@ def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, r
         raise RecipeError(f"{where}: says no `name`. Available: {', '.join(sorted(found.names())) or 'none'}.")
     cls = found.get(block["name"])
     options = {key: value for key, value in block.items() if key != "name"}
+    if options.get("dtype") == precision.FASTEST:  # not settled before, as training does: a plugin need not know it
+        options["dtype"] = precision.choose(precision.measure(default_device())).dtype
     return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path)
 
 

@@ -6,7 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnivit.assistant import Assistant, default_device
+from omnivit.assistant import Assistant
+from omnivit.device import default_device, trainer_device
 from omnivit.evaluate.plot import plot_losses
 from omnivit.evaluate.report import console_table, write_report
 from omnivit.evaluate.run import evaluate
@@ -20,9 +21,11 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool) -> None:
     run, results = train(recipe, path, resume)
     if not folder.is_leader():
         return
+    recipe = run.recipe
     found = {}
     if recipe.evaluation is not None:
-        model = run.model.to(default_device()).eval()  # Lightning leaves it on the CPU
+        device = "cpu" if trainer_device(recipe.trainer) == "cpu" else default_device()
+        model = run.model.to(device).eval()  # Lightning leaves it on the CPU
         assistant = Assistant(model, run.preparer, recipe)
         found = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(found))

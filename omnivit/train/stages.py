@@ -31,6 +31,7 @@ from omnivit.train import checkpoint, folder
 from omnivit.train.callbacks import Saver, progress
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
 from omnivit.train.module import StageModule
+from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
 from omnivit.train.state import StagePosition
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,14 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     """
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
+    recipe = settled_here(recipe).recipe
     mixtures = open_stages(recipe)
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
     model = load_model(recipe)
     check_stages(recipe, model)
+    if folder.is_leader():
+        warn_of_emulation(recipe, model)
     run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)
     for stage in recipe.stages:
         run.preparer_of(stage)  # so that a template which does not fit is not found hours later
@@ -210,7 +214,7 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "limit_val_batches": 1.0 if stage.validation else 0,
         "enable_checkpointing": False,
         "use_distributed_sampler": False,
-        "callbacks": [saver, *shown],
+        "callbacks": [saver, SamePrecision(run.recipe, run.model), *shown],
         "logger": loggers,
         "default_root_dir": run.path,
     }
