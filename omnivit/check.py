@@ -21,6 +21,7 @@ from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train.freeze import match
+from omnivit.train.masters import state_bytes
 from omnivit.train.run_precision import settled_here, warn_of_emulation
 from omnivit.train.stages import check_stages, open_stages
 
@@ -91,7 +92,7 @@ def count(module: nn.Module) -> int:
 
 
 def memory(model: OmniModel, stage: StageSummary, micro_batch: int) -> dict[str, float]:
-    """Estimated bytes on a device: weights, gradients, AdamW's two moments, and activations.
+    """Estimated bytes on a device: weights, gradients, AdamW's two moments (and masters), and activations.
 
     Activations follow Korthikanti et al., arXiv 2205.05198, eq. 2 without the attention matrix (fused kernels do not
     keep it): 34 bytes x tokens x width x layers at 16 bits, twice that at 32. An estimate: encoders are left out.
@@ -103,7 +104,7 @@ def memory(model: OmniModel, stage: StageSummary, micro_batch: int) -> dict[str,
     return {
         "weights": float(sum(p.numel() * p.element_size() for p in model.parameters())),
         "gradients": float(sum(bytes_of)),
-        "optimizer": 2.0 * sum(bytes_of),
+        "optimizer": float(sum(p.numel() * state_bytes(p) for p in trained)),
         "activations": 34.0 * wide * micro_batch * (stage.longest or 0) * width * layers,
     }
 

@@ -43,8 +43,8 @@ _python_format = warnings.formatwarning
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done; 1: a defect; 2: an error that the user can mend, or wrong usage; 130: interrupted; 141: the reader of
-    standard output went away.
+    0: done; 1: a defect, or training that stopped; 2: an error that the user can mend, or wrong usage; 130:
+    interrupted; 141: the reader of standard output went away.
 
     Args:
         argv: the arguments after `omnivit`; default: those of the process.
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OmniVitError as error:
         _show_traceback()
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

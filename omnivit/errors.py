@@ -1,17 +1,21 @@
 """Every error that OmniViT raises on purpose.
 
 An error says what failed, why, what to do about it, and what is available. The command line prints the message of an
-`OmniVitError` and exits with status 2; any other exception is a defect of OmniViT or of a plugin.
+`OmniVitError` and exits with its status; any other exception is a defect of OmniViT or of a plugin.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class OmniVitError(Exception):
     """Base class: a failure that the user can understand and mend."""
+
+    exit_status: ClassVar[int] = 2
+    """Of the command line: 2 where what was asked for is wrong, 1 where it was right and its work did not end well."""
 
 
 class PluginError(OmniVitError):
@@ -44,6 +48,12 @@ class LibraryError(OmniVitError):
 
 class OmniVitWarning(UserWarning):
     """Base class: nothing fails, but a user should know. The command line prints it on one line."""
+
+
+class TrainingError(OmniVitError):
+    """Training stopped before it was done: its loss is not finite, or a stage did not reach its steps."""
+
+    exit_status = 1
 
 
 def suggest(name: str, available: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ def quieten_lightning() -> None:
         ".*does not have many workers.*",  # the number of workers is the recipe's choice
         ".*in eval mode at the start of training.*",  # what is frozen is in eval mode (Law 5)
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
+        ".*`lr_scheduler.step..` before `optimizer.step.*",  # where 16-mixed skips the first steps to find its scale
         ".*`isinstance.treespec, LeafSpec.`.*",
     ):
         warnings.filterwarnings("ignore", message=message)

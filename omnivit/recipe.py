@@ -144,7 +144,8 @@ class Data:
     on_bad_sample: str = "error"
     """`error` stops at the first bad sample; `skip` counts and reports them, up to `skip_budget`."""
     skip_budget: float = 0.01
-    """The share of a stage's samples that may be skipped before the run stops."""
+    """The share of a stage's samples (each counted once, however often it is shown) that may be skipped before the run
+    stops. One sample always may be, unless this is 0."""
     workers: int = 2
     """Loader processes per device."""
 
@@ -176,6 +177,8 @@ class Recipe:
     evaluation: Evaluation | None = None
     checkpoint_every: int = 0
     """Optimizer steps between checkpoints; 0: only at the end of each stage."""
+    nan_budget: int = 3
+    """Steps in a row that may be skipped because their loss or gradient is not finite; one more stops the run."""
     seed: int = 0
 
     _places = _NOWHERE  # no annotation, so not a field: neither compared, printed nor written

@@ -41,6 +41,7 @@ def problems(recipe: Recipe) -> Problems:
     if recipe.evaluation is not None:
         yield from _evaluation(recipe.evaluation, root / "evaluation")
     yield from _at_least(0, recipe.checkpoint_every, root / "checkpoint_every")
+    yield from _at_least(0, recipe.nan_budget, root / "nan_budget")
     yield from _within(0, 2**32 - 1, recipe.seed, root / "seed")
 
 

@@ -56,6 +56,12 @@ class MicroBatch:
         return replace(self, batch=self.batch.pin_memory() if self.batch else None)
 
 
+def skips_allowed(data: Data, samples: int) -> int:
+    """How many of so many different samples may be bad. One always may, where the budget is not 0: a share of a small
+    set would allow none."""
+    return max(1, int(data.skip_budget * samples)) if data.skip_budget else 0
+
+
 def open_source(source: DataSource, root: str | Path) -> Reader:
     """Open one data source with its reader.
 
@@ -165,6 +171,11 @@ class StagePlan:
         shown = epoch_size(self.mixture.sizes, self.mixture.weights)
         epochs, rest = divmod(self.steps, self.steps_per_epoch)  # the last batch of an epoch may be short
         return epochs * shown + rest * self.stage.batch_size
+
+    @property
+    def distinct(self) -> int:
+        """Different samples that the stage will show."""
+        return min(self.samples, len(self.mixture))
 
     def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(epoch, sample indices) of every step from `start` to the end."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from omnivit.train.checkpoint import fsync
@@ -13,16 +14,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOSS_PLOT = "loss.png"
+_NONE: Mapping[str, Collection[int]] = MappingProxyType({})
 PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 4.6, 3.4, 130
-RAW, SMOOTH, GRID = "#b9cbe4", "#1f4e9c", "#e6e6e6"
+RAW, SMOOTH, GRID, ALARM = "#b9cbe4", "#1f4e9c", "#e6e6e6", "#c62828"
 
 
-def plot_losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+def plot_losses(
+    path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], not_finite: Mapping[str, Collection[int]] = _NONE
+) -> None:
     """Draw `loss.png` into a run folder: a panel for each stage, every step faint and a moving average over it.
 
     Args:
         path: the run folder.
         curves: stage -> (optimizer step, loss). Stages without steps are left out; nothing is drawn if all are.
+        not_finite: stage -> steps that were skipped because their loss or gradient was not finite. They are marked, as
+            are those whose loss is not finite.
     """
     drawn = {stage: curve for stage, curve in curves.items() if curve}
     if not drawn:
@@ -32,7 +38,7 @@ def plot_losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -
     figure = Figure(figsize=(PANEL_WIDTH * len(drawn), PANEL_HEIGHT), dpi=DOTS_PER_INCH, layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     for panel, (stage, curve) in zip(panels, drawn.items(), strict=True):
-        _draw(panel, stage, curve)
+        _draw(panel, stage, curve, set(not_finite.get(stage, ())))
     panels[0].set_ylabel("loss per answer token (nats)")
     partial = path / f".partial-{LOSS_PLOT}"
     figure.savefig(partial, format="png")
@@ -47,8 +53,14 @@ def smoothed(losses: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _draw(panel: Axes, stage: str, curve: Sequence[tuple[int, float]]) -> None:
+def _draw(panel: Axes, stage: str, curve: Sequence[tuple[int, float]], not_finite: set[int]) -> None:
     points = [(step, loss) for step, loss in curve if math.isfinite(loss)]
+    marked = sorted(not_finite | {step for step, loss in curve if not math.isfinite(loss)})
+    for number, step in enumerate(marked):
+        label = f"not finite, skipped: {len(marked)} of {len(curve)} steps" if number == 0 else None
+        panel.axvline(step, color=ALARM, linewidth=1.0, alpha=0.6, label=label)
+    if marked:
+        panel.legend(loc="upper right", fontsize=8)
     steps, losses = [step for step, _ in points], [loss for _, loss in points]
     panel.plot(steps, losses, color=RAW, linewidth=1.0, marker="o" if len(points) < 30 else "", markersize=3)
     panel.plot(steps, smoothed(losses), color=SMOOTH, linewidth=1.9)

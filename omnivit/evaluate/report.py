@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ def write_report(
         peak_memory_mb: largest resident memory of the training process, in MB.
         curves: losses by stage.
     """
-    write_text(path / REPORT_DATA, json.dumps(as_record(scores, stages, peak_memory_mb, curves), indent=1) + "\n")
+    record = _as_json(as_record(scores, stages, peak_memory_mb, curves))
+    write_text(path / REPORT_DATA, json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(path / REPORT_TEXT, as_markdown(path, recipe, scores, stages, peak_memory_mb, curves))
 
 
@@ -92,7 +94,10 @@ def as_markdown(
     parts += [f"The loss is the mean over the first and the last steps of a stage, up to {ENDS}."]
     if any(curves.values()):
         parts.append(f"![Loss by step]({LOSS_PLOT})")
-    parts += _refused_part([reason for stage in stages for reason in stage.skipped], "Samples skipped in training")
+    parts += _refused_part(
+        list(dict.fromkeys(reason for stage in stages for reason in stage.skipped)), "Samples skipped in training"
+    )
+    parts += _refused_part(_steps_skipped(stages), "Steps skipped, because their loss or gradient was not finite")
     parts += ["## How to get here again", f"```\nomnivit train {path / RECIPE} --run-dir {path}-again\n```"]
     parts += [f"Seed {recipe.seed}. All settings: [{RECIPE}]({RECIPE}).", *_versions_part(path)]
     return "\n\n".join(parts) + "\n"
@@ -259,7 +264,8 @@ def _stage_record(stage: StageResult, curve: Sequence[tuple[int, float]]) -> dic
     record = {"name": stage.name, "steps": stage.steps, "samples": stage.samples, "seconds": round(stage.seconds, 3)}
     first, last = end_losses(curve)
     record |= {"first_loss": first, "last_loss": last}
-    return record | {"skipped": len(stage.skipped), "skipped_samples": stage.skipped}
+    record |= {"skipped": len(stage.skipped), "skipped_samples": stage.skipped}
+    return record | {"skipped_steps": [asdict(skipped) for skipped in stage.not_finite]}
 
 
 def _stage_row(stage: StageResult, curve: Sequence[tuple[int, float]]) -> tuple[str, ...]:
@@ -269,12 +275,30 @@ def _stage_row(stage: StageResult, curve: Sequence[tuple[int, float]]) -> tuple[
 
 
 def end_losses(curve: Sequence[tuple[int, float]]) -> tuple[float | None, float | None]:
-    """Mean loss over the first and over the last steps: `ENDS` of them, or a quarter of a short stage."""
-    if not curve:
+    """Mean loss over the first and over the last steps that have a finite one: `ENDS` of them, or a quarter of a short
+    stage."""
+    losses = [loss for _, loss in curve if math.isfinite(loss)]
+    if not losses:
         return None, None
-    losses = [loss for _, loss in curve]
     count = max(1, min(ENDS, len(losses) // 4))
     return sum(losses[:count]) / count, sum(losses[-count:]) / count
+
+
+def _steps_skipped(stages: Sequence[StageResult]) -> list[str]:
+    return [
+        f"stage {stage.name}, step {skipped.step}: {skipped.what}; samples {', '.join(skipped.samples)}"
+        for stage in stages
+        for skipped in stage.not_finite
+    ]
+
+
+def _as_json(value: Any) -> Any:
+    """The value with None in place of numbers that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _as_json(one) for key, one in value.items()}
+    return [_as_json(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _refused_part(reasons: Sequence[str], title: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from omnivit.data.module import open_source
+from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
 from omnivit.data.sample import Sample
@@ -139,7 +139,7 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
             if not skip:
                 raise
             refused.append(str(error))
-    if len(refused) > data.skip_budget * count:
+    if len(refused) > skips_allowed(data, count):
         raise DataError(
             f"{len(refused)} of {count} samples are bad, more than `data.skip_budget: {data.skip_budget}` allows. The "
             f"last: {refused[-1]}"

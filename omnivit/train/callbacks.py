@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from omnivit.train import checkpoint
+from omnivit.train.finite import NotFiniteError
 from omnivit.train.module import StageModule
 
 
@@ -42,6 +43,12 @@ class Saver(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         self._save(trainer, pl_module, pl_module.position.step + trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what the last good step left: the steps after it have changed nothing."""
+        assert isinstance(pl_module, StageModule)
+        if isinstance(exception, NotFiniteError) and exception.good > max(self.last, pl_module.position.step):
+            self._save(trainer, pl_module, exception.good)
 
     def _save(self, trainer: Trainer, module: StageModule, done: int) -> None:
         self.last = done

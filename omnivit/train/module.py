@@ -7,6 +7,7 @@ loss is divided by the number of its own targets, which are counted before the s
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from omnivit.data.collate import Batch
 from omnivit.data.mixture import derive_seed
-from omnivit.data.module import MicroBatch
+from omnivit.data.module import MicroBatch, skips_allowed
 from omnivit.errors import DataError
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import LM, Data
-from omnivit.train.freeze import set_modes
+from omnivit.train.finite import StepGuard, gradients_are_finite
+from omnivit.train.freeze import buffers_beside, set_modes
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.optimizer import adamw, schedule_factor
+from omnivit.train.ranks import gathered
 from omnivit.train.state import StagePosition
 
 
@@ -35,7 +38,7 @@ class StageModule(LightningModule):
     """Trains the parameters named in `rates`, from the position where the stage stands."""
 
     def __init__(
-        self, model: OmniModel, rates: dict[str, float], position: StagePosition, data: Data, seed: int
+        self, model: OmniModel, rates: dict[str, float], position: StagePosition, data: Data, seed: int, nan_budget: int
     ) -> None:
         super().__init__()
         self.model = model
@@ -45,6 +48,10 @@ class StageModule(LightningModule):
         self.weights = {name: weight for name, weight in position.stage.losses.items() if weight > 0}
         self.heads = [name for name in self.weights if name != LM]
         self.window = Window({name: head.losses for name, head in model.named_heads() if name in self.heads})
+        buffers = dict(model.named_buffers())
+        self.guard = StepGuard(position, nan_budget, [buffers[n] for n in sorted(buffers_beside(model, set(rates)))])
+        self.refused: list[str] = []
+        """Bad samples of the step that this rank has met."""
 
     def train(self, mode: bool = True) -> StageModule:
         """Training mode reaches only what trains (Law 5)."""
@@ -61,6 +68,8 @@ class StageModule(LightningModule):
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Seed every generator from the position alone, so that a resumed run draws what an undisturbed one draws."""
         del batch
+        if batch_idx % self.position.stage.accumulate == 0:
+            self.guard.begin()
         micro = self.position.step * self.position.stage.accumulate + batch_idx
         seed = derive_seed(self.seed, self.position.stage.name, micro, self.global_rank)
         random.seed(seed)
@@ -70,13 +79,15 @@ class StageModule(LightningModule):
     def training_step(self, micro: MicroBatch, batch_idx: int) -> Tensor:
         """The summed loss of one micro-batch (Lightning divides it by `accumulate`, DDP by the number of ranks)."""
         del batch_idx
-        self._count_refused(micro)
+        self._stop_at_refused(micro)
+        self.refused += micro.refused
         step = self._step_of(micro)
         if micro.batch is None:
             return self._no_loss()
         output = self._ask(micro.batch)
         total = step_loss(output, micro.batch, self.weights, step)
         self.window.add(total.detach(), len(output.logits), int(micro.batch.mask.sum()))
+        self.guard.saw(total, micro.batch.names)
         return total if total.requires_grad else self._no_loss()
 
     def _ask(self, batch: Batch) -> ModelOutput:
@@ -97,21 +108,31 @@ class StageModule(LightningModule):
         return dict(zip(counts, values.tolist(), strict=True))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Divide the step's summed gradients by its number of target tokens (runs before clipping)."""
-        loss, targets, tokens, heads = self._sums()
-        scale = self.position.stage.accumulate * self.trainer.world_size / max(targets, 1.0)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
-        self._log_step(optimizer, loss / max(targets, 1.0), tokens)
+        """Divide the step's summed gradients by its number of target tokens (runs before clipping), or skip the step
+        where its loss or gradient is not finite on any rank."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        broken = float(not gradients_are_finite(parameters))
+        (broken, refused), (loss, targets, tokens, heads) = self._sums(broken, float(len(self.refused)))
+        self._count_refused(refused > 0)
+        loss = loss / max(targets, 1.0)
+        self._log_step(optimizer, loss, tokens)
         self.log_dict({f"loss/{name}": value for name, value in heads.items()}, rank_zero_only=True)
+        if broken or not math.isfinite(loss):
+            step = self.position.step + self.global_step + 1
+            self.guard.drop(self.trainer, step, loss, parameters)
+            return
+        scale = self.position.stage.accumulate * self.trainer.world_size / max(targets, 1.0)
+        torch._foreach_mul_([p.grad for p in parameters], scale)
 
-    def _sums(self) -> tuple[float, float, float, dict[str, float]]:
-        """The window over all ranks: summed loss, target tokens, real tokens, and the mean of each loss of a head."""
-        sums = self.window.sums(self.device)
+    def _sums(self, *more: float) -> tuple[list[float], tuple[float, float, float, dict[str, float]]]:
+        """Sums over all ranks: of the given numbers, and of the window (its summed loss, target tokens, real tokens,
+        and the mean of each loss of a head)."""
+        own = torch.tensor(more, dtype=torch.float64, device=self.device)
+        sums = torch.cat([own, self.window.sums(self.device)])
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, targets, tokens, *rest = sums.tolist()
-        return loss, targets, tokens, self.window.means(rest)
+        loss, targets, tokens, *rest = sums[len(more) :].tolist()
+        return sums[: len(more)].tolist(), (loss, targets, tokens, self.window.means(rest))
 
     def validation_step(self, micro: MicroBatch, batch_idx: int) -> None:
         del batch_idx
@@ -124,7 +145,7 @@ class StageModule(LightningModule):
         self.window.reset()
 
     def on_validation_epoch_end(self) -> None:
-        loss, targets, _, heads = self._sums()
+        _, (loss, targets, _, heads) = self._sums()
         self.log_dict({f"validation_loss/{name}": value for name, value in heads.items()}, rank_zero_only=True)
         if targets:  # none: every sample was refused, and counted
             self.log("validation_loss", loss / targets, rank_zero_only=True)
@@ -150,20 +171,22 @@ class StageModule(LightningModule):
         if micro.refused and self.data.on_bad_sample == "error":
             raise DataError(f"{micro.refused[0]}\n`data.on_bad_sample: skip` would skip such samples and count them.")
 
-    def _count_refused(self, micro: MicroBatch) -> None:
-        """Stop at a bad sample, or count it where the recipe says skip.
+    def _count_refused(self, any_rank: bool) -> None:
+        """Record the bad samples that all ranks have met in this step.
 
         Raises:
-            DataError: `on_bad_sample: error`, or more samples skipped than `skip_budget` allows.
+            DataError: more samples skipped than `skip_budget` allows.
         """
-        self._stop_at_refused(micro)
-        for reason in micro.refused:
+        if not any_rank:
+            return
+        for reason in gathered(self.refused, self.trainer.world_size):
             self.position.skip(reason)
-        allowed = self.data.skip_budget * self.position.samples
+        self.refused = []
+        allowed = skips_allowed(self.data, self.position.samples)
         if len(self.position.skipped) > allowed:
             raise DataError(
                 f"{len(self.position.skipped)} bad samples in stage {self.position.stage.name!r}, more than the "
-                f"{int(allowed)} that `data.skip_budget: {self.data.skip_budget}` allows. The last: "
+                f"{allowed} that `data.skip_budget: {self.data.skip_budget}` allows. The last: "
                 f"{self.position.skipped[-1]}"
             )
 

@@ -9,19 +9,21 @@ from torch import nn
 from torch.optim import AdamW
 
 from omnivit.recipe import Schedule, Stage
+from omnivit.train.masters import MasterAdamW
 
 
 def adamw(model: nn.Module, rates: Mapping[str, float], stage: Stage) -> tuple[AdamW, list[str]]:
     """AdamW with a group for each (rate, decayed or not), and the parameter names in the optimizer's order.
 
-    Biases, norms and other one-dimensional parameters are exempt from weight decay.
+    Biases, norms and other one-dimensional parameters are exempt from weight decay. Weights in bfloat16 have masters in
+    float32.
     """
     groups: dict[tuple[float, float], list[str]] = {}
     parameters = {name: p for name, p in model.named_parameters() if name in rates}
     for name, parameter in parameters.items():
         decay = stage.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rates[name], decay), []).append(name)
-    optimizer = AdamW(
+    optimizer = MasterAdamW(
         [
             {"params": [parameters[n] for n in names], "lr": rate, "weight_decay": decay}
             for (rate, decay), names in groups.items()

@@ -11,6 +11,7 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder
 from omnivit.train.callbacks import Saver, progress
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
+from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
-from omnivit.train.state import StagePosition
+from omnivit.train.state import SkippedStep, StagePosition
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class StageResult:
     seconds: float
     skipped: list[str]
     """Reason of every skipped sample."""
+    not_finite: Sequence[SkippedStep] = ()
+    """Steps that were skipped because their loss or gradient was not finite."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     """Train one stage from where the standing checkpoint left it, unless it is finished."""
     rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
-    position = StagePosition(stage, index, plan.steps, plan.samples)
+    position = StagePosition(stage, index, plan.steps, plan.distinct)
     reached = -1 if standing is None else standing.state["stage_index"]
     here = standing if reached == index else None
     if here is not None:
@@ -141,7 +145,7 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
         _recall(position, run.checkpoints)
     if position.step < plan.steps:
         _fit(run, rates, plan, position, here)
-    return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped)
+    return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped, position.not_finite)
 
 
 def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosition,
@@ -154,7 +158,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     _check_split(stage, trainer)
     position.began = time.perf_counter()
     trainer.fit(
-        StageModule(run.model, rates, position, recipe.data, recipe.seed),
+        StageModule(run.model, rates, position, recipe.data, recipe.seed, recipe.nan_budget),
         datamodule=StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step),
     )
 
@@ -164,8 +168,7 @@ def _continue(position: StagePosition, here: checkpoint.Checkpoint) -> None:
         raise CheckpointError(
             f"{here.path}: its stage had {here.state['total_steps']} steps, the recipe's has {position.total} now."
         )
-    position.step, position.skipped = here.state["step"], list(here.state["skipped"])
-    position.seconds = here.state["seconds"]
+    position.continue_from(here.state)
 
 
 def _recall(position: StagePosition, checkpoints: Path) -> None:
@@ -177,7 +180,8 @@ def _recall(position: StagePosition, checkpoints: Path) -> None:
         log.warning("%s\nThe run goes on from a later stage; the report will lack the time and the skipped samples of "
                      "stage %s.", error, position.stage.name)  # fmt: skip
         return
-    position.skipped, position.seconds = list(state["skipped"]), state["seconds"]
+    position.continue_from(state)
+    position.step = position.total
 
 
 def rows_of(preparer: Preparer, mixture: Mixture) -> float:
@@ -263,10 +267,12 @@ def check_trainer_options(options: dict[str, Any]) -> None:
 def check_stages(recipe: Recipe, model: OmniModel) -> None:
     """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach."""
     check_trainer_options(recipe.trainer)
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
     trained: set[str] = set()
     for stage in recipe.stages:
         matched = match(names, stage.train, f"stages.{stage.name}.train")
+        check_trainable(((name, parameters[name]) for name in matched), f"stages.{stage.name}.train")
         trained |= matched.keys()
         if warning := base_beside_lora(matched, f"stages.{stage.name}.train"):
             log.warning("%s", warning)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omnivit.recipe import Stage
+
+
+@dataclass(frozen=True)
+class SkippedStep:
+    """A step that changed nothing, because its loss or gradient was not finite."""
+
+    step: int
+    """Its number in the stage, from 1."""
+    what: str
+    """Which of the two, with the value of the loss."""
+    samples: tuple[str, ...]
+    """Names of the samples whose loss was not finite; of all samples of the step, where every loss was."""
+    counted: bool = True
+    """Against `nan_budget`; False where `16-mixed` tried a scale of the loss that was too large."""
 
 
 @dataclass
@@ -19,13 +35,15 @@ class StagePosition:
     total: int
     """Optimizer steps of the stage."""
     samples: int
-    """Samples that the stage shows, repeats included."""
+    """Different samples that the stage shows: what `skip_budget` is a share of."""
     step: int = 0
     """Optimizer steps done before this process started the stage."""
     skipped: list[str] = field(default_factory=list)
-    """Reason of every sample that was skipped in this stage."""
+    """Reason of every sample that was skipped in this stage, on all ranks; each once."""
+    not_finite: list[SkippedStep] = field(default_factory=list)
+    """In order, of all processes."""
     losses: list[float] = field(default_factory=list)
-    """Loss of every step that this process took."""
+    """Loss of every step that this process took; finite ones only."""
 
     seconds: float = 0.0
     """Training time of the processes before this one."""
@@ -38,10 +56,38 @@ class StagePosition:
         return self.seconds + (time.perf_counter() - self.began if self.began is not None else 0.0)
 
     def record(self, loss: float) -> None:
-        self.losses.append(loss)
+        if math.isfinite(loss):
+            self.losses.append(loss)
 
     def skip(self, reason: str) -> None:
-        self.skipped.append(reason)
+        """Note a bad sample; one that comes again, in a later epoch, is the same."""
+        if reason not in self.skipped:
+            self.skipped.append(reason)
+
+    def not_finite_in_a_row(self, step: int) -> int:
+        """How many counted steps without a finite loss or gradient end at `step`."""
+        return sum(skipped.counted for skipped in self._row(step))
+
+    def last_good(self, step: int) -> int:
+        """The last step up to `step` that was not skipped."""
+        return step - len(self._row(step))
+
+    def _row(self, step: int) -> list[SkippedStep]:
+        """The steps that were skipped one after the other, up to `step`; the last comes first."""
+        row = []
+        for skipped in reversed(self.not_finite):
+            if skipped.step != step - len(row):
+                break
+            row.append(skipped)
+        return row
+
+    def continue_from(self, state: Mapping[str, Any]) -> None:
+        """Take over what `to_json` gave."""
+        self.step, self.seconds, self.skipped = state["step"], state["seconds"], list(state["skipped"])
+        self.not_finite = [
+            SkippedStep(one["step"], one["what"], tuple(one["samples"]), one["counted"])
+            for one in state.get("not_finite", [])
+        ]
 
     def to_json(self, done: int, seed: int) -> dict[str, Any]:
         """The state that a checkpoint after `done` steps carries."""
@@ -51,6 +97,7 @@ class StagePosition:
             "step": done,
             "total_steps": self.total,
             "skipped": self.skipped,
+            "not_finite": [asdict(skipped) for skipped in self.not_finite if skipped.step <= done],
             "seconds": self.elapsed,
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):
             "seed": seed,

@@ -14,6 +14,7 @@ from omnivit.evaluate.report import console_table, duration, end_losses, verdict
 from omnivit.evaluate.run import Score
 from omnivit.recipe import Recipe
 from omnivit.train.stages import StageResult
+from omnivit.train.state import SkippedStep
 
 SCORES = {
     "true": Score(wilson(67, 100), wilson(70, 100), refused=("sample 'x':\nno | picture",)),
@@ -21,7 +22,10 @@ SCORES = {
     "none": Score(wilson(13, 100), wilson(20, 100)),
     "linear_probe": Score(wilson(70, 100)),
 }
-STAGES = [StageResult("align", 92, 1472, 101.26, []), StageResult("in|struct", 300, 4800, 320.5, ["bad"] * 12)]
+STAGES = [
+    StageResult("align", 92, 1472, 101.26, []),
+    StageResult("in|struct", 300, 4800, 320.5, [f"bad {k}" for k in range(12)]),
+]
 CURVES = {"align": [(step, 4.0 - step / 40) for step in range(1, 93)], "in|struct": [(1, 2.0), (2, 1.0)]}
 
 
@@ -47,7 +51,7 @@ def test_report_json(report: Callable[..., Path]) -> None:
     assert record["refused"] == ["sample 'x':\nno | picture"]
     assert record["stages"][1] == {
         "name": "in|struct", "steps": 300, "samples": 4800, "seconds": 320.5, "first_loss": 2.0, "last_loss": 1.0,
-        "skipped": 12, "skipped_samples": ["bad"] * 12,
+        "skipped": 12, "skipped_samples": [f"bad {k}" for k in range(12)], "skipped_steps": [],
     }  # fmt: skip
 
 
@@ -141,6 +145,27 @@ def test_plot_losses(tmp_path: Path) -> None:
     with Image.open(tmp_path / "loss.png") as single:
         assert single.width * 2 == two[0]
     assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_steps_that_are_not_finite_are_seen(report: Callable[..., Path], load_recipe: Callable[..., Recipe]) -> None:
+    """In the picture, in report.md, and as null in report.json, since JSON has no NaN."""
+    path = report({}, {"align": [(1, float("nan")), (2, 3.0)]})
+    skipped = SkippedStep(1, "loss (nan)", ("sample 'x' (a.jsonl:1)",))
+    stages = [StageResult("align", 2, 8, 1.0, [], [skipped])]
+    write_report(path, load_recipe(), {}, stages, float("inf"), {"align": [(1, float("nan")), (2, 3.0)]})
+    record = json.loads((path / "report.json").read_text(), parse_constant=pytest.fail)
+    [stage] = record["stages"]
+    assert (record["peak_memory_mb"], stage["first_loss"]) == (None, 3.0)
+    assert stage["skipped_steps"] == [
+        {"step": 1, "what": "loss (nan)", "samples": [skipped.samples[0]], "counted": True}
+    ]
+    assert "- stage align, step 1: loss (nan); samples sample 'x' (a.jsonl:1)" in (path / "report.md").read_text()
+    plot_losses(path, {"align": [(1, float("nan")), (2, 3.0), (3, 2.9)]}, {"align": [3]})
+    with Image.open(path / "loss.png") as picture:
+        reds = sum(red > 190 and green < 160 and blue < 160 for red, green, blue in picture.convert("RGB").getdata())
+    plot_losses(path, {"align": [(1, 3.1), (2, 3.0), (3, 2.9)]})
+    with Image.open(path / "loss.png") as picture:
+        assert reds > 100 and all(red < green + 80 for red, green, _ in picture.convert("RGB").getdata())
 
 
 def test_nothing_to_plot(tmp_path: Path) -> None:
