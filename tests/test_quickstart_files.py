@@ -15,7 +15,8 @@ from omnivit.recipe import DataSource, Recipe, load
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 FILES = sorted(SAMPLES.glob("*.jsonl"))
-TRAIN, HELD_OUT = ("align", "category", "instruct"), ("heldout", "heldout_category")
+TRAIN = ("align", "category", "category_short", "instruct")
+HELD_OUT = ("heldout", "heldout_category", "heldout_category_short")
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
@@ -69,6 +70,13 @@ def test_the_closed_question_is_balanced() -> None:
         question = record["messages"][0]["content"][-1]["text"]
         assert all(category in question for category in counts)
     assert set(map(answer, records("category"))) == set(counts)
+
+
+def test_the_short_questions_are_the_closed_ones_without_the_list() -> None:
+    for long, short in (("category", "category_short"), ("heldout_category", "heldout_category_short")):
+        one, other = ({(*pictures(r), answer(r)) for r in records(name)} for name in (long, short))
+        assert one == other
+        assert {record["messages"][0]["content"][-1]["text"] for record in records(short)} == {"Which category is it?"}
 
 
 def test_ids_are_unique_within_a_file() -> None:

@@ -111,11 +111,13 @@ def write_texts(
     (out / "LICENSES").write_text(text, "utf-8")
     kinds = {
         "align.jsonl": "stage 1, train pictures: short captions",
-        "category.jsonl": "stage 2, train pictures: category",
+        "category.jsonl": "stage 2, train pictures: category, chosen from a list",
+        "category_short.jsonl": "the same without the list",
         "instruct.jsonl": "stage 2, train pictures: yes or no, title, keywords; two pictures; none",
-        "validation.jsonl": "validation pictures: category",
+        "validation.jsonl": "validation pictures: category, without the list",
         "heldout.jsonl": "held-out pictures: every kind of question",
-        "heldout_category.jsonl": "held-out pictures: category, equally many of each",
+        "heldout_category.jsonl": "held-out pictures: category, chosen from a list, equally many of each",
+        "heldout_category_short.jsonl": "the same without the list",
     }
     counts = {side: Counter(picture.category for picture in chosen) for side, chosen in sides.items()}
     rows = [
@@ -144,14 +146,18 @@ def build(out: Path, cache: Path) -> dict[str, list[Picture]]:
         picture.image.save(path, "WEBP", quality=75, method=6)
     captions = [questions.caption(picture) for picture in sides["train"]]
     random.shuffle(captions)
+    shuffled = [questions.short(picture) for picture in sides["train"]]
+    Random(SEED).shuffle(shuffled)
     mixed = questions.instruct(sides["train"], random)
     files = {
         "align.jsonl": captions,
         "category.jsonl": [record for record in mixed if questions.is_closed(record)],
+        "category_short.jsonl": shuffled,
         "instruct.jsonl": [record for record in mixed if not questions.is_closed(record)],
-        "validation.jsonl": [questions.closed(picture) for picture in sides["validation"]],
+        "validation.jsonl": [questions.short(picture) for picture in sides["validation"]],
         "heldout.jsonl": questions.heldout(sides["heldout"], random),
         "heldout_category.jsonl": [questions.closed(picture) for picture in sides["heldout"]],
+        "heldout_category_short.jsonl": [questions.short(picture) for picture in sides["heldout"]],
     }
     for name, records in files.items():
         write_records(out / name, records)

@@ -15,6 +15,9 @@ CHOICE = ", ".join(CATEGORIES)
 
 CLOSED = f"Which category is it: {CHOICE}?"
 
+SHORT = "Which category is it?"
+"""The closed question of the quickstart: the categories are learnt from the answers, and a step costs a third."""
+
 PAIR = f"Which categories do the first and the second picture belong to? Choose from: {CHOICE}."
 
 OVERLAP = (
@@ -60,6 +63,11 @@ def _name(picture: Picture, kind: str) -> str:
 
 def closed(picture: Picture) -> Record:
     return record(_name(picture, "category"), CLOSED, picture.category, picture)
+
+
+def short(picture: Picture) -> Record:
+    """The closed question without the categories."""
+    return record(_name(picture, "category"), SHORT, picture.category, picture)
 
 
 def caption(picture: Picture) -> Record:
