@@ -12,7 +12,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
 
 PICTURE := samples/pictures/emoji/laptop.webp
-QUESTION := Which category is it: animal, arrow, building, device, flag, food, paper, person, plant, sign, smiley, tool, vehicle?
+QUESTION := Which category is it?
 
 .PHONY: demo test lint types assets setup setup-dev models libraries clean
 
