@@ -35,6 +35,8 @@ SHORTER = [
         ([], "which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`."),
         (["tiny.yaml", "--resume", "run"], "--resume continues with the run's own recipe"),
         (["--resume", "run", "--run-dir", "other"], "--resume continues with the run's own recipe"),
+        (["--resume", "run", "--overwrite"], "--resume continues with the run's own recipe"),
+        (["tiny.yaml", "--allow-changes"], "--allow-changes is for a run that is continued"),
         (["--resume", "run"], "run holds no run: recipe.yaml is missing"),
         (["absent.yaml"], "absent.yaml"),
         (["seed=1"], "seed=1"),
@@ -54,20 +56,27 @@ def test_wrong_usage(
 def test_help_names_what_it_takes(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--help"]) == 0
     out = capfd.readouterr().out
-    assert all(word in out for word in ("recipe", "key=value", "--run-dir", "--resume RUN"))
+    assert all(word in out for word in ("recipe", "key=value", "--run-dir", "--resume RUN", "--overwrite"))
 
 
-def test_a_run_is_not_overwritten(
+def test_runs_are_numbered_and_overwritten_only_when_asked(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", str(recipe_file), "stages.align.steps=1", "stages.instruct.steps=1"]) == 0
-    assert capfd.readouterr().out == "precision: 32-true\nReport: runs/tiny/report.md\n"
+    assert capfd.readouterr().out == "Run folder: runs/tiny\nprecision: 32-true\nReport: runs/tiny/report.md\n"
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
-    assert cli.main(["train", str(recipe_file)]) == 2
+    assert cli.main(["train", str(recipe_file), "--run-dir", "runs/tiny"]) == 2
     error = capfd.readouterr().err
     assert "runs/tiny holds a run already. Continue it with `omnivit train --resume runs/tiny`" in error
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+    bad = ["train", str(recipe_file), "stages.align.data=[{path: absent.jsonl}]"]
+    for _ in range(2):  # a run that failed before its first step does not keep its folder
+        assert cli.main(bad) == 2
+        assert capfd.readouterr().out == "Run folder: runs/tiny-2\nprecision: 32-true\n"
+    assert cli.main(["train", str(recipe_file), "--overwrite", "stages.align.steps=1", "stages.instruct.steps=1"]) == 0
+    assert capfd.readouterr().out == "precision: 32-true\nReport: runs/tiny/report.md\n"
+    assert Path("runs/tiny/checkpoints").stat().st_mtime_ns > before[Path("runs/tiny/checkpoints")]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +139,12 @@ def test_the_resolved_recipe_is_kept(smoke: Path) -> None:
 
 def test_provenance(smoke: Path) -> None:
     record = json.loads((smoke / "provenance.json").read_text())
-    assert list(record) == ["data", "libraries", "plugins", "preparation"]
+    assert {"data", "libraries", "plugins", "preparation", "recipe", "weights", "execution", "history"} < set(record)
     assert {"omnivit.encoders:timm", "omnivit.adapters:mlp", "omnivit.llms:causal"} <= record["plugins"].keys()
-    assert record["data"].keys() == {"stages.align", "stages.instruct"}
-    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in record["data"].values())
+    assert record["data"].keys() == {"stages.align.data[0]", "stages.instruct.data[0]"}
+    hashes = [*record["data"].values(), *record["weights"].values()]
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", value) for value in hashes)
+    assert record["weights"].keys() == {"llm", "encoders.image", "adapters.image"}
     assert record["libraries"]["torch"]
 
 

@@ -3,44 +3,105 @@
 from __future__ import annotations
 
 import argparse
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from omnivit.errors import RecipeError
+from omnivit.recipe import Recipe
+
+RUN_DIR = "OMNIVIT_RUN_DIR"
+"""Tells the processes that Lightning starts, for other ranks, which folder the first has chosen."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("recipe", nargs="?", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. stages.0.epochs=2")
-    parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/<name of the recipe>)")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder of the run (default: runs/NAME of the recipe, or runs/NAME-2, ...)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in the folder, and begin anew")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run exactly where it stopped")
+    parser.add_argument(
+        "--allow-changes", action="store_true",
+        help="with --resume: continue although recipe, data, weights or machine have changed, and record what",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
     from omnivit.quiet import quieten_lightning, quieten_transformers
-    from omnivit.recipe import load
-    from omnivit.train import folder, run_precision
 
     quieten_transformers()
     quieten_lightning()
     if args.resume is not None:
-        if args.recipe is not None or args.run_dir is not None:
-            raise RecipeError("--resume continues with the run's own recipe: give no recipe, overrides or --run-dir.")
-        path, recipe = args.resume, folder.reopen(args.resume)
-        line = run_precision.resumed_line(path, recipe)
-    elif args.recipe is None:
-        raise RecipeError("which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`.")
-    else:
-        path = args.run_dir or Path("runs") / args.recipe.stem
-        settled = run_precision.settled_for(path, load(args.recipe, args.overrides))
-        recipe, line = settled.recipe, settled.line
+        return _resume(args)
+    return _begin(args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from omnivit.train import folder, run_precision
+
+    if args.recipe is not None or args.run_dir is not None or args.overwrite:
+        raise RecipeError(
+            "--resume continues with the run's own recipe: give no recipe, overrides, --run-dir or --overwrite."
+        )
+    recipe = folder.reopen(args.resume)
+    line = run_precision.resumed_line(args.resume, recipe)
+    with _held(args.resume):
         if folder.is_leader():
-            folder.create(path, recipe)
-            settled.record(path)
+            print(line, flush=True)
+        _train(recipe, args.resume, resume=True, allow_changes=args.allow_changes)
+    return 0
+
+
+def _begin(args: argparse.Namespace) -> int:
+    from omnivit.recipe import load
+    from omnivit.train import folder, run_precision
+
+    if args.recipe is None:
+        raise RecipeError("which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`.")
+    if args.allow_changes:
+        raise RecipeError(
+            "--allow-changes is for a run that is continued: `omnivit train --resume RUN --allow-changes`."
+        )
+    recipe, path = load(args.recipe, args.overrides), _run_dir(args)
     if folder.is_leader():
-        print(line, flush=True)
+        folder.check_free(path, args.overwrite)
+    with _held(path):
+        settled = run_precision.settled_for(path, recipe)
+        if folder.is_leader():
+            folder.create(path, settled.recipe, args.overwrite)
+            settled.record(path)
+            print(settled.line, flush=True)
+        _train(settled.recipe, path)
+    return 0
+
+
+def _run_dir(args: argparse.Namespace) -> Path:
+    """The run's folder: as it is asked for, or the first free one; ranks that come at once cannot choose apart."""
+    from omnivit.train import folder, lock
+
+    if args.run_dir is not None or args.overwrite:
+        return args.run_dir or Path("runs") / args.recipe.stem
+    wanted = Path("runs") / args.recipe.stem
+    if not folder.is_leader() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Path(os.environ.get(RUN_DIR, wanted))
+    path = folder.free_name(wanted, lock.is_held)
+    os.environ[RUN_DIR] = str(path)
+    print(f"Run folder: {path}", flush=True)
+    return path
+
+
+def _held(path: Path) -> AbstractContextManager[None]:
+    """The lock on a run folder; the first of several ranks holds it for all."""
+    from omnivit.train import folder, lock
+
+    return lock.hold(path) if folder.is_leader() else nullcontext()
+
+
+def _train(recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False) -> None:
     from omnivit.train.report import train_and_report
 
-    train_and_report(recipe, path, resume=args.resume is not None)
-    return 0
+    train_and_report(recipe, path, resume, allow_changes)

@@ -15,8 +15,10 @@ from omnivit.evaluate.metrics import Interval
 from omnivit.evaluate.plot import LOSS_PLOT
 from omnivit.evaluate.run import LINEAR_PROBE, WORD_ERROR_RATE, Score
 from omnivit.recipe import Recipe
+from omnivit.train import provenance
 from omnivit.train.checkpoint import write_text
-from omnivit.train.folder import PROVENANCE, RECIPE
+from omnivit.train.folder import RECIPE
+from omnivit.train.provenance import PROVENANCE
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
@@ -311,13 +313,18 @@ def _refused_part(reasons: Sequence[str], title: str) -> list[str]:
 
 
 def _versions_part(path: Path) -> list[str]:
-    """A table of what the run was made with, from the provenance that training wrote."""
+    """A table of what the run was made with, from the provenance that training wrote, and what changed on the way."""
     file = path / PROVENANCE
     if not file.is_file():
         return []
-    libraries: Mapping[str, str | None] = json.loads(file.read_text(encoding="utf-8"))["libraries"]
+    record = provenance.read(file)
+    libraries: Mapping[str, str | None] = record["libraries"]
     rows = [(name, version) for name, version in libraries.items() if version]
-    return [_table(("library", "version"), [("python", platform.python_version()), *rows])]
+    table = _table(("library", "version"), [("python", platform.python_version()), *rows])
+    changed = [f"- {entry['checkpoint']}: {line}" for entry in record.get("history", []) for line in entry["changes"]]
+    if not changed:
+        return [table]
+    return [table, "Changes that the run was resumed with, after the checkpoint that is named:", "\n".join(changed)]
 
 
 def _machine() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from omnivit.train.module import StageModule
 class Saver(Callback):
     """Restores the optimizer when a stage starts, saves every so many steps and at the stage's end."""
 
-    def __init__(self, folder: Path, every: int, saved: set[str], optimizer: dict[str, Tensor] | None) -> None:
+    def __init__(
+        self, folder: Path, every: int, saved: set[str], optimizer: dict[str, Tensor] | None,
+        documents: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:  # fmt: skip
         """Args: the run's checkpoint folder; steps between saves (0: end only); names of all tensors that earlier
-        stages trained; optimizer tensors to restore."""
+        stages trained; optimizer tensors to restore; what else a checkpoint carries, by file name."""
         self.folder, self.every, self.saved, self.optimizer = folder, every, saved, optimizer
+        self.documents = documents
         self.last = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,7 +64,8 @@ class Saver(Callback):
             for logger in trainer.loggers:
                 logger.save()
             name = checkpoint.checkpoint_name(position.index, position.stage.name, done)
-            checkpoint.save(self.folder, name, weights, optimizer, position.to_json(done, module.seed))
+            checkpoint.save(self.folder, name, weights, optimizer, position.to_json(done, module.seed),
+                            self.documents())  # fmt: skip
         trainer.strategy.barrier()
 
 

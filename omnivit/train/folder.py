@@ -1,45 +1,118 @@
-"""The run folder: recipe, provenance, checkpoints, logs, report.
+"""The run folder: what is in it, and when one may be begun, continued or overwritten.
 
 RUN/recipe.yaml          the resolved recipe
-RUN/provenance.json      plugins with distribution and versions, library versions, data and preparation fingerprints
+RUN/provenance.json      what the run was made with (see omnivit.train.provenance)
 RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
 RUN/logs/                CSV and TensorBoard, one folder a stage
 RUN/report.md, report.json, loss.png
+RUN/.lock                who trains it (see omnivit.train.lock)
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
 
-from omnivit import registry, remedies
-from omnivit.data.mixture import Mixture
+from omnivit import registry
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load, to_yaml
-from omnivit.train import plugins
+from omnivit.train import plugins, provenance
 from omnivit.train.checkpoint import write_text
+from omnivit.train.provenance import PROVENANCE
 
-RECIPE, PROVENANCE, CHECKPOINTS = "recipe.yaml", "provenance.json", "checkpoints"
-_LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "torchvision", "tokenizers", "pillow")
+RECIPE, CHECKPOINTS, LOGS, LOCK = "recipe.yaml", "checkpoints", "logs", ".lock"
+OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
+       "precision.json", "report.md", "report.json", "loss.png")  # fmt: skip
+"""What training writes into a run folder beside the recipe, and so may remove from it: a folder that somebody keeps
+other things in stays as it is."""
 
 
-def create(folder: Path, recipe: Recipe) -> None:
-    """Begin a run in a new folder, or in one whose recipe failed before anything was trained.
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what the operating system raises about a run folder into an error that says what to do.
 
     Raises:
-        CheckpointError: a run is there already.
+        CheckpointError: in the place of OSError.
     """
-    if (folder / RECIPE).exists() and any((folder / name).exists() for name in (PROVENANCE, CHECKPOINTS)):
+    try:
+        yield
+    except OSError as error:
         raise CheckpointError(
-            f"{folder} holds a run already. Continue it with `omnivit train --resume {folder}`, or choose another "
-            f"folder with `--run-dir`."
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}. Mend the permissions or free "
+            f"some space, or choose another folder with `--run-dir`."
+        ) from error
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a folder holds a run of which something is left to lose: a checkpoint, or the log of a step."""
+    if not (folder / RECIPE).exists():
+        return False
+    checkpoints = folder / CHECKPOINTS
+    steps = (folder / LOGS).glob("*/version_*/metrics.csv")
+    return (checkpoints.is_dir() and any(checkpoints.iterdir())) or any(steps)
+
+
+def free_name(wanted: Path, in_use: Callable[[Path], bool]) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3`, ...: the first folder that holds no run, and in which none begins."""
+    names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in count(1))
+    return next(path for path in names if not has_trained(path) and not in_use(path))
+
+
+def check_free(folder: Path, overwrite: bool = False) -> None:
+    """Refuse to begin a run where one is, or to overwrite what is none.
+
+    Raises:
+        CheckpointError: says which, and what can be done.
+    """
+    if not overwrite and has_trained(folder):
+        raise CheckpointError(
+            f"{folder} holds a run already. Continue it with `omnivit train --resume {folder}`, choose another folder "
+            f"with `--run-dir`, or remove the run with `--overwrite`."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, to_yaml(recipe))
+    if overwrite and folder.is_dir() and not (folder / RECIPE).exists():
+        others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+        if others:
+            raise CheckpointError(
+                f"{folder} holds no run ({RECIPE} is missing), but {', '.join(others[:3])}: `--overwrite` removes "
+                f"nothing but runs. Choose another folder with `--run-dir`."
+            )
+
+
+def create(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
+    """Begin a run: in a new folder, in one whose run failed before anything was trained, or in the place of another.
+
+    Args:
+        folder: of the run.
+        recipe: resolved.
+        overwrite: remove the run that is there; nothing else in the folder is touched.
+
+    Raises:
+        CheckpointError: as `check_free`, or the folder cannot be written.
+    """
+    check_free(folder, overwrite)
+    with explained(folder):
+        if overwrite:
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RECIPE, to_yaml(recipe))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what training wrote; the recipe last, so that what a kill leaves is still known as a run."""
+    mine = [path for pattern in OWN for path in sorted(folder.glob(pattern))]
+    for path in mine:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for emptied in sorted({path.parent for path in mine} - {folder}, reverse=True):
+        if not any(emptied.iterdir()):
+            emptied.rmdir()
+    (folder / RECIPE).unlink(missing_ok=True)
 
 
 def reopen(folder: Path) -> Recipe:
@@ -69,81 +142,9 @@ def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugi
         CheckpointError: the record is damaged.
     """
     if (folder / PROVENANCE).is_file():
-        plugins.require(str(folder), recipe, _recorded(folder)["plugins"], kinds)
+        plugins.require(str(folder), recipe, provenance.read(folder / PROVENANCE)["plugins"], kinds)
 
 
 def is_leader() -> bool:
     """Whether this process is the only one, or rank zero; known before torch.distributed is up."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
-
-
-def provenance(recipe: Recipe, mixtures: dict[str, Mixture], preparation: str) -> dict[str, Any]:
-    """What a run was made with: two runs of equal provenance and recipe see the same numbers."""
-    return {
-        "plugins": plugins.record(recipe),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
-        "data": {f"stages.{stage}": mixture.fingerprint() for stage, mixture in mixtures.items()},
-        "preparation": preparation,
-    }
-
-
-def record_provenance(folder: Path, found: dict[str, Any], resuming: bool) -> None:
-    """Write the provenance of a new run, or refuse to resume one whose data or plugins have changed.
-
-    Raises:
-        CheckpointError: resuming would not continue the same run; names what changed.
-    """
-    if resuming and (folder / PROVENANCE).is_file():
-        old, new = _recorded(folder), json.loads(json.dumps(found))
-        changes = _differences(old, new)
-        if changes:
-            lines = [f"{folder} cannot be resumed exactly, because this has changed since it began:", *changes]
-            remedy = ["Restore it, or begin a new run."]
-            if packages := _pins(old, new):
-                remedy = [f"Install what it was made with, or begin a new run:\n  pip install {' '.join(packages)}"]
-            raise CheckpointError("\n".join(["\n  ".join(lines), *remedy]))
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / PROVENANCE, json.dumps(found, indent=1, sort_keys=True))
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """A run's provenance. One from before the plugins' own versions were recorded is of version 1: there was no other.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    file = folder / PROVENANCE
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault("libraries", {})
-        for entry in found.setdefault("plugins", {}).values():
-            entry.setdefault("plugin_version", 1)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {type(error).__name__}: {error}. Restore it.") from error
-    assert isinstance(found, dict)
-    return found
-
-
-def _pins(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What `pip install` takes to get the plugins and libraries back that a run was made with."""
-    was, now = (
-        {entry.get("distribution"): entry.get("version") for entry in made["plugins"].values()} | made["libraries"]
-        for made in (old, new)
-    )
-    changed = [(str(name), str(was[name])) for name in was if was[name] and now.get(name) != was[name]]
-    return [wanted for name, version in changed if (wanted := remedies.package(name, pin=remedies.exactly(version)))]
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

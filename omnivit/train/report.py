@@ -16,9 +16,9 @@ from omnivit.train import folder
 from omnivit.train.stages import peak_memory_mb, train
 
 
-def train_and_report(recipe: Recipe, path: Path, resume: bool) -> None:
+def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
     """Run the stages, evaluate on rank zero, write report.md, report.json and loss.png."""
-    run, results = train(recipe, path, resume)
+    run, results = train(recipe, path, resume, allow_changes)
     if not folder.is_leader():
         return
     recipe = run.recipe

@@ -28,11 +28,15 @@ from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
-from omnivit.train import checkpoint, folder
+from omnivit.train import checkpoint, folder, provenance
 from omnivit.train.callbacks import Saver, progress
+from omnivit.train.execution import execution, use_threads
+from omnivit.train.fingerprints import components
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
 from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
+from omnivit.train.provenance import PROVENANCE
+from omnivit.train.record import Record
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
 from omnivit.train.state import SkippedStep, StagePosition
 
@@ -74,6 +78,9 @@ class Run:
     model: OmniModel
     preparer: Preparer
     mixtures: dict[str, Mixture]
+    record: Record
+    allow_changes: bool = False
+    """Of the recipe, in a run that is resumed."""
 
     def preparer_of(self, stage: Stage) -> Preparer:
         """The run's preparer, or one with the stage's own chat template."""
@@ -89,8 +96,16 @@ class Run:
         return self.path / folder.CHECKPOINTS
 
 
-def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[StageResult]]:
+def train(
+    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False
+) -> tuple[Run, list[StageResult]]:
     """Run all stages, or what is left of them.
+
+    Args:
+        recipe: resolved.
+        path: the run folder.
+        resume: go on from the newest checkpoint.
+        allow_changes: of a run that is resumed: go on where the recipe, data or machine are not what they were.
 
     Raises:
         RecipeError, DataError, CheckpointError: with the place and the remedy.
@@ -98,6 +113,12 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
     recipe = settled_here(recipe).recipe
+    standing = checkpoint.latest(path / folder.CHECKPOINTS) if resume else None
+    if standing is not None:
+        _check_stage(recipe, standing)
+        use_threads(provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE))
+    elif resume and folder.is_leader():
+        print(f"{path} has no checkpoint yet: it begins with its first step.", file=sys.stderr, flush=True)
     mixtures = open_stages(recipe)
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
@@ -105,16 +126,18 @@ def train(recipe: Recipe, path: Path, resume: bool = False) -> tuple[Run, list[S
     check_stages(recipe, model)
     if folder.is_leader():
         warn_of_emulation(recipe, model)
-    run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)
+    preparer = preparer_of(model, recipe)
+    record = Record(path, recipe)
+    run = Run(recipe, path, model, preparer, mixtures, record, allow_changes)
     for stage in recipe.stages:
         run.preparer_of(stage)  # so that a template which does not fit is not found hours later
     if folder.is_leader():
-        found = folder.provenance(recipe, mixtures, run.preparer.fingerprint())
-        folder.record_provenance(path, found, resume)
-    standing = checkpoint.latest(run.checkpoints) if resume else None
+        record.content = provenance.of(recipe, mixtures, preparer.fingerprint())
+        record.content |= {"weights": components(model), "execution": execution(_bare_trainer(recipe))}
+        record.begin() if standing is None else record.resume(standing, allow_changes)
     if standing is not None:
         trained = trained_so_far(model, recipe, standing.state["stage_index"])
-        checkpoint.load_weights(model, standing.weights(), standing.path, trained)
+        checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
         if folder.is_leader():
             checkpoint.set_aside_damaged(run.checkpoints, standing)
     return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
@@ -140,7 +163,7 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     reached = -1 if standing is None else standing.state["stage_index"]
     here = standing if reached == index else None
     if here is not None:
-        _continue(position, here)
+        _continue(position, here, run.allow_changes)
     elif index < reached:
         _recall(position, run.checkpoints)
     if position.step < plan.steps:
@@ -153,7 +176,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     stage, recipe = position.stage, run.recipe
     validation = open_mixture(stage.validation.data, recipe.data.root) if stage.validation else None
     saver = Saver(run.checkpoints, recipe.checkpoint_every, trained_so_far(run.model, recipe, position.index),
-                  here.optimizer() if here is not None else None)  # fmt: skip
+                  here.optimizer() if here is not None else None, run.record.documents)  # fmt: skip
     trainer = _trainer(run, stage, saver)
     _check_split(stage, trainer)
     position.began = time.perf_counter()
@@ -163,10 +186,22 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     )
 
 
-def _continue(position: StagePosition, here: checkpoint.Checkpoint) -> None:
-    if here.state["total_steps"] != position.total:
+def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:
+    """Raise CheckpointError where a checkpoint is of a stage that the recipe does not have in its place."""
+    names, index = [stage.name for stage in recipe.stages], standing.state["stage_index"]
+    if names[index : index + 1] != [standing.state["stage"]]:
         raise CheckpointError(
-            f"{here.path}: its stage had {here.state['total_steps']} steps, the recipe's has {position.total} now."
+            f"{standing.path}: is of stage {standing.state['stage']!r} in place {index}, but the stages of the run's "
+            f"recipe are now: {', '.join(names)}. Restore them, or begin a new run."
+        )
+
+
+def _continue(position: StagePosition, here: checkpoint.Checkpoint, allow_changes: bool) -> None:
+    total, step = here.state["total_steps"], here.state["step"]
+    if total != position.total and not (allow_changes and step <= position.total):
+        raise CheckpointError(
+            f"{here.path}: is at step {step} of {total}, but its stage has {position.total} steps now. Restore the "
+            f"recipe, or begin a new run."
         )
     position.continue_from(here.state)
 
@@ -222,6 +257,18 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "logger": loggers,
         "default_root_dir": run.path,
     }
+    return _made(settings)
+
+
+def _bare_trainer(recipe: Recipe) -> Trainer:
+    """A trainer that is only asked where and how a stage would run."""
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins")
+    asked = {name: recipe.trainer[name] for name in names if name in recipe.trainer}
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return _made({"accelerator": "auto", "devices": "auto", **asked, **silent})
+
+
+def _made(settings: dict[str, Any]) -> Trainer:
     try:
         return Trainer(**settings)
     except (ValueError, TypeError, MisconfigurationException) as error:

@@ -11,6 +11,7 @@ import torch
 from tests_support import picture_record, text_record, write_jsonl
 from torch import Tensor
 
+from omnivit.errors import CheckpointError
 from omnivit.recipe import load
 from omnivit.train import checkpoint, folder
 from omnivit.train.stages import train
@@ -45,3 +46,7 @@ def test_two_processes_equal_one(recipe_file: Path, data_root: Path, tmp_path: P
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-5, msg=name)
+
+    alone = load(tmp_path / "two" / folder.RECIPE, ["trainer.devices=1", "trainer.strategy=auto"])
+    with pytest.raises(CheckpointError, match=r"execution\.ranks: was 2, is 1"):  # other bits, in silence
+        train(alone, tmp_path / "two", resume=True)

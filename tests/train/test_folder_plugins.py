@@ -14,7 +14,7 @@ from omnivit import cli
 from omnivit.assistant import load
 from omnivit.errors import CheckpointError, PluginError
 from omnivit.recipe import Recipe
-from omnivit.train import folder
+from omnivit.train import folder, provenance
 
 THERMAL = """
 from dataclasses import dataclass
@@ -180,7 +180,8 @@ def test_a_class_that_is_named_directly(run: Callable[..., Path]) -> None:
 
 def test_a_damaged_record(run: Callable[..., Path]) -> None:
     path = run()
-    for content in ("{", "[]", '{"plugins": []}', '{"plugins": {"a": 1}}'):
+    edited = provenance.dump({"plugins": {}}).replace("{}", '{"omnivit.llms:causal": {}}')
+    for content in ("{", "[]", '{"plugins": []}', '{"plugins": {"a": 1}}', edited):
         (path / "provenance.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"provenance\.json: cannot be read"):
             folder.reopen(path)
@@ -190,29 +191,3 @@ def test_a_run_without_a_record_is_opened(run: Callable[..., Path]) -> None:
     path = run()
     (path / "provenance.json").unlink()
     assert folder.reopen(path).model.inputs
-
-
-def test_resuming_tells_what_to_install(tmp_path: Path) -> None:
-    old = {KEY: {"name": "thermal", "value": "a:B", "distribution": "omnivit-thermal", "version": "1.2.3"}}
-    record(tmp_path, old, libraries={"torch": "2.1", "timm": None, "peft": "0.18"}, data={}, preparation="x")
-    now = {key: {**entry, "version": "1.3", "plugin_version": 1} for key, entry in old.items()}
-    found = {"plugins": now, "libraries": {"torch": "2.2", "timm": "1", "peft": "0.18"}, "data": {}, "preparation": "x"}
-    with pytest.raises(CheckpointError) as caught:
-        folder.record_provenance(tmp_path, found, resuming=True)
-    text = str(caught.value)
-    assert "plugins.omnivit.encoders:thermal.version: was '1.2.3', is '1.3'" in text and "plugin_version" not in text
-    assert text.endswith('pip install "omnivit-thermal==1.2.3" "torch==2.1"')
-
-
-def test_a_record_from_before_versions_can_be_resumed(tmp_path: Path) -> None:
-    old = {KEY: {"name": "thermal", "value": "a:B", "distribution": "omnivit-thermal", "version": "1.2.3"}}
-    record(tmp_path, old, libraries={}, data={}, preparation="x")
-    now = {key: {**entry, "plugin_version": 1} for key, entry in old.items()}
-    folder.record_provenance(tmp_path, {"plugins": now, "libraries": {}, "data": {}, "preparation": "x"}, True)
-
-
-def test_what_changed_otherwise_is_nothing_to_install(tmp_path: Path) -> None:
-    record(tmp_path, {}, libraries={}, data={"stages.a": "1"}, preparation="x")
-    found = {"plugins": {}, "libraries": {}, "data": {"stages.a": "2"}, "preparation": "x"}
-    with pytest.raises(CheckpointError, match=r"stages\.a: was '1', is '2'\nRestore it, or begin a new run\.$"):
-        folder.record_provenance(tmp_path, found, resuming=True)

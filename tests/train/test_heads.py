@@ -32,6 +32,7 @@ from omnivit.train import checkpoint, folder
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.module import StageModule
 from omnivit.train.optimizer import adamw
+from omnivit.train.provenance import PROVENANCE
 from omnivit.train.stages import train
 
 Load = Callable[..., Recipe]
@@ -206,9 +207,7 @@ def test_interrupted_and_resumed_it_is_the_same(
     train(recipe, tmp_path / "cut", resume=True)
     resumed = weights(tmp_path / "cut")
     assert resumed.keys() == whole.keys() and all(torch.equal(value, whole[name]) for name, value in resumed.items())
-    assert (
-        "omnivit.heads:head_support:Boxes" in json.loads((tmp_path / "cut" / folder.PROVENANCE).read_text())["plugins"]
-    )
+    assert "omnivit.heads:head_support:Boxes" in json.loads((tmp_path / "cut" / PROVENANCE).read_text())["plugins"]
 
 
 def test_a_stage_may_let_heads_rest(load_heads: Load, tmp_path: Path) -> None:

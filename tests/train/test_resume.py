@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnivit.errors import CheckpointError, OmniVitError
+from omnivit.errors import CheckpointError
 from omnivit.recipe import load
 from omnivit.train import checkpoint, folder
 from omnivit.train.stages import train
@@ -68,28 +68,8 @@ def test_changed_data_is_refused(recipe_file: Path, data_root: Path, tmp_path: P
     train(recipe, tmp_path / "run")
     with (data_root / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
-    with pytest.raises(CheckpointError, match=r"cannot be resumed exactly(.|\n)*data.stages.align: was"):
+    with pytest.raises(CheckpointError, match=r"cannot be resumed exactly(.|\n)*data.stages.align.data\[0\]: was"):
         train(recipe, tmp_path / "run", resume=True)
-
-
-def test_a_run_is_never_overwritten(recipe_file: Path, tmp_path: Path) -> None:
-    recipe = load(recipe_file)
-    for begun in (folder.PROVENANCE, folder.CHECKPOINTS):
-        folder.create(tmp_path / begun, recipe)
-        (tmp_path / begun / begun).touch()
-        with pytest.raises(CheckpointError, match="omnivit train --resume"):
-            folder.create(tmp_path / begun, recipe)
-    with pytest.raises(CheckpointError, match=r"holds no run: recipe\.yaml is missing"):
-        folder.reopen(tmp_path / "nothing")
-
-
-def test_a_recipe_that_failed_before_training_leaves_its_folder_free(recipe_file: Path, tmp_path: Path) -> None:
-    wrong, right = load(recipe_file, ["model.inputs.image.adapter.depth=0"]), load(recipe_file)
-    folder.create(tmp_path / "run", wrong)
-    with pytest.raises(OmniVitError):
-        train(wrong, tmp_path / "run")
-    folder.create(tmp_path / "run", right)
-    assert load(tmp_path / "run" / folder.RECIPE) == right
 
 
 def test_resuming_a_finished_run_trains_nothing(recipe_file: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""One process trains a run at a time: a lock on the run folder.
+
+The lock is the kernel's (`flock`), so it ends with its process, however that ends. Forked children (loader workers) let
+go of it at once: an orphan does not keep a dead run's folder. The file says who holds it, for the message.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from omnivit.errors import CheckpointError
+from omnivit.train.folder import LOCK, explained
+
+_held: set[int] = set()
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Hold a run folder, which is made where it does not exist.
+
+    Raises:
+        CheckpointError: another process holds it, or the folder cannot be written; names host and process.
+    """
+    file = run / LOCK
+    with explained(run):
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(descriptor)
+    try:
+        if _locked(descriptor, run):
+            raise CheckpointError(_refusal(run, file))
+        with explained(run):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _holder().encode(), 0)
+        yield
+    finally:
+        if descriptor in _held:  # not in a forked child, which has closed it already
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process, this one too, holds a run folder now."""
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _locked(descriptor, run)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, run: Path) -> bool:
+    """Take the lock; True where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+            raise
+        _log.warning("%s lies on a file system without locks (%s): nothing keeps a second process from training the "
+                     "same run.", run, error.strerror)  # fmt: skip
+    return False
+
+
+def _holder() -> str:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}) + "\n"
+
+
+def _refusal(run: Path, file: Path) -> str:
+    try:
+        holder = json.loads(file.read_text(encoding="utf-8"))
+        who = f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"{run} is in use: {who}. Wait until it ends, stop it, or choose another folder with `--run-dir`."
+
+
+def _let_go() -> None:
+    """In a forked child: close the parent's lock, or it would last as long as the child."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,182 @@
+"""What a run was made with, and whether a run that is resumed is still made with it.
+
+Two runs of equal provenance give the same bits. It stands in the run folder and, as it was at that time, in every
+checkpoint, where the manifest covers it: a resumed run is compared with what its checkpoint says, so that an edit of
+the run folder's own files is seen.
+
+    recipe         the resolved recipe
+    plugins        distribution and version of each; libraries: version of each
+    data           fingerprint of every data file; preparation: settings that make tokens of samples
+    weights        fingerprint of every component as it was before anything trained
+    execution      ranks, device, threads and precision
+    history        every time that the run was resumed: when, from which checkpoint, and with which changes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omnivit import remedies
+from omnivit.data.mixture import Mixture
+from omnivit.errors import CheckpointError
+from omnivit.recipe import Recipe
+from omnivit.train import plugins
+from omnivit.train.manifest import checksum
+
+PROVENANCE = "provenance.json"
+LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "torchvision", "tokenizers", "pillow")
+COMPARED = ("recipe", "plugins", "libraries", "data", "media", "preparation", "weights", "execution")
+FREE = re.compile(
+    r"recipe\.(data\.(root|workers|on_bad_sample|skip_budget|privacy)|checkpoint_every|keep|nan_budget|evaluation"
+    r"|stages\[\d+\]\.validation"
+    r"|trainer\.(loggers|progress|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler))(?![a-z_])"
+)
+"""What may change in a run: it changes what is watched, kept and said, and no bit of the weights. (What lies under
+`data.root` is compared by content; a bad sample is left out by `skip` and stops the run by `error`.)"""
+_SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that is not as it was when the run began."""
+
+    path: str
+    was: Any
+    now: Any
+
+    @property
+    def free(self) -> bool:
+        """Whether no bit of the result depends on it."""
+        return FREE.match(self.path) is not None
+
+    def __str__(self) -> str:
+        return f"{self.path}: was {_short(self.was)}, is {_short(self.now)}"
+
+
+def of(recipe: Recipe, mixtures: Mapping[str, Mixture], preparation: str) -> dict[str, Any]:
+    """The part of the record that a recipe, its data and the installation tell."""
+    return {
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "plugins": plugins.record(recipe),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "data": {
+            f"stages.{stage}.data[{number}]": reader.fingerprint()
+            for stage, mixture in mixtures.items()
+            for number, reader in enumerate(mixture.readers)
+        },
+        "preparation": preparation,
+    }
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """How two records differ, in all that is compared."""
+    return [change for key in COMPARED for change in _differences(old.get(key), new.get(key), key)]
+
+
+def refuse(run: Path, found: Sequence[Change], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with changes that would change its bits.
+
+    Raises:
+        CheckpointError: names every such change with both values, and the remedy.
+    """
+    harmful = [change for change in found if not change.free]
+    if not harmful:
+        return
+    lines = [f"{run} cannot be resumed exactly, because this has changed since it began:", *map(str, harmful)]
+    remedy = "Restore it, or begin a new run."
+    if packages := _pins(old, new):
+        remedy = f"Install what it was made with, or begin a new run:\n  pip install {' '.join(packages)}"
+    other = f"`omnivit train --resume {run} --allow-changes` continues with other results, and records the changes."
+    raise CheckpointError("\n".join(["\n  ".join(lines), remedy, other]))
+
+
+def resumed(found: Sequence[Change], checkpoint: str) -> dict[str, Any]:
+    """The entry of a run's history that says how it was resumed."""
+    return {
+        "resumed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "checkpoint": checkpoint,
+        "changes": [str(change) for change in found if not change.free],
+        "without_effect": [str(change) for change in found if change.free],
+    }
+
+
+def dump(record: Mapping[str, Any]) -> str:
+    """A record as the text of `provenance.json`, with a checksum over it."""
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    return json.dumps(content | {"checksum": checksum(content)}, indent=1)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read a run's record.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or was edited.
+    """
+    try:
+        return parse(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}. Restore it.") from error
+
+
+def parse(text: str, file: Path) -> dict[str, Any]:
+    """The record of a text that stands in `file`; raises CheckpointError as `read` does.
+
+    A plugin whose own version is not said is of version 1: once there was no other.
+    """
+    try:
+        record = json.loads(text)
+        said = record.pop("checksum", None)
+        if said is not None and said != checksum(record):
+            raise ValueError("it does not match its checksum: it is damaged, or was changed by hand")
+        record.setdefault("libraries", {})
+        for entry in record.setdefault("plugins", {}).values():
+            entry.setdefault("plugin_version", 1)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {type(error).__name__}: {error}. Restore it.") from error
+    assert isinstance(record, dict)
+    return record
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+        if path.endswith("].train") and old.keys() == new.keys() and list(old) != list(new):
+            yield Change(f"{path} (the first pattern that matches wins)", list(old), list(new))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{path}[{number}]")
+    elif old != new:
+        yield Change(path, old, new)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters, {checksum(value)[:8]})"
+
+
+def _pins(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What `pip install` takes to get the plugins and libraries back that a run was made with."""
+    was, now = (
+        {entry.get("distribution"): entry.get("version") for entry in made["plugins"].values()} | made["libraries"]
+        for made in (old, new)
+    )
+    changed = [(str(name), str(was[name])) for name in was if was[name] and now.get(name) != was[name]]
+    return [package for name, old in changed if (package := remedies.package(name, pin=remedies.exactly(old)))]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
