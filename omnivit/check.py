@@ -5,16 +5,15 @@ The model is built on the meta device: shapes and names are real, memory is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import islice
+import sys
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from omnivit.data.collate import EncodedSample
+from omnivit.check_samples import Checked, check_samples, complaint
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import StagePlan
-from omnivit.data.prepare import Preparer
+from omnivit.data.module import StagePlan, open_mixture, skips_allowed
 from omnivit.errors import DataError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import ModelBlueprint, complete, preparer_of
@@ -24,9 +23,6 @@ from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
 from omnivit.train.run_precision import settled_here, warn_of_emulation
 from omnivit.train.stages import check_stages, open_stages
-
-LOOKED_AT = 16
-"""Samples of every stage that are really prepared."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,13 @@ class StageSummary:
     steps: int | None
     samples: int | None
     longest: int | None
-    """Tokens of the longest sample looked at."""
+    """Tokens of the longest record; media that were not opened are taken for as short as the shortest that was."""
     supervised: float | None
     """Share of their tokens that carry loss."""
     refused: list[str] = field(default_factory=list)
-    """Reason of every bad one among the samples looked at, where the recipe skips such."""
+    """Reason of every bad record, where the recipe skips such."""
+    opened: int = 0
+    """Records whose media were opened."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,22 @@ class Summary:
     """Slot -> LLM rows of the first medium looked at."""
     precision: str
     """What `trainer.precision` and `dtype: fastest` are on this machine, in words."""
+    asked: int = 0
+    """Questions of the evaluation."""
+    also_trained: int = 0
+    """Different ones of them that a stage trains on too, with the same media and answer."""
 
 
-def check(recipe: Recipe, with_data: bool = True) -> Summary:
-    """Validate a recipe: plugins, options, patterns, trainer settings, data files, and the first samples of each stage.
+def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> Summary:
+    """Validate a recipe: plugins, options, patterns, trainer settings, every record, and the media of some.
+
+    Args:
+        recipe: the recipe.
+        with_data: False: the data is elsewhere.
+        everything: open the media of all records, not of a sample.
 
     Raises:
-        OmniVitError: the first thing that is wrong.
+        OmniVitError: the first thing that is wrong, or all records that are.
     """
     settled = settled_here(recipe)
     recipe = settled.recipe
@@ -71,10 +78,15 @@ def check(recipe: Recipe, with_data: bool = True) -> Summary:
     check_stages(recipe, model)
     warn_of_emulation(recipe, model)
     rows: dict[str, int] = {}
-    stages = [_stage(recipe, stage, mixtures.get(stage.name), model, rows) for stage in recipe.stages]
-    if with_data and recipe.evaluation is not None:
-        check_evaluation(recipe.evaluation, recipe.data.root)
-    return Summary(model, stages, rows, settled.line)
+    stages: list[StageSummary] = []
+    trained: set[bytes] = set()
+    for stage in recipe.stages:
+        summary, checked = _stage(recipe, stage, mixtures.get(stage.name), model, rows, everything)
+        stages.append(summary)
+        trained |= checked.keys if checked is not None else set()
+    asked = _check_questions(recipe, model, everything) if with_data else []
+    keys = frozenset().union(*(part.keys for part in asked))
+    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), len(keys & trained))
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:
@@ -115,33 +127,52 @@ def _layers(llm: nn.Module) -> int:
 
 
 def _stage(
-    recipe: Recipe, stage: Stage, mixture: Mixture | None, model: OmniModel, rows: dict[str, int]
-) -> StageSummary:
+    recipe: Recipe, stage: Stage, mixture: Mixture | None, model: OmniModel, rows: dict[str, int], everything: bool
+) -> tuple[StageSummary, Checked | None]:
     rates = match((name for name, _ in model.named_parameters()), stage.train, f"stages.{stage.name}.train")
     if mixture is None:
-        return StageSummary(stage.name, rates, None, None, None, None)
+        return StageSummary(stage.name, rates, None, None, None, None), None
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
     preparer = preparer_of(model, recipe, stage.template)
-    samples, refused = _look_at(mixture, preparer, skip=recipe.data.on_bad_sample == "skip")
-    for sample in samples:
+    checked = check_samples(mixture, preparer, everything)
+    _judge(recipe, checked, f"stages.{stage.name}.data")
+    if stage.validation is not None:
+        held = open_mixture(stage.validation.data, recipe.data.root)
+        _judge(recipe, check_samples(held, preparer, everything), f"stages.{stage.name}.validation.data")
+    for sample in checked.opened:
         for span in sample.spans:
             rows.setdefault(span.slot, span.length)
-    tokens = sum(len(s.ids) for s in samples)
-    supervised = sum(int((s.labels >= 0).sum()) for s in samples) / tokens
-    longest = max(len(s.ids) for s in samples)
-    return StageSummary(stage.name, rates, plan.steps, len(mixture), longest, supervised, refused)
+    found = checked.longest, checked.supervised, checked.refused, len(checked.opened)
+    return StageSummary(stage.name, rates, plan.steps, len(mixture), *found), checked
 
 
-def _look_at(mixture: Mixture, preparer: Preparer, skip: bool) -> tuple[list[EncodedSample], list[str]]:
-    """Some good samples, and why the bad ones among them are bad."""
-    samples, refused = [], []
-    for index in islice(range(0, len(mixture), max(1, len(mixture) // LOOKED_AT)), LOOKED_AT):
-        try:
-            samples.append(preparer(mixture[index]))
-        except DataError as error:
-            if not skip:
-                raise
-            refused.append(str(error))
-    if not samples:
-        raise DataError(f"all {len(refused)} samples that were looked at are bad. The last: {refused[-1]}")
-    return samples, refused
+def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list[Checked]:
+    """What is asked after training."""
+    evaluation = recipe.evaluation
+    if evaluation is None:
+        return []
+    check_evaluation(evaluation, recipe.data.root)
+    # asked as `omnivit.assistant` asks: a question may fill the LLM's context
+    preparer = replace(preparer_of(model, recipe), max_length=model.llm.context or sys.maxsize, truncate=False)
+    found = []
+    for where, sources in (("data", evaluation.data), ("linear_probe", evaluation.linear_probe)):
+        for source in sources:
+            checked = check_samples(open_mixture([source], recipe.data.root), preparer, everything, asks=True)
+            _judge(recipe, checked, f"evaluation.{where}")
+            found += [checked] if where == "data" else []
+    return found
+
+
+def _judge(recipe: Recipe, checked: Checked, where: str) -> None:
+    """Refuse what training would refuse.
+
+    Raises:
+        DataError: names the bad records.
+    """
+    refused, records = checked.refused, checked.records
+    allowed = skips_allowed(recipe.data, records) if recipe.data.on_bad_sample == "skip" else 0
+    if len(refused) > allowed or not checked.opened:
+        advice = "`data.on_bad_sample: skip` would leave such samples out and count them."
+        if recipe.data.on_bad_sample == "skip":
+            advice = f"`data.skip_budget: {recipe.data.skip_budget}` allows {allowed} of them."
+        raise DataError(f"{complaint(refused, records, where)}\n{advice}")

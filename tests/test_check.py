@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 
 from omnivit import cli
 from omnivit.check import build_on_meta, check
+from omnivit.check_samples import check_samples, without_media
 from omnivit.data.collate import IGNORE
 from omnivit.data.module import open_mixture
 from omnivit.errors import DataError
@@ -56,7 +58,7 @@ def test_the_longest_sample_and_the_supervised_share(load_recipe: Load) -> None:
     recipe = load_recipe()
     preparer = preparer_of(load_model(recipe), recipe)
     mixture = open_mixture(recipe.stages[0].data, recipe.data.root)
-    samples = [preparer(mixture[i]) for i in range(16)]
+    samples = [preparer(mixture[i]) for i in range(24)]
     [align, instruct] = check(recipe).stages
     assert align.longest == instruct.longest == max(len(s.ids) for s in samples)
     supervised = sum(int((s.labels != IGNORE).sum()) for s in samples) / sum(len(s.ids) for s in samples)
@@ -168,15 +170,60 @@ def test_a_slip_in_a_plugins_block(
 
 def test_a_bad_sample_is_named(recipe_file: Path, data_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (data_root / "red.png").write_bytes(b"not a picture")
-    status, _, err = outcome(capfd, str(recipe_file))
-    assert status == 2 and re.match(r"error: sample 'p0' \(.*train.jsonl:1\): .*red.png: is not a picture", err)
-    status, out, _ = outcome(capfd, str(recipe_file), "data.on_bad_sample=skip")
-    assert status == 0 and "4 of the samples looked at are bad, training skips such: sample 'p0'" in out
+    status, _, err = outcome(capfd, str(recipe_file), "--all")
+    assert status == 2 and err.startswith("error: stages.align.data: 5 of 24 records are bad:\n  sample 'p0' (")
+    assert re.search(r"\n  sample 'p0' \(.*train.jsonl:1\): .*red.png: is not a picture", err)
+    assert "\n`data.on_bad_sample: skip` would leave such samples out" in err
+    status, _, err = outcome(capfd, str(recipe_file), "--all", "data.on_bad_sample=skip")
+    assert status == 2 and "`data.skip_budget: 0.01` allows 1 of them." in err
+    status, out, _ = outcome(capfd, str(recipe_file), "--all", "data.on_bad_sample=skip", "data.skip_budget=0.5")
+    assert status == 0 and "  5 records are bad, training skips them: sample 'p0'" in out
+
+
+def test_every_record_is_read_and_the_media_of_some_are_opened(
+    recipe_file: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ["red", "blue"]
+    records = [picture_record(f"p{i}", f"{names[i % 2]}.png", names[i % 2]) for i in range(40)]
+    write_jsonl(data_root / "train.jsonl", records)
+    status, out, _ = outcome(capfd, str(recipe_file))
+    assert status == 0 and "over 40 samples; all records read, the media of 16 opened: longest" in out
+    _, out, _ = outcome(capfd, str(recipe_file), "--all")
+    assert "all records read, the media of 40 opened" in out
+    for number, (change, reason) in enumerate(
+        [
+            ({"role": "user", "content": [{"type": "sound", "sound": "a.wav"}]}, "no input slot 'sound'"),
+            ({"role": "user", "content": "long " * 200}, "`data.max_length` is"),
+        ]
+    ):
+        wrong = [*records]
+        wrong[38 + number] = records[38 + number] | {"messages": [change, records[0]["messages"][1]]}
+        write_jsonl(data_root / "train.jsonl", wrong)
+        status, _, err = outcome(capfd, str(recipe_file))
+        assert status == 2 and f"sample 'p{38 + number}'" in err and reason in err, err
+
+
+def test_a_short_medium_that_was_not_opened_is_not_refused_for_the_rows_of_others(load_recipe: Load) -> None:
+    recipe = load_recipe()
+    preparer = preparer_of(load_model(recipe), recipe)
+    mixture = open_mixture(recipe.stages[0].data, recipe.data.root)
+    real = [preparer(mixture[i]) for i in range(len(mixture))]
+    wider = [replace(sample, spans=tuple(replace(span, length=500) for span in sample.spans)) for sample in real]
+    blind = without_media(preparer, wider)
+    with pytest.raises(DataError, match="max_length"):
+        blind(mixture[0])
+    assert check_samples(mixture, preparer, everything=False).refused == []
+
+
+def test_questions_that_are_trained_on_are_counted(recipe_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    evaluation = "evaluation={data: [{path: train.jsonl}], conditions: ['true']}"
+    status, out, _ = outcome(capfd, str(recipe_file), evaluation)
+    assert status == 0 and re.search(r"evaluation: 24 questions\. \d+ of them are trained on too", out)
 
 
 def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path) -> None:
     write_jsonl(data_root / "train.jsonl", [picture_record(f"b{i}", "absent.png", "red") for i in range(3)])
-    with pytest.raises(DataError, match=r"all 3 samples that were looked at are bad. The last: sample 'b2'"):
+    with pytest.raises(DataError, match=r"3 of 3 records are bad:\n  sample 'b0'"):
         check(load_recipe("data.on_bad_sample=skip"))
 
 

@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
     parser.add_argument("--without-data", action="store_true", help="do not look at the data: it is elsewhere")
+    parser.add_argument(
+        "--all", action="store_true", help="open all media; default: those of 16 records a file, beside all texts"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, args.overrides)
     from omnivit.check import check
 
-    summary = check(recipe, with_data=not args.without_data)
+    summary = check(recipe, with_data=not args.without_data, everything=args.all)
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
     print(summary.precision)
     for stage, found in zip(recipe.stages, summary.stages, strict=True):
         print("\n" + "\n".join(_stage(stage, found, summary)))
+    if summary.asked:
+        print(f"\nevaluation: {summary.asked} questions{_overlap(summary)}")
     return 0
 
 
@@ -67,15 +72,20 @@ def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
     lines = [f"stage {stage.name}: trains {trains} ({', '.join(stage.train)})"]
     if found.steps is not None and found.longest is not None and found.supervised is not None:
         lines.append(
-            f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; samples looked at: longest "
-            f"{found.longest} tokens, {found.supervised:.0%} of tokens supervised"
+            f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; all records read, the media of "
+            f"{found.opened} opened: longest {found.longest} tokens, {found.supervised:.0%} of tokens supervised"
         )
     if found.refused:
-        count = len(found.refused)
-        lines.append(f"  {count} of the samples looked at are bad, training skips such: {found.refused[0]}")
+        lines.append(f"  {len(found.refused)} records are bad, training skips them: {found.refused[0]}")
     parts = memory(summary.model, found, stage.batch_size // stage.accumulate)
     detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
     return [*lines, f"  memory on one device, estimated: {_bytes(sum(parts.values()))} ({detail})"]
+
+
+def _overlap(summary: Summary) -> str:
+    if not summary.also_trained:
+        return ", none of which a stage trains on"
+    return f". {summary.also_trained} of them are trained on too: their score says little about new media"
 
 
 def _number(value: int) -> str:

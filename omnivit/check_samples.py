@@ -1,0 +1,171 @@
+"""The samples of a stage, before anything trains: every record's text, and the media of some records or of all.
+
+A record whose media are not opened is encoded with stand-ins: each medium takes as many rows as the shortest one that
+was opened. So a text that is too long, an unknown slot and an answer without a supervised token are found in every
+record, and a medium that is too long or unreadable in those whose media are opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from omnivit.data.collate import IGNORE, EncodedSample
+from omnivit.data.mixture import Mixture
+from omnivit.data.prepare import Preparer
+from omnivit.data.sample import Media, Sample, Target, Text
+from omnivit.data.slot import SlotPreparer
+from omnivit.errors import DataError
+from omnivit.evaluate.conditions import question
+
+SAMPLED = 16
+"""Records whose media are opened, evenly spread, unless all are asked for."""
+_SHOWN = 5
+_SAY_AFTER = 10.0
+"""Seconds between lines of progress."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a look at a mixture's samples found."""
+
+    opened: list[EncodedSample]
+    """The good ones whose media were opened."""
+    records: int
+    """All were read."""
+    refused: list[str]
+    """Reason of every bad one."""
+    keys: frozenset[bytes]
+    """Of every good record, `key_of`."""
+    longest: int
+    """Tokens of the longest good record."""
+    supervised: float
+    """Share of the tokens of good records that carry loss."""
+
+
+@dataclass(frozen=True)
+class _StandIn(SlotPreparer):
+    """Opens no medium and gives each the same number of rows."""
+
+    count: int = 1
+
+    def __call__(self, media: Media, instruction: str = "") -> dict[str, Tensor]:
+        del media, instruction
+        return {}
+
+    def preface(self, media: Media) -> str:
+        del media
+        return ""
+
+    def rows(self, items: Mapping[str, Tensor]) -> int:
+        del items
+        return self.count
+
+
+def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: bool = False) -> Checked:
+    """Read and encode every record of a mixture, and open the media of some.
+
+    Args:
+        mixture: the samples.
+        preparer: of the stage.
+        everything: open all media.
+        asks: the samples are questions of an evaluation, whose answers carry no loss.
+    """
+    look = _Look(mixture, preparer, asks)
+    some = range(len(mixture)) if everything else _spread(len(mixture))
+    opened = [sample for index in _said(some, "records checked") if (sample := look.at(index, preparer)) is not None]
+    blind = without_media(preparer, opened)
+    for index in _said(sorted(set(range(len(mixture))) - set(some)), "records checked"):
+        look.at(index, blind)
+    refused = [look.refused[index] for index in sorted(look.refused)]
+    share = look.supervised / max(1, look.tokens)
+    return Checked(opened, len(mixture), refused, frozenset(look.keys), look.longest, share)
+
+
+@dataclass
+class _Look:
+    """A pass over records, and what it found."""
+
+    mixture: Mixture
+    preparer: Preparer
+    asks: bool
+    refused: dict[int, str] = field(default_factory=dict)
+    keys: set[bytes] = field(default_factory=set)
+    longest: int = 0
+    tokens: int = 0
+    supervised: int = 0
+
+    def at(self, index: int, preparer: Preparer) -> EncodedSample | None:
+        """One record, encoded; None where it is bad."""
+        try:
+            sample = self.mixture[index]
+            encoded = self._encode(sample, preparer)
+        except DataError as error:
+            self.refused[index] = str(error)
+            return None
+        self.keys.add(key_of(sample))
+        self.longest = max(self.longest, len(encoded.ids))
+        self.tokens += len(encoded.ids)
+        self.supervised += int((encoded.labels != IGNORE).sum())
+        return encoded
+
+    def _encode(self, sample: Sample, preparer: Preparer) -> EncodedSample:
+        asked = question(sample) if self.asks else sample
+        try:
+            return preparer(asked, generate=self.asks)
+        except DataError:
+            if preparer is self.preparer:
+                raise
+        return self.preparer(asked, generate=self.asks)  # its media may be shorter than those that were seen
+
+
+def without_media(preparer: Preparer, opened: Iterable[EncodedSample]) -> Preparer:
+    """The preparer with stand-ins for its slots, each of the fewest rows that a medium of the slot was seen to take."""
+    rows: dict[str, int] = {}
+    for sample in opened:
+        for span in sample.spans:
+            rows[span.slot] = min(span.length, rows.get(span.slot, span.length))
+    slots = {
+        name: _StandIn(slot.processors, slot.branches, slot.positions, count=rows.get(name, 1))
+        for name, slot in preparer.slots.items()
+    }
+    return replace(preparer, slots=slots, reads_targets=False)
+
+
+def complaint(refused: Sequence[str], records: int, where: str) -> str:
+    """Bad records in words: how many, and the first few."""
+    shown = "\n  ".join(refused[:_SHOWN])
+    more = f"\n  and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    return f"{where}: {len(refused)} of {records:,} records are bad:\n  {shown}{more}"
+
+
+def key_of(sample: Sample) -> bytes:
+    """What a sample asks, shows and answers, as 16 bytes: two of equal keys are the same exercise."""
+    parts: list[tuple[str, str]] = []
+    for turn in sample.messages:
+        for part in turn.parts:
+            if isinstance(part, Text):
+                parts.append((turn.role, part.text.strip()))
+            elif isinstance(part, (Media, Target)):
+                parts.append((type(part).__name__, f"{part.root}/{part}"))
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _spread(count: int) -> Sequence[int]:
+    """Up to `SAMPLED` indices, evenly spread."""
+    return range(count) if count <= SAMPLED else [k * count // SAMPLED for k in range(SAMPLED)]
+
+
+def _said(indices: Sequence[int], what: str) -> Iterator[int]:
+    """The indices; a line on standard error says how far, where it takes long."""
+    said = time.monotonic()
+    for number, index in enumerate(indices):
+        yield index
+        if time.monotonic() - said > _SAY_AFTER:
+            said = time.monotonic()
+            print(f"{number + 1:,} of {len(indices):,} {what}", file=sys.stderr)
