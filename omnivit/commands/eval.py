@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     """Ask; gives the condition and what was measured under it."""
-    if args.out is not None and not args.out.absolute().parent.is_dir():
-        raise DataError(f"--out {args.out}: there is no folder {args.out.absolute().parent}. Make it first.")
+    if args.out is not None:
+        _check_writable(args.out)
     root = (args.root or args.data.parent).resolve()
     if not root.is_dir():
         raise DataError(f"--root {root}: is not a folder.")
@@ -76,6 +77,24 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     asked = [one.sample for one in answered]
     heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
     return condition, replace(score(answered, questions.refused, metric), heads=heads)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a file that cannot be written before questions are asked, whose answers would be lost.
+
+    Raises:
+        DataError: says why.
+    """
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise DataError(f"--out {out}: there is no folder {folder}. Make it first.")
+    if out.is_dir():
+        raise DataError(f"--out {out}: is a folder. Name a file.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"--out {out}: its folder cannot be written: {error.strerror}. Choose another one.") from error
 
 
 def _opened(args: argparse.Namespace, root: Path) -> Reader:

@@ -55,6 +55,8 @@ def test_root_may_lie_elsewhere(run: Path, data_root: Path, tmp_path: Path, capf
         (("--reader", "mesages"), "did you mean 'messages'"),
         (("--root", "absent"), "--root .*absent: is not a folder"),
         (("--out", "absent/answers.jsonl"), "--out absent/answers.jsonl: there is no folder"),
+        (("--out", "."), "--out .: is a folder. Name a file."),
+        (("--out", "/proc/answers.jsonl"), "--out /proc/answers.jsonl: its folder cannot be written: "),
         (("--limit", "0"), "'0' is not a whole number above 0"),
         (("--blind", "--shuffle"), "not allowed with"),
         (("--limit", "1", "--shuffle"), r"sample 'p0' \(.*train.jsonl:1\): no other sample"),
