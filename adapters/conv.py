@@ -22,7 +22,7 @@ from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 
 
@@ -123,6 +123,7 @@ class ConvAdapter(Adapter):
     def __init__(self, config: ConvConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.config = config
+        require_weights(config.path)
         self.width = config.width or width
         stride = config.stride or config.kernel
         self.rule = ConvLength(config.kernel, stride, config.padding, config.dims)

@@ -28,7 +28,7 @@ from omnivit.model.context import Context, SlotContext
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 
 _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
@@ -81,6 +81,7 @@ class GatedCrossAttentionAdapter(Adapter):
     def __init__(self, config: GatedCrossAttentionConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.config = config
+        require_weights(config.path)
         self.length = FixedLength(int(config.marker))
         self.marker = nn.Parameter(torch.randn(llm_width) * 0.02) if config.marker else None
         self.layers = nn.ModuleDict()

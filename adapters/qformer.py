@@ -23,7 +23,7 @@ from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.arguments import accepted
 from omnivit.model.features import Features, Layout
 from omnivit.model.tokens import read_tokenizer
-from omnivit.model.weights import load_strictly
+from omnivit.model.weights import load_strictly, require_weights
 from omnivit.plugin import Card
 
 
@@ -118,6 +118,7 @@ class QFormerAdapter(Adapter):
         """Raises RecipeError where the instruction's tokenizer cannot be read, or has more tokens than the table."""
         super().__init__(config, width, llm_width)
         self.config = config
+        require_weights(config.path)
         self.width = llm_width if config.projection else config.hidden
         self.length = QueryLength(config.queries)
         self.instruction_tokenizer = config.instruction_tokenizer

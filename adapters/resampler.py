@@ -30,7 +30,7 @@ from omnivit.errors import RecipeError
 from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.features import Features, Layout
-from omnivit.model.weights import load_strictly
+from omnivit.model.weights import load_strictly, require_weights
 from omnivit.plugin import Card
 
 T = TypeVar("T")
@@ -158,6 +158,7 @@ class ResamplerAdapter(Adapter):
         """Raises RecipeError for heads or positions that do not fit the widths."""
         super().__init__(config, width, llm_width)
         self.config = config
+        require_weights(config.path)
         queries = _or(config.queries, QUERIES[config.kind])
         out = llm_width if config.projection else None
         self.network: nn.Module

@@ -24,7 +24,7 @@ from omnivit.examples import AdapterExample
 from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.arguments import accepted
 from omnivit.model.features import Features, Layout
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 
 Branch = Literal["video", "audio"]
@@ -138,6 +138,7 @@ class VideoQFormerAdapter(Adapter):
     def __init__(self, config: VideoQFormerConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.config = config
+        require_weights(config.path)
         self.length = VideoQFormerLength(config.branch, config.query_count, config.frame_limit)
         self.frame_positions = nn.Embedding(config.frame_limit, width)
         settings = Blip2QFormerConfig(

@@ -20,7 +20,7 @@ from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.llm import LanguageModel
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 
 
@@ -76,6 +76,7 @@ class VocabularyAdapter(Adapter):
         if llm_width % config.heads:
             raise RecipeError(f"vocabulary: the LLM's width {llm_width} cannot be divided among {config.heads} heads.")
         self.config = config
+        require_weights(config.path)
         self.project = nn.Linear(width, llm_width)
         self.attention = nn.MultiheadAttention(
             llm_width,

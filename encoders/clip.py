@@ -27,9 +27,9 @@ from omnivit.media.facts import MediaFacts
 from omnivit.media.images import look, open_image
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
+from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import locate
+from omnivit.model.weights import locate, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 from omnivit.testing import made
@@ -108,6 +108,7 @@ class ClipEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         self._settings = _cut(_vision_config(config), config.layer)
         self._process, height, width = _image_processor(config, self._settings)
         with sketching():
@@ -213,7 +214,7 @@ def _vision_config(config: ClipConfig) -> Any:
             return AutoConfig.for_model(values.pop("model_type"), **values)
     place = locate(config.path or "")
     with explained(f"clip encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(place)
+        found = AutoConfig.from_pretrained(place, **REMOTE_CODE)
     found = getattr(found, "vision_config", found)
     if found.model_type == "siglip2_vision_model":
         raise RecipeError(
@@ -245,7 +246,7 @@ def _image_processor(config: ClipConfig, settings: Any) -> tuple[Any, int, int]:
         process: Any = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     else:
         with explained(f"clip encoder, path {config.path!r}: has no readable image processor settings"):
-            process = AutoImageProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+            process = AutoImageProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
         if config.image_size is not None:
             process = _resized(process, config.image_size)
     shapes = {tuple(_pixels(process, Image.new("RGB", size)).shape[1:]) for size in ((60, 45), (45, 60))}

@@ -35,8 +35,8 @@ from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
 from omnivit.model.arguments import accepted
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
-from omnivit.model.weights import locate
+from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
+from omnivit.model.weights import locate, require_weights
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -209,6 +209,7 @@ class DocumentNativeEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or is of another family."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         self._settings = _settings(config)
         self._family = FAMILIES[self._settings.model_type]
         self._process = _image_processor(config, self._family, self._settings)
@@ -316,7 +317,7 @@ def _settings(config: DocumentNativeConfig) -> Any:
             found: Any = AutoConfig.for_model(kind, **values)
     else:
         with explained(f"document_native encoder, path {config.path!r}: has no readable model config"):
-            found = AutoConfig.from_pretrained(locate(config.path or ""))
+            found = AutoConfig.from_pretrained(locate(config.path or ""), **REMOTE_CODE)
         found = getattr(found, "vision_config", found)
         if found.model_type not in FAMILIES:
             raise RecipeError(
@@ -332,7 +333,7 @@ def _image_processor(config: DocumentNativeConfig, family: type[Family], setting
     if config.path is None:
         return getattr(transformers, family.processor)(**family.options(settings))
     with explained(f"document_native encoder, path {config.path!r}: has no readable image processor settings"):
-        process: Any = AutoImageProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+        process: Any = AutoImageProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
     if getattr(process, "is_vqa", False):
         process.is_vqa = False
     if not hasattr(process, family.budget):

@@ -34,7 +34,7 @@ from omnivit.media import arrays, audio, images, video
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 from omnivit.testing import made
@@ -193,6 +193,7 @@ class ImageBindEncoder(Encoder):
         """Raises RecipeError for sizes that do not fit; PluginError where Meta's code is not installed."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         self.towers = tuple(dict.fromkeys(TOWER_OF[medium] for medium in config.towers))
         with torch.device("meta") if config.path is not None else nullcontext():
             self.model = imagebind_model.build(self.towers, config.sizes).to(torch_dtype(config.dtype))

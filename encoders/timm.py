@@ -30,7 +30,7 @@ from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import load_strictly, locate, read_state
+from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -169,6 +169,7 @@ class TimmEncoder(Encoder):
         """Raises RecipeError for a model that timm does not know, or whose output is no feature map."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         with sketching():
             skeleton = _create(config)
             data: dict[str, Any] = resolve_model_data_config(skeleton)  # type: ignore[no-untyped-call]

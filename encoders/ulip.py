@@ -29,7 +29,7 @@ from omnivit.media.points import SEED, Cloud, look, read_points
 from omnivit.media.points_sampling import farthest
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.weights import load_strictly
+from omnivit.model.weights import load_strictly, require_weights
 from omnivit.plugin import Card
 from omnivit.testing import made
 
@@ -189,6 +189,7 @@ class UlipEncoder(Encoder):
     def __init__(self, config: UlipConfig) -> None:
         super().__init__()
         self.config = config
+        require_weights(config.path)
         sizes = config.sizes
         channels = 6 if sizes.colours else 3
         self.model = PointBert(

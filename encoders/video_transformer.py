@@ -25,9 +25,9 @@ from omnivit.media.facts import MediaFacts
 from omnivit.media.video import SIDE, Sampling, inspect, read_frames
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained, processor_fingerprint
+from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import locate
+from omnivit.model.weights import locate, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 from omnivit.testing import made
@@ -138,6 +138,7 @@ class VideoTransformerEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, is of another family, or has no such layer."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         self._settings = _cut(_model_config(config), config.layer)
         self._kind = KINDS[self._settings.model_type]
         self.frames, self.side = (
@@ -238,7 +239,7 @@ def _model_config(config: VideoTransformerConfig) -> Any:
         with explained(f"video_transformer encoder: no config can be made of {config.config}"):
             return AutoConfig.for_model(name, **values)
     with explained(f"video_transformer encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(locate(config.path or ""))
+        found = AutoConfig.from_pretrained(locate(config.path or ""), **REMOTE_CODE)
     _check_kind(found.model_type)
     return found
 
@@ -287,7 +288,7 @@ def _video_processor(config: VideoTransformerConfig, kind: Kind, side: int) -> A
         )
     else:
         with explained(f"video_transformer encoder, path {config.path!r}: has no readable video processor settings"):
-            process = AutoVideoProcessor.from_pretrained(locate(config.path))  # type: ignore[no-untyped-call]
+            process = AutoVideoProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
     made = _pixels(process, torch.zeros(1, 3, 90, 120, dtype=torch.uint8)).shape
     if tuple(made[2:]) != (side, side):
         raise RecipeError(

@@ -31,8 +31,8 @@ from omnivit.media.audio import look, read_audio
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
-from omnivit.model.pretrained import explained, load_pretrained
-from omnivit.model.weights import load_strictly, locate
+from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained
+from omnivit.model.weights import load_strictly, locate, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 from omnivit.testing import made
@@ -131,6 +131,7 @@ class WhisperEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, has no such layer, or other windows."""
         super().__init__()
         self.config = config
+        require_weights(config.path)
         full = _settings(config)
         self._extract = _extractor(config, full)
         self._settings = _cut(full, config.layer)
@@ -218,7 +219,7 @@ def _settings(config: WhisperConfig) -> HFConfig:
     if file is not None:
         return HFConfig(**whisper_ctranslate2.convert(file).config)
     with explained(f"whisper encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(place)
+        found = AutoConfig.from_pretrained(place, **REMOTE_CODE)
     if not isinstance(found, HFConfig):
         raise RecipeError(
             f"whisper encoder, path {config.path!r}: is a model of type {found.model_type!r}, not a Whisper."

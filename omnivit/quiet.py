@@ -8,13 +8,15 @@ import warnings
 
 
 def quieten_transformers() -> None:
-    """Silence notices and progress bars of transformers; call it before transformers is imported."""
+    """Silence notices, progress bars and questions of transformers; call it before transformers is imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers import dynamic_module_utils
     from transformers.utils import logging as notices
 
     notices.set_verbosity_error()  # type: ignore[no-untyped-call]
     notices.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # or it asks "Do you wish to run the custom code? [y/N]"
 
 
 def quieten_lightning() -> None:

@@ -121,7 +121,7 @@ class Registry(Generic[T]):
         if claim.owner is not None:
             distribution, version = claim.owner.facts[:2]
         else:
-            distribution, version = _owner_of(naming.parse(claim.value).distribution)
+            distribution, version = owner_of(naming.parse(claim.value).distribution)
         origin = {"name": name, "value": claim.value, "distribution": distribution, "version": version}
         return {**origin, "plugin_version": _version(found)}
 
@@ -346,8 +346,10 @@ def _describe(found: object) -> str:
     return f"the class {found.__module__}.{found.__qualname__}({bases})"
 
 
-def _owner_of(module: str) -> tuple[str, str]:
-    """Distribution and version of an importable module; of a namespace that several share, all of them."""
+def owner_of(module: str) -> tuple[str, str]:
+    """Distribution and version of an importable module; of a namespace that several share, all of them.
+
+    A module that no distribution holds is `not installed`."""
     owners = claims.owners_of(module.partition(".")[0])
     if not owners:
         return "not installed", probe.UNKNOWN

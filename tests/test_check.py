@@ -74,7 +74,7 @@ def test_the_model_takes_no_memory(load_recipe: Load) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """An LLM and an encoder with config and tokenizer as published, but without their weights."""
+    """An LLM and an encoder with config and tokenizer as published, whose weights cannot be read."""
     llm, encoder = tmp_path / "llm", tmp_path / "encoder"
     llama = LlamaConfig(
         vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -89,7 +89,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     square = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(encoder)
     for folder in (llm, encoder):
-        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").write_bytes(b"damaged")
     return llm, encoder
 
 
@@ -104,7 +104,11 @@ def test_no_weights_are_read(recipe_file: Path, folders: tuple[Path, Path], capf
     assert (status, err) == (0, ""), err
     assert "mlp" in out and "16 tokens a medium" in out
     assert cli.main(["train", str(recipe_file), "--run-dir", str(llm.parent / "run"), *changes]) == 2
-    assert "safetensors" in capfd.readouterr().err  # training does need them
+    assert "model.llm (command line): llm.path" in (err := capfd.readouterr().err) and "header" in err  # training does
+    (encoder / "model.safetensors").unlink()
+    status, _, err = outcome(capfd, str(recipe_file), *changes)
+    assert status == 2
+    assert f"model.inputs.image.encoder (command line): path '{encoder}': the folder holds no weights" in err
 
 
 def override_whole(block: str) -> list[str]:

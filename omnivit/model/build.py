@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from omnivit.device import default_device
 from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter, Positions
 from omnivit.model.encoder import Encoder
+from omnivit.model.faults import naming
 from omnivit.model.head import Head
 from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
@@ -37,6 +38,8 @@ class Blueprint:
     config: Any
     path: str
     """In the recipe, such as `model.inputs.image.encoder` or `model.inputs.image[0].adapter`."""
+    where: Where
+    """The same with file and line."""
 
     @property
     def keys(self) -> tuple[str | int, ...]:
@@ -67,7 +70,7 @@ def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, r
     options = {key: value for key, value in block.items() if key != "name"}
     if options.get("dtype") == precision.FASTEST:  # not settled before, as training does: a plugin need not know it
         options["dtype"] = precision.choose(precision.measure(default_device())).dtype
-    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path)
+    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path, where)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class ModelBlueprint:
             RecipeError: an adapter's rows have another width than the LLM, a shared one does not fit, or heads cannot
                 be told apart.
         """
-        with seeded(self.seed, "llm"):
+        with seeded(self.seed, "llm"), _constructing(self.llm):
             llm: LanguageModel = self.llm.cls(self.llm.config)
         encoders: dict[str, Encoder] = {}
         adapters: dict[str, tuple[Adapter, int]] = {}
@@ -135,13 +138,13 @@ class ModelBlueprint:
         return OmniModel(llm, inputs, {name: self._head(name, plan, llm) for name, plan in self.heads.items()})
 
     def _head(self, name: str, plan: Blueprint, llm: LanguageModel) -> Head:
-        with seeded(self.seed, "heads", name):
+        with seeded(self.seed, "heads", name), _constructing(plan):
             head: Head = plan.cls(plan.config, llm.width)
         return head
 
     def _encoder(self, plan: Blueprint, built: dict[str, Encoder]) -> Encoder:
         if plan.path not in built:
-            with seeded(self.seed, "encoders", *plan.keys):
+            with seeded(self.seed, "encoders", *plan.keys), _constructing(plan):
                 built[plan.path] = plan.cls(plan.config)
         return built[plan.path]
 
@@ -150,7 +153,7 @@ class ModelBlueprint:
     ) -> Adapter:
         plan = plans.adapter
         if plan.path not in built:
-            with seeded(self.seed, "adapters", *plan.keys):
+            with seeded(self.seed, "adapters", *plan.keys), _constructing(plan):
                 built[plan.path] = plan.cls(plan.config, encoder.width, llm.width), encoder.width
         adapter, width = built[plan.path]
         if width != encoder.width:
@@ -202,12 +205,17 @@ def _component(
 
 def load_model(recipe: Recipe) -> OmniModel:
     """Build a recipe's model with its pretrained weights, adapters installed and LoRA added; in `eval()`, frozen."""
-    model = ModelBlueprint.of(recipe).build()
-    model.llm.load()
-    for part in dict.fromkeys(part for slot in model.encoders for branch in model.branches(slot) for part in branch):
-        part.load()
-    for _, head in model.named_heads():
-        head.load()
+    plan = ModelBlueprint.of(recipe)
+    model = plan.build()
+    parts: dict[Any, Where] = {model.llm: plan.llm.where}
+    for slot, plans in plan.inputs.items():
+        for branch, planned in zip(model.branches(slot), plans, strict=True):
+            parts.setdefault(branch.encoder, planned.encoder.where)
+            parts.setdefault(branch.adapter, planned.adapter.where)
+    parts |= {head: plan.heads[name].where for name, head in model.named_heads()}
+    for part, where in parts.items():
+        with naming(where, type(part), "while it loaded weights"):
+            part.load()
     complete(model, recipe.seed)
     return model.eval().requires_grad_(False)
 
@@ -222,13 +230,18 @@ def complete(model: OmniModel, seed: int) -> None:
         branches = model.branches(slot)
         for number, branch in enumerate(branches):
             path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
-            with seeded(seed, "install", slot, *([number] if number else [])), _named(path):
+            changing = naming(path, type(branch.adapter), "while it changed the LLM")
+            with seeded(seed, "install", slot, *([number] if number else [])), changing:
                 branch.adapter.install(model.llm, branch.encoder, slot)
     with seeded(seed, "peft"):
         model.llm.add_peft()
     if tokens := model.tokens():
         with _named(f"model.heads ({', '.join(tokens)})"):
             model.llm.add_tokens(list(tokens.values()))
+
+
+def _constructing(plan: Blueprint) -> AbstractContextManager[None]:
+    return naming(plan.where, plan.cls, "in its constructor")
 
 
 @contextmanager
@@ -250,14 +263,23 @@ def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -
         {slot: _slot_preparer(model, slot) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,
-        {name: HeadPreparer(head.token, head.reads_before, head.processor()) for name, head in model.named_heads()},
+        {name: _head_preparer(head, f"model.heads.{name}") for name, head in model.named_heads()},
     )
+
+
+def _head_preparer(head: Head, path: str) -> HeadPreparer:
+    with naming(path, type(head), "while it made its processor"):
+        return HeadPreparer(head.token, head.reads_before, head.processor())
 
 
 def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
     encoders = model.slot_encoders(slot)
+    processors = []
+    for encoder in encoders:
+        with naming(f"model.inputs.{slot}", type(encoder), "while it made its processor"):
+            processors.append(encoder.processor())
     return SlotPreparer(
-        tuple(encoder.processor() for encoder in encoders),
+        tuple(processors),
         tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
         _positions([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
         _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),

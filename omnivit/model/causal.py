@@ -30,7 +30,7 @@ from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.surgery import Surgery, find_layers
 from omnivit.model.tokens import BYTES, byte_tokenizer
-from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require
+from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 
@@ -101,6 +101,7 @@ class CausalLM(LanguageModel):
         if config.path is None:
             self._adopt(self._random(settings))
         else:
+            require_weights(config.path)
             with torch.device("meta"):
                 self._adopt(self._random(settings))
 
@@ -290,7 +291,7 @@ class CausalLM(LanguageModel):
         return options | ({"attn_implementation": self.config.attention} if self.config.attention else {})
 
     def _remote(self) -> dict[str, Any]:
-        return {"trust_remote_code": True} if self.config.trust_remote_code else {}
+        return {"trust_remote_code": self.config.trust_remote_code}
 
 
 def _located(path: str, convert: bool) -> Path | str:

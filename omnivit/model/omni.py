@@ -18,6 +18,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.adapter import Adapter
 from omnivit.model.context import Context
 from omnivit.model.encoder import Encoder
+from omnivit.model.faults import naming
 from omnivit.model.features import Features, joined
 from omnivit.model.head import Head, HeadOutput
 from omnivit.model.llm import LanguageModel
@@ -115,7 +116,9 @@ class OmniModel(nn.Module):
 
     def _read(self, name: str, states: Tensor, batch: Batch) -> HeadOutput:
         found = batch.triggers[name]
-        output: HeadOutput = self.heads[name](states[found.samples, found.places], found.targets or None)
+        head = self.heads[name]
+        with naming(f"model.heads.{name}", type(head), "on a batch"):
+            output: HeadOutput = head(states[found.samples, found.places], found.targets or None)
         return output
 
     def _encode_slot(self, slot: str, items: Mapping[str, Tensor]) -> Features:
@@ -126,9 +129,14 @@ class OmniModel(nn.Module):
             mine = [branch.adapter for branch in branches if branch.encoder is encoder]
             parts: list[nn.Module] = [encoder, *(adapter for adapter in mine if adapter.in_encoder)]
             trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
-            with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            grad = torch.set_grad_enabled(trains and torch.is_grad_enabled())
+            with grad, naming(f"model.inputs.{slot}", type(encoder), "on a batch"):
                 encoded[encoder] = encoder(encoder_items(items, number, len(encoders)))
-        return joined([branch.adapter(encoded[branch.encoder], instruction) for branch in branches])
+        rows = []
+        for branch in branches:
+            with naming(f"model.inputs.{slot}", type(branch.adapter), "on a batch"):
+                rows.append(branch.adapter(encoded[branch.encoder], instruction))
+        return joined(rows)
 
     def _touch_unused(self, batch: Batch) -> Tensor | float:
         """Zero, but connected to every trainable parameter of the slots and heads that this batch does not use.

@@ -9,6 +9,22 @@ from typing import Any
 
 from omnivit.errors import OmniVitError, RecipeError
 
+REMOTE_CODE = {"trust_remote_code": False}
+"""For every Auto class of transformers: unsaid, it asks at the terminal whether to run a checkpoint's code."""
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Keep transformers from asking at the terminal: code that nobody trusted is an error at once."""
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # what its own tests use
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
@@ -18,11 +34,17 @@ def explained(what: str) -> Iterator[None]:
         RecipeError: in the place of anything but an OmniVitError.
     """
     try:
-        yield
+        with unasked():
+            yield
     except OmniVitError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason or "remote code" in reason:
+            raise RecipeError(
+                f"{what}: it brings Python code of its own, which nobody said to trust. Look at that code; then say "
+                f"`trust_remote_code: true` where the plugin has this option (`causal` has). ({reason[:300]})"
+            ) from error
         raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from omnivit.model.pretrained import explained
+from omnivit.model.pretrained import REMOTE_CODE, explained
 from omnivit.model.weights import locate
 
 BYTES = "bytes"
@@ -44,7 +44,7 @@ def read_tokenizer(path: str) -> PreTrainedTokenizerBase:
     if path == BYTES:
         return byte_tokenizer()
     with explained(f"no tokenizer can be read from {path!r}"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(path))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(path), **REMOTE_CODE)
         return tokenizer
 
 

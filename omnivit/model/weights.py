@@ -56,6 +56,25 @@ def locate(path: str) -> Path | str:
     )
 
 
+def require_weights(path: str | None) -> None:
+    """Check that the weights that a recipe names are there, without reading them: `omnivit check` finds what is absent.
+
+    Args:
+        path: a file, a folder with weights in it, a hub id (which is not looked up), or None: random weights.
+
+    Raises:
+        RecipeError, PluginError: as `locate`, or the folder holds no weights.
+    """
+    place = None if path is None else locate(path)
+    if isinstance(place, Path) and place.is_dir():
+        names = sorted(entry.name for entry in place.iterdir())
+        if not any(Path(name).suffix in STATE_SUFFIXES for name in names):
+            raise RecipeError(
+                f"path {path!r}: the folder holds no weights (*{', *'.join(STATE_SUFFIXES)}). It holds: "
+                f"{', '.join(names[:8]) or 'nothing'}{', ...' if len(names) > 8 else ''}."
+            )
+
+
 def is_gguf(place: Path | str) -> bool:
     """Whether a place is a GGUF file."""
     return isinstance(place, Path) and place.suffix == ".gguf"

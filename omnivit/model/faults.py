@@ -1,0 +1,62 @@
+"""What a plugin raises, told with the plugin's name: whose code failed, where the recipe asks for it, what to do."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from omnivit import registry
+from omnivit.errors import OmniVitError, PluginError, RecipeError
+from omnivit.naming import harmless, printable
+
+
+@contextmanager
+def naming(where: object, cls: type[nn.Module], doing: str) -> Iterator[None]:
+    """Make what a plugin's code raises inside an error that names the plugin.
+
+    Args:
+        where: the place in the recipe that asks for it.
+        cls: the plugin.
+        doing: what it does inside, such as "in its constructor".
+
+    Raises:
+        RecipeError: the plugin raised it; the place stands before its message.
+        PluginError: the plugin raised anything else but an OmniVitError, or too little memory.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        known = str(error).startswith(str(where))
+        raise error if known else RecipeError(f"{where}: {error}") from error
+    except (OmniVitError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(_message(where, cls, doing, error)) from error
+
+
+def _message(where: object, cls: type[nn.Module], doing: str, error: Exception) -> str:
+    distribution, version = registry.owner_of(cls.__module__)
+    owner = f"distribution {harmless(distribution)} {harmless(version)}"
+    said = printable(f"{type(error).__name__}: {error}")
+    return (
+        f"{where}: {harmless(cls.__qualname__)} failed {doing}{_place(cls, error)}: {said}\n"
+        f"  plugin: {harmless(cls.__module__)}:{harmless(cls.__qualname__)} ({owner})\n"
+        "  remedy: correct the recipe where the message says how; else it is a defect of the plugin: tell its authors. "
+        "OMNIVIT_TRACEBACK=1 shows the traceback"
+    )
+
+
+def _place(cls: type[nn.Module], error: Exception) -> str:
+    """Where in the plugin's own package it was raised: ` at FILE, line N`; else where the call ended."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    home = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    folder = str(Path(home).parent) if home else ""
+    own = [frame for frame in frames if folder and frame.filename.startswith(folder)]
+    last = next(iter([*reversed(own), *reversed(frames)]), None)
+    return f" at {printable(last.filename)}, line {last.lineno}" if last else ""
