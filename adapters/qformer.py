@@ -118,7 +118,7 @@ class QFormerAdapter(Adapter):
         """Raises RecipeError where the instruction's tokenizer cannot be read, or has more tokens than the table."""
         super().__init__(config, width, llm_width)
         self.config = config
-        require_weights(config.path)
+        require_weights(config.path, folders=False)
         self.width = llm_width if config.projection else config.hidden
         self.length = QueryLength(config.queries)
         self.instruction_tokenizer = config.instruction_tokenizer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from omnivit.errors import RecipeError
 from omnivit.examples import EncoderExample
 from omnivit.media.facts import MediaFacts
 from omnivit.media.images import look, open_image
+from omnivit.model.activations import NAMES, beside
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
 from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
@@ -33,6 +35,8 @@ from omnivit.model.weights import locate, require_weights
 from omnivit.plugin import Card
 from omnivit.precision import torch_dtype
 from omnivit.testing import made
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -108,8 +112,8 @@ class ClipEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
         super().__init__()
         self.config = config
-        require_weights(config.path)
         self._settings = _cut(_vision_config(config), config.layer)
+        require_weights(config.path)
         self._process, height, width = _image_processor(config, self._settings)
         with sketching():
             tower = self._build()
@@ -141,6 +145,7 @@ class ClipEncoder(Encoder):
         config = self.config
         if config.path is None:
             return
+        _warn_of_conflict(locate(config.path), self._settings)
         dtype, name = torch_dtype(config.dtype), f"clip encoder, path {config.path!r}"
         cls = type(self.tower)
         self.tower = load_pretrained(cls, locate(config.path), name, config=copy.deepcopy(self._settings), dtype=dtype)
@@ -205,6 +210,20 @@ class ClipEncoder(Encoder):
                 f"none. Available: drop."
             )
         return prefix
+
+
+def _warn_of_conflict(place: Path | str, settings: Any) -> None:
+    """Tell where the weights' original config, of open_clip, names another activation than that of transformers."""
+    stated = beside(place) if isinstance(place, Path) and place.is_dir() else None
+    used = NAMES.get(getattr(settings, "hidden_act", None) or "")
+    if stated is not None and stated.activation and used and stated.activation != used:
+        log.warning(
+            "clip encoder: config.json says the activation %s, and is followed; %s says %s. One of them is wrong: "
+            "correct hidden_act in config.json.",
+            used,
+            stated.source,
+            stated.activation,
+        )
 
 
 def _vision_config(config: ClipConfig) -> Any:

@@ -209,8 +209,8 @@ class DocumentNativeEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or is of another family."""
         super().__init__()
         self.config = config
-        require_weights(config.path)
         self._settings = _settings(config)
+        require_weights(config.path)
         self._family = FAMILIES[self._settings.model_type]
         self._process = _image_processor(config, self._family, self._settings)
         self.max_patches = config.max_patches or int(getattr(self._process, self._family.budget))

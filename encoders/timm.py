@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+from omnivit_encoders.timm_activation import assumed_activation
 from omnivit_encoders.timm_layouts import for_model
 from PIL import Image
 from timm.data.config import resolve_model_data_config
@@ -49,6 +50,9 @@ class TimmConfig:
     path: str | None = None
     """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors, .pth, .pt or .bin with timm's names, or a
     whole CLIP of open_clip, whose image tower is taken (see `omnivit_encoders.timm_layouts`)."""
+    act_layer: str | None = None
+    """Activation by timm's name, such as `gelu` or `quick_gelu`. Default: what the weights or a config beside them
+    say, else the model's own; where nothing says it, loading tells what it assumes."""
     layer: int | None = None
     """Rows after this block (of a vision transformer) or stage, without the final norm; -1 the last, -2 the one before
     it. Default: timm's own features, norm included."""
@@ -211,11 +215,12 @@ class TimmEncoder(Encoder):
         config = self.config
         if not (config.pretrained or config.path):
             return
-        backbone = _create(config, pretrained=config.pretrained)
+        read = read_state(locate(config.path)) if config.path else {}
+        activation = config.act_layer or assumed_activation(self.backbone, config.model, config.path, read)
+        backbone = _create(config, config.pretrained, activation)
         remove(backbone, self.unused)
         if config.path:
-            state = for_model(read_state(locate(config.path)), backbone)
-            load_strictly(backbone, state, config.path, ignored=self.unused)
+            load_strictly(backbone, for_model(read, backbone), config.path, ignored=self.unused)
         self.backbone = backbone
 
     def processor(self) -> TimmProcessor:
@@ -234,13 +239,15 @@ class TimmEncoder(Encoder):
         return Features(values, mask, torch.cartesian_prod(y, x).expand(len(values), -1, -1))
 
 
-def _create(config: TimmConfig, pretrained: bool = False) -> Any:
+def _create(config: TimmConfig, pretrained: bool = False, activation: str | None = None) -> Any:
     name = config.model
     if ":" not in name and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         raise RecipeError(f"timm encoder: timm {timm.__version__} has no model {name!r}. {hint}See timm.list_models().")
     options: dict[str, Any] = {"pretrained": pretrained}
+    if activation := activation or config.act_layer:
+        options["act_layer"] = activation
     fixed = timm.get_pretrained_cfg(name) if ":" not in name else None
     if config.image_size is not None and fixed is not None and fixed.fixed_input_size:
         options["img_size"] = config.image_size

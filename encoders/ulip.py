@@ -189,7 +189,7 @@ class UlipEncoder(Encoder):
     def __init__(self, config: UlipConfig) -> None:
         super().__init__()
         self.config = config
-        require_weights(config.path)
+        require_weights(config.path, folders=False)
         sizes = config.sizes
         channels = 6 if sizes.colours else 3
         self.model = PointBert(

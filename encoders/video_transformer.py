@@ -138,8 +138,8 @@ class VideoTransformerEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, is of another family, or has no such layer."""
         super().__init__()
         self.config = config
-        require_weights(config.path)
         self._settings = _cut(_model_config(config), config.layer)
+        require_weights(config.path)
         self._kind = KINDS[self._settings.model_type]
         self.frames, self.side = (
             int(_first(getattr(self._settings, key))) for key in (self._kind.frames, self._kind.side)

@@ -131,8 +131,8 @@ class WhisperEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, has no such layer, or other windows."""
         super().__init__()
         self.config = config
-        require_weights(config.path)
         full = _settings(config)
+        require_weights(config.path)
         self._extract = _extractor(config, full)
         self._settings = _cut(full, config.layer)
         self._settings.max_source_positions = self._extract.nb_max_frames // STRIDE

@@ -36,6 +36,7 @@ from omnivit.train import checkpoint
 from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.losses import token_log_probs
+from omnivit.trust import require as require_trust
 
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
@@ -66,22 +67,24 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def load(run: str | Path, device: str | None = None) -> Assistant:
+def load(run: str | Path, device: str | None = None, trust: bool = False) -> Assistant:
     """Open a run folder: its recipe's model with the weights of its newest checkpoint.
 
     Args:
         run: the folder that `omnivit train` or `omnivit import-hf` wrote.
         device: where it runs; default: the GPU if there is one.
+        trust: run Python code that the run brings or names (see `omnivit.trust`), where it was not trained here.
 
     Raises:
         CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
         PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
-        RecipeError: the recipe cannot be built here, or there is no such device.
+        RecipeError: the recipe cannot be built here, brings code that is not trusted, or there is no such device.
     """
     folder = Path(run)
     if not (folder / RECIPE).is_file():
         raise CheckpointError(_no_run(folder))
     recipe = load_recipe(folder / RECIPE)
+    require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
     standing = checkpoint.read_latest(folder / CHECKPOINTS, lambda found: (found.path, found.state, found.weights()))
     if standing is None:

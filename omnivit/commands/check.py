@@ -7,6 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnivit.errors import RecipeError
+from omnivit.output import reserved
+from omnivit.trust import add_trust_argument
+from omnivit.trust import require as require_trust
+
 if TYPE_CHECKING:
     from omnivit.check import StageSummary, Summary
     from omnivit.recipe import Recipe, Stage
@@ -14,24 +19,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("recipe", type=Path, help="a recipe (YAML)")
+    parser.add_argument("recipe", nargs="?", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
     parser.add_argument("--without-data", action="store_true", help="do not look at the data: it is elsewhere")
     parser.add_argument(
         "--all", action="store_true", help="open all media; default: those of 16 records a file, beside all texts"
     )
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check and describe."""
-    from omnivit.quiet import quieten_transformers
-    from omnivit.recipe import load
-
-    quieten_transformers()
-    recipe = load(args.recipe, args.overrides)
-    from omnivit.check import check
-
-    summary = check(recipe, with_data=not args.without_data, everything=args.all)
+    if args.recipe is None:
+        raise RecipeError("which recipe? `omnivit check RECIPE`.")
+    with reserved():
+        recipe, summary = _checked(args)
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
     print(summary.precision)
@@ -40,6 +42,18 @@ def run(args: argparse.Namespace) -> int:
     if summary.asked:
         print(f"\nevaluation: {summary.asked} questions{_overlap(summary)}")
     return 0
+
+
+def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
+    from omnivit.quiet import quieten_transformers
+    from omnivit.recipe import load
+
+    quieten_transformers()
+    recipe = load(args.recipe, args.overrides)
+    require_trust(recipe, args.trust, args.recipe)
+    from omnivit.check import check
+
+    return recipe, check(recipe, with_data=not args.without_data, everything=args.all)
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.output import reserved
+from omnivit.trust import add_trust_argument
 
 if TYPE_CHECKING:
     from omnivit.data.readers import Reader
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every answer to this file, as JSON lines")
     parser.add_argument("--device", help="where it runs (default: the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +67,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather, score
 
-    assistant = load(args.run, args.device)
+    assistant = load(args.run, args.device, args.trust)
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
     answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)

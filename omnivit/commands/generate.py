@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from omnivit.errors import DataError
 from omnivit.output import reserved
+from omnivit.trust import add_trust_argument
 
 if TYPE_CHECKING:
     from omnivit.reply import Prediction, Reply
@@ -45,6 +46,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P (1)")
     parser.add_argument("--seed", type=int, help="of the draws, to repeat an answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    add_trust_argument(parser)
 
 
 def _in_slot(slot: str, file: str) -> tuple[str, str]:
@@ -77,7 +79,7 @@ def _reply(args: argparse.Namespace, question: str) -> Reply:
     from omnivit.assistant import Sampling, load
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)
-    assistant = load(args.run, args.device)
+    assistant = load(args.run, args.device, args.trust)
     turn = assistant.turn(question, args.media or [])
     return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
 

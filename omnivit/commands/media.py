@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from omnivit.errors import OmniVitError, PluginError
 from omnivit.output import reserved
+from omnivit.trust import add_trust_argument
+from omnivit.trust import require as require_trust
 
 if TYPE_CHECKING:
     from omnivit.data.slot import SlotPreparer
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe (YAML) or a run folder: tell its slots and tokens too",
     )
     parser.add_argument("--json", action="store_true", help="print one object instead of lines")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     with reserved(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of readers that meet damage; such of a DICOM file may cite its header
         encoders, absent = _installed()
-        slots = {} if args.recipe is None else _slots(args.recipe)
+        slots = {} if args.recipe is None else _slots(args.recipe, args.trust)
         answers = [_answer(file, encoders, slots) for file in args.files]
     if args.json:
         print(json.dumps(_as_record(answers, absent, args.recipe is not None), indent=2, ensure_ascii=False))
@@ -98,12 +101,13 @@ def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
     return found, absent
 
 
-def _slots(place: Path) -> Mapping[str, SlotPreparer]:
+def _slots(place: Path, trust: bool) -> Mapping[str, SlotPreparer]:
     """What prepares the media of each slot of a recipe. The model is built on the meta device."""
     from omnivit.recipe import load
     from omnivit.train.folder import RECIPE, require_plugins
 
     recipe = load(place / RECIPE if place.is_dir() else place)
+    require_trust(recipe, trust, place, readers=False)
     if place.is_dir():
         require_plugins(place, recipe)
     from omnivit.check import build_on_meta

@@ -1,21 +1,27 @@
-"""`omnivit show`: print a recipe resolved, with everything that it extends, overrides, defaults and interpolations."""
+"""`omnivit show`: print a recipe resolved, with everything that it extends, overrides, defaults and interpolations.
+
+No plugin is imported: a stranger's recipe can be looked at.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from omnivit.errors import RecipeError
 from omnivit.output import reserved
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("recipe", type=Path, help="a recipe (YAML)")
+    parser.add_argument("recipe", nargs="?", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. stages.0.epochs=2")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print."""
+    if args.recipe is None:
+        raise RecipeError("which recipe? `omnivit show RECIPE`.")
     from omnivit.recipe import load, to_yaml
 
     with reserved():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
+from omnivit.trust import add_trust_argument
 
 RUN_DIR = "OMNIVIT_RUN_DIR"
 """Tells the processes that Lightning starts, for other ranks, which folder the first has chosen."""
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-changes", action="store_true",
         help="with --resume: continue although recipe, data, weights or machine have changed, and record what",
     )  # fmt: skip
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +49,7 @@ def _resume(args: argparse.Namespace) -> int:
         raise RecipeError(
             "--resume continues with the run's own recipe: give no recipe, overrides, --run-dir or --overwrite."
         )
-    recipe = folder.reopen(args.resume)
+    recipe = folder.reopen(args.resume, args.trust)
     line = run_precision.resumed_line(args.resume, recipe)
     with _held(args.resume):
         if folder.is_leader():

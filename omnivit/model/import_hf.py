@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,8 +28,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from omnivit.errors import CheckpointError, suggest
-from omnivit.model.build import ModelBlueprint
+from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.errors import CheckpointError, OmniVitError
+from omnivit.model.build import ModelBlueprint, complete, preparer_of
+from omnivit.model.pretrained import REMOTE_CODE, unasked
 from omnivit.recipe import load as load_recipe
 from omnivit.recipe_source import dump
 from omnivit.train import checkpoint
@@ -78,6 +81,7 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
         processor.image_processor.save_pretrained(partial / "encoder")
         (partial / RECIPE).write_text(_recipe_text(path, model, processor, template), encoding="utf-8")
         _save_adapter(partial, model)
+        _try(partial)
         for file in partial.rglob("*"):
             checkpoint.fsync(file)
         partial.rename(out)
@@ -85,6 +89,29 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _try(run: Path) -> None:
+    """Open what was written as `omnivit.load` does, short of reading the LLM's weights, and prepare a question.
+
+    Raises:
+        CheckpointError: it cannot be used; says why.
+    """
+    try:
+        recipe = load_recipe(run / RECIPE)
+        with torch.device("meta"):
+            model = ModelBlueprint.of(recipe).build()
+            complete(model, recipe.seed)
+        opened = checkpoint.latest(run / CHECKPOINTS)
+        assert opened is not None, "it was just written"
+        own = {name: value.shape for name, value in model.state_dict().items()}
+        wrong = [name for name, value in opened.weights().items() if own.get(name) != value.shape]
+        if wrong:
+            raise CheckpointError(f"its adapter does not fit: {', '.join(wrong[:3])}.")
+        picture = Media(SLOT, Image.new("RGB", (64, 48)))
+        preparer_of(model, recipe)(Sample("trial", (Message("user", (picture, Text("?"))),)), generate=True)
+    except OmniVitError as error:
+        raise CheckpointError(f"the imported run cannot be used, and was not kept: {error}") from error
 
 
 def read_config(path: Path) -> Any:
@@ -103,8 +130,13 @@ def read_config(path: Path) -> Any:
             f"It holds: {', '.join(held) or 'nothing'}. Expected the folder of a LlavaForConditionalGeneration."
         ) from error
     if kind != "llava":
-        raise CheckpointError(f"{file}: model_type {kind!r} cannot be imported; {suggest(str(kind), ['llava'])}")
-    config = LlavaConfig.from_pretrained(path, local_files_only=True)
+        raise CheckpointError(
+            f"{file}: model_type {kind!r} is not supported. Supported: 'llava' (LLaVA-1.5 and models of its form, "
+            f"LlavaForConditionalGeneration). Others, LLaVA-NeXT among them, cut pictures up and join their rows in "
+            f"another way."
+        )
+    with unasked():
+        config = LlavaConfig.from_pretrained(path, local_files_only=True)
     problems = list(_unsupported(config))
     if problems:
         raise CheckpointError(f"{file}: " + " ".join(problems))
@@ -114,26 +146,31 @@ def read_config(path: Path) -> Any:
 def _unsupported(config: Any) -> list[str]:
     tower, act = config.vision_config.model_type, config.projector_hidden_act
     problems = []
-    if not isinstance(config.vision_feature_layer, int):
+    layer, depth = config.vision_feature_layer, getattr(config.vision_config, "num_hidden_layers", 0)
+    if not isinstance(layer, int):
+        problems.append(f"vision_feature_layer {layer} joins several layers; supported: one layer (a number).")
+    elif not 1 <= (layer if layer >= 0 else depth + 1 + layer) <= depth:
         problems.append(
-            f"vision_feature_layer {config.vision_feature_layer} joins several layers; supported: one layer (a number)."
+            f"vision_feature_layer {layer} is the output of no layer (0 is what enters the first); supported for this "
+            f"tower: 1 to {depth}, or -1 to -{depth}."
         )
     if tower not in CLASS_TOKEN:
-        problems.append(f"a vision tower of type {tower!r} is not supported; {suggest(tower, CLASS_TOKEN)}")
+        problems.append(f"a vision tower of type {tower!r} is not supported. Supported: {', '.join(CLASS_TOKEN)}.")
     elif config.vision_feature_select_strategy == "default" and not CLASS_TOKEN[tower]:
         problems.append(
             f"vision_feature_select_strategy 'default' drops the class token, which {tower} has not: it would lose a "
             "patch. Supported here: 'full'."
         )
     if act not in ACTIVATIONS:
-        problems.append(f"projector_hidden_act {act!r} is not supported; {suggest(str(act), ACTIVATIONS)}")
+        problems.append(f"projector_hidden_act {act!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     return problems
 
 
 def _processor(path: Path, config: Any, template: str | None) -> Any:
     """The checkpoint's processor, its tokenizer carrying the chat template."""
     try:
-        processor = LlavaProcessor.from_pretrained(path, local_files_only=True)
+        with unasked():
+            processor = LlavaProcessor.from_pretrained(path, local_files_only=True, **REMOTE_CODE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: its processor cannot be read: {error}. Needed: tokenizer.json, tokenizer_config.json, and "
@@ -163,9 +200,10 @@ def _model(path: Path) -> Any:
         )
     opened: Any
     try:
-        opened = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with unasked():
+            opened = LlavaForConditionalGeneration.from_pretrained(
+                path, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its weights cannot be read: {error}") from error
     model, found = opened
@@ -182,7 +220,8 @@ def _language_model(model: Any) -> PreTrainedModel:
     config = model.config.text_config
     config.tie_word_embeddings = model.config.tie_word_embeddings
     with torch.device("meta"):
-        causal: Any = AutoModelForCausalLM.from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
+        made: Any = AutoModelForCausalLM.from_config  # type: ignore[no-untyped-call]
+        causal: Any = made(config, dtype=model.dtype, **REMOTE_CODE)
     setattr(causal, causal.base_model_prefix, model.model.language_model)
     causal.set_output_embeddings(model.lm_head)
     causal.generation_config = model.generation_config

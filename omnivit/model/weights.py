@@ -56,17 +56,18 @@ def locate(path: str) -> Path | str:
     )
 
 
-def require_weights(path: str | None) -> None:
+def require_weights(path: str | None, folders: bool = True) -> None:
     """Check that the weights that a recipe names are there, without reading them: `omnivit check` finds what is absent.
 
     Args:
         path: a file, a folder with weights in it, a hub id (which is not looked up), or None: random weights.
+        folders: whether a folder must hold a file of weights itself.
 
     Raises:
         RecipeError, PluginError: as `locate`, or the folder holds no weights.
     """
     place = None if path is None else locate(path)
-    if isinstance(place, Path) and place.is_dir():
+    if folders and isinstance(place, Path) and place.is_dir():
         names = sorted(entry.name for entry in place.iterdir())
         if not any(Path(name).suffix in STATE_SUFFIXES for name in names):
             raise RecipeError(

@@ -23,6 +23,7 @@ from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.train import plugins, provenance
 from omnivit.train.checkpoint import write_text
 from omnivit.train.provenance import PROVENANCE
+from omnivit.trust import require as require_trust
 
 RECIPE, CHECKPOINTS, LOGS, LOCK = "recipe.yaml", "checkpoints", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
@@ -115,16 +116,22 @@ def _clear(folder: Path) -> None:
     (folder / RECIPE).unlink(missing_ok=True)
 
 
-def reopen(folder: Path) -> Recipe:
+def reopen(folder: Path, trust: bool = False) -> Recipe:
     """The recipe of a run that was begun, to be continued.
 
+    Args:
+        folder: of the run.
+        trust: run code that its recipe brings or names, where it was not begun here.
+
     Raises:
+        RecipeError: the recipe brings code that is not trusted.
         CheckpointError: there is no run.
         PluginError: a plugin that it was made with is not here, or of another major version; says what to install.
     """
     if not (folder / RECIPE).is_file():
         raise CheckpointError(f"{folder} holds no run: {RECIPE} is missing. Begin one with `omnivit train RECIPE`.")
     recipe = load(folder / RECIPE)
+    require_trust(recipe, trust, folder)
     require_plugins(folder, recipe, registry.ALL)
     return recipe
 

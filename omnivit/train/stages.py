@@ -39,6 +39,7 @@ from omnivit.train.provenance import PROVENANCE
 from omnivit.train.record import Record
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
 from omnivit.train.state import SkippedStep, StagePosition
+from omnivit.trust import remember
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ def train(
     for stage in recipe.stages:
         run.preparer_of(stage)  # so that a template which does not fit is not found hours later
     if folder.is_leader():
+        if not resume:
+            remember(recipe)
         record.content = provenance.of(recipe, mixtures, preparer.fingerprint())
         record.content |= {"weights": components(model), "execution": execution(_bare_trainer(recipe))}
         record.begin() if standing is None else record.resume(standing, allow_changes)

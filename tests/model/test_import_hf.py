@@ -102,6 +102,9 @@ def test_template_where_the_checkpoint_brings_none(source: Path, tmp_path: Path)
     (source / "chat_template.jinja").unlink()
     with pytest.raises(CheckpointError, match=r"no chat template.*--template vicuna_v1"):
         import_llava(source, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"cannot be used, and was not kept: .*refuses the conversation: never"):
+        import_llava(source, tmp_path / "run", "{{ raise_exception('never') }}")
+    assert not (tmp_path / "run").exists()
     import_llava(source, tmp_path / "run", "vicuna_v1")
     assistant = load(tmp_path / "run", device="cpu")
     encoded = assistant.preparer.chat.encode([assistant.turn("Hm?")], [], generate=True)
@@ -142,11 +145,16 @@ def a_strange_tensor(source: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda s: config(s, model_type="llava_next"), r"config.json: model_type 'llava_next'.*'llava'"),
+        (lambda s: config(s, model_type="llava_next"), r"'llava_next' is not supported. Supported: 'llava' \("),
+        (
+            lambda s: config(s, vision_feature_layer=0),
+            r"layer 0 is the output of no layer.*supported.*: 1 to 3, or -1 to",
+        ),
+        (lambda s: config(s, vision_feature_layer=-9), r"vision_feature_layer -9 is the output of no layer"),
         (lambda s: config(s, vision_feature_layer=[-2, -5]), r"\[-2, -5\] joins several layers; supported: one"),
-        (lambda s: config(s, projector_hidden_act="mish"), r"projector_hidden_act 'mish'.*Available: gelu"),
+        (lambda s: config(s, projector_hidden_act="mish"), r"projector_hidden_act 'mish'.*Supported: gelu"),
         (lambda s: config(s, image_token_index=7), r"token 7, but the tokenizer's '<image>' is"),
-        (pixtral, r"vision tower of type 'pixtral' is not supported; Available: clip_vision_model"),
+        (pixtral, r"vision tower of type 'pixtral' is not supported. Supported: clip_vision_model"),
         (siglip, r"'default' drops the class token, which siglip_vision_model has not"),
         (lambda s: (s / "config.json").write_text("[1]"), r"config.json cannot be read"),
         (lambda s: shutil.rmtree(s), r"no checkpoint folder"),

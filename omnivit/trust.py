@@ -1,0 +1,120 @@
+"""Code that a recipe brings: refused in what somebody else made, until its user says that he trusts it.
+
+A run folder or recipe may ask for Python code that OmniViT does not hold: `trust_remote_code: true` (files beside a
+checkpoint), `name: my.module:MyClass` (any module on the path), `attention: organisation/kernel` (a kernel from the
+hub). Who writes a recipe and trains it has chosen that himself; who is given one has not. So whatever opens a run
+folder, or looks at a recipe, asks `require` first; a recipe that was trained here, byte by byte, is known and passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omnivit import registry
+from omnivit.cache import cache_dir
+from omnivit.errors import RecipeError
+from omnivit.naming import harmless
+from omnivit.recipe import DataSource, Recipe, fingerprint
+from omnivit.typed import Where
+
+REMOTE_CODE, ATTENTION = "trust_remote_code", "attention"
+
+
+def foreign_code(recipe: Recipe, readers: bool = True) -> list[str]:
+    """Where a recipe asks for code that no installed plugin holds: one line each, with its place; imports nothing.
+
+    Args:
+        recipe: read, not built.
+        readers: whether the readers of data files count too; opening a run for questions uses none.
+    """
+    root = recipe.where("")
+    model = {"llm": recipe.model.llm, "heads": recipe.model.heads}
+    found = [line for key, block in model.items() for line in _in_block(block, root / "model" / key)]
+    for slot, parts in recipe.model.inputs.items():
+        here = root / "model" / "inputs" / slot
+        for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
+            found += [*_in_block(part.encoder, place / "encoder"), *_in_block(part.adapter, place / "adapter")]
+    for where, source in _sources(recipe) if readers else ():
+        found += _named(source.reader, where / "reader")
+    return found
+
+
+def require(recipe: Recipe, trust: bool, what: object, readers: bool = True) -> None:
+    """Refuse to run code that a recipe brings, unless it is trusted or was trained here.
+
+    Args:
+        recipe: read, not built.
+        trust: whether the user says so.
+        what: the run folder or recipe, for the message.
+        readers: as for `foreign_code`.
+
+    Raises:
+        RecipeError: names every place, and how to say that it is trusted.
+    """
+    found = [] if trust else foreign_code(recipe, readers)
+    if found and not _record(recipe).is_file():
+        raise RecipeError(
+            "\n  ".join([f"{what}: opening it would run code that it brings or names:", *found])
+            + "\nLook at that code first. If you trust it, say so: --trust (in Python: trust=True)."
+        )
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that open what somebody else may have made."""
+    parser.add_argument(
+        "--trust", action="store_true", help="run Python code that the run or recipe of somebody else brings or names"
+    )
+
+
+def remember(recipe: Recipe) -> None:
+    """Note that the user trains this recipe himself, so that its run opens here without a question."""
+    if foreign_code(recipe):
+        record = _record(recipe)
+        with suppress(OSError):  # a read-only cache: then --trust has to be said
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.touch()
+
+
+def _record(recipe: Recipe) -> Path:
+    return cache_dir() / "trusted" / fingerprint(recipe)
+
+
+def _in_block(block: Any, where: Where) -> Iterator[str]:
+    """What a plugin's block asks for, at any depth: plugins may stand inside others' options."""
+    if isinstance(block, Mapping):
+        if block.get(REMOTE_CODE):
+            yield f"{where / REMOTE_CODE}: {block[REMOTE_CODE]!r} runs the code beside its checkpoint"
+        attention = block.get(ATTENTION)
+        if isinstance(attention, str) and "/" in attention:
+            yield f"{where / ATTENTION}: '{harmless(attention)}' fetches a kernel from the hub and runs it"
+        yield from _named(block.get("name"), where / "name")
+        for key, value in block.items():
+            yield from _in_block(value, where / key)
+    elif isinstance(block, list | tuple):
+        for index, value in enumerate(block):
+            yield from _in_block(value, where / index)
+
+
+def _named(name: Any, where: Where) -> Iterator[str]:
+    """A class that is named directly, and that no installed distribution registers."""
+    if isinstance(name, str) and ":" in name and not any(kind.knows(name) for kind in registry.ALL.values()):
+        yield f"{where}: '{harmless(name)}' imports a module by its name"
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[Where, DataSource]]:
+    root = recipe.where("")
+    groups = []
+    for index, stage in enumerate(recipe.stages):
+        here = root / "stages" / index
+        groups.append((here / "data", stage.data))
+        if stage.validation is not None:
+            groups.append((here / "validation" / "data", stage.validation.data))
+    if recipe.evaluation is not None:
+        groups.append((root / "evaluation" / "data", recipe.evaluation.data))
+        groups.append((root / "evaluation" / "linear_probe", recipe.evaluation.linear_probe))
+    for where, sources in groups:
+        yield from ((where / index, source) for index, source in enumerate(sources))
