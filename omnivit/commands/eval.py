@@ -14,6 +14,7 @@ from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.output import reserved
 from omnivit.trust import add_trust_argument
+from omnivit.trust import require as require_trust
 
 if TYPE_CHECKING:
     from omnivit.data.readers import Reader
@@ -108,6 +109,7 @@ def _opened(args: argparse.Namespace, root: Path) -> Reader:
     if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
         return open_reader(args.reader or "messages", path, root)
     recipe = load(args.run / RECIPE)
+    require_trust(recipe, args.trust, args.run, readers=args.reader is None)
     trained = [source for stage in recipe.stages for source in stage.data]
     asked = recipe.evaluation.data if recipe.evaluation is not None else []
     name = args.reader or _reader_of(asked or trained, [*asked, *trained], path)
