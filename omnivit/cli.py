@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 from omnivit import __version__
-from omnivit.errors import OmniVitError, OmniVitWarning, suggest
+from omnivit.errors import Interrupted, OmniVitError, OmniVitWarning, suggest
 
 VERBS = MappingProxyType(
     {
@@ -36,6 +36,8 @@ VERBS = MappingProxyType(
 """Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""
 
 EXIT_DONE, EXIT_DEFECT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
+EXIT_SIGNAL = 128
+"""And the number of the signal that has stopped the command, as shells report it."""
 TRACEBACK = "OMNIVIT_TRACEBACK"
 _python_format = warnings.formatwarning
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     0: done; 1: a defect, or training that stopped; 2: an error that the user can mend, or wrong usage; 130:
-    interrupted; 141: the reader of standard output went away.
+    interrupted; 141: the reader of standard output went away; 143: stopped by SIGTERM.
 
     Args:
         argv: the arguments after `omnivit`; default: those of the process.
@@ -57,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_traceback()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except Interrupted as stop:
+        if text := str(stop):
+            print(text, file=sys.stderr)
+        return EXIT_SIGNAL + stop.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

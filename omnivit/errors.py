@@ -34,6 +34,19 @@ class MediaError(DataError):
     """A medium (picture, sound, ...) cannot be read, or must not be."""
 
 
+class Interrupted(BaseException):
+    """A signal has asked the process to stop, and it does; no error, and nothing for `except Exception` to catch.
+
+    Args:
+        number: the signal.
+        text: what to tell the user: where it stopped, and how to continue. Empty: another process tells.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+
 class SpliceError(OmniVitError):
     """The rows that an encoder or adapter returned are not the rows that were reserved for them (Law 2)."""
 

@@ -175,8 +175,8 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Handed to `lightning.Trainer` as it stands: precision, strategy, devices, gradient_clip_val, ..."""
     evaluation: Evaluation | None = None
-    checkpoint_every: int = 0
-    """Optimizer steps between checkpoints; 0: only at the end of each stage."""
+    checkpoint_every: int | str = "10m"
+    """Time (`90s`, `10m`, `1h`) or number of optimizer steps between checkpoints; 0: only at the end of each stage."""
     nan_budget: int = 3
     """Steps in a row that may be skipped because their loss or gradient is not finite; one more stops the run."""
     seed: int = 0

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from omnivit.interval import read_interval
 from omnivit.recipe import LM, DataSource, Evaluation, Recipe, Schedule, Stage
 from omnivit.typed import Where, near
 
@@ -40,7 +41,7 @@ def problems(recipe: Recipe) -> Problems:
     yield from _data(recipe, root / "data")
     if recipe.evaluation is not None:
         yield from _evaluation(recipe.evaluation, root / "evaluation")
-    yield from _at_least(0, recipe.checkpoint_every, root / "checkpoint_every")
+    yield from _interval(recipe.checkpoint_every, root / "checkpoint_every")
     yield from _at_least(0, recipe.nan_budget, root / "nan_budget")
     yield from _within(0, 2**32 - 1, recipe.seed, root / "seed")
 
@@ -137,6 +138,13 @@ def _sources(sources: Sequence[DataSource], where: Where) -> Problems:
             yield f"{where / i / 'weight'}: {source.weight} is not a finite number above 0."
         if source.limit is not None:
             yield from _at_least(1, source.limit, where / i / "limit")
+
+
+def _interval(value: int | str, where: Where) -> Problems:
+    try:
+        read_interval(value)
+    except ValueError as error:
+        yield f"{where}: {error}"
 
 
 def _at_least(least: int, value: float, where: Where) -> Problems:

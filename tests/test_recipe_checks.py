@@ -46,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["data.max_length=0"], "data.max_length (command line): 0 is not"),
         (["data.workers=-1"], "data.workers (command line): -1 is not"),
         (["seed=-1"], "seed (command line): -1 is not in [0, 4294967295]."),
-        (["checkpoint_every=-1"], "checkpoint_every (command line): -1 is not"),
+        (["checkpoint_every=-1"], "checkpoint_every (command line): -1 is neither"),
         (
             ["evaluation={data: [{path: x}], conditions: [true, tru]}"],
             "evaluation.conditions[0] (command line): True is a bool; wanted: str. Quote it to make it text.",

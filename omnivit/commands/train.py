@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
+from omnivit.train.signals import signals
 from omnivit.trust import add_trust_argument
 
 RUN_DIR = "OMNIVIT_RUN_DIR"
@@ -32,14 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
-    from omnivit.quiet import quieten_lightning, quieten_transformers
+    """Train, and answer signals."""
+    with signals.listening():
+        from omnivit.quiet import quieten_lightning, quieten_transformers
 
-    quieten_transformers()
-    quieten_lightning()
-    if args.resume is not None:
-        return _resume(args)
-    return _begin(args)
+        quieten_transformers()
+        quieten_lightning()
+        return _resume(args) if args.resume is not None else _begin(args)
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -104,6 +104,7 @@ def _held(path: Path) -> AbstractContextManager[None]:
 
 
 def _train(recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False) -> None:
+    signals.run_is(path)
     from omnivit.train.report import train_and_report
 
     train_and_report(recipe, path, resume, allow_changes)

@@ -10,7 +10,6 @@ RUN/.lock                who trains it (see omnivit.train.lock)
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.train import plugins, provenance
 from omnivit.train.checkpoint import write_text
+from omnivit.train.leader import is_leader as is_leader
 from omnivit.train.provenance import PROVENANCE
 from omnivit.trust import require as require_trust
 
@@ -150,8 +150,3 @@ def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugi
     """
     if (folder / PROVENANCE).is_file():
         plugins.require(str(folder), recipe, provenance.read(folder / PROVENANCE)["plugins"], kinds)
-
-
-def is_leader() -> bool:
-    """Whether this process is the only one, or rank zero; known before torch.distributed is up."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

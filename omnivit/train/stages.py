@@ -25,19 +25,22 @@ from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
 from omnivit.errors import CheckpointError, DataError, RecipeError, suggest
 from omnivit.evaluate.run import check_evaluation
+from omnivit.interval import read_interval
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder, provenance
-from omnivit.train.callbacks import Saver, progress
+from omnivit.train.callbacks import progress
 from omnivit.train.execution import execution, use_threads
 from omnivit.train.fingerprints import components
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
+from omnivit.train.launch import leave_signals_alone
 from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
 from omnivit.train.provenance import PROVENANCE
 from omnivit.train.record import Record
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
+from omnivit.train.saving import Saver
 from omnivit.train.state import SkippedStep, StagePosition
 from omnivit.trust import remember
 
@@ -178,8 +181,13 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
          here: checkpoint.Checkpoint | None) -> None:  # fmt: skip
     stage, recipe = position.stage, run.recipe
     validation = open_mixture(stage.validation.data, recipe.data.root) if stage.validation else None
-    saver = Saver(run.checkpoints, recipe.checkpoint_every, trained_so_far(run.model, recipe, position.index),
-                  here.optimizer() if here is not None else None, run.record.documents)  # fmt: skip
+    saver = Saver(
+        run.checkpoints,
+        read_interval(recipe.checkpoint_every),
+        trained_so_far(run.model, recipe, position.index),
+        here.optimizer() if here is not None else None,
+        run.record.documents,
+    )
     trainer = _trainer(run, stage, saver)
     _check_split(stage, trainer)
     position.began = time.perf_counter()
@@ -273,9 +281,11 @@ def _bare_trainer(recipe: Recipe) -> Trainer:
 
 def _made(settings: dict[str, Any]) -> Trainer:
     try:
-        return Trainer(**settings)
+        trainer = Trainer(**settings)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise RecipeError(f"trainer: Lightning refuses these settings: {error}") from error
+    leave_signals_alone(trainer)
+    return trainer
 
 
 def _loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
