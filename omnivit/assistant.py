@@ -205,7 +205,13 @@ class Assistant:
         chat = self.preparer.chat
         return Reply(text, message_of(ids, chat), read_heads(self.model, encoded, ids, chat))
 
-    def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]:
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        max_new_tokens: int,
+        batch_size: int,
+        answered: Callable[[int], None] | None = None,
+    ) -> list[str]:
         """Answer the last question of every sample, greedily, in batches.
 
         Answers that end a sample are the reference: they are not shown to the model.
@@ -214,6 +220,7 @@ class Assistant:
             samples: each with at least one turn before its answer.
             max_new_tokens: answers are cut there.
             batch_size: samples that are answered together.
+            answered: is told after each batch how many samples are answered by now.
 
         Returns:
             One answer a sample, in the order of the samples.
@@ -221,10 +228,13 @@ class Assistant:
         Raises:
             DataError: a sample cannot be prepared, or is too long; names it.
         """
-        answers = [""] * len(samples)
+        answers, done = [""] * len(samples), 0
         for indices, group in self._batches([_asked(s) for s in samples], batch_size, max_new_tokens):
             for index, ids in zip(indices, self.generate(group, max_new_tokens, GREEDY), strict=True):
                 answers[index] = self._text(ids.tolist())
+            done += len(indices)
+            if answered is not None:
+                answered(done)
         return answers
 
     def score(self, messages: Sequence[Mapping[str, Any]]) -> Tensor:

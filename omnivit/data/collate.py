@@ -44,6 +44,8 @@ class EncodedSample:
     """[T] position of each token: a range, unless an adapter counts the rows of its media another way."""
     triggers: tuple[Trigger, ...] = ()
     """In reading order."""
+    seconds: tuple[float, ...] = ()
+    """What reading and preparing each medium took; they change no tensor."""
 
 
 @dataclass(frozen=True)

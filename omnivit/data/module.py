@@ -48,6 +48,8 @@ class MicroBatch:
     refused: tuple[str, ...] = ()
     step: Mapping[str, int] = field(default_factory=dict)
     """Of a stage that trains heads: head -> its targets in the whole step on this rank; and `lm`, supervised tokens."""
+    loading: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Slot -> how many media of it, and the seconds that reading and preparing them took."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         return replace(self, batch=self.batch.to(device) if self.batch else None)
@@ -113,7 +115,18 @@ class Collator:
     def __call__(self, samples: Sequence[EncodedSample | Refused]) -> MicroBatch:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
         refused = tuple(sample.reason for sample in samples if isinstance(sample, Refused))
-        return MicroBatch(collate(good, self.slots, self.pad_id) if good else None, refused)
+        batch = collate(good, self.slots, self.pad_id) if good else None
+        return MicroBatch(batch, refused, loading=_loading(good))
+
+
+def _loading(samples: Sequence[EncodedSample]) -> dict[str, tuple[int, float]]:
+    """Slot -> number of media, and the seconds that preparing them took."""
+    found: dict[str, tuple[int, float]] = {}
+    for sample in samples:
+        for span, seconds in zip(sample.spans, sample.seconds, strict=True):
+            count, total = found.get(span.slot, (0, 0.0))
+            found[span.slot] = count + 1, total + seconds
+    return found
 
 
 class CountedSteps:

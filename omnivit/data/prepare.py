@@ -5,6 +5,7 @@ Runs in loader workers: it holds processors and a tokenizer, no weights, and pic
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +54,8 @@ class Preparer:
         try:
             turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
-            items = tuple(self.slots[m.slot](m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True))
+            timed = [_timed(self.slots[m.slot], m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True)]
+            items = tuple(item for item, _ in timed)
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
             messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
@@ -62,7 +64,10 @@ class Preparer:
             raise type(error)(f"{sample}: {error}") from error
         positions = self._positions(len(encoded.ids), encoded.spans)
         triggers = tuple(self._trigger(*found) for found in zip(targets, encoded.targets, strict=True))
-        prepared = EncodedSample(str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers)
+        seconds = tuple(taken for _, taken in timed)
+        prepared = EncodedSample(
+            str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers, seconds
+        )
         return self._fit(prepared, supervised=not generate)
 
     def fingerprint(self) -> str:
@@ -132,6 +137,12 @@ class Preparer:
                 f"the sample."
             )
         return _truncated(sample, self.max_length)
+
+
+def _timed(prepare: SlotPreparer, media: Media, words: str) -> tuple[dict[str, Tensor], float]:
+    """A prepared medium, and the seconds that it took."""
+    began = time.perf_counter()
+    return prepare(media, words), time.perf_counter() - began
 
 
 def _targets(sample: Sample) -> Iterator[tuple[Target, Message]]:

@@ -22,10 +22,10 @@ from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
 from omnivit.evaluate.metrics import Interval, wilson
 from omnivit.evaluate.normalise import normalise
-from omnivit.evaluate.progress import shown
 from omnivit.model.encoder import Processor
 from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
+from omnivit.progress import shown
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that cross-validation chooses from, strongest first; samples are scaled to a length of about 1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,16 +16,14 @@ from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, 
 from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
 from omnivit.evaluate.probe import linear_probe
-from omnivit.evaluate.progress import shown
 from omnivit.evaluate.words import word_error_rate
 from omnivit.model.omni import OmniModel
+from omnivit.progress import Display, Pace
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 LINEAR_PROBE = "linear_probe"
 WORD_ERROR_RATE = "word_error_rate"
 """The metric of a recipe that asks for transcripts."""
-CHUNK = 16
-"""Batches that are handed to the assistant at once; progress moves this often."""
 
 
 class Answerer(Protocol):
@@ -37,7 +35,9 @@ class Answerer(Protocol):
     def preparer(self) -> Preparer: ...
     @property
     def recipe(self) -> Recipe: ...
-    def answer(self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int) -> list[str]: ...
+    def answer(
+        self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int, answered: Callable[[int], None]
+    ) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,11 @@ def ask(
         batch_size: questions that are answered together.
     """
     asked = CONDITIONS[condition]([question(sample) for sample in samples], assistant.recipe.seed)
-    size = batch_size * CHUNK
-    chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
-    said = [
-        answer
-        for chunk in shown(chunks, f"asking ({condition})")
-        for answer in assistant.answer(chunk, max_new_tokens, batch_size)
-    ]
+    pace = Pace()
+    with Display(f"asking ({condition})", len(asked), "question") as display:
+        said = assistant.answer(
+            asked, max_new_tokens, batch_size, lambda done: display.show(done, pace.left(done, len(asked)))
+        )
     chat = assistant.preparer.chat
     tokens = {head: chat.decode([id]) for head, id in chat.token_ids().items()}  # as answers show them
     return [

@@ -30,13 +30,14 @@ from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder, provenance
-from omnivit.train.callbacks import progress
 from omnivit.train.execution import execution, use_threads
 from omnivit.train.fingerprints import components
+from omnivit.train.forecast import Work
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
 from omnivit.train.launch import leave_signals_alone
 from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
+from omnivit.train.progress import StageProgress
 from omnivit.train.provenance import PROVENANCE
 from omnivit.train.record import Record
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
@@ -252,10 +253,9 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "devices": "auto",
         "log_every_n_steps": 1,
         "enable_model_summary": False,
-        "enable_progress_bar": sys.stderr.isatty(),
     }
     settings |= options
-    shown = [progress(sys.stderr.isatty())] if settings.pop("progress", True) else []
+    show = bool(settings.pop("progress", True)) and bool(settings.pop("enable_progress_bar", True))
     settings |= {
         "max_epochs": 1,
         "accumulate_grad_batches": stage.accumulate,
@@ -264,7 +264,12 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "limit_val_batches": 1.0 if stage.validation else 0,
         "enable_checkpointing": False,
         "use_distributed_sampler": False,
-        "callbacks": [saver, SamePrecision(run.recipe, run.model), *shown],
+        "callbacks": [
+            SamePrecision(run.recipe, run.model),
+            saver,
+            StageProgress(Work.of(run.recipe, run.mixtures), show),
+        ],
+        "enable_progress_bar": False,  # ours knows of stages
         "logger": loggers,
         "default_root_dir": run.path,
     }
