@@ -9,7 +9,6 @@ Shapes: B samples, T tokens of the batch, L tokens of one call.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,12 +221,18 @@ def _tokens_in(cache: Any) -> int | None:
         return None
 
 
-@functools.cache
+_PARAMETERS: dict[type[nn.Module], tuple[str, ...]] = {}
+"""What was asked for; no `functools.cache`, which a compiled model warns of."""
+
+
 def _parameters(model: type[nn.Module]) -> tuple[str, ...]:
     """The names of a forward's parameters, without `self` and those of any name."""
-    forward: Callable[..., Any] = model.forward
-    _, *parameters = inspect.signature(forward).parameters.values()
-    return tuple(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    if model not in _PARAMETERS:
+        forward: Callable[..., Any] = model.forward
+        _, *parameters = inspect.signature(forward).parameters.values()
+        kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        _PARAMETERS[model] = tuple(one.name for one in parameters if one.kind not in kinds)
+    return _PARAMETERS[model]
 
 
 def _either(name: str) -> str:

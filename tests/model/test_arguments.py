@@ -31,7 +31,6 @@ WAYS: Mapping[str, dict[str, Any]] = {
     "dynamic": {},
     "static": {"cache_implementation": "static", "disable_compile": True},
     "none": {"use_cache": False},
-    "lookup": {"prompt_lookup_num_tokens": 2},
 }
 
 
@@ -39,9 +38,21 @@ WAYS: Mapping[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_layers_see_the_same_tokens_with_every_cache(family: str, way: str) -> None:
     model = changed(family)
-    batch = batch_of(TWO, left=True) if way == "lookup" else batch_of(LATE, NONE, TWO, ONE, left=True)
+    batch = batch_of(LATE, NONE, TWO, ONE, left=True)
     with torch.no_grad():
         assert generated(model, batch, **WAYS[way]).tolist() == looped(model, batch).tolist()
+
+
+def test_several_tokens_at_a_step_are_right_or_refused() -> None:
+    """transformers 5.17 loses the mask of embeddings when it looks tokens up in the prompt."""
+    model, batch = changed(), batch_of(TWO, left=True)
+    with torch.no_grad():
+        try:
+            found = generated(model, batch, prompt_lookup_num_tokens=2)
+        except LibraryError as error:
+            assert "an attention mask over 0" in str(error)
+        else:
+            assert found.tolist() == looped(model, batch).tolist()
 
 
 def test_prompts_of_embeddings_in_chunks_are_refused() -> None:
