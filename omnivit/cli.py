@@ -30,11 +30,14 @@ VERBS = MappingProxyType(
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",
         "media": "tell what files hold, which slots can take them, and their tokens under a recipe",
+        "doctor": "show the installation: versions beside the tested range, devices and their rates, plugins, disk",
         "import-hf": "make a run of a Hugging Face LLaVA checkpoint",
     }
 )
 """Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""
 
+DOCTOR = "doctor"
+"""It says of versions more than the warning does."""
 EXIT_DONE, EXIT_DEFECT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
 EXIT_SIGNAL = 128
 """And the number of the signal that has stopped the command, as shells report it."""
@@ -89,7 +92,19 @@ def _run(arguments: Sequence[str]) -> int:
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)
-    return _answer(parser, arguments[1:], command.run)
+    return _answer(parser, arguments[1:], command.run if verb == DOCTOR else _with_tested_versions(command.run))
+
+
+def _with_tested_versions(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Warn first where libraries are older or newer than those that are tested; not before help, nor wrong usage."""
+
+    def warned(parsed: argparse.Namespace) -> int:
+        from omnivit.versions import warn_once
+
+        warn_once()
+        return run(parsed)
+
+    return warned
 
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace], int]) -> int:

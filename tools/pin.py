@@ -44,13 +44,13 @@ TOOLS_ALONE = ("dev",)
 HEADERS: Mapping[Path, str] = {
     NEWEST: """\
 # A complete set of versions that works together: pip install -c constraints.txt -e ".[all]"
-# Every test runs with it on Linux (x86_64) and Python 3.11; for other Pythons and platforms, which have the markers, the
+# Every test runs with it on Linux (x86_64) and Python 3.11. For other Pythons and platforms, which have the markers,
 # versions are resolved and not tested. What torch pins itself (CUDA's libraries, triton) is left out.
 # Made by tools/pin.py; do not edit.
 """,
     OLDEST: """\
-# The oldest versions that pyproject.toml allows, with which .ci/versions runs the tests of models, adapters, generation and
-# resume. Made by tools/pin.py; do not edit.
+# The oldest versions that pyproject.toml allows, with which .ci/versions runs the tests of models, adapters, generation
+# and resume. Made by tools/pin.py; do not edit.
 """,
 }
 
@@ -58,7 +58,9 @@ HEADERS: Mapping[Path, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Renew the files, or check them; the status is 1 where they do not fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--constraint", type=Path, help="versions that are not to be passed, as of an index of your own")
+    parser.add_argument(
+        "--constraint", type=Path, help="versions that are not to be passed, as of an index of your own"
+    )
     parser.add_argument("--check", action="store_true", help="change nothing, and say what does not fit")
     arguments = parser.parse_args(argv)
     if not arguments.check:
