@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 from omnivit.errors import RecipeError
+from omnivit.files import NotRegularError, open_regular
 from omnivit.typed import FLOAT, Keys, near, parse_number
 
 MAX_BYTES = 1_000_000
@@ -122,14 +122,13 @@ def read(path: Path, wanted_by: str = "") -> Node:
     """
     name, because = shown(path), f"{wanted_by}: " if wanted_by else ""
     try:
-        with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise RecipeError(f"{because}{name} is not a regular file.")
+        with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise RecipeError(f"{because}{name} does not exist{_neighbours(path)}") from None
-    except IsADirectoryError:
-        raise RecipeError(f"{because}{name} is a folder; a recipe is a YAML file{_neighbours(path / '_')}") from None
+    except NotRegularError as error:
+        where = _neighbours(path / "_") if path.is_dir() else "."
+        raise RecipeError(f"{because}{name} is {error.kind}; a recipe is a YAML file{where}") from None
     except OSError as error:
         raise RecipeError(f"{because}{name} cannot be read: {error.strerror}.") from error
     if len(content) > MAX_BYTES:

@@ -127,7 +127,7 @@ def test_missing_files_and_folders() -> None:
     Path("folder").mkdir()
     with pytest.raises(RecipeError, match=r"^folder is a folder; a recipe is a YAML file"):
         load("folder")
-    with pytest.raises(RecipeError, match="is not a regular file"):
+    with pytest.raises(RecipeError, match="is a character device; a recipe is a YAML file"):
         load(os.devnull)
 
 

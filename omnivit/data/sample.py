@@ -20,6 +20,18 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The source of a clip whose frames are files of their own, in order: paths as the record gives them."""
+
+    paths: tuple[str, ...]
+    fps: float | None = None
+    """Frames a second; None: the record does not tell."""
+
+    def __str__(self) -> str:
+        return f"{self.paths[0]}, ... ({len(self.paths)} frames)" if self.paths else "no frames"
+
+
+@dataclass(frozen=True)
 class Media:
     """A medium by reference: a picture, a clip, a sound, ...
 
@@ -35,7 +47,9 @@ class Media:
     seed: int | None = None
 
     def __str__(self) -> str:
-        return str(self.source) if isinstance(self.source, str) else f"<{type(self.source).__name__} in memory>"
+        return (
+            str(self.source) if isinstance(self.source, (str, Frames)) else f"<{type(self.source).__name__} in memory>"
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ unpickled.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError, suggest
-from omnivit.media.files import resolve
+from omnivit.media.files import opened
+from omnivit.media.source import reading
 
 MAX_BYTES = 512_000_000
 """A larger array is refused by its header alone."""
@@ -187,16 +187,8 @@ def _in_memory(media: Media) -> NDArray[Any] | None:
 @contextmanager
 def _opened(media: Media) -> Iterator[tuple[IO[bytes], str, int]]:
     """The content as a stream, the medium's name, and the number of bytes."""
-    if isinstance(media.source, bytes):
-        yield io.BytesIO(media.source), str(media), len(media.source)
-        return
-    path = resolve(media)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}. Check the file and its permissions.") from error
-    with file:
-        yield file, str(path), path.stat().st_size
+    with opened(media) as source, reading(source.name), source.open() as file:
+        yield file, source.name, source.size
 
 
 def _entries(file: IO[bytes], name: str, size: int) -> Mapping[str, _Entry]:

@@ -9,7 +9,6 @@ Shapes: N slices, H height and W width in pixels.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,7 @@ from omnivit.errors import MediaError, suggest
 from omnivit.media.dicom_pixels import Picture, check_pixels, coded, picture, rendered, syntax
 from omnivit.media.facts import MediaFacts
 from omnivit.media.slices import Array, View, Volume, choose
-
-Source = Path | bytes
+from omnivit.media.source import Source
 
 MAX_FILES = 4096
 """Files of a series."""
@@ -62,21 +60,21 @@ class _Slice:
     axis: int
 
 
-def read(sources: Sequence[Source], names: Sequence[str], view: View) -> Volume:
+def read(sources: Sequence[Source], view: View) -> Volume:
     """The slices that `view` wants of a file with one or more frames, or of the files of one series.
 
     Args:
-        sources: the files, or their bytes.
-        names: of the files, for errors.
+        sources: the files.
         view: what is wanted. Frames of a series over time count as slices.
 
     Raises:
         MediaError: no DICOM pictures, damaged, too large, burned-in annotation, or files that are no single series.
     """
+    names = [source.name for source in sources]
     if len(sources) > MAX_FILES:
         raise MediaError(f"{names[0]}: is one of {len(sources)} files; a series may have {MAX_FILES}. Split it.")
     if len(sources) == 1:
-        opened = {0: _open(sources[0], names[0])}
+        opened = {0: _open(sources[0])}
         slices = _frames(opened[0], names[0])
     else:
         opened, slices = {}, _sorted_series(sources, names)
@@ -84,7 +82,7 @@ def read(sources: Sequence[Source], names: Sequence[str], view: View) -> Volume:
     pictures = []
     for one in chosen:
         if one.file not in opened:
-            opened = {one.file: _open(sources[one.file], names[one.file])}
+            opened = {one.file: _open(sources[one.file])}
         pictures.append(_picture(opened[one.file], one.frame, names[one.file], view))
     pixels = rendered(pictures, view, names[chosen[0].file])
     middle = (slices[0].position + slices[-1].position) / 2
@@ -92,9 +90,10 @@ def read(sources: Sequence[Source], names: Sequence[str], view: View) -> Volume:
     return Volume(pixels, positions, np.array([one.axis for one in chosen], np.int64))
 
 
-def look(sources: Sequence[Source], names: Sequence[str]) -> MediaFacts:
+def look(sources: Sequence[Source]) -> MediaFacts:
     """What a file or a series holds; nothing that identifies anybody. Raises MediaError as `read`."""
-    first = _open(sources[0], names[0])
+    names = [source.name for source in sources]
+    first = _open(sources[0])
     slices = _frames(first, names[0]) if len(sources) == 1 else _sorted_series(sources, names)
     _picture(first, 0, names[0], View(allow_burned_in=True))
     with _explained(names[0]):
@@ -110,12 +109,11 @@ def look(sources: Sequence[Source], names: Sequence[str]) -> MediaFacts:
     return MediaFacts("volume" if len(slices) > 1 else "picture", shape, details=details)
 
 
-def header(source: Source, name: str, fields: Sequence[str]) -> dict[str, str]:
+def header(source: Source, fields: Sequence[str]) -> dict[str, str]:
     """Technical header fields, for those who write questions about their own files.
 
     Args:
-        source: the file, or its bytes.
-        name: of the file, for errors.
+        source: the file.
         fields: keywords out of `READABLE`. Those that a file lacks are left out.
 
     Raises:
@@ -127,8 +125,8 @@ def header(source: Source, name: str, fields: Sequence[str]) -> dict[str, str]:
                 f"header field {field!r} is not given out: it may identify a person, or is free text that could. "
                 f"{suggest(field, READABLE)}"
             )
-    found = _open(source, name, pixels=False)
-    with _explained(name):
+    found = _open(source, pixels=False)
+    with _explained(source.name):
         values = {field: found.get(field) for field in fields}
         return {field: str(value) for field, value in values.items() if value not in (None, "")}
 
@@ -146,19 +144,18 @@ def _explained(name: str) -> Iterator[None]:
         ) from None  # the original may quote a name
 
 
-def _open(source: Source, name: str, pixels: bool = True, tags: Sequence[str] | None = None) -> Any:
+def _open(source: Source, pixels: bool = True, tags: Sequence[str] | None = None) -> Any:
     """A pydicom dataset that has a picture."""
     import pydicom
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    name, size = source.name, source.size
     if size > MAX_FILE:
         raise MediaError(
             f"{name}: has {size:,} bytes; {MAX_FILE:,} are allowed (omnivit.media.dicom.MAX_FILE). Split it into files "
             f"with fewer frames."
         )
-    with _explained(name):
-        file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _explained(name), source.open() as file:
         options: Any = {"force": True, "stop_before_pixels": not pixels, "specific_tags": tags and list(tags)}
         found = pydicom.dcmread(file, **options)
         if "DirectoryRecordSequence" in found:
@@ -196,7 +193,7 @@ def _frames(found: Any, name: str) -> list[_Slice]:
 
 def _sorted_series(sources: Sequence[Source], names: Sequence[str]) -> list[_Slice]:
     """The files of a series in the order of their places along the slices' normal (of their numbers without places)."""
-    headers = [_open(source, name, pixels=False, tags=SORTING) for source, name in zip(sources, names, strict=True)]
+    headers = [_open(source, pixels=False, tags=SORTING) for source in sources]
     _check_one_series(headers, names)
     with _explained(names[0]):
         placed = all("ImagePositionPatient" in one and "ImageOrientationPatient" in one for one in headers)

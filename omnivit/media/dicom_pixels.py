@@ -89,7 +89,7 @@ def picture(found: Any, frame: int, name: str, view: View) -> Picture:
         return Picture(_eight_bit(array, int(found.BitsStored)), None, False, spacing)
     values, inverted = _measured(array, found, frame), kind == "MONOCHROME1"
     shown = _windowed(values, found, frame, view)
-    return Picture(values, _turned(shown, inverted) if shown is not None else None, inverted, spacing)
+    return Picture(values, None if shown is None else _shown(shown, values, inverted), inverted, spacing)
 
 
 def rendered(pictures: Sequence[Picture], view: View, name: str) -> tuple[Array, ...]:
@@ -99,13 +99,14 @@ def rendered(pictures: Sequence[Picture], view: View, name: str) -> tuple[Array,
     pixels = []
     for one in pictures:
         shown = one.grey if one.values.ndim == 2 else one.values
-        shown = _turned(next(by_rank), one.inverted) if shown is None else shown
+        shown = _shown(next(by_rank), one.values, one.inverted) if shown is None else shown
         pixels.append(shrunk(shown, view.side, one.spacing))
     return tuple(pixels)
 
 
-def _turned(pixels: Array, inverted: bool) -> Array:
-    return 255 - pixels if inverted else pixels
+def _shown(pixels: Array, values: Array, inverted: bool) -> Array:
+    """Grey pixels as they are shown: inverted where small values are bright; padding (NaN) is black all the same."""
+    return np.where(np.isnan(values), 0, 255 - pixels).astype(np.uint8) if inverted else pixels
 
 
 def _decoded(found: Any, frame: int, name: str) -> Array:

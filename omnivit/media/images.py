@@ -1,37 +1,38 @@
 """Pictures: from a medium to a PIL image in RGB, and the transforms that image processors share.
 
+How a file becomes a picture is in `omnivit.media.pictures`.
+
 Shapes: H height and W width in pixels.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import random
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.media import pictures
 from omnivit.media.facts import MediaFacts
-from omnivit.media.files import resolve
+from omnivit.media.files import opened
+from omnivit.media.pictures import MAX_ASPECT, MAX_PIXELS
+from omnivit.media.source import reading
+
+__all__ = [
+    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "look", "open_image", "open_plane", "random_view",
+    "to_tensor",
+]  # fmt: skip
 
 T = TypeVar("T")
 
-MAX_PIXELS = 64_000_000
-"""A larger picture is refused by its header alone: 64 megapixels take 256 MB once decoded and composited."""
-MAX_ASPECT = 100
-"""A picture more than so many times longer than wide is refused: scaled by its short side, it would fill memory."""
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
-"""What is decoded. Pillow knows more; EPS, for one, would run Ghostscript on the file."""
 CROP_SCALE = (0.6, 1.0)
 """Share of the area that a random crop keeps. ImageNet training goes down to 0.08, where the answer leaves the crop."""
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -43,13 +44,10 @@ def open_image(media: Media) -> Image.Image:
     The source may be a path, encoded bytes, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4].
 
     Raises:
-        MediaError: the file must not or cannot be read (see `omnivit.media.files.resolve`), is no picture, is damaged
-            or cut short, or is larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT`.
+        MediaError: the file must not or cannot be read (see `omnivit.media.files.opened`), is no picture, is damaged
+            or cut short, is larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT`, or takes too long.
     """
-    source = media.source
-    if isinstance(source, np.ndarray):
-        source = _from_array(source, str(media))
-    return _opened(replace(media, source=source), _upright_rgb)
+    return _read(media, pictures.upright_rgb)
 
 
 def open_plane(media: Media) -> NDArray[Any]:
@@ -60,7 +58,7 @@ def open_plane(media: Media) -> NDArray[Any]:
     Raises:
         MediaError: as `open_image`; or the picture has several channels.
     """
-    return _opened(media, _upright_plane)
+    return _read(media, pictures.upright_plane)
 
 
 def look(media: Media) -> MediaFacts:
@@ -69,72 +67,20 @@ def look(media: Media) -> MediaFacts:
     Raises:
         MediaError: as `open_image`.
     """
-    return _opened(media, _facts)
+    return _read(media, pictures.facts)
 
 
-def _facts(image: Image.Image, name: str) -> MediaFacts:
-    found: dict[str, str] = {} if image.format is None else {"format": image.format}
-    found["mode"] = image.mode
-    if getattr(image, "n_frames", 1) > 1:
-        found["frames"] = f"{image.n_frames}, of which the first is seen"  # type: ignore[attr-defined]
-    upright = _upright_rgb(image, name)
-    return MediaFacts("picture", {"height": upright.height, "width": upright.width}, details=found)
-
-
-def _opened(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
+def _read(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
     """Open what a medium names within our limits, and hand it to `finish` with its name."""
     source = media.source
+    if isinstance(source, np.ndarray):
+        source = _from_array(source, str(media))
     if isinstance(source, Image.Image):
-        _check_size(source, str(media))
-        return finish(source, str(media))
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), str(media), finish)
-    path = resolve(media)
-    return _decode(path, str(path), finish)
-
-
-def _decode(file: Any, name: str, finish: Callable[[Image.Image, str], T]) -> T:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
-            image = Image.open(file, formats=_formats())
-        with image:
-            _check_size(image, name)
-            image.load()
-            return finish(image, name)
-    except MediaError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"{name}: refused, {error} Scale it down first.") from error
-    except UnidentifiedImageError as error:
-        known = ", ".join(_formats())
-        raise MediaError(f"{name}: is not a picture in a known format. Available: {known}. Convert it.") from error
-    except Exception as error:  # Pillow's decoders raise whatever their format's damage leads to
-        raise MediaError(
-            f"{name}: cannot be decoded, it is damaged or cut short ({type(error).__name__}: {error}). "
-            f"Fetch it again, or take the sample out."
-        ) from error
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if min(width, height) < 1:
-        raise MediaError(f"{name}: has no pixels ({width} x {height}). Fetch it again, or take the sample out.")
-    if width * height > MAX_PIXELS:
-        raise MediaError(
-            f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} "
-            f"(omnivit.media.images.MAX_PIXELS). Scale it down first."
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise MediaError(
-            f"{name}: {width} x {height} pixels is more elongated than {MAX_ASPECT}:1 "
-            f"(omnivit.media.images.MAX_ASPECT). Crop it first."
-        )
+        with reading(str(media)):
+            pictures.check_size(source, str(media))
+            return finish(source, str(media))
+    with opened(media) as file:
+        return pictures.read(file, finish)
 
 
 def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
@@ -144,37 +90,6 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
             f"Available: uint8 with shape [H, W], [H, W, 3] or [H, W, 4]."
         )
     return Image.fromarray(array)
-
-
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bit(image, name)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _upright_plane(image: Image.Image, name: str) -> NDArray[Any]:
-    image = ImageOps.exif_transpose(image)
-    if image.mode not in ("L", "F") and not image.mode.startswith("I"):
-        raise MediaError(
-            f"{name}: its pixels have the mode {image.mode}; one channel of numbers is wanted here. Save the map as "
-            f"16-bit grey PNG, or as an array (.npy)."
-        )
-    return np.array(image)
-
-
-def _eight_bit(image: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise MediaError(
-            f"{name}: its grey values (mode {image.mode}) have no fixed white; 8 or 16 bits have. "
-            f"Convert it to an 8-bit picture first."
-        )
-    return Image.fromarray(np.round(values / 257.0).astype(np.uint8))
 
 
 def cover(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:

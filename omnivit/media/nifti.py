@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from omnivit.errors import MediaError
 from omnivit.media.facts import MediaFacts
 from omnivit.media.slices import AXES, WINDOWS, Array, View, Volume, by_percentiles, choose, linear, shrunk
+from omnivit.media.source import Source
 
 MAX_BYTES = 800_000_000
 """One volume (one time) may hold so many bytes, uncompressed; more is refused by its header."""
@@ -35,7 +35,7 @@ SINGLE = {348: b"n+1\0", 540: b"n+2\0"}
 """Header size -> magic of NIfTI-1 and NIfTI-2 in a single file."""
 
 
-def is_nifti(source: Path | bytes) -> bool:
+def is_nifti(source: Source) -> bool:
     """Whether a file begins with a NIfTI header, compressed or not."""
     try:
         with _opened(source) as stream:
@@ -45,19 +45,19 @@ def is_nifti(source: Path | bytes) -> bool:
     return _header_size(head) is not None
 
 
-def read(source: Path | bytes, name: str, view: View) -> Volume:
+def read(source: Source, view: View) -> Volume:
     """The slices of a volume that `view` wants.
 
     Args:
-        source: the file, or its bytes.
-        name: for errors.
+        source: the file.
         view: what is wanted.
 
     Raises:
         MediaError: damaged, too large, no volume, without the wanted time, or without any finite value.
     """
+    name = source.name
     with _opened(source) as stream:
-        image, orientation = _header(stream, source, name)
+        image, orientation = _header(stream, source)
         sizes = _turned_sizes(image, orientation)
         spacing = _spacing(image, orientation)
         voxels = _voxels(image, _time(image, view.time, name), isinstance(stream, gzip.GzipFile), name)
@@ -75,10 +75,11 @@ def read(source: Path | bytes, name: str, view: View) -> Volume:
     return Volume(pixels, np.array(positions, np.float32), np.array(axes, np.int64))
 
 
-def look(source: Path | bytes, name: str) -> MediaFacts:
+def look(source: Source) -> MediaFacts:
     """What a NIfTI file holds. Raises MediaError as `read`."""
+    name = source.name
     with _opened(source) as stream:
-        image, orientation = _header(stream, source, name)
+        image, orientation = _header(stream, source)
         _slice(_voxels(image, 0, False, name), orientation, 2, 0, name)
         spacing = _spacing(image, orientation)
         x, y, z = _turned_sizes(image, orientation)
@@ -91,9 +92,9 @@ def look(source: Path | bytes, name: str) -> MediaFacts:
     return MediaFacts("volume", shape, details=details)
 
 
-def _opened(source: Path | bytes) -> io.BufferedIOBase:
+def _opened(source: Source) -> io.BufferedIOBase:
     """A stream of the uncompressed content."""
-    stream: io.BufferedIOBase = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    stream: Any = source.open()
     zipped = stream.read(2) == GZIP
     stream.seek(0)
     return gzip.GzipFile(fileobj=stream) if zipped else stream
@@ -107,19 +108,19 @@ def _header_size(head: bytes) -> int | None:
     return None
 
 
-def _header(stream: io.BufferedIOBase, source: Path | bytes, name: str) -> tuple[Any, Array]:
+def _header(stream: io.BufferedIOBase, source: Source) -> tuple[Any, Array]:
     """The image, no value read yet, and its orientation [3, 2] (see nibabel.io_orientation)."""
     import nibabel
     from nibabel.fileholders import FileHolder
     from nibabel.orientations import io_orientation
 
-    size = _header_size(stream.read(540))
+    name, size = source.name, _header_size(stream.read(540))
     stream.seek(0)
     if size is None:
         raise MediaError(f"{name}: is no NIfTI file (.nii, .nii.gz). Convert it, .hdr and .img pairs too.")
     kind: Any = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
     holder = FileHolder(fileobj=stream)
-    _check_claims(kind.header_class.from_fileobj(stream, check=False), source, name)
+    _check_claims(kind.header_class.from_fileobj(stream, check=False), source)
     stream.seek(0)
     image = kind.from_file_map({"header": holder, "image": holder})
     affine = image.affine
@@ -129,8 +130,9 @@ def _header(stream: io.BufferedIOBase, source: Path | bytes, name: str) -> tuple
     return image, turned
 
 
-def _check_claims(header: Any, source: Path | bytes, name: str) -> None:
+def _check_claims(header: Any, source: Source) -> None:
     """Raises MediaError where the header claims what cannot be, or what is too much."""
+    name = source.name
     dims = [int(side) for side in header["dim"]]
     sides = dims[1 : dims[0] + 1] if 1 <= dims[0] <= 7 else []
     while len(sides) > 3 and sides[-1] == 1:
@@ -153,18 +155,12 @@ def _check_claims(header: Any, source: Path | bytes, name: str) -> None:
     if not 0 <= offset <= MAX_OFFSET:
         raise MediaError(f"{name}: its header puts the values at byte {offset:g}; it is damaged.")
     claimed = volume * (sides[3] if len(sides) == 4 else 1) + int(offset)
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    zipped = (source[:2] if isinstance(source, bytes) else _first(source, 2)) == GZIP
+    size, zipped = source.size, source.head(2) == GZIP
     if claimed > size * (GZIP_RATIO if zipped else 1):
         raise MediaError(
             f"{name}: is cut short or damaged: its header declares {claimed:,} bytes, and the file has {size:,}"
             f"{' compressed ones' if zipped else ''}. Fetch it again, or take the sample out."
         )
-
-
-def _first(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(count)
 
 
 def _times(image: Any) -> int:

@@ -9,22 +9,22 @@ pixels: however large a page says that it is, memory is bounded before anything 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
+from omnivit.media import pictures
 from omnivit.media.facts import MediaFacts
-from omnivit.media.files import resolve
+from omnivit.media.files import opened
 from omnivit.media.isolate import isolated
+from omnivit.media.source import Source, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ CHOICE = re.compile(r"#pages?=(?P<pages>[^#]*)$")
 RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
 PIXELS_AT_ONCE = 16_000_000
 """Pages are drawn and sent through the pipe in groups of so many pixels."""
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF files begin."""
 MAX_ASPECT = 100
 """A page more than so many times longer than wide is refused, as pictures are."""
 
@@ -59,12 +61,12 @@ def read_pages(media: Media, pages: int = 1, longest: int = LONGEST) -> list[Ima
             pages, or has no such page; names file and reason.
         PluginError: it is a PDF, and pypdfium2 is not installed.
     """
-    if isinstance(media.source, (list, tuple)):
+    if not _is_file(media):
         return _pictures_in_memory(media, pages)
-    document = _opened(media)
-    if document.is_pdf:
-        return list(_drawn(document, pages, longest))
-    return _frames(document, pages)
+    with _opened(media) as document:
+        if document.is_pdf:
+            return list(_drawn(document, pages, longest))
+        return _frames(document, pages)
 
 
 def look(media: Media) -> MediaFacts:
@@ -74,55 +76,56 @@ def look(media: Media) -> MediaFacts:
         MediaError: as `read_pages`; also where the page that the medium chooses does not exist.
     """
     first: tuple[float, float]
-    if isinstance(media.source, (list, tuple)):
-        first, count, details = _pictures_in_memory(media, 1)[0].size, len(media.source), {"format": "pictures"}
-    else:
-        document = _opened(media)
+    if not _is_file(media):
+        count = len(media.source) if isinstance(media.source, (list, tuple)) else 1
+        size = _pictures_in_memory(media, 1)[0].size
+        return _facts(count, size, {"format": "pictures" if count > 1 else "picture"})
+    with _opened(media) as document:
         if document.is_pdf:
             count, version, first = document.isolated(_look_at_pdf)
             details = {"format": f"PDF {version / 10:g}", "size in": "points, 1/72 inch"}
         else:
             first, count, details = _look_at_frames(document)
         _wanted(document, count, 1)
+    return _facts(count, first, details)
+
+
+def _facts(count: int, first: tuple[float, float], details: dict[str, str]) -> MediaFacts:
     return MediaFacts("pages", {"pages": count, "height": round(first[1]), "width": round(first[0])}, details=details)
+
+
+def _is_file(media: Media) -> bool:
+    return isinstance(media.source, (str, bytes, os.PathLike))
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A file, or its bytes, and the pages that a record chose."""
+    """An opened file, or its bytes, and the pages that a record chose."""
 
-    media: Media
-    """Without the choice."""
-    place: Any
-    """A path as text, or bytes, or a picture in memory."""
+    source: Source
     name: str
     choice: tuple[int, ...] | None
     """Pages counted from 0; None: no choice."""
     is_pdf: bool
 
+    def __enter__(self) -> _Document:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.source.close()
+
     def isolated(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function(place, name, *args)` in the helper process."""
-        size = len(self.place) if isinstance(self.place, bytes) else Path(self.place).stat().st_size
-        return isolated(function, self.place, self.name, *args, name=self.name, size=size)
+        """Call `function(source, *args)` in the helper process."""
+        return isolated(function, self.source, *args, name=self.name, size=self.source.size)
 
 
 def _opened(media: Media) -> _Document:
-    source, choice = media.source, None
-    if isinstance(source, (str, os.PathLike)):
+    choice = None
+    if not isinstance(media.source, bytes):
         media, choice = _split(media)
-        path = resolve(media)
-        return _Document(media, str(path), str(path), choice, b"%PDF-" in _head(path))
-    is_pdf = isinstance(source, bytes) and b"%PDF-" in source[:1024]
-    return _Document(media, source, str(media), choice, is_pdf)
-
-
-def _head(path: Path) -> bytes:
-    """PDF readers look for the header in the first 1024 bytes: mail and printers put their own lines before it."""
-    try:
-        with path.open("rb") as file:
-            return file.read(1024)
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}. Check the file and its permissions.") from error
+    source = opened(media)
+    # PDF readers look for the header in the first 1024 bytes: mail and printers put their own lines before it
+    return _Document(source, source.name, choice, b"%PDF-" in source.head(1024))
 
 
 def _split(media: Media) -> tuple[Media, tuple[int, ...] | None]:
@@ -167,18 +170,18 @@ def _drawn(document: _Document, pages: int, longest: int) -> Iterator[Image.Imag
             yield Image.fromarray(array)
 
 
-def _look_at_pdf(place: str | bytes, name: str) -> tuple[int, int, tuple[float, float]]:
+def _look_at_pdf(source: Source) -> tuple[int, int, tuple[float, float]]:
     """In the helper: pages, version (17 for 1.7) and size of the first page in points."""
-    with _pdf(place, name) as document:
+    with _pdf(source) as document:
         count = len(document)
         first = document[0].get_size() if count else (0.0, 0.0)
         return count, int(document.get_version() or 0), first
 
 
-def _draw(place: str | bytes, name: str, pages: Sequence[int], longest: int) -> list[np.ndarray[Any, Any]]:
+def _draw(source: Source, pages: Sequence[int], longest: int) -> list[np.ndarray[Any, Any]]:
     """In the helper: the pages as uint8 [H, W, 3], their longer sides `longest` pixels."""
-    with _pdf(place, name) as document:
-        return [_draw_page(document, name, page, longest) for page in pages]
+    with _pdf(source) as document:
+        return [_draw_page(document, source.name, page, longest) for page in pages]
 
 
 def _draw_page(document: Any, name: str, number: int, longest: int) -> np.ndarray[Any, Any]:
@@ -205,15 +208,15 @@ def _draw_page(document: Any, name: str, number: int, longest: int) -> np.ndarra
 
 
 @contextlib.contextmanager
-def _pdf(place: str | bytes, name: str) -> Iterator[Any]:
+def _pdf(source: Source) -> Iterator[Any]:
     """A PDF opened by PDFium, its form fields ready to be drawn."""
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(place)
+        document = pypdfium2.PdfDocument(source.nameable())
     except pypdfium2.PdfiumError as error:
         # PDFium tells the error of an earlier file where it has none for this one: only the file itself is certain
-        if not _says(place, b"/Encrypt"):
+        if b"/Encrypt" not in source.read():
             reason = (
                 f"is no PDF that can be opened: it is damaged, cut short or without pages ({error}). Fetch it again"
             )
@@ -221,7 +224,7 @@ def _pdf(place: str | bytes, name: str) -> Iterator[Any]:
             reason = "is encrypted and wants a password. Decrypt it first, for example with `qpdf --decrypt`"
         else:
             reason = "is encrypted in a way that PDFium does not know. Decrypt it first"
-        raise MediaError(f"{name}: {reason}, or take the sample out.") from error
+        raise MediaError(f"{source.name}: {reason}, or take the sample out.") from error
     try:
         with contextlib.suppress(pypdfium2.PdfiumError):  # forms of a kind that cannot be drawn: the page can
             document.init_forms()
@@ -230,31 +233,26 @@ def _pdf(place: str | bytes, name: str) -> Iterator[Any]:
         document.close()
 
 
-def _says(place: str | bytes, word: bytes) -> bool:
-    return word in (place if isinstance(place, bytes) else Path(place).read_bytes())
-
-
 def _frames(document: _Document, pages: int) -> list[Image.Image]:
     """The pages of a picture file: frames of a TIFF; other formats hold one page, their first frame."""
     with _tiff(document) as frames:
-        if frames is None:
-            _wanted(document, 1, pages)
-            return [_picture(document)]
-        return [_frame(document, frames, number) for number in _wanted(document, _count(document, frames), pages)]
+        if frames is not None:
+            count = _count(document, frames)
+            return [_frame(document, frames, number) for number in _wanted(document, count, pages)]
+    _wanted(document, 1, pages)
+    return [_picture(document)]
 
 
 def _look_at_frames(document: _Document) -> tuple[tuple[int, int], int, dict[str, str]]:
     with _tiff(document) as frames:
-        if frames is None:
-            return _picture(document).size, 1, {"format": "picture"}
-        return _frame(document, frames, 0).size, _count(document, frames), {"format": "TIFF"}
+        if frames is not None:
+            return _frame(document, frames, 0).size, _count(document, frames), {"format": "TIFF"}
+    return _picture(document).size, 1, {"format": "picture"}
 
 
 def _picture(document: _Document) -> Image.Image:
-    from omnivit.media.images import open_image
-
     try:
-        return open_image(document.media)
+        return pictures.read(document.source, pictures.upright_rgb)
     except MediaError as error:
         if document.name.lower().endswith(".pdf"):
             raise MediaError(f"{error} It is no PDF either: `%PDF-` does not stand in its first 1024 bytes.") from error
@@ -263,20 +261,12 @@ def _picture(document: _Document) -> Image.Image:
 
 @contextlib.contextmanager
 def _tiff(document: _Document) -> Iterator[Image.Image | None]:
-    """The file as a TIFF, its first frame not yet decoded; None if it is anything else, or damaged from the start."""
-    if isinstance(document.place, (str, bytes)):
-        file = document.place if isinstance(document.place, str) else io.BytesIO(document.place)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of large or damaged files: `open_image` says what is wrong with them
-                image = Image.open(file, formats=["TIFF"])
-        except Exception:  # Pillow raises whatever the damage leads to; the same
-            yield None
-        else:
-            with image:
-                yield image
-    else:
+    """The file as a TIFF, no frame of it decoded; None if it is anything else."""
+    if document.source.head(4) not in TIFF:
         yield None
+        return
+    with pictures.opened(document.source, ("TIFF",)) as image:
+        yield image
 
 
 def _count(document: _Document, frames: Any) -> int:
@@ -286,29 +276,24 @@ def _count(document: _Document, frames: Any) -> int:
 
 def _frame(document: _Document, frames: Image.Image, number: int) -> Image.Image:
     """One frame, by the rules of pictures: bounded by its header before it is decoded."""
-    from omnivit.media.images import open_image
-
     with _explained(document, f"page {number + 1}"):
         frames.seek(number)
-        return open_image(replace(document.media, source=frames, root=None))
+        pictures.check_size(frames, document.name)
+        frames.load()
+        return pictures.upright_rgb(frames, document.name)
 
 
 @contextlib.contextmanager
 def _explained(document: _Document, what: str) -> Iterator[None]:
-    try:
+    """Errors tell which part of the document they are of."""
+    with reading(f"{document.name}, {what}"):
         yield
-    except MediaError as error:
-        raise MediaError(f"{document.name}: {what}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise whatever their format's damage leads to
-        raise MediaError(
-            f"{document.name}: {what} cannot be decoded, it is damaged or cut short ({type(error).__name__}: {error}). "
-            f"Fetch it again, or take the sample out."
-        ) from error
 
 
 def _pictures_in_memory(media: Media, pages: int) -> list[Image.Image]:
     from omnivit.media.images import open_image
 
-    if not media.source:
+    sources = media.source if isinstance(media.source, (list, tuple)) else [media.source]
+    if not sources:
         raise MediaError(f"{media}: an empty list holds no page. Pass at least one picture.")
-    return [open_image(replace(media, source=source, root=None)) for source in media.source[: min(pages, MAX_PAGES)]]
+    return [open_image(replace(media, source=source)) for source in sources[: min(pages, MAX_PAGES)]]

@@ -22,10 +22,11 @@ from omnivit.data.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media import points_files
 from omnivit.media.facts import MediaFacts
-from omnivit.media.files import resolve
+from omnivit.media.files import opened
 from omnivit.media.isolate import isolated
 from omnivit.media.points_files import Found
 from omnivit.media.points_kinds import kind_by_content, kind_of
+from omnivit.media.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +83,19 @@ def _found(media: Media, limit: int, seed: int) -> Found:
         return _from_bytes(source, str(media), limit, seed)
     if hasattr(source, "__array__"):
         return points_files.from_array(_array(source, str(media)), str(media), limit, seed)
-    real = resolve(media)
-    path = Path(media.root or "") / source  # a link says the format by its own name (as in the hub's cache)
-    root = real.parent if media.root is None else Path(media.root).resolve()
-    return _from_file(path, str(path), limit, seed, root)
+    with opened(media) as file:
+        assert file.path is not None
+        root = file.path.parent if media.root is None else Path(media.root).resolve()
+        beside = Path(media.root or "", source).parent.resolve()
+        return _from_file(file, limit, seed, (root, beside))
 
 
-def _from_file(path: Path, name: str, limit: int, seed: int, root: Path) -> Found:
-    kind = kind_of(path, name)
-    size = path.stat().st_size
-    if kind in points_files.OPEN3D:  # its import must not count as time that the file took
-        isolated(points_files.prepare, name=f"{name}: open3d", size=PREPARATION)
-    found = isolated(points_files.load, str(path.absolute()), name, kind, limit, seed, str(root), name=name, size=size)
+def _from_file(source: Source, limit: int, seed: int, roots: tuple[Path, ...]) -> Found:
+    kind, name, size = kind_of(source), source.name, source.size
+    with tempfile.TemporaryDirectory() as folder:
+        if kind in points_files.OPEN3D:  # its import must not count as time that the file took
+            isolated(points_files.prepare, name=f"{name}: open3d", size=PREPARATION)
+        found = isolated(points_files.load, source, kind, limit, seed, roots, Path(folder), name=name, size=size)
     if found.dropped:
         log.debug("%s: %d of its points are not finite, and were left out", name, found.dropped)
     return found
@@ -106,10 +108,7 @@ def _from_bytes(content: bytes, name: str, limit: int, seed: int) -> Found:
             f"{name}: these {len(content)} bytes do not say which format they have. Available without a file name: "
             f"PLY, PCD, OFF, GLB, NPY, NPZ."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"cloud.{kind}"
-        path.write_bytes(content)
-        return _from_file(path, name, limit, seed, path.parent)
+    return _from_file(Source(name, len(content), content=content, suffix=f".{kind}"), limit, seed, ())
 
 
 def _array(source: Any, name: str) -> NDArray[Any]:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from omnivit.errors import MediaError, suggest
 from omnivit.media.points_kinds import check, check_count, npy_shape, ply_header
 from omnivit.media.points_sampling import on_surface, some
+from omnivit.media.points_scene import Scene
+from omnivit.media.source import Source
 
 Array = NDArray[Any]
 FARTHEST = 1e18
@@ -67,22 +69,27 @@ class Mesh:
     """[3 T, 2] places in the texture, from 0 to 1, of the triangles' corners; v upwards."""
 
 
-def load(path: str, name: str, kind: str, limit: int, seed: int, root: str) -> Found:
+def load(source: Source, kind: str, limit: int, seed: int, roots: tuple[Path, ...], folder: Path) -> Found:
     """Read a file.
 
     Args:
-        path: an ordinary file.
-        name: of the medium, for errors.
+        source: the file.
         kind: its format, one of `points_kinds.KINDS`.
         limit: L.
         seed: of the draw.
-        root: folder that files it names have to stay in.
+        roots: folders, one of which holds each file that it names; the last is the one that it lies in itself.
+        folder: an empty one: the libraries find the opened files there, by names that nobody can exchange.
 
     Raises:
         MediaError: it is damaged, too large, or holds no finite point.
     """
-    file = Path(path)
-    check(file, name, kind, Path(root))
+    name = source.name
+    with Scene(source, kind, roots, folder) as scene:
+        check(scene, kind)
+        return _loaded(scene.file, name, kind, limit, seed)
+
+
+def _loaded(file: Path, name: str, kind: str, limit: int, seed: int) -> Found:
     if kind in ("npy", "npz"):
         xyz, rgb = _from_npy(file, name) if kind == "npy" else _from_npz(file, name)
         return _cloud(xyz, rgb, name, kind, limit, seed)

@@ -9,7 +9,7 @@ import json
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from omnivit.errors import MediaError, suggest
+from omnivit.media.points_scene import Scene
+from omnivit.media.source import Source
 
 KINDS = ("ply", "pcd", "obj", "stl", "off", "glb", "gltf", "xyz", "xyzn", "xyzrgb", "pts", "txt", "npy", "npz")
 """What is read, by the ending of the file's name."""
@@ -56,21 +58,19 @@ def kind_by_content(head: bytes) -> str | None:
     return next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
 
 
-def kind_of(path: Path, name: str) -> str:
+def kind_of(source: Source) -> str:
     """The format of a file, by its ending; its content has to agree.
 
     Raises:
         MediaError: another ending, another content, or too many bytes.
     """
-    kind = path.suffix.lower().removeprefix(".")
+    name, size, kind = source.name, source.size, source.suffix.removeprefix(".")
     if kind not in KINDS:
-        raise MediaError(f"{name}: points are not read from {path.suffix or 'files without an ending'!r}; "
+        raise MediaError(f"{name}: points are not read from {source.suffix or 'files without an ending'!r}; "
                          f"{suggest(kind, KINDS)}")  # fmt: skip
-    size = path.stat().st_size
     if size > MAX_BYTES:
         raise MediaError(f"{name}: has {size:,} bytes, more than the limit of {MAX_BYTES:,}. Thin it out first.")
-    with path.open("rb") as file:
-        head = file.read(64)
+    head = source.head(64)
     found = kind_by_content(head)
     if found is not None and found != kind:
         raise MediaError(f"{name}: is named .{kind}, but its content is {found.upper()}. Rename it.")
@@ -79,8 +79,9 @@ def kind_of(path: Path, name: str) -> str:
     return kind
 
 
-def check(path: Path, name: str, kind: str, root: Path) -> None:
-    """Refuse what the header alone shows to be damaged, too large, or to lead out of `root`. Raises MediaError."""
+def check(scene: Scene, kind: str) -> None:
+    """Refuse what the header alone shows to be damaged, too large, or to lead out of the root. Raises MediaError."""
+    path, name = scene.file, scene.name
     checks: dict[str, Callable[[], None]] = {
         "ply": lambda: _check_ply(path, name),
         "pcd": lambda: _check_pcd(path, name),
@@ -88,9 +89,9 @@ def check(path: Path, name: str, kind: str, root: Path) -> None:
         "off": lambda: _check_off(path, name),
         "npz": lambda: _check_npz(path, name),
         "npy": lambda: _check_npy_file(path, name),
-        "obj": lambda: _check_obj(path, name, root),
-        "glb": lambda: _check_gltf(path, name, root),
-        "gltf": lambda: _check_gltf(path, name, root),
+        "obj": lambda: _check_obj(scene),
+        "glb": lambda: _check_gltf(scene),
+        "gltf": lambda: _check_gltf(scene),
     }
     checks.get(kind, lambda: None)()
 
@@ -272,30 +273,31 @@ def _check_npz(path: Path, name: str) -> None:
         )
 
 
-def _check_obj(path: Path, name: str, root: Path) -> None:
+def _check_obj(scene: Scene) -> None:
     """Materials and textures that an OBJ names have to lie beside it or deeper."""
-    libraries = re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t]*\r?$", path.read_bytes(), re.MULTILINE)
+    libraries = re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t]*\r?$", scene.file.read_bytes(), re.MULTILINE)
     for library in {text.decode("utf-8", "replace") for text in libraries}:
-        place = _companion(path, name, library, root)
+        place = scene.companion(library)
         if place.is_file():
             text = place.read_text("utf-8", errors="replace")
             for line in re.findall(r"^[ \t]*(?:map_\w+|bump|disp|decal|refl|norm)[ \t]+(.+?)[ \t]*$", text, re.M):
                 for word in {line, *line.split()}:
-                    _companion(path, name, word, root)
+                    scene.companion(word)
 
 
-def _check_gltf(path: Path, name: str, root: Path) -> None:
+def _check_gltf(scene: Scene) -> None:
+    path, name = scene.file, scene.name
     try:
-        scene = _gltf_scene(path, name)
-        accessors = [int(accessor["count"]) for accessor in scene.get("accessors", ())]
-        uris = [entry["uri"] for key in ("buffers", "images") for entry in scene.get(key, ()) if "uri" in entry]
+        graph = _gltf_scene(path, name)
+        accessors = [int(accessor["count"]) for accessor in graph.get("accessors", ())]
+        uris = [entry["uri"] for key in ("buffers", "images") for entry in graph.get(key, ()) if "uri" in entry]
         names = [unquote(uri) for uri in uris if not uri.startswith("data:")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise MediaError(f"{name}: its glTF scene is damaged ({type(error).__name__}: {error}).") from error
     for count in accessors:
         check_count(count, name, "values")
     for companion in names:
-        _companion(path, name, companion, root)
+        scene.companion(companion)
 
 
 def _gltf_scene(path: Path, name: str) -> dict[str, Any]:
@@ -310,24 +312,3 @@ def _gltf_scene(path: Path, name: str) -> dict[str, Any]:
         content = content[20 : 20 + size]
     scene: dict[str, Any] = json.loads(content)
     return scene
-
-
-def _companion(path: Path, name: str, companion: str, root: Path) -> Path:
-    """A file that another one names. Raises MediaError where there is one, but outside of `root`.
-
-    Names that lead nowhere are common (`C:/textures/wood.jpg` of the author's machine) and do no harm.
-    """
-    place = path.parent / companion.replace("\\", "/")
-    try:
-        stray = place.exists() and not _inside(place.resolve(), (root, path.parent.resolve()))
-    except (OSError, ValueError, RuntimeError):  # a name too long, links in a circle: nothing that could be opened
-        stray = False
-    if stray:
-        raise MediaError(
-            f"{name}: names the file {companion!r}, which lies outside of {root}. Copy it beside the file."
-        )
-    return place
-
-
-def _inside(place: Path, folders: Iterable[Path]) -> bool:
-    return place.is_file() and any(place.is_relative_to(folder) for folder in folders)

@@ -10,19 +10,21 @@ Shapes: T frames, H height and W width in pixels.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from omnivit.data.sample import Media
+from omnivit.data.sample import Frames, Media
 from omnivit.errors import MediaError
 from omnivit.media import isolate
 from omnivit.media.facts import MediaFacts
-from omnivit.media.files import resolve
+from omnivit.media.files import folder_files, opened
+from omnivit.media.source import Source
 from omnivit.media.video_decode import ClipError, Decoded, decode, describe
 from omnivit.media.video_sampling import Sampling, shown_at
 
@@ -60,8 +62,9 @@ def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Cl
 
     Args:
         media: a file of video (MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, OGG, WMV) or of pictures (GIF, APNG, WebP; a
-            still one is a clip of one frame), its bytes, an array of uint8 [T, H, W, 3], or a list of PIL images.
-            What is in memory has no times of its own: 25 frames a second are assumed.
+            still one is a clip of one frame), its bytes, an array of uint8 [T, H, W, 3], a list of PIL images, or
+            frames in files of their own: a list of paths, `Frames`, or a folder (`9.png` before `10.png`). What has no
+            times of its own is taken for 25 frames a second.
         sampling: which frames.
         side: most pixels of the short side; larger frames are scaled down, ratio kept. None: only `BYTES` bounds.
 
@@ -102,46 +105,97 @@ def inspect(media: Media) -> MediaFacts:
 
 def _look(media: Media) -> tuple[MediaFacts, str]:
     """Facts, and why the clip is not used, where it is not."""
-    source, name, size = _source(media)
-    if isinstance(source, np.ndarray):
+    source = _in_memory(media)
+    if source is not None:
         total, height, width, _ = source.shape
         shape = {"frames": total, "height": height, "width": width}
         return MediaFacts("clip", shape, total / MEMORY_RATE), ""
-    found = isolate.isolated(describe, source, name, name=name, size=size)
+    with _Files(media) as files:
+        found = isolate.isolated(describe, files.sources, files.rate, name=files.name, size=files.size)
     shape = {"frames": found.frames, "height": found.height, "width": found.width}
     details = {"codec": found.codec, "container": found.container} | ({"damage": found.damage} if found.damage else {})
     return MediaFacts("clip", shape, found.seconds, details), found.refusal
 
 
 MEMORY_RATE = 25.0
-"""Frames a second of what is in memory."""
+"""Frames a second of what is in memory, and of frames in files of their own that state no rate."""
+MAX_FILES = 20_000
+"""Frames that may have files of their own."""
 
 Wanted = Sampling | tuple[float, ...]
 
 
 def _clip(media: Media, wanted: Wanted, side: int | None) -> Clip:
-    source, name, size = _source(media)
-    if isinstance(source, np.ndarray):
-        return _from_array(source, wanted, media.seed, side)
-    found = _decoded(source, name, size, (wanted, media.seed, side, BYTES))
+    array = _in_memory(media)
+    if array is not None:
+        return _from_array(array, wanted, media.seed, side)
+    with _Files(media) as files:
+        found = _decoded(files, (wanted, media.seed, side, BYTES))
     for note in found.notes:
-        _say(name, note)
-    _say_damage(name, found.damage)
+        _say(files.name, note)
+    _say_damage(files.name, found.damage)
     return Clip(found.frames, found.times, found.seconds, found.total)
 
 
-def _decoded(source: str | bytes, name: str, size: int, request: tuple[Any, ...]) -> Decoded:
+def _decoded(files: _Files, request: tuple[Any, ...]) -> Decoded:
     """By decord, which hands over to PyAV what it cannot read; by PyAV alone where decord brought the process down."""
-    began = time.monotonic()
+    began, name, size = time.monotonic(), files.name, files.size
     try:
-        return isolate.isolated(decode, source, name, *request, True, name=name, size=size)
+        return isolate.isolated(decode, files.sources, files.rate, *request, True, name=name, size=size)
     except ClipError:
         raise
     except MediaError as error:
         if time.monotonic() - began > isolate.SECONDS / 2:
             raise
         _say(name, f"decord failed ({error}); read by PyAV")
-        return isolate.isolated(decode, source, name, *request, False, name=name, size=size)
+        return isolate.isolated(decode, files.sources, files.rate, *request, False, name=name, size=size)
+
+
+class _Files:
+    """The opened files of a clip: one, or one for each frame. To be used in a `with` block.
+
+    Attributes:
+        sources: the files.
+        rate: frames a second, where each frame has a file of its own.
+        name: of the medium, for errors.
+        size: bytes of all files.
+    """
+
+    def __init__(self, media: Media) -> None:
+        """Raises MediaError where the medium names no files, or one must not or cannot be read."""
+        source, self.rate = media.source, MEMORY_RATE
+        if isinstance(source, Frames):
+            source, self.rate = source.paths, source.fps or MEMORY_RATE
+        frames = folder_files(media)
+        if isinstance(source, (list, tuple)):
+            frames = [replace(media, source=path) for path in source]
+        if frames is not None and not 0 < len(frames) <= MAX_FILES:
+            raise MediaError(
+                f"{media}: is a clip of {len(frames):,} files; 1 to {MAX_FILES:,} frames may have files of their own "
+                f"(omnivit.media.video.MAX_FILES). Make it a video."
+            )
+        self.sources: list[Source] = []
+        try:
+            for one in frames or [media]:
+                self.sources.append(opened(one) if frames is None else opened(one).rest())
+        except BaseException:
+            self.close()
+            raise
+        self.size = sum(one.size for one in self.sources)
+        self.name = self.sources[0].name
+        if frames is not None and (first := self.sources[0].path) is not None:
+            self.name = f"{first.parent} ({len(frames)} frames)"
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        for source in self.sources:
+            source.close()
 
 
 def _say(name: str, note: str) -> None:
@@ -158,17 +212,16 @@ def _say_damage(name: str, damage: str) -> None:
         log.warning("%s: %s", name, damage)
 
 
-def _source(media: Media) -> tuple[Any, str, int]:
-    """A path as text, bytes, or an array [T, H, W, 3] of what is in memory; the name for errors; bytes of the file."""
+def _in_memory(media: Media) -> np.ndarray[Any, Any] | None:
+    """An array [T, H, W, 3] of what is in memory; None where the medium is a file or several."""
     source = media.source
-    if isinstance(source, bytes):
-        return source, str(media), len(source)
     if isinstance(source, np.ndarray):
-        return _checked(source, str(media)), str(media), 0
-    if isinstance(source, (list, tuple)):
-        return _stacked(source, str(media)), str(media), 0
-    path: Path = resolve(media)
-    return str(path), str(path), path.stat().st_size
+        return _checked(source, str(media))
+    if isinstance(source, (list, tuple)) and not (
+        source and all(isinstance(one, (str, os.PathLike)) for one in source)
+    ):
+        return _stacked(source, str(media))
+    return None
 
 
 def _checked(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
@@ -184,7 +237,10 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray[Any, Any]:
     from PIL import Image
 
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
-        raise MediaError(f"{name}: is no list of pictures. Pass a list of one or more PIL images, all of one size.")
+        raise MediaError(
+            f"{name}: is no clip. A list of frames holds the paths of one or more picture files, or PIL images of one "
+            f"size."
+        )
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:
         raise MediaError(f"{name}: its pictures have several sizes {sorted(sizes)[:3]}. Bring them to one size.")

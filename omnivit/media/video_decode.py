@@ -8,19 +8,20 @@ Shapes: T frames, H height and W width in pixels.
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omnivit.errors import MediaError
+from omnivit.media.source import Source
 from omnivit.media.video_sampling import Sampling, shown_at
 
 if TYPE_CHECKING:
+    from omnivit.media.video_pictures import Animation, FrameFiles
     from omnivit.media.video_stream import Stream
 
 MAX_PIXELS = 36_000_000
@@ -57,6 +58,10 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "pictures"),
     (0, b"\x89PNG", "pictures"),
     (0, b"\xff\xd8\xff", "pictures"),
+    (0, b"BM", "pictures"),
+    (0, b"II*\0", "pictures"),
+    (0, b"MM\0*", "pictures"),
+    (4, b"jP  ", "pictures"),
     (8, b"WAVE", "sound"),
     (0, b"ID3", "sound"),
     (0, b"fLaC", "sound"),
@@ -100,19 +105,19 @@ class Described:
 
 
 def decode(
-    source: str | bytes,
-    name: str,
+    sources: Sequence[Source],
+    rate: float,
     wanted: Sampling | Sequence[float],
     seed: int | None,
     side: int | None,
     budget: int,
     with_decord: bool,
 ) -> Decoded:
-    """Read the wanted frames of a file.
+    """Read the wanted frames of a clip.
 
     Args:
-        source: a path, or the file's bytes.
-        name: for errors.
+        sources: the file, or a file for each frame.
+        rate: frames a second of a clip with a file for each frame.
         wanted: which frames, or the moments in seconds whose frames are wanted.
         seed: of random sampling.
         side: most pixels of the short side, or None.
@@ -122,23 +127,20 @@ def decode(
     Raises:
         ClipError: it is no clip, or nothing of it can be decoded.
     """
-    kind = container_of(source, name)
-    if kind == "pictures":
-        from omnivit.media.video_pictures import Animation
-
-        animation = Animation(source, name)
-        chosen = _chosen(wanted, animation.times, animation.seconds, seed)
-        size = fitted(animation.height, animation.width, side, budget // max(1, len(chosen)))
-        times = tuple(animation.times[number] for number in chosen)
-        frames = animation.frames(chosen, size)
-        return Decoded(frames, times, animation.seconds, len(animation.times))
+    with _of_clip():
+        pictures = _pictures(sources, rate)
+        if pictures is not None:
+            chosen = _chosen(wanted, pictures.times, pictures.seconds, seed)
+            size = fitted(pictures.height, pictures.width, side, budget // max(1, len(chosen)))
+            times = tuple(pictures.times[number] for number in chosen)
+            return Decoded(pictures.frames(chosen, size), times, pictures.seconds, len(pictures.times))
     from omnivit.media.video_stream import Stream
 
-    with Stream(source, name, kind) as stream:
+    with Stream(sources[0], container_of(sources[0])) as stream:
         _check(stream)
         chosen = _chosen(wanted, stream.times, stream.seconds, seed)
         size = fitted(stream.height, stream.width, side, budget // max(1, len(chosen)))
-        found, why = _by_decord(source, stream, sorted(set(chosen)), size) if with_decord else (None, "")
+        found, why = _by_decord(stream, sorted(set(chosen)), size) if with_decord else (None, "")
         if found is None:
             found, chosen = _by_pyav(stream, chosen, size, lambda *clip: _chosen(wanted, *clip, seed))
         unique = sorted(set(chosen))
@@ -149,44 +151,55 @@ def decode(
         return Decoded(frames, times, stream.seconds, len(stream.times), notes, stream.damage)
 
 
-def describe(source: str | bytes, name: str) -> Described:
-    """What a file is; decodes no frame but the first. Raises ClipError as `decode`."""
-    kind = container_of(source, name)
-    if kind == "pictures":
-        from omnivit.media.video_pictures import Animation
-
-        found = Animation(source, name)
-        return Described(len(found.times), found.height, found.width, found.seconds, found.format, found.format)
+def describe(sources: Sequence[Source], rate: float) -> Described:
+    """What a clip is; decodes no frame but the first. Raises ClipError as `decode`."""
+    found = _pictures(sources, rate)
+    if found is not None:
+        return Described(len(found.times), found.height, found.width, found.seconds, found.format, found.container)
     from omnivit.media.video_stream import Stream
 
-    with Stream(source, name, kind) as stream:
+    with Stream(sources[0], container_of(sources[0])) as stream:
         return Described(
             len(stream.times),
             stream.height,
             stream.width,
             stream.seconds,
             stream.codec,
-            CONTAINERS[kind],
+            CONTAINERS[stream.kind],
             stream.damage,
             stream.refusal,
         )
 
 
-def container_of(source: str | bytes, name: str) -> str:
+@contextmanager
+def _of_clip() -> Iterator[None]:
+    """A picture that cannot be read is a clip that cannot be read: another library would not help."""
+    try:
+        yield
+    except MediaError as error:
+        raise ClipError(str(error)) from error
+
+
+def _pictures(sources: Sequence[Source], rate: float) -> Animation | FrameFiles | None:
+    """The clip as pictures, where it is of such."""
+    from omnivit.media.video_pictures import Animation, FrameFiles
+
+    if len(sources) > 1:
+        return FrameFiles(sources, rate)
+    return Animation(sources[0]) if container_of(sources[0]) == "pictures" else None
+
+
+def container_of(source: Source) -> str:
     """Which of `CONTAINERS` a file is, by its first bytes. Raises ClipError for any other, and for sound."""
-    if isinstance(source, bytes):
-        head = source[:512]
-    else:
-        with Path(source).open("rb") as file:
-            head = file.read(512)
+    head = source.head(512)
     kind = next((kind for place, magic, kind in _MAGIC if head[place : place + len(magic)] == magic), None)
     if kind == "sound":
-        raise ClipError(f"{name}: holds sound and no pictures. Use an audio slot for it.")
+        raise ClipError(f"{source.name}: holds sound and no pictures. Use an audio slot for it.")
     if kind is None and any(head[start :: 188 if start == 0 else 192][:2] == b"GG" for start in (0, 4)):
         kind = "mpegts"
     if kind is None:
         raise ClipError(
-            f"{name}: is not a clip in a known format. Available: {', '.join(CONTAINERS.values())}. Convert it."
+            f"{source.name}: is not a clip in a known format. Available: {', '.join(CONTAINERS.values())}. Convert it."
         )
     return kind
 
@@ -207,11 +220,6 @@ def scaled(frame: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[A
     from PIL import Image
 
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def opened(source: str | bytes) -> str | io.BytesIO:
-    """What libraries open: a path, or a file in memory."""
-    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _chosen(wanted: Sampling | Sequence[float], times: Sequence[float], seconds: float, seed: int | None) -> list[int]:
@@ -246,10 +254,12 @@ def _by_pyav(
 
 
 def _by_decord(
-    source: str | bytes, stream: Any, numbers: Sequence[int], size: tuple[int, int]
+    stream: Stream, numbers: Sequence[int], size: tuple[int, int]
 ) -> tuple[np.ndarray[Any, Any] | None, str]:
     """The frames, or None and why not. decord turns rotated frames in its own, faulty way, and reads no damage."""
-    if isinstance(source, bytes):
+    file = stream.source.nameable()
+    if not isinstance(file, str):
+        file.close()
         return None, ""
     if stream.turns:
         return None, "decord does not read rotated clips"
@@ -264,7 +274,7 @@ def _by_decord(
         return None, f"decord cannot be imported ({str(error).splitlines()[0]})"
     height, width = size
     try:
-        reader = decord.VideoReader(source, width=width, height=height, num_threads=2)
+        reader = decord.VideoReader(file, width=width, height=height, num_threads=2)
         if len(reader) != len(stream.times):
             return None, "decord counts other frames than the file has"
         frames = reader.get_batch(list(numbers)).asnumpy()

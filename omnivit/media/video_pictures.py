@@ -1,18 +1,25 @@
-"""Animations as clips: GIF, APNG and WebP through Pillow, with the durations that they state. In the helper process."""
+"""Pictures as clips: animations with the durations that they state, still pictures, frames in files of their own.
+
+Opened as all pictures are (`omnivit.media.pictures`): upright, on white. In the helper process.
+
+Shapes: T frames, H height and W width in pixels.
+"""
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from omnivit.media.video_decode import MAX_PIXELS, ClipError, opened, scaled
+from omnivit.media import pictures
+from omnivit.media.source import Source
+from omnivit.media.video_decode import MAX_PIXELS, ClipError, scaled
 
-FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "JPEG")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose pictures follow each other in time; the second picture of others (MPO, TIFF) is another one."""
 MAX_TOTAL = 300_000_000
 """Pixels of all frames together; a file of a few kilobytes can hold more than can be decoded in any time."""
 PAUSE = 0.1
@@ -25,82 +32,96 @@ class Animation:
     Attributes:
         times: seconds of each frame since the first.
         seconds: how long one round of it lasts.
-        height, width, format: of the file.
+        height, width: of its frames, upright.
+        format, container: of the file.
     """
 
-    def __init__(self, source: str | bytes, name: str) -> None:
-        """Raises ClipError where it is no picture, too large, or damaged."""
-        self._source, self.name = source, name
-        with self._opened() as image:
-            self.width, self.height = image.size
-            self.format = str(image.format)
-            if self.width * self.height > MAX_PIXELS:
-                raise ClipError(
-                    f"{name}: frames of {self.width} x {self.height} pixels, more than the limit of {MAX_PIXELS:,} "
-                    f"(omnivit.media.video_decode.MAX_PIXELS). Scale it down first."
-                )
-        numbers = self._everything()
+    def __init__(self, source: Source) -> None:
+        """Raises ClipError or MediaError where it is no picture, too large, or damaged."""
+        self._source, self.name = source, source.name
+        with pictures.opened(source) as image:
+            self.format = self.container = str(image.format)
+            _check_pixels(image, self.name)
+            numbers = _numbers(image)
+            self.height, self.width = pictures.upright_size(image)
         if self.width * self.height * len(numbers) > MAX_TOTAL:
             raise ClipError(
-                f"{name}: {len(numbers)} frames of {self.width} x {self.height} pixels, more than the limit of "
+                f"{self.name}: {len(numbers)} frames of {self.width} x {self.height} pixels, more than the limit of "
                 f"{MAX_TOTAL:,} pixels together (omnivit.media.video_pictures.MAX_TOTAL). Convert it to MP4."
             )
+        self._first = numbers[0]
         lasting = [pause for _, pause in self._walk(numbers)]
         self.times = list(itertools.accumulate(lasting[:-1], initial=0.0))
         self.seconds = sum(lasting)
 
     def frames(self, numbers: Sequence[int], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """[T, H, W, 3] the frames of these numbers, transparent parts on white, scaled to `size`."""
+        """[T, H, W, 3] the frames of these numbers, upright, transparent parts on white, scaled to `size`."""
+        unique = sorted(set(numbers))
         found = {}
-        for place, (picture, _) in zip(sorted(set(numbers)), self._walk(sorted(set(numbers))), strict=True):
-            found[place] = scaled(_on_white(picture), *size)
+        for place, (picture, _) in zip(unique, self._walk([self._first + number for number in unique]), strict=True):
+            found[place] = scaled(np.asarray(pictures.upright_rgb(picture, self.name)), *size)
         return np.stack([found[number] for number in numbers])
 
-    def _opened(self) -> Any:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-                return Image.open(opened(self._source), formats=[name for name in FORMATS if _known(name)])
-        except Image.DecompressionBombError as error:
-            raise ClipError(f"{self.name}: more than the limit of pixels: {error} Scale it down first.") from error
-        except Exception as error:  # Pillow's readers raise whatever their format's damage leads to
-            raise self._damaged(error) from error
-
-    def _everything(self) -> Sequence[int]:
-        with self._opened() as image:
-            try:
-                first = 1 if image.info.get("default_image") else 0  # APNG: a picture for those who show no animation
-                return range(first, max(getattr(image, "n_frames", 1), first + 1))
-            except Exception as error:
-                raise self._damaged(error) from error
-
-    def _walk(self, numbers: Sequence[int]) -> Iterator[tuple[Any, float]]:
+    def _walk(self, numbers: Sequence[int]) -> Iterator[tuple[Image.Image, float]]:
         """The frames of these numbers (ascending), with their seconds."""
-        with self._opened() as image:
+        with pictures.opened(self._source) as image:
             for number in numbers:
-                try:
+                if number:
                     image.seek(number)
-                    image.load()
-                    pause = float(image.info.get("duration", 0) or 0) / 1000
-                except Exception as error:
-                    raise self._damaged(error) from error
+                image.load()
+                pause = float(image.info.get("duration", 0) or 0) / 1000
                 yield image, pause if pause > 0 else PAUSE
 
-    def _damaged(self, error: Exception) -> ClipError:
-        return ClipError(
-            f"{self.name}: cannot be decoded, it is damaged or cut short ({type(error).__name__}: {error}). Fetch it "
-            f"again, or take the sample out."
+
+class FrameFiles:
+    """A clip whose frames are picture files.
+
+    Attributes:
+        times, seconds: by the rate.
+        height, width: of its frames, upright.
+        format, container: of the first file, and that there are several.
+    """
+
+    container = "pictures in a list or folder"
+
+    def __init__(self, sources: Sequence[Source], rate: float) -> None:
+        """Raises ClipError where the first is no picture."""
+        self._sources = sources
+        self.times = [number / rate for number in range(len(sources))]
+        self.seconds = len(sources) / rate
+        with pictures.opened(sources[0]) as image:
+            _check_pixels(image, sources[0].name)
+            self.format = str(image.format)
+            self.height, self.width = pictures.upright_size(image)
+
+    def frames(self, numbers: Sequence[int], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """[T, H, W, 3] the frames of these numbers, scaled to `size`. Raises ClipError where their shapes differ."""
+        found = {number: self._frame(number, size) for number in sorted(set(numbers))}
+        return np.stack([found[number] for number in numbers])
+
+    def _frame(self, number: int, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+        source = self._sources[number]
+        with pictures.opened(source) as image:
+            _check_pixels(image, source.name)
+            height, width = pictures.upright_size(image)
+            if (height, width) != (self.height, self.width):
+                raise ClipError(
+                    f"{source.name}: has {width} x {height} pixels, but the first frame {self._sources[0].name} "
+                    f"{self.width} x {self.height}. Bring the frames of a clip to one size."
+                )
+            return scaled(np.asarray(pictures.upright_rgb(image, source.name)), *size)
+
+
+def _numbers(image: Any) -> Sequence[int]:
+    """The numbers of the pictures in a file that are frames."""
+    first = 1 if image.info.get("default_image") else 0  # APNG: a picture for those who show no animation
+    count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+    return range(first, max(count, first + 1))
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ClipError(
+            f"{name}: frames of {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,} "
+            f"(omnivit.media.video_decode.MAX_PIXELS). Scale it down first."
         )
-
-
-def _known(name: str) -> bool:
-    Image.init()
-    return name in Image.OPEN
-
-
-def _on_white(picture: Any) -> np.ndarray[Any, Any]:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    return np.asarray(picture.convert("RGB"))

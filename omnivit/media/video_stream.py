@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from omnivit.media.video_decode import MAX_PIXELS, ClipError, opened
+from omnivit.media.source import Source
+from omnivit.media.video_decode import MAX_PIXELS, ClipError
 
 THREADS = 2
 SEARCH = 5.0
@@ -26,6 +27,7 @@ class Stream:
     """The stream of video of a file, opened.
 
     Attributes:
+        source, name: its file, and the name for errors.
         times: seconds of each frame since the first, ascending; from the file's packets, whatever its rate.
         seconds: how long it lasts, the last frame included.
         height, width: of its frames, upright and with square pixels.
@@ -37,9 +39,9 @@ class Stream:
         refusal: why it is not used; empty where it can be.
     """
 
-    def __init__(self, source: str | bytes, name: str, kind: str) -> None:
+    def __init__(self, source: Source, kind: str) -> None:
         """Raises ClipError where there is no video in it, or not one frame that can be decoded."""
-        self._source, self.name, self.kind = source, name, kind
+        self.source, self.name, self.kind = source, source.name, kind
         self.damage = self.refusal = ""
         self.damaged = False
         self._container: Any
@@ -115,7 +117,7 @@ class Stream:
         import av
 
         try:
-            self._container = av.open(opened(self._source), format=self.kind, metadata_errors="replace")
+            self._container = av.open(self.source.nameable(), format=self.kind, metadata_errors="replace")
         except av.error.FFmpegError as error:
             raise ClipError(
                 f"{self.name}: cannot be opened, it is damaged or cut short ({error.strerror}). Fetch it again, or "

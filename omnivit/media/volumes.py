@@ -8,8 +8,9 @@ Shapes: N slices, H height and W width in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -18,9 +19,10 @@ from omnivit.data.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media import dicom, nifti
 from omnivit.media.facts import MediaFacts
-from omnivit.media.files import folder_files, resolve
+from omnivit.media.files import folder_files, opened
 from omnivit.media.isolate import isolated
 from omnivit.media.slices import AXES, Array, View, Volume, choose, shrunk
+from omnivit.media.source import Source
 
 HEAD = 132
 """Bytes by which a file is recognised."""
@@ -40,14 +42,17 @@ def read_volume(media: Media, view: View) -> Volume:
     """
     if isinstance(media.source, (Image.Image, np.ndarray)):
         return _of_pictures(media, view)
-    sources, names = _sources(media)
-    size = sum(map(_size, sources))
-    if _all_dicom(sources, names):
-        return isolated(dicom.read, sources, names, view, name=str(names[0]), size=size)
-    if nifti.is_nifti(sources[0]):
-        return isolated(nifti.read, sources[0], names[0], view, name=names[0], size=size)
-    if _head(sources[0], names[0])[:2] == nifti.GZIP:
-        raise MediaError(f"{names[0]}: is compressed, but holds no NIfTI volume, or is cut short. Unpack or mend it.")
+    with _sources(media) as sources:
+        names = [source.name for source in sources]
+        size = sum(source.size for source in sources)
+        if _all_dicom(sources):
+            return isolated(dicom.read, sources, view, name=names[0], size=size)
+        if nifti.is_nifti(sources[0]):
+            return isolated(nifti.read, sources[0], view, name=names[0], size=size)
+        if sources[0].head(2) == nifti.GZIP:
+            raise MediaError(
+                f"{names[0]}: is compressed, but holds no NIfTI volume, or is cut short. Unpack or mend it."
+            )
     return _of_pictures(media, view)
 
 
@@ -57,13 +62,13 @@ def look(media: Media) -> MediaFacts:
     Raises:
         MediaError: it is no DICOM or NIfTI file, or damaged.
     """
-    sources, names = _sources(media)
-    size = sum(map(_size, sources))
-    if _all_dicom(sources, names):
-        return isolated(dicom.look, sources, names, name=names[0], size=size)
-    if nifti.is_nifti(sources[0]):
-        return isolated(nifti.look, sources[0], names[0], name=names[0], size=size)
-    raise MediaError(f"{names[0]}: is neither DICOM nor NIfTI. Single slices as pictures are `image` media.")
+    with _sources(media) as sources:
+        name, size = sources[0].name, sum(source.size for source in sources)
+        if _all_dicom(sources):
+            return isolated(dicom.look, sources, name=name, size=size)
+        if nifti.is_nifti(sources[0]):
+            return isolated(nifti.look, sources[0], name=name, size=size)
+    raise MediaError(f"{name}: is neither DICOM nor NIfTI. Single slices as pictures are `image` media.")
 
 
 def read_header(media: Media, fields: Sequence[str]) -> dict[str, str]:
@@ -72,54 +77,51 @@ def read_header(media: Media, fields: Sequence[str]) -> dict[str, str]:
     Raises:
         MediaError: a field may identify a person or is unknown, or the file is no DICOM file.
     """
-    sources, names = _sources(media)
-    if not _all_dicom(sources, names):
-        raise MediaError(f"{names[0]}: is no DICOM file and has no such header. Name a DICOM file.")
-    return isolated(dicom.header, sources[0], names[0], tuple(fields), name=names[0], size=_size(sources[0]))
+    with _sources(media) as sources:
+        name = sources[0].name
+        if not _all_dicom(sources):
+            raise MediaError(f"{name}: is no DICOM file and has no such header. Name a DICOM file.")
+        return isolated(dicom.header, sources[0], tuple(fields), name=name, size=sources[0].size)
 
 
 def has_header(media: Media) -> bool:
     """Whether a medium is of DICOM files. Raises MediaError where it must not or cannot be read."""
-    return not isinstance(media.source, (Image.Image, np.ndarray)) and _all_dicom(*_sources(media))
+    if isinstance(media.source, (Image.Image, np.ndarray)):
+        return False
+    with _sources(media) as sources:
+        return _all_dicom(sources)
 
 
-def _sources(media: Media) -> tuple[list[Path | bytes], list[str]]:
-    """The files that a medium names, checked, and their names for errors."""
-    if isinstance(media.source, bytes):
-        return [media.source], [str(media)]
+@contextmanager
+def _sources(media: Media) -> Iterator[list[Source]]:
+    """The files that a medium names, opened."""
     if isinstance(media.source, (list, tuple)):
-        entries = [Media(media.slot, source, media.root) for source in media.source]
+        entries = [replace(media, source=source) for source in media.source]
     else:
         entries = folder_files(media) or [media]
     if not entries:
         raise MediaError(f"{media}: is a list of no files. Mend the record.")
-    paths = [resolve(entry) for entry in entries]
-    return list(paths), [str(path) for path in paths]
+    if len(entries) > dicom.MAX_FILES:
+        raise MediaError(
+            f"{media}: is {len(entries):,} files; a series may have {dicom.MAX_FILES:,} "
+            f"(omnivit.media.dicom.MAX_FILES). Split it."
+        )
+    if len(entries) > 1:
+        yield [opened(entry).rest() for entry in entries]
+        return
+    with opened(entries[0]) as source:
+        yield [source]
 
 
-def _size(source: Path | bytes) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
-
-
-def _all_dicom(sources: Sequence[Path | bytes], names: Sequence[str]) -> bool:
+def _all_dicom(sources: Sequence[Source]) -> bool:
     """Whether these are DICOM files; of several, all must be."""
-    found = [dicom.is_dicom(_head(source, name)) for source, name in zip(sources, names, strict=True)]
+    found = [dicom.is_dicom(source.head(HEAD)) for source in sources]
     if len(sources) > 1 and not all(found):
         raise MediaError(
-            f"{names[found.index(False)]}: is no DICOM file, as the slices of a series must be. Take it out of the "
-            f"folder, or list the files."
+            f"{sources[found.index(False)].name}: is no DICOM file, as the slices of a series must be. Take it out of "
+            f"the folder, or list the files."
         )
     return found[0]
-
-
-def _head(source: Path | bytes, name: str) -> bytes:
-    if isinstance(source, bytes):
-        return source[:HEAD]
-    try:
-        with source.open("rb") as file:
-            return file.read(HEAD)
-    except OSError as error:
-        raise MediaError(f"{name}: cannot be read: {error.strerror}. Check the file and its permissions.") from error
 
 
 def _of_pictures(media: Media, view: View) -> Volume:

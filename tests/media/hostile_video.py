@@ -163,7 +163,7 @@ def _places(folder: Path, good: Path) -> dict[str, str]:
         **dict.fromkeys(names, "good"),
         "link.mp4": "outside the data root",
         "../outside.mp4": "climbs out",
-        "folder.mp4": "is a folder",
+        "folder.mp4": "the folder is empty",
         "pipe.mp4": "is a named pipe",
         "missing.mp4": "no such file",
     }

@@ -24,7 +24,7 @@ def write(path: Path, sound: np.ndarray[Any, Any], rate: int = RATE, subtype: st
 
 
 def write_av(path: Path, sound: np.ndarray[Any, Any] | None, rate: int = RATE, codec: str = "aac") -> Path:
-    """By FFmpeg: a container with a sound track, or where there is no sound with a picture track alone."""
+    """By FFmpeg: a container with a sound track of [N] or [2, N]; without, with a picture track alone."""
     with av.open(str(path), "w") as container:
         stream: Any
         if sound is None:
@@ -33,8 +33,8 @@ def write_av(path: Path, sound: np.ndarray[Any, Any] | None, rate: int = RATE, c
             frames = [av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24") for _ in range(3)]
         else:
             stream = container.add_stream(codec, rate=rate)
-            stream.layout = "mono"
-            frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            stream.layout = layout = "mono" if sound.ndim == 1 else "stereo"
+            frame = av.AudioFrame.from_ndarray(np.atleast_2d(sound), format="fltp", layout=layout)
             frame.rate = rate
             frames = [frame]
         for one in frames:

@@ -17,8 +17,9 @@ from sounds import RATE, tone, write, write_av
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError, PluginError
-from omnivit.media import audio
+from omnivit.media import audio_decode
 from omnivit.media.audio import look, read_audio
+from omnivit.media.files import opened
 
 
 def read(source: object, rate: int = RATE, **options: Any) -> np.ndarray[Any, Any]:
@@ -91,11 +92,11 @@ def test_only_the_wanted_part(tmp_path: Path, name: str) -> None:
 
 
 def test_a_long_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "MAX_SAMPLES", RATE)
-    path = str(write(tmp_path / "a.wav", tone(4.0)))
-    assert len(audio.decode(path, path, 0.0, 0.5).samples) == RATE // 2
+    monkeypatch.setattr(audio_decode, "MAX_SAMPLES", RATE)
+    source = opened(Media("audio", write(tmp_path / "a.wav", tone(4.0))))
+    assert len(audio_decode.decode(source, 0.0, 0.5).samples) == RATE // 2
     with pytest.raises(MediaError, match=r"64,000 samples are more than the limit of 16,000"):
-        audio.decode(path, path, 0.0, None)
+        audio_decode.decode(source, 0.0, None)
     with pytest.raises(MediaError, match=r"seconds at 48,000 Hz are more than the limit"):
         read((tone(1.0), RATE), 48_000)
 
@@ -171,7 +172,7 @@ def test_missing_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = tmp_path / "a.m4a"
     path.write_bytes(b"no sound at all")
     with pytest.raises(MediaError, match=r"PyAV, which knows more containers, is not installed"):
-        audio.decode(str(path), str(path), 0.0, None)
+        audio_decode.decode(opened(Media("audio", path)), 0.0, None)
 
 
 def test_the_helper_process_imports_no_torch() -> None:
@@ -211,3 +212,29 @@ def test_hostile_files_end_well(tmp_path: Path) -> None:
             wrong[name] = outcome
         assert time.monotonic() - began < 30, name  # ten seconds on a quiet machine
     assert wrong == {}
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.m4a"])
+@pytest.mark.parametrize("other", [-1.0, -0.97])
+def test_channels_that_cancel_each_other_out_are_not_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, other: float
+) -> None:
+    sound = tone()
+    channels = np.stack([sound, other * sound], 1)
+    path = tmp_path / name
+    write(path, channels) if name == "a.wav" else write_av(path, np.ascontiguousarray(channels.T))
+    with caplog.at_level(logging.WARNING):
+        found = [read(path), read(path)][0]
+    assert np.abs(found).max() == pytest.approx(np.abs(sound).max(), abs=0.05)
+    said = [record.message for record in caplog.records if "cancel each other out" in record.message]
+    assert len(said) == 1 and said[0].startswith(str(path))  # once for each file
+    assert np.abs(read((channels.T, RATE))).max() > 0.3
+
+
+def test_channels_that_do_not_cancel_each_other_out_are_averaged(caplog: pytest.LogCaptureFixture) -> None:
+    sound, draw = tone(), np.random.default_rng(0)
+    unrelated = draw.normal(size=(16, 16000)).astype(np.float32) / 10
+    silent = np.zeros_like(sound)
+    for channels in (np.stack([sound, silent]), np.stack([sound, -0.5 * sound]), unrelated, np.stack([silent, silent])):
+        assert np.allclose(read((channels, RATE)), channels.mean(axis=0), atol=1e-7)
+    assert not caplog.records

@@ -19,6 +19,7 @@ from omnivit.data.records import typed_messages
 from omnivit.data.sample import Media
 from omnivit.errors import DataError, MediaError
 from omnivit.media import dicom
+from omnivit.media.files import opened
 from omnivit.media.slices import View
 from omnivit.media.volumes import look, read_header, read_volume
 
@@ -26,7 +27,7 @@ RAMP = (np.arange(64, dtype=np.int16) * 30).reshape(8, 8)
 
 
 def read(*paths: Path, **view: Any) -> Any:
-    return dicom.read(list(paths), [str(path) for path in paths], View(**view))
+    return dicom.read([opened(Media("medical", path)) for path in paths], View(**view))
 
 
 def pixels_of(found: Any, tmp_path: Path, **view: Any) -> np.ndarray:
@@ -74,6 +75,15 @@ def test_padding_does_not_set_the_window(tmp_path: Path) -> None:
     assert found[0, 0] == 0
     assert found[0, 1] == 0  # the smallest real value
     assert found[7, 7] == 255
+
+
+def test_padding_is_black_where_small_values_are_bright(tmp_path: Path) -> None:
+    padded = RAMP.copy()
+    padded[0, 0] = -2000
+    for view in ({"percentiles": (0, 100)}, {"windows": {"*": (945.0, 1890.0)}}):
+        fields = {"Modality": "MR", "PixelPaddingValue": -2000, "PhotometricInterpretation": "MONOCHROME1"}
+        found = pixels_of(dataset(padded, **fields), tmp_path, **view)
+        assert (found[0, 0], found[7, 7]) == (0, 0) and found[0, 1] > 240
 
 
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
 from omnivit.media import nifti as module
+from omnivit.media.files import opened
 from omnivit.media.slices import View, choose, linear
 from omnivit.media.volumes import look, read_volume
 
@@ -25,7 +26,7 @@ CUBE = np.random.default_rng(0).integers(0, 256, (4, 5, 6)).astype(np.float32)
 
 
 def read(path: Path, **view: Any) -> Any:
-    return module.read(path, str(path), View(**{"windows": GREY, **view}))
+    return module.read(opened(Media("medical", path)), View(**{"windows": GREY, **view}))
 
 
 def expected(values: np.ndarray) -> np.ndarray:

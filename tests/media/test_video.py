@@ -16,11 +16,20 @@ from hostile_video import files
 from PIL import Image
 from video_files import cut, picture, turned, write_clip
 
-from omnivit.data.sample import Media
+from omnivit.data.sample import Frames, Media
 from omnivit.errors import MediaError, PluginError
 from omnivit.media import isolate, video, video_stream
+from omnivit.media.files import opened
 from omnivit.media.video import Clip, Sampling, frames_at, inspect, look, read_frames
-from omnivit.media.video_decode import decode, fitted
+from omnivit.media.video_decode import Decoded, decode, fitted
+
+
+def decoded(
+    path: Path, sampling: Sampling, with_decord: bool, seed: int | None = None, side: int | None = None
+) -> Decoded:
+    """What runs in the helper process, in this one."""
+    with opened(medium(path)) as source:
+        return decode([source], 25.0, sampling, seed, side, 10**8, with_decord)
 
 
 def medium(source: object, seed: int | None = None) -> Media:
@@ -117,7 +126,7 @@ def test_turned_clips_are_upright_by_either_library(
     tmp_path: Path, clip: Path, degrees: int, with_decord: bool
 ) -> None:
     path = turned(clip, tmp_path / "turned.mp4", degrees) if degrees else clip
-    found = decode(str(path), "turned", Sampling(frames=2), None, None, 10**8, with_decord)
+    found = decoded(path, Sampling(frames=2), with_decord)
     expected = np.rot90(picture(12), -degrees // 90)
     assert found.frames.shape[1:] == expected.shape
     assert np.abs(found.frames[0].astype(int) - expected).mean() < 4
@@ -127,9 +136,9 @@ def test_turned_clips_are_upright_by_either_library(
 
 @pytest.mark.parametrize(("codec", "name"), [("libx264", "a.mp4"), ("libvpx-vp9", "a.webm"), ("mpeg4", "a.avi")])
 def test_decord_and_pyav_agree(tmp_path: Path, codec: str, name: str) -> None:
-    path = str(write_clip(tmp_path / name, 30, (96, 128), codec))
+    path = write_clip(tmp_path / name, 30, (96, 128), codec)
     for sampling in (Sampling(frames=7), Sampling("head_tail", 4), Sampling("segment_random", 5)):
-        first, second = (decode(path, path, sampling, 3, None, 10**8, way) for way in (True, False))
+        first, second = (decoded(path, sampling, way, 3) for way in (True, False))
         assert first.notes == second.notes == ()
         assert first.times == second.times and (first.frames == second.frames).all()
 
@@ -155,8 +164,8 @@ def test_streams_without_an_index_give_the_frames_asked_for(
 
 
 def test_scaled_while_decoding_by_either_library(tmp_path: Path) -> None:
-    path = str(write_clip(tmp_path / "a.mp4", 10, (144, 256)))
-    first, second = (decode(path, path, Sampling(frames=3), None, 72, 10**8, way) for way in (True, False))
+    path = write_clip(tmp_path / "a.mp4", 10, (144, 256))
+    first, second = (decoded(path, Sampling(frames=3), way, side=72) for way in (True, False))
     assert first.frames.shape == second.frames.shape == (3, 72, 128, 3)
     assert np.abs(first.frames.astype(int) - second.frames).mean() < 0.5
 
@@ -179,7 +188,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
 def test_too_many_pixels_are_refused_before_decoding(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_stream, "MAX_PIXELS", 1000)
     with pytest.raises(MediaError, match="frames of 64 x 48 pixels, more than the limit of 1,000"):
-        decode(str(clip), "clip", Sampling(), None, None, 10**8, True)
+        decoded(clip, Sampling(), True)
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +260,9 @@ def test_a_count_in_the_header_that_is_too_high_costs_no_frame(tmp_path: Path) -
 
 
 def test_without_decord_pyav_reads(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_decord = decode(str(clip), "clip", Sampling(frames=3), None, None, 10**8, True)
+    by_decord = decoded(clip, Sampling(frames=3), True)
     monkeypatch.setitem(sys.modules, "decord", None)
-    found = decode(str(clip), "clip", Sampling(frames=3), None, None, 10**8, True)
+    found = decoded(clip, Sampling(frames=3), True)
     assert "decord cannot be imported" in found.notes[0] and found.notes[0].endswith("read by PyAV")
     assert (found.frames == by_decord.frames).all()
 
@@ -302,6 +311,39 @@ def test_clips_in_memory(clip: Path) -> None:
     of_bytes = read_frames(medium(clip.read_bytes()), Sampling(frames=2))
     assert (of_bytes.frames == read_frames(medium(clip), Sampling(frames=2)).frames).all()
     assert look(medium(array)).shape == {"frames": 50, "height": 48, "width": 64}
+
+
+def test_frames_in_files_of_their_own_are_a_clip(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    names = [f"clip/{number}.png" for number in range(8, 13)]  # 8, 9, 10, ...: not in the order of their letters
+    for number, name in enumerate(names):
+        Image.fromarray(picture(20 * number)).save(tmp_path / name)
+    expected = np.stack([picture(20 * number) for number in range(5)])
+    for source in (names, tuple(names), "clip", Frames(tuple(names))):
+        found = read_frames(Media("video", source, str(tmp_path)), Sampling(frames=8))
+        assert (found.frames == expected).all() and found.times == pytest.approx([k / 25 for k in range(5)])
+    slow = Media("video", Frames(tuple(names), fps=2.0), str(tmp_path))
+    assert read_frames(slow, Sampling("fps", 8, 1.0)).times == pytest.approx([0.0, 1.0])
+    facts = look(slow)
+    assert facts.shape == {"frames": 5, "height": 48, "width": 64} and facts.seconds == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["0.png", "../out.png"], "climbs out"),
+        (["0.png", "gone.png"], "no such file"),
+        (["0.png", "wide.png"], r"wide.png: has 20 x 10 pixels, but the first frame .*0.png 10 x 10"),
+        (["0.png", "notes.txt"], "notes.txt: is not a picture"),
+        ([], "is no clip"),
+    ],
+)
+def test_frames_that_make_no_clip_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "0.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / "wide.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(MediaError, match=reason):
+        read_frames(Media("video", names, str(tmp_path)), Sampling())
 
 
 @pytest.mark.parametrize(

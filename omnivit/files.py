@@ -1,0 +1,113 @@
+"""Ordinary files, opened once: what was checked is what is read.
+
+A path is looked at and opened in one step. Looking first and opening later would leave a moment in which somebody
+exchanges a link, and opening a pipe would wait for ever. This module knows no format, no medium and no recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+_LINUX = os.path.isdir("/proc/self/fd")  # noqa: PTH112  (of the one system that has it)
+_NAMED = "/proc/self/fd" if _LINUX else "/dev/fd" if sys.platform == "darwin" else None
+"""Where the system gives names to the files that a process has opened: each its number."""
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LOOK = getattr(os, "O_PATH", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""Opens nothing but the name (Linux), or does not wait for what is behind it (other systems)."""
+
+
+class NotRegularError(OSError):
+    """The path leads to something else than an ordinary file (or folder); `kind` says to what."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(f"{path} is {kind}")
+        self.kind = kind
+
+
+def open_descriptor(path: Path, folder: bool = False) -> int:
+    """A descriptor of an ordinary file (or folder), to be read and closed by the caller. Links are followed.
+
+    Raises:
+        NotRegularError: it is something else, which is not opened for reading (a pipe would wait, a tape rewind).
+        OSError: as `os.open`.
+    """
+    named = os.open(path, _FLAGS | _LOOK)
+    try:
+        mode = os.fstat(named).st_mode
+        if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+            raise NotRegularError(path, kind_of(mode))
+        if not getattr(os, "O_PATH", 0):
+            return os.dup(named)
+        return os.open(f"{_NAMED}/{named}", _FLAGS) if _LINUX else _again(path, os.fstat(named))
+    finally:
+        os.close(named)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """An ordinary file, opened to be read. Raises as `open_descriptor`."""
+    return os.fdopen(open_descriptor(path), "rb")
+
+
+def kind_of(mode: int) -> str:
+    """What a file of this mode is, in words."""
+    return KINDS.get(stat.S_IFMT(mode), "an ordinary file" if stat.S_ISREG(mode) else "a special file")
+
+
+def place_of(descriptor: int, path: Path) -> Path:
+    """Where the file behind a descriptor lies, no link in it, as the system tells.
+
+    Args:
+        descriptor: of the file.
+        path: by which it was opened: where the system does not tell, the path is resolved, and must lead to that file.
+
+    Raises:
+        OSError: the path leads to another file by now.
+    """
+    if _LINUX:
+        place = os.readlink(f"{_NAMED}/{descriptor}")  # noqa: PTH115  (for each medium of a run: twice as fast)
+        return Path(place if os.fstat(descriptor).st_nlink else place.removesuffix(" (deleted)"))
+    if sys.platform == "darwin":
+        import fcntl
+
+        return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
+    real = path.resolve(strict=True)
+    if not os.path.samestat(real.lstat(), os.fstat(descriptor)):
+        raise OSError(f"{path} was exchanged while it was opened")
+    return real
+
+
+def name_of(descriptor: int) -> str | None:
+    """A name by which a library of this process can open what a descriptor has opened; None: the system has none."""
+    return None if _NAMED is None else f"{_NAMED}/{descriptor}"
+
+
+def _again(path: Path, expected: os.stat_result) -> int:
+    """Open for reading what was looked at, where the system gives descriptors no names (no /proc)."""
+    found = os.open(path, _FLAGS | os.O_NONBLOCK)
+    if not os.path.samestat(os.fstat(found), expected):
+        os.close(found)
+        raise OSError(f"{path} was exchanged while it was opened")
+    return found
+
+
+@contextlib.contextmanager
+def listed(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """A folder's descriptor and the names in it, read from that descriptor. Raises as `open_descriptor`."""
+    descriptor = open_descriptor(path, folder=True)
+    try:
+        yield descriptor, os.listdir(descriptor)  # noqa: PTH208  (a Path would open its name again)
+    finally:
+        os.close(descriptor)
