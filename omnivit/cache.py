@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import MappingProxyType
 
 VARIABLE = "OMNIVIT_CACHE"
+KINDS = MappingProxyType(
+    {
+        "index": "where the records of data files begin, and fingerprints of the files",
+        "digests": "checksums of large data files",
+        "gguf": "weights converted from GGUF",
+        "packages": "packages that `make assets` has fetched",
+    }
+)
+"""Folder of the cache -> what is kept in it; all of it is made again where it is missing."""
 
 
 def cache_dir() -> Path:

@@ -31,6 +31,7 @@ VERBS = MappingProxyType(
         "eval": "score a trained model on a file of samples",
         "media": "tell what files hold, which slots can take them, and their tokens under a recipe",
         "doctor": "show the installation: versions beside the tested range, devices and their rates, plugins, disk",
+        "cache": "list what is kept in the cache folder, with sizes, and clear it",
         "import-hf": "make a run of a Hugging Face LLaVA checkpoint",
     }
 )

@@ -148,6 +148,8 @@ class Data:
     stops. One sample always may be, unless this is 0."""
     workers: int = 2
     """Loader processes per device."""
+    privacy: bool = False
+    """True: checkpoints and reports name samples by their number alone, never by paths or by what their records say."""
 
 
 @dataclass

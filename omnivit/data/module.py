@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from omnivit import privacy
 from omnivit.data.collate import Batch, EncodedSample, collate
 from omnivit.data.loader import Loader
 from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epoch_size, split
@@ -90,8 +91,9 @@ class PreparedSamples(Dataset["EncodedSample | Refused"]):
     """Prepares the sample at (epoch, index); a bad one comes back as `Refused`, because exceptions lose their shape
     on the way out of a loader worker."""
 
-    def __init__(self, mixture: Mixture, preparer: Preparer, seed: int | None) -> None:
-        self.mixture, self.preparer, self.seed = mixture, preparer, seed
+    def __init__(self, mixture: Mixture, preparer: Preparer, seed: int | None, private: bool = False) -> None:
+        """Args: samples; how they are prepared; seed of augmentation; whether samples are named by number alone."""
+        self.mixture, self.preparer, self.seed, self.private = mixture, preparer, seed, private
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -100,9 +102,15 @@ class PreparedSamples(Dataset["EncodedSample | Refused"]):
         epoch, position = index
         seed = None if self.seed is None else derive_seed(self.seed, epoch)
         try:
-            return self.preparer(self.mixture[position], seed)
+            encoded = self.preparer(self.mixture[position], seed)
         except DataError as error:
-            return Refused(str(error))
+            return Refused(privacy.reason(error, self._place(position), self.private))
+        return replace(encoded, name=self._place(position)) if self.private else encoded
+
+    def _place(self, position: int) -> str:
+        """The sample's number, from 0, and that of its data source."""
+        reader, number = self.mixture.locate(position)
+        return f"sample {number} of data[{self.mixture.readers.index(reader)}]"
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[MicroBatch]:
         rank, world = self._place()
-        samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed)
+        samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed, self.data.privacy)
         loader = self._loader(samples, MicroBatches(self.plan, self.start, rank, world))
         if set(self.plan.stage.losses) <= {LM}:
             return loader
@@ -244,7 +252,7 @@ class StageData(LightningDataModule):
         every = [list(range(i, min(i + size, len(self.validation)))) for i in range(0, len(self.validation), size)]
         every += [[]] * (-len(every) % world)
         mine = [[(0, index) for index in indices] for indices in every[rank::world]]
-        return [self._loader(PreparedSamples(self.validation, self.preparer, None), mine)]
+        return [self._loader(PreparedSamples(self.validation, self.preparer, None, self.data.privacy), mine)]
 
     def _loader(
         self, samples: PreparedSamples, sampler: Sampler[list[Index]] | list[list[Index]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from omnivit import privacy
 from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
@@ -138,7 +139,7 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
         except DataError as error:
             if not skip:
                 raise
-            refused.append(str(error))
+            refused.append(privacy.reason(error, f"sample {i} of {count}", data.privacy))
     if len(refused) > skips_allowed(data, count):
         raise DataError(
             f"{len(refused)} of {count} samples are bad, more than `data.skip_budget: {data.skip_budget}` allows. The "

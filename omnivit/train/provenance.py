@@ -7,6 +7,8 @@ the run folder's own files is seen.
     recipe         the resolved recipe
     plugins        distribution and version of each; libraries: version of each
     data           fingerprint of every data file; preparation: settings that make tokens of samples
+    large_files    SHA-256 of data files whose fingerprint is sampled
+    media          files, bytes, and the checksum of a table of all media (see omnivit.train.media_table)
     weights        fingerprint of every component as it was before anything trained
     execution      ranks, device, threads and precision
     history        every time that the run was resumed: when, from which checkpoint, and with which changes
@@ -19,7 +21,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,13 +30,14 @@ from typing import Any
 from omnivit import remedies
 from omnivit.data.mixture import Mixture
 from omnivit.errors import CheckpointError
+from omnivit.privacy import hidden
 from omnivit.recipe import Recipe
 from omnivit.train import plugins
 from omnivit.train.manifest import checksum
 
 PROVENANCE = "provenance.json"
 LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "torchvision", "tokenizers", "pillow")
-COMPARED = ("recipe", "plugins", "libraries", "data", "media", "preparation", "weights", "execution")
+COMPARED = ("recipe", "plugins", "libraries", "data", "large_files", "media", "preparation", "weights", "execution")
 FREE = re.compile(
     r"recipe\.(data\.(root|workers|on_bad_sample|skip_budget|privacy)|checkpoint_every|keep|nan_budget|evaluation"
     r"|stages\[\d+\]\.validation"
@@ -57,6 +60,11 @@ class Change:
     def free(self) -> bool:
         """Whether no bit of the result depends on it."""
         return FREE.match(self.path) is not None
+
+    def hidden(self) -> Change:
+        """The same without the name of a medium."""
+        kind, dot, name = self.path.partition(".")
+        return replace(self, path=f"media.{hidden(name)}") if kind == "media" and dot else self
 
     def __str__(self) -> str:
         return f"{self.path}: was {_short(self.was)}, is {_short(self.now)}"
@@ -99,8 +107,10 @@ def refuse(run: Path, found: Sequence[Change], old: Mapping[str, Any], new: Mapp
     raise CheckpointError("\n".join(["\n  ".join(lines), remedy, other]))
 
 
-def resumed(found: Sequence[Change], checkpoint: str) -> dict[str, Any]:
-    """The entry of a run's history that says how it was resumed."""
+def resumed(found: Sequence[Change], checkpoint: str, private: bool = False) -> dict[str, Any]:
+    """The entry of a run's history that says how it was resumed; `private`: without the names of media."""
+    if private:
+        found = [change.hidden() for change in found]
     return {
         "resumed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),

@@ -3,63 +3,101 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omnivit.data.mixture import Mixture
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, to_yaml
-from omnivit.train import provenance
+from omnivit.train import media_table, provenance, survey
+from omnivit.train.background import Background
 from omnivit.train.checkpoint import Checkpoint, write_text
 from omnivit.train.folder import RECIPE, explained
-from omnivit.train.provenance import PROVENANCE
+from omnivit.train.media_table import Table
+from omnivit.train.provenance import PROVENANCE, Change
+from omnivit.train.survey import Survey
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-@dataclass
 class Record:
     """What a run is made with: its resolved recipe, and its provenance.
+
+    What takes a pass over all data is found out beside other work, from the first moment on.
 
     Args:
         run: the run folder.
         recipe: resolved.
-        content: see `omnivit.train.provenance`; its `history` is that of the run so far.
+        mixtures: the data of its stages.
+        standing: the checkpoint that the run goes on from; None: it begins.
+        allow_changes: go on, with a word, where something has changed that the result depends on.
+
+    Raises:
+        CheckpointError: a record of a run that is resumed is missing or damaged.
     """
 
-    run: Path
-    recipe: Recipe
-    content: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        mixtures: Mapping[str, Mixture],
+        standing: Checkpoint | None = None,
+        allow_changes: bool = False,
+    ) -> None:
+        self.run, self.recipe, self.standing, self.allow_changes = run, recipe, standing, allow_changes
+        self.content: dict[str, Any] = {}
+        self._survey = Survey(recipe, mixtures)
+        self._table: Background[tuple[Table, dict[str, str]]] | None = None
+        self._comparison: Background[tuple[list[Change], dict[str, str]]] | None = None
+        if standing is None:
+            self._table = Background(self._survey.take)
+            return
+        self._check_own(standing)
+        self._old = old = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
+        state = standing.state
+        first = state["stage_index"] + (state["step"] == state["total_steps"])
+        self._comparison = Background(lambda: self._survey.compare(run, old, first))
 
-    def begin(self) -> None:
-        """Write the provenance of a run that begins with its first step."""
-        self.content["history"] = []
-        self._write()
-
-    def resume(self, standing: Checkpoint, allow_changes: bool) -> None:
-        """Compare with what the checkpoint says that the run goes on from, and write it down.
+    def settle(self, content: dict[str, Any]) -> None:
+        """Write down what a new run is made with, or compare it with what the checkpoint says.
 
         Args:
-            standing: the checkpoint.
-            allow_changes: go on, with a word, where something has changed that the result depends on.
+            content: see `omnivit.train.provenance`; without `media`, `large_files` and `history`.
 
         Raises:
-            CheckpointError: something has changed, or a record is missing or damaged.
+            CheckpointError: something has changed that the result depends on.
         """
-        self._check_own(standing)
-        old = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
-        changes = provenance.changes(old, self.content)
-        if not allow_changes:
-            provenance.refuse(self.run, changes, old, self.content)
-        if harmful := [str(change) for change in changes if not change.free]:
-            lines = "\n  ".join([f"{self.run} goes on with changes; its result is not that of one recipe:", *harmful])
-            _log.warning("%s", lines)
-        self.content["history"] = [*old.get("history", []), provenance.resumed(changes, standing.path.name)]
+        self.content = content | {"history": []}
+        if self.standing is not None and self._comparison is not None:
+            media, large_files = self._comparison.result()
+            self.content |= {"media": self._old.get("media"), "large_files": large_files}
+            changes = provenance.changes(self._old, self.content) + media
+            self._answer(changes)
+            entry = provenance.resumed(changes, self.standing.path.name, self.recipe.data.privacy)
+            self.content["history"] = [*self._old.get("history", []), entry]
+            if media:
+                self._table = Background(self._survey.take)
         self._write()
 
     def documents(self) -> dict[str, str]:
-        """File name -> text, for a checkpoint."""
+        """File name -> text, for a checkpoint; waits for the pass over all data."""
+        if self._table is not None:
+            table, large_files = self._table.result()
+            self._table = None
+            self.content |= {"media": media_table.summary(table), "large_files": large_files}
+            with explained(self.run):
+                survey.save(table, self.run)
+            self._write()
         return {RECIPE: to_yaml(self.recipe), PROVENANCE: provenance.dump(self.content)}
+
+    def _answer(self, changes: list[Change]) -> None:
+        """Refuse changes that the result depends on, or say them where they are allowed."""
+        if not self.allow_changes:
+            provenance.refuse(self.run, changes, self._old, self.content)
+        if harmful := [str(change) for change in changes if not change.free]:
+            lines = "\n  ".join([f"{self.run} goes on with changes; its result is not that of one recipe:", *harmful])
+            log.warning("%s", lines)
 
     def _check_own(self, standing: Checkpoint) -> None:
         """Raise CheckpointError where the run folder's own record is gone or damaged."""

@@ -83,7 +83,8 @@ class Run:
     model: OmniModel
     preparer: Preparer
     mixtures: dict[str, Mixture]
-    record: Record
+    record: Record | None
+    """Of the first of several ranks, which writes for all."""
     allow_changes: bool = False
     """Of the recipe, in a run that is resumed."""
 
@@ -125,23 +126,21 @@ def train(
     elif resume and folder.is_leader():
         print(f"{path} has no checkpoint yet: it begins with its first step.", file=sys.stderr, flush=True)
     mixtures = open_stages(recipe)
+    record = Record(path, recipe, mixtures, standing, allow_changes) if folder.is_leader() else None
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
     model = load_model(recipe)
     check_stages(recipe, model)
     if folder.is_leader():
         warn_of_emulation(recipe, model)
-    preparer = preparer_of(model, recipe)
-    record = Record(path, recipe)
-    run = Run(recipe, path, model, preparer, mixtures, record, allow_changes)
+    run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, record, allow_changes)
     for stage in recipe.stages:
         run.preparer_of(stage)  # so that a template which does not fit is not found hours later
-    if folder.is_leader():
+    if record is not None:
         if not resume:
             remember(recipe)
-        record.content = provenance.of(recipe, mixtures, preparer.fingerprint())
-        record.content |= {"weights": components(model), "execution": execution(_bare_trainer(recipe))}
-        record.begin() if standing is None else record.resume(standing, allow_changes)
+        made = provenance.of(recipe, mixtures, run.preparer.fingerprint())
+        record.settle(made | {"weights": components(model), "execution": execution(_bare_trainer(recipe))})
     if standing is not None:
         trained = trained_so_far(model, recipe, standing.state["stage_index"])
         checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
@@ -187,7 +186,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
         read_interval(recipe.checkpoint_every),
         trained_so_far(run.model, recipe, position.index),
         here.optimizer() if here is not None else None,
-        run.record.documents,
+        run.record.documents if run.record is not None else dict,
     )
     trainer = _trainer(run, stage, saver)
     _check_split(stage, trainer)

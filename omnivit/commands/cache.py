@@ -1,0 +1,69 @@
+"""`omnivit cache`: what OmniViT keeps in the user's cache folder, how large it is, and how to be rid of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from omnivit.cache import KINDS, VARIABLE, cache_dir
+from omnivit.errors import OmniVitError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--clear", action="store_true", help="remove them; whatever is needed again is made again")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the cache, or clear it."""
+    for kind in args.kinds:
+        if kind not in KINDS:
+            raise OmniVitError(f"the cache holds no {kind!r}. It holds: {', '.join(KINDS)}.")
+    folder = cache_dir()
+    chosen = {kind: _measure(folder / kind) for kind in args.kinds or KINDS}
+    if args.clear:
+        for kind in chosen:
+            _remove(folder / kind)
+    if args.json:
+        found = {kind: {"files": files, "bytes": size} for kind, (files, size) in chosen.items()}
+        print(json.dumps({"folder": str(folder), "cleared": args.clear, "kinds": found}, indent=1))
+    else:
+        print(_text(folder, chosen, args.clear))
+    return 0
+
+
+def _measure(folder: Path) -> tuple[int, int]:
+    """Files and bytes."""
+    sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return len(sizes), sum(sizes)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what is kept of one kind; nothing else in the cache folder, which may be anybody's, is touched."""
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise OmniVitError(f"{error.filename or folder}: cannot be removed: {error.strerror or error}.") from error
+
+
+def _text(folder: Path, chosen: dict[str, tuple[int, int]], cleared: bool) -> str:
+    total = sum(size for _, size in chosen.values())
+    rows = [
+        f"  {kind:9} {files:7,} files  {_spelled(size):>9}  {KINDS[kind]}" for kind, (files, size) in chosen.items()
+    ]
+    if cleared:
+        return "\n".join([f"Removed {_spelled(total)} from {folder}:", *rows])
+    hint = f"`omnivit cache --clear [KIND ...]` removes them; ${VARIABLE} names another folder."
+    return "\n".join([f"{folder}: {_spelled(total)}", *rows, hint])
+
+
+def _spelled(size: int) -> str:
+    for unit, divisor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= divisor:
+            return f"{size / divisor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,52 @@
+"""SHA-256 of large files, taken once: kept in the user's cache by device, inode, size and time of the last change."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+
+from omnivit.cache import cache_dir
+
+_BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+def whole(path: Path) -> str:
+    """The SHA-256 of all bytes of a file, in hexadecimal; taken again only where the file has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    kept = _kept(path)
+    try:
+        text = kept.read_text("ascii")
+        if re.fullmatch("[0-9a-f]{64}", text):
+            return text
+    except (OSError, ValueError):
+        pass
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if _kept(path) == kept:  # else it was written to meanwhile: this is the hash of no state of it
+        _keep(kept, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> Path:
+    status = path.stat()
+    facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return cache_dir() / "digests" / "-".join(map(str, facts))
+
+
+def _keep(target: Path, text: str) -> None:
+    partial = target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, "ascii")
+        partial.replace(target)
+    except OSError as error:
+        _log.warning("Cannot keep %s (%s); it will be made again next time.", target, error.strerror or error)
