@@ -8,7 +8,6 @@ Shapes: B samples of a batch, T tokens, V vocabulary, n supervised tokens of a s
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,9 @@ from omnivit.train.losses import token_log_probs
 from omnivit.trust import require as require_trust
 from omnivit.versions import warn_once
 
+TOO_LONG = (
+    "the LLM's context of {} holds no more. Ask with fewer media, a shorter text or history, or fewer new tokens."
+)
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
 
@@ -116,7 +118,9 @@ class Assistant:
 
     def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
         self.model, self.recipe = model.eval(), recipe
-        self.preparer = replace(preparer, max_length=sys.maxsize, truncate=False, reads_targets=False)
+        self.preparer = replace(
+            preparer, max_length=self.context, truncate=False, reads_targets=False, too_long=TOO_LONG
+        )
         self.slots = tuple(preparer.slots)
 
     @property

@@ -133,7 +133,7 @@ def _stage(
     if mixture is None:
         return StageSummary(stage.name, rates, None, None, None, None), None
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
-    preparer = preparer_of(model, recipe, stage.template)
+    preparer = preparer_of(model, recipe, stage)
     checked = check_samples(mixture, preparer, everything)
     _judge(recipe, checked, f"stages.{stage.name}.data")
     if stage.validation is not None:

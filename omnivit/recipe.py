@@ -126,6 +126,11 @@ class Stage:
     mean over the step: of the supervised tokens, or of the head's targets. A head that is not named rests."""
     template: str | None = None
     """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
+    supervise: str = "all"
+    """The answers of a conversation that are learnt: `all`, or only the `last`; none whose record says otherwise."""
+    markup: list[str] | None = None
+    """Tokens of the tokenizer that answers of this stage's files hold as tokens: their texts, or globs (`<loc*>`) over
+    those that the tokenizer does not call special. `[]`: none, all is plain text. Default: none, and a word of it."""
     group_by_length: bool = True
     """Batch samples of like length (within about a tenth) together: less padding."""
     validation: Validation | None = None

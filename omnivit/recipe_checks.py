@@ -13,6 +13,7 @@ from omnivit.typed import Where, near
 SCHEDULES = ("cosine", "linear", "constant")
 ON_BAD_SAMPLE = ("error", "skip")
 CONDITIONS = ("true", "shuffled", "none")
+SUPERVISE = ("all", "last")
 METRICS = ("accuracy", "word_error_rate")
 TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
@@ -85,6 +86,7 @@ def _stage(stage: Stage, where: Where) -> Problems:
     if stage.accumulate > 0 and stage.batch_size % stage.accumulate:
         yield f"{where / 'batch_size'}: {stage.batch_size} is not divisible by accumulate, {stage.accumulate}."
     yield from _schedule(stage.schedule, where / "schedule")
+    yield from _one_of(SUPERVISE, stage.supervise, where / "supervise")
     yield from _at_least(0, stage.weight_decay, where / "weight_decay")
     for i, beta in enumerate(stage.betas):
         if not 0 <= beta < 1:

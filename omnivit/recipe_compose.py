@@ -143,8 +143,6 @@ def _plugin(block: Node) -> tuple[str, Any] | None:
 def override(tree: Node, assignments: Sequence[str]) -> Node:
     """Apply `stages.align.batch_size=8` and the like, those of a `name` first, so that their order does not matter.
 
-    `stages.align.train={"llm.*": 1e-5}` replaces the patterns of the file, `stages.align.train.llm.*=1e-5` adds one.
-
     Raises:
         RecipeError: not `key=value`, a value that is no YAML, or a list item or stage that does not exist.
     """
@@ -155,10 +153,8 @@ def override(tree: Node, assignments: Sequence[str]) -> Node:
             raise RecipeError(f"{COMMAND_LINE}: '{assignment}' is not of the form key=value, e.g. stages.0.epochs=2.")
         pairs.append((path.strip(), parse(text, f"{COMMAND_LINE}: {path.strip()}", Path.cwd(), numbered=False)))
     for path, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
-        keys, patterns = _keys(tree, path)
+        keys = _keys(tree, path)
         placed = _placed(value or Node(None, COMMAND_LINE))
-        if patterns:  # given whole, they replace those of the file: `train.PATTERN=RATE` is how one is added
-            tree = put(tree, keys, Node(None, COMMAND_LINE))
         tree = put(tree, keys, placed)
         if keys in (_ROOT, _ROOT[:1]):
             tree = _anchor_root(tree, Path.cwd())
@@ -172,17 +168,14 @@ def _placed(node: Node) -> Node:
     return dataclasses.replace(node, value=value, place=COMMAND_LINE)
 
 
-def _keys(tree: Node, path: str) -> tuple[Keys, bool]:
-    """The keys that a dotted path means: list items by index or by their `name`; a glob of `train` is one key.
-
-    The truth value tells whether they lead to a mapping of patterns or names to numbers (`train`, `losses`) as a whole.
-    """
+def _keys(tree: Node, path: str) -> Keys:
+    """The keys that a dotted path means: list items by index or by their `name`; a glob of `train` is one key."""
     keys: Keys = ()
     rest, wanted, node = path, Any if path.startswith(".") else Recipe, tree
     while rest:
         kind, inner = _inside(wanted, node)
         if kind == "leaves":  # the keys of such a mapping hold dots themselves: stages.align.train.adapters.*
-            return (*keys, rest), False
+            return (*keys, rest)
         match = re.match(r"\[?([^.\[\]]+)\]?(?:\.|(?=\[)|$)", rest)
         if match is None or len(keys) >= MAX_DEPTH:
             raise RecipeError(f"{COMMAND_LINE}: '{path}' is no key. Write it with dots, e.g. stages.align.batch_size.")
@@ -195,7 +188,7 @@ def _keys(tree: Node, path: str) -> tuple[Keys, bool]:
             _refuse_new(node, str(key), where)
         keys, wanted = (*keys, key), inner.get(key, Any) if isinstance(inner, dict) else inner
         node = get(node, (key,)) or Node(None, COMMAND_LINE)
-    return keys, _inside(wanted, node)[0] == "leaves"
+    return keys
 
 
 def _inside(wanted: Any, node: Node) -> tuple[str, Any]:

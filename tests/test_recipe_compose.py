@@ -181,13 +181,6 @@ def test_train_given_whole_replaces_all_patterns(override: str) -> None:
     assert list(recipe.stages[1].train.items()) == [("heads.*", 1.0), ("llm.*", 1e-6)]
 
 
-def test_patterns_given_whole_replace_those_of_the_file() -> None:
-    orders = ["stages.instruct.train={'llm.*': 3e-5}", "stages.instruct.losses={lm: 2}"]
-    recipe = load(write(TINY), [*orders, "stages.instruct.train.adapters.*=1e-3"])
-    assert recipe.stages[1].train == {"llm.*": 3e-5, "adapters.*": 1e-3}
-    assert recipe.stages[1].losses == {"lm": 2.0}
-
-
 def test_a_new_plugin_and_its_options_in_any_order() -> None:
     path, name = write(TINY), "model.inputs.image.encoder"
     first = load(path, [f"{name}.name=clip", f"{name}.path=x"])

@@ -21,48 +21,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
-from omnivit.data.collate import IGNORE, Span
-from omnivit.data.guard import GuardedTokenizer, Run
+from omnivit.data.assembly import Assembly, EncodedChat, Piece
+from omnivit.data.collate import IGNORE
+from omnivit.data.guard import ANY, GuardedTokenizer, Token
+from omnivit.data.marks import Segment
+from omnivit.data.run import Run
 from omnivit.data.sample import Media, Message, Text
-from omnivit.data.template import Segment, Template
+from omnivit.data.template import Template
 from omnivit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Supervise = Literal["all", "last"]
-
-
-@dataclass(frozen=True)
-class EncodedChat:
-    """A conversation in tokens."""
-
-    ids: Tensor
-    """[T] int64; a reserved id at the rows of media, which the model never embeds."""
-    labels: Tensor
-    """[T] int64, the token id where it is supervised, IGNORE elsewhere; not shifted."""
-    spans: tuple[Span, ...]
-    """The place of each medium, in the order of the messages."""
-    targets: tuple[int, ...] = ()
-    """The place of each head's token, in the order of the messages."""
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A segment on its way to tokens."""
-
-    run: Run
-    supervised: bool = False
-    medium: int | None = None
-    target: bool = False
 
 
 class Chat:
@@ -78,13 +55,18 @@ class Chat:
         add_special_tokens: put the tokenizer's BOS first, unless the template writes it. The named templates but
             `chatml` always do.
         tokens: head -> the token that stands for its targets, one of the tokenizer's own.
+        markup: tokens of the tokenizer that are tokens in answers too, not only where the template writes them: their
+            texts, or globs over those that the tokenizer does not call special (`<loc*>`); default: all of these.
+            Heads' tokens, placeholders and what ends an answer are never among them. None: nothing is declared, so
+            none is, and `undeclared` finds them.
 
     Attributes:
         pad_id: id for padding, and for media without a token of their own.
         stop_ids: ids that end an answer: the tokenizer's EOS and the template's end of turn.
 
     Raises:
-        RecipeError: the template is unknown, missing, or does not fit the tokenizer; the tokenizer has no offsets.
+        RecipeError: the template is unknown, missing, or does not fit the tokenizer; the tokenizer has no offsets, or
+            not the tokens that are named.
     """
 
     def __init__(
@@ -94,10 +76,11 @@ class Chat:
         placeholders: Mapping[str, str] | None = None,
         add_special_tokens: bool = False,
         tokens: Mapping[str, str] | None = None,
+        markup: Sequence[str] | None = (ANY,),
     ) -> None:
         self._given = (tokenizer, template, placeholders, add_special_tokens)
-        self._tokenizer = tokenizer
-        self._guard = GuardedTokenizer(tokenizer)
+        self._tokenizer, self._markup = tokenizer, markup
+        self._guard = GuardedTokenizer(tokenizer, markup or ())
         self._placeholders, self._heads = dict(placeholders or {}), dict(tokens or {})
         for head, token in self._heads.items():
             if token not in self._guard.controls:
@@ -106,10 +89,11 @@ class Chat:
         self._prefix = self._guard.prefix if add_special_tokens or self._template.style.prefix else ()
         reserved = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
         self.pad_id: int = next(id for id in reserved if id is not None)
-        self._lead, end = self._habits()
+        self._opening_of_turn, self._lead, end = self._habits()
         eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         stop = [token.id for token in self._guard.encode([Run(end)])][-1:]
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(eos + stop))
+        self._hold_back(markup or ())
 
     def with_heads(self, tokens: Mapping[str, str]) -> Chat:
         """The same for conversations that hold targets; head -> its token.
@@ -117,7 +101,24 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token.
         """
-        return Chat(*self._given, tokens=tokens)
+        return Chat(*self._given, tokens=tokens, markup=self._markup)
+
+    def with_markup(self, markup: Sequence[str] | None) -> Chat:
+        """The same with other tokens that answers may hold.
+
+        Raises:
+            RecipeError: the tokenizer has no such token, or it ends an answer.
+        """
+        return Chat(*self._given, tokens=self._heads, markup=markup)
+
+    def undeclared(self, messages: Sequence[Message]) -> str | None:
+        """A token that an answer holds as text, where nobody declared what such text is; None: there is none."""
+        if self._markup is not None:
+            return None
+        texts = (
+            part.text for turn in messages if turn.role == "assistant" for part in turn.parts if isinstance(part, Text)
+        )
+        return next((token for text in texts if (token := self._guard.control_in(text))), None)
 
     def token_ids(self) -> dict[str, int]:
         """Head -> the id of its token."""
@@ -129,6 +130,8 @@ class Chat:
         lengths: Sequence[int],
         generate: bool = False,
         supervise: Supervise = "all",
+        limit: int | None = None,
+        exact: bool = True,
     ) -> EncodedChat:
         """Encode a conversation.
 
@@ -136,7 +139,9 @@ class Chat:
             messages: at least one.
             lengths: rows of each medium, in the order of the messages.
             generate: end with the opening of the assistant's turn; nothing is supervised.
-            supervise: `all` assistant messages or only the `last`.
+            supervise: `all` assistant messages or only the `last`; never one whose record says that it is not learnt.
+            limit: no more has to be encoded once it is known that there are more tokens than this.
+            exact: the first `limit` tokens are wanted then, and not only that there are more.
 
         Raises:
             DataError: the template refuses or loses a part of the conversation, the lengths do not fit the media,
@@ -144,26 +149,34 @@ class Chat:
         """
         media = [part for message in messages for part in message.parts if isinstance(part, Media)]
         _check_lengths(media, lengths)
+        learnt = set() if generate else _assistant_turns(messages, supervise)
+        answers = {index for index, message in enumerate(messages) if message.role == "assistant"}
         segments = self._template.render(messages, generate)
-        pieces = self._pieces(segments, set() if generate else _assistant_turns(messages, supervise))
-        ids = list(self._opening(segments))
-        labels = [IGNORE] * len(ids)
-        spans: dict[int, Span] = {}
-        targets = []
-        for id, supervised, medium, target in self._tokens(pieces):
-            rows = 1 if medium is None else lengths[medium]
-            if medium is not None:
-                spans[medium] = Span(media[medium].slot, len(ids), rows)
-            if target:
-                targets.append(len(ids))
-            ids += [id] * rows
-            labels += [id if supervised and medium is None else IGNORE] * rows
-        if not ids:
-            raise DataError(f"{self._template.label} makes nothing of the conversation: there is not a single token.")
-        if not generate and all(label == IGNORE for label in labels):
+        if not generate and not learnt:
             raise DataError("No token is supervised: the conversation holds no answer of the assistant to learn from.")
-        found = tuple(spans[index] for index in range(len(media)))
-        return EncodedChat(torch.tensor(ids), torch.tensor(labels), found, tuple(targets))
+        found = Assembly(list(self._opening(segments)))
+        heads = set(self.token_ids().values())
+        for apart, group in groupby(self._pieces(segments, learnt, answers), self._stands_apart):
+            if found.cut or (limit is not None and len(found.ids) > limit):
+                found.cut = True
+                break
+            pieces = list(group)
+            if apart:
+                found.add_media(pieces, media, lengths, self.pad_id)
+            else:
+                room = None if limit is None else limit - len(found.ids)
+                tokens, found.cut = self._encoded([piece.run for piece in pieces], room, exact)
+                found.add_text(tokens, pieces, media, lengths, heads)
+        if not found.ids:
+            raise DataError(f"{self._template.label} makes nothing of the conversation: there is not a single token.")
+        if not generate and not found.cut and all(label == IGNORE for label in found.labels):
+            raise DataError("No token is supervised: the conversation holds no answer of the assistant to learn from.")
+        return found.whole()
+
+    def _encoded(self, runs: Sequence[Run], room: int | None, exact: bool) -> tuple[list[Token], bool]:
+        if room is None:
+            return self._guard.encode(runs), False
+        return self._guard.encode_first(runs, room, exact)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Token ids [T] -> text, without special tokens."""
@@ -175,6 +188,7 @@ class Chat:
         """Changes with whatever changes the tokens: tokenizer, template, placeholders. 16 hex digits."""
         facts = [self._guard.digest, self._template.text, sorted(self._placeholders.items()), self._prefix, self.pad_id]
         facts += [sorted(self._heads.items())] if self._heads else []
+        facts += [sorted(self._guard.markup)] if self._guard.markup else []
         facts.append(sorted((name, str(token)) for name, token in self._tokenizer.special_tokens_map.items()))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -183,64 +197,78 @@ class Chat:
         first = segments[0] if segments else Segment("")
         return () if bos and first.turn is None and first.text.startswith(bos) else self._prefix
 
-    def _pieces(self, segments: Sequence[Segment], supervised: Set[int]) -> list[_Piece]:
+    def _pieces(self, segments: Sequence[Segment], supervised: Set[int], answers: Set[int]) -> list[Piece]:
         """Mark what is learnt: the content of the supervised turns, what leads to it, and what ends it."""
         pieces = []
-        turn = None
         for index, segment in enumerate(segments):
             if segment.medium is not None:
-                pieces.append(_Piece(Run(segment.text), medium=segment.medium))
+                pieces.append(Piece(Run(segment.text), medium=segment.medium))
             elif segment.turn is not None:
-                run = Run(segment.text, typed=not segment.target)
-                pieces.append(_Piece(run, segment.turn in supervised, target=segment.target))
+                learnt = segment.turn in supervised
+                run = Run(segment.text, typed=not segment.target, markup=segment.turn in answers)
+                pieces.append(Piece(run, learnt, target=segment.target))
             else:
-                following = segments[index + 1].turn if index + 1 < len(segments) else None
-                ends, leads = (near in supervised and turn != following for near in (turn, following))
-                pieces += self._literal(segment.text, ends, leads)
-            turn = segment.turn
+                before, after = (
+                    segments[index - 1] if index else None,
+                    segments[index + 1] if index + 1 < len(segments) else None,
+                )
+                pieces += self._literal(segment.text, before, after, supervised)
         return pieces
 
-    def _literal(self, text: str, ends: bool, leads: bool) -> list[_Piece]:
-        """The template's own text after (`ends`) or before (`leads`) supervised content, in pieces."""
-        end = self._end_of(text) if ends else ""
-        lead = self._lead if leads and text[len(end) :].endswith(self._lead) else ""
-        middle = text[len(end) : len(text) - len(lead)]
-        return [_Piece(Run(end), True), _Piece(Run(middle)), _Piece(Run(lead), True)]
+    def _literal(self, text: str, before: Segment | None, after: Segment | None, supervised: Set[int]) -> list[Piece]:
+        """The template's own text between two stretches of content, in pieces: what the model has to say of it "
+        "itself."""
+        left, right = (None if near is None else near.turn for near in (before, after))
+        if left == right and left in supervised and before is not None and after is not None:
+            inside = before.medium is None and after.medium is None  # the end of a thought, as a rule
+            return [Piece(Run(text), inside)]
+        end = self._end_of(text) if left in supervised else ""
+        rest = text[len(end) :]
+        lead = self._lead_of(rest) if right in supervised else ""
+        return [Piece(Run(end), True), Piece(Run(rest[: len(rest) - len(lead)])), Piece(Run(lead), True)]
+
+    def _lead_of(self, text: str) -> str:
+        """What of the template's text before an answer comes after the opening that a generation prompt gives."""
+        opening = self._opening_of_turn
+        if opening and opening in text:
+            return text.rpartition(opening)[2]
+        return self._lead if text.endswith(self._lead) else ""
 
     def _end_of(self, text: str) -> str:
         """What of the template's text after an answer ends the assistant's turn."""
         end = self._template.style.end
         return end if end and text.startswith(end) else self._guard.end_of(text)
 
-    def _tokens(self, pieces: Sequence[_Piece]) -> Iterator[tuple[int, bool, int | None, bool]]:
-        """Each token's id, whether it is supervised, the medium that it stands for, and whether it is a head's."""
-        heads = set(self.token_ids().values())
-        for apart, group in groupby(pieces, self._stands_apart):
-            together = list(group)
-            if apart:
-                yield from ((self.pad_id, False, piece.medium, False) for piece in together)
-                continue
-            for token in self._guard.encode([piece.run for piece in together]):
-                touched = [together[index] for index in token.runs]
-                medium = next((piece.medium for piece in touched if piece.medium is not None), None)
-                target = token.id in heads and any(piece.target for piece in touched)
-                yield token.id, any(piece.supervised for piece in touched), medium, target
-
-    def _stands_apart(self, piece: _Piece) -> bool:
+    def _stands_apart(self, piece: Piece) -> bool:
         return piece.medium is not None and piece.run.text not in self._guard.controls
 
-    def _habits(self) -> tuple[str, str]:
-        """What the template writes between a generation prompt and the answer, and what it ends an answer with."""
+    def _habits(self) -> tuple[str, str, str]:
+        """How the template opens an answer in a prompt, what it writes between that and the answer, and how it ends "
+        "one."""
         question, answer = Message("user", (Text("a"),)), Message("assistant", (Text("b"),))
         try:
             prompt = "".join(segment.text for segment in self._template.render([question], generate=True))
+            asked = "".join(segment.text for segment in self._template.render([question]))
             whole = self._template.render([question, answer])
         except DataError:  # a template may insist on more than this: then the EOS alone is known
-            return "", ""
+            return "", "", ""
+        opening = prompt[len(asked) :] if prompt.startswith(asked) else ""
         place = next(index for index, segment in enumerate(whole) if segment.turn == 1)
         before = "".join(segment.text for segment in whole[:place])
         after = "".join(segment.text for segment in whole[place + 1 :])
-        return before[len(prompt) :] if before.startswith(prompt) else "", self._end_of(after)
+        return opening, before[len(prompt) :] if before.startswith(prompt) else "", self._end_of(after)
+
+    def _hold_back(self, markup: Sequence[str]) -> None:
+        """Keep tokens that mean something else out of what answers may hold."""
+        ends = {token for token, id in self._guard.controls.items() if id in self.stop_ids}
+        apart = dict.fromkeys(ends, "ends an answer") | dict.fromkeys(
+            self._placeholders.values(), "stands for a medium"
+        )
+        apart |= dict.fromkeys(self._heads.values(), "stands for a head's target")
+        for token in markup:
+            if token in apart:
+                raise RecipeError(f"{token!r} {apart[token]}, so that no answer can hold it as text. Leave it out.")
+        self._guard.hold_back(apart)
 
 
 def _assistant_turns(messages: Sequence[Message], supervise: Supervise) -> set[int]:

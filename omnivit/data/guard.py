@@ -6,36 +6,38 @@ token by another, unguessable name. The template's own occurrences are renamed b
 All else (normalisation, splitting, merges, the flags of added tokens) is the tokenizer's own, and one call encodes
 the whole text, so the ids are those of the plain tokenizer wherever nobody typed a control token.
 
+Tokens that a recipe declares as `markup` are tokens in answers too, where the model is to learn them, and nowhere else.
+
 This module knows no roles and no templates.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from omnivit.errors import DataError, RecipeError
+from omnivit.data.bounded import CHARACTERS, GROWTH, LONGEST, beginning, check_size, reaches_across, size_of
+from omnivit.data.run import Run
+from omnivit.errors import DataError, RecipeError, suggest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PRIVATE = 0xE000
 """Start of Unicode's private use area: no normaliser touches it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stretch of text. `typed`: somebody wrote it, so no control token may come of it."""
-
-    text: str
-    typed: bool = False
+ANY = "*"
+"""The declaration of every token that the tokenizer does not call special."""
+SLACK = 64
+"""Tokens by which a text that is cut anywhere may differ at its end."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,20 @@ class GuardedTokenizer:
 
     Args:
         tokenizer: a transformers tokenizer that is backed by the `tokenizers` library.
+        markup: control tokens that are such in runs of `markup` too: their texts, or globs over those that the
+            tokenizer does not call special.
 
     Attributes:
+        markup: the texts of those tokens.
         controls: text of each control token -> its id.
         prefix: ids that the tokenizer itself puts before a text (a BOS, as a rule).
         digest: SHA-256 of the tokenizer's definition.
 
     Raises:
-        RecipeError: the tokenizer has no such backend.
+        RecipeError: the tokenizer has no such backend, or no token that `markup` names.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, markup: Sequence[str] = ()) -> None:
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise RecipeError(
@@ -90,6 +95,7 @@ class GuardedTokenizer:
         self.prefix = tuple(_prefix(copy))
         added = {id: token for id, token in copy.get_added_tokens_decoder().items() if is_control(token)}
         self.controls = {token.content: id for id, token in added.items()}
+        self.markup = frozenset(_matching(markup, list(added.values())))
         self._rename(copy, added)
         longest_first = sorted(self.controls, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
@@ -112,7 +118,16 @@ class GuardedTokenizer:
         self._copy = copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return GuardedTokenizer, (self._tokenizer,)
+        return GuardedTokenizer, (self._tokenizer, tuple(sorted(self.markup)))
+
+    def hold_back(self, tokens: Collection[str]) -> None:
+        """Take tokens out of the markup."""
+        self.markup -= frozenset(tokens)
+
+    def control_in(self, text: str) -> str | None:
+        """The first control token whose text stands in `text`."""
+        found = self._pattern.search(text)
+        return found.group() if found else None
 
     def end_of(self, text: str) -> str:
         """The white space and control token that `text` begins with; empty if it begins otherwise."""
@@ -136,6 +151,46 @@ class GuardedTokenizer:
             )
         return tokens
 
+    def encode_first(self, runs: Sequence[Run], limit: int, exact: bool) -> tuple[list[Token], bool]:
+        """Encode no more of the runs than it takes to know their first tokens.
+
+        Args:
+            runs: as `encode`.
+            limit: tokens that are wanted.
+            exact: the first `limit` tokens are wanted as they are; else only whether there are more of them.
+
+        Returns:
+            All tokens and False; or, where there are more than `limit`, the first of them, at least `limit`, and True.
+
+        Raises:
+            DataError: as `encode`; or the text is too long, and cannot be cut.
+        """
+        characters, size = CHARACTERS * (limit + 1), size_of(runs)
+        while characters < size:
+            part, enough = self._beginning(runs, characters, exact), limit
+            if part is None and not exact:
+                # Near such a cut tokens are others than in the whole: far more than the limit is too many for sure.
+                part, enough = beginning(runs, characters, exact=False), 2 * limit + SLACK
+            if part is None:
+                break
+            tokens = self.encode(part)
+            if len(tokens) > enough:
+                return tokens, True
+            characters = GROWTH * size_of(part)
+        if exact and size > characters:
+            check_size(runs)
+        return self.encode(runs), False
+
+    def _beginning(self, runs: Sequence[Run], characters: int, exact: bool) -> list[Run] | None:
+        """The runs up to a place where no token reaches across; None: none is there, or too far away to be of use."""
+        part = beginning(runs, characters, exact=True) if self._can_be_cut else None
+        far = part is not None and size_of(part) > (LONGEST if exact else GROWTH * characters)
+        return None if far else part
+
+    @cached_property
+    def _can_be_cut(self) -> bool:
+        return not reaches_across(self._copy.get_vocab())
+
     def _encode(self, runs: Sequence[Run], broken: bool) -> tuple[list[Token], str | None]:
         texts = [self._text(run, broken) for run in runs]
         starts = [0]
@@ -156,16 +211,35 @@ class GuardedTokenizer:
         return tokens, None
 
     def _text(self, run: Run, broken: bool) -> str:
-        if not run.typed:
-            return self._pattern.sub(lambda found: self._names[found.group()], run.text)
-        if broken:
-            return self._pattern.sub(lambda found: self._break.join(found.group()), run.text)
-        return run.text
+        if run.typed and not broken and not (run.markup and self.markup):
+            return run.text
+        return self._pattern.sub(lambda found: self._spelled(found.group(), run, broken), run.text)
+
+    def _spelled(self, token: str, run: Run, broken: bool) -> str:
+        """The text of a control token in a run: by its secret name where it is one there, else as plain text."""
+        if not run.typed or (run.markup and token in self.markup):
+            return self._names[token]
+        return self._break.join(token) if broken else token
 
 
 def _renamed(token: AddedToken, name: str) -> AddedToken:
     # normalized=False: the name is found before normalisation, whatever the normaliser does to text.
     return AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=False)
+
+
+def _matching(patterns: Sequence[str], tokens: Sequence[AddedToken]) -> Iterator[str]:
+    """The texts of the tokens that are declared: named as they are, or by a glob over those that are not special."""
+    names = [token.content for token in tokens]
+    ordinary = [token.content for token in tokens if not token.special]
+    for pattern in patterns:
+        found = [pattern] if pattern in names else fnmatch.filter(ordinary, pattern)
+        if not found and pattern != ANY:
+            raise RecipeError(
+                f"the tokenizer has no token {pattern!r}; {suggest(pattern, names)} (A glob such as '<loc*>' "
+                "means "
+                "tokens that the tokenizer does not call special; name special ones in full.)"
+            )
+        yield from found
 
 
 def _prefix(tokenizer: Tokenizer) -> Iterator[int]:

@@ -5,6 +5,7 @@ Runs in loader workers: it holds processors and a tokenizer, no weights, and pic
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from omnivit.data.slot import SlotPreparer
 from omnivit.data.targets import HeadPreparer, Trigger
 from omnivit.errors import DataError, RecipeError, suggest
 
+_log = logging.getLogger(__name__)
+_SAID: set[str] = set()
+"""Tokens that were told of in this process."""
+
 
 @dataclass(frozen=True)
 class Preparer:
@@ -34,9 +39,13 @@ class Preparer:
     """Head -> its token, and what prepares its targets."""
     reads_targets: bool = True
     """False where nothing is learnt: targets are then places in an answer, and nothing more."""
+    supervise: Supervise = "all"
+    """The assistant turns that are learnt, unless their record says otherwise: `all`, or only the `last`."""
+    too_long: str = "`data.max_length` is {}. Raise it, set `data.truncate: true`, or shorten the sample."
+    """What to say of the limit where a sample has more tokens."""
 
     def __call__(
-        self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: Supervise = "all"
+        self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: Supervise | None = None
     ) -> EncodedSample:
         """Encode one sample.
 
@@ -44,7 +53,7 @@ class Preparer:
             sample: as a reader gave it.
             seed: augmentation seed of (run, epoch); None: no augmentation.
             generate: end with the generation prompt, supervise nothing.
-            supervise: `all` assistant turns, or only the `last`.
+            supervise: other turns than those of `self.supervise`.
 
         Raises:
             DataError: unknown slot or head, unreadable medium or target, no supervised token, or too long; names the
@@ -59,20 +68,26 @@ class Preparer:
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
             messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
-            encoded = self.chat.encode(messages, rows, generate=generate, supervise=supervise)
+            encoded = self.chat.encode(
+                messages, rows, generate, supervise or self.supervise, self.max_length, self.truncate and not generate
+            )
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
+        if not generate:
+            self._say_undeclared(sample)
         positions = self._positions(len(encoded.ids), encoded.spans)
-        triggers = tuple(self._trigger(*found) for found in zip(targets, encoded.targets, strict=True))
+        places = zip(targets, encoded.targets, strict=not encoded.cut)
+        triggers = tuple(self._trigger(*found) for found in places)
         seconds = tuple(taken for _, taken in timed)
         prepared = EncodedSample(
             str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers, seconds
         )
-        return self._fit(prepared, supervised=not generate)
+        return self._fit(prepared, media, supervised=not generate, cut=encoded.cut)
 
     def fingerprint(self) -> str:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
+        parts += [] if self.supervise == "all" else [f"supervise={self.supervise}"]
         parts += [f"{slot}={found.fingerprint()}" for slot, found in sorted(self.slots.items())]
         return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 
@@ -127,16 +142,35 @@ class Preparer:
                 steps[span.start + 1 : span.start + span.length] = rule(span.length).diff()
         return steps.cumsum(dim=0) - 1
 
-    def _fit(self, sample: EncodedSample, supervised: bool) -> EncodedSample:
-        if len(sample.ids) <= self.max_length:
+    def _fit(self, sample: EncodedSample, media: Sequence[Media], supervised: bool, cut: bool) -> EncodedSample:
+        """The sample, if it is short enough, or as much of it as may be shown; `cut`: there is more than it holds."""
+        if len(sample.ids) <= self.max_length and not cut:
             return sample
         if not self.truncate or not supervised:
+            tokens = f"more than {self.max_length}" if cut else str(len(sample.ids))
+            rows = sum(span.length for span in sample.spans)
             raise DataError(
-                f"{sample.name}: {len(sample.ids)} tokens, {sum(s.length for s in sample.spans)} of them rows of "
-                f"media, but `data.max_length` is {self.max_length}. Raise it, set `data.truncate: true`, or shorten "
-                f"the sample."
+                f"{sample.name}: {tokens} tokens, {rows} of them rows of media, but "
+                f"{self.too_long.format(self.max_length)}"
+            )
+        if len(sample.spans) < len(media):
+            raise DataError(
+                f"{sample.name}: cutting it to `data.max_length` {self.max_length} would cut "
+                f"{len(media) - len(sample.spans)} of its media off. Raise `data.max_length` or shorten the sample."
             )
         return _truncated(sample, self.max_length)
+
+    def _say_undeclared(self, sample: Sample) -> None:
+        """Say once of a token that an answer spells it, where nobody declared what such text is."""
+        token = self.chat.undeclared(sample.messages)
+        if token is not None and token not in _SAID:
+            _SAID.add(token)
+            _log.warning(
+                "%s: an answer holds %r, which is a token of the tokenizer, and is learnt as plain text, "
+                "letter by letter. "
+                "Say `markup: [%r]` in the stage to have it learnt as the token, or `markup: []` if text is meant.",
+                sample, token, token,
+            )  # fmt: skip
 
 
 def _timed(prepare: SlotPreparer, media: Media, words: str) -> tuple[dict[str, Tensor], float]:

@@ -1,8 +1,9 @@
 """Chat templates: messages -> segments of the template's own text, of people's text, of media and of heads' tokens.
 
 A template is code that writes a string. To know afterwards who wrote which character, it is given unguessable marks in
-place of people's text and of media; where the marks come out is where these belong. So a template never sees what a
-person wrote: nobody's text can steer it, and templates that search their messages (for `</think>`, say) find nothing.
+place of people's text and of media (`omnivit.data.marks`); where the marks come out is where these belong. So a
+template never sees what a person wrote, and nobody's text can steer it. Of answers it sees what it searches them for
+itself (`</think>`, say): the thoughts of earlier answers are left out as the template's author wants it.
 
 This module knows no token ids.
 """
@@ -19,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateSyntaxError
 
 from omnivit.data.guard import secret_name
+from omnivit.data.marks import Mark, Marked, Marker, Segment, kept_space
+from omnivit.data.records.turns import THOUGHTS
 from omnivit.data.rendering import bounded
-from omnivit.data.sample import Media, Message, Part, Target, Text
+from omnivit.data.sample import Media, Message, Text
+from omnivit.data.searched import searched
 from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -58,29 +62,6 @@ _FIXED_DATE = """{%- macro strftime_now(format) -%}
 for when there is no clock, 26 July 2024."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a rendered conversation, in reading order."""
-
-    text: str
-    """The characters; of a medium, the placeholder text of its slot (empty if it has none)."""
-    turn: int | None = None
-    """Index of the message that this is content of; None: the template's own text."""
-    medium: int | None = None
-    """Which medium of the conversation this is, counted from 0 in the order of the messages."""
-    target: bool = False
-    """A head's token: content of an answer that nobody typed."""
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """A segment that a mark stands for, and the white space around it, which templates may trim."""
-
-    segment: Segment
-    before: str = ""
-    after: str = ""
-
-
 class Template:
     """Renders conversations with one chat template.
 
@@ -105,7 +86,7 @@ class Template:
             if not text:
                 raise RecipeError(f"The placeholder of slot {slot!r} is empty. Give the text that the template writes.")
         self._tokenizer = tokenizer
-        self._placeholders, self._tokens = dict(placeholders), dict(tokens)
+        self._placeholders = dict(placeholders)
         self.label = f"template {template!r}" if template in NAMED else "the chat template"
         self.style = NAMED.get(template or "", Style())
         self.text = _source(tokenizer, template)
@@ -115,9 +96,9 @@ class Template:
                 raise RecipeError(
                     f"{self.label} needs the tokenizer to have {token!r}, and it has not. Choose another."
                 )
-        self._secret = secret_name()
-        self._typed = True
-        self._typed = template in NAMED or self._takes_parts()
+        thoughts = tuple(key for key in THOUGHTS if re.search(rf"\b{key}\b", self.text))
+        self._marker = Marker(secret_name(), placeholders, tokens, searched(self.text), thoughts, typed=True)
+        self._marker = replace(self._marker, typed=template in NAMED or self._takes_parts())
 
     def render(self, messages: Sequence[Message], generate: bool = False) -> list[Segment]:
         """Render a conversation; `generate` adds the opening of the assistant's turn.
@@ -126,58 +107,32 @@ class Template:
             DataError: the template refuses the conversation, or leaves out, repeats or reorders a part of it.
         """
         self._check_thoughts(messages)
-        chat, marks = self._marked(messages)
-        rendered = self._apply(chat, generate)
-        segments = self._parse(rendered, marks)
+        marked = self._marker.mark(messages)
+        names, gaps, own = self._cut(self._apply(marked.chat, generate), marked.marks)
+        bare = self._bare(messages, generate, marked, names)
+        segments = self._segments([marked.marks[name] for name in names], gaps, own, bare)
         self._check_media(segments, messages)
-        self._check_texts(segments, messages, [mark.segment for mark in marks.values()])
+        self._check_texts(segments, messages, marked)
         return segments
 
     def _check_thoughts(self, messages: Sequence[Message]) -> None:
         for turn, message in enumerate(messages):
-            if message.thought:
+            if message.thought.strip() and not self._marker.thoughts:
                 raise DataError(
-                    f"{self.label} has no place for the thought of message {turn + 1} (`reasoning_content`). Write "
-                    "it into "
-                    "the answer's text, or choose a template that takes it."
+                    f"{self.label} has no place for the thought of message {turn + 1} (`reasoning_content`). Write it "
+                    "into the answer's text, or choose a template that takes it."
                 )
 
     def _takes_parts(self) -> bool:
         """Whether the template takes typed content parts; else it takes strings."""
-        chat, marks = self._marked([Message("user", (Text("a"),)), Message("assistant", (Text("b"),))])
+        marked = self._marker.mark([Message("user", (Text("a"),)), Message("assistant", (Text("b"),))])
         try:
-            rendered = self._apply(chat, False)
+            rendered = self._apply(marked.chat, False)
         except DataError as error:
             if isinstance(error.__cause__, TemplateSyntaxError):
                 raise RecipeError(f"{self.label} is not Jinja: {error.__cause__}") from error
             return False
-        return "'type'" not in rendered and all(rendered.count(mark) == 1 for mark in marks)
-
-    def _marked(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, _Mark]]:
-        """Messages as the template wants them, with marks, and what each mark stands for."""
-        marks: dict[str, _Mark] = {}
-        chat = []
-        media = 0
-        for turn, message in enumerate(messages):
-            entries = []
-            blank = all(isinstance(part, Text) and not part.text.strip() for part in message.parts)
-            for part in _with_space(message.parts) or (Text(""),):
-                name = f"{self._secret}{len(marks)}{self._secret}"
-                if isinstance(part, Media):
-                    marks[name] = _Mark(Segment(self._placeholders.get(part.slot, ""), turn, media))
-                    media += 1
-                    entries.append({"type": part.slot, "placeholder": name})
-                elif isinstance(part, _Spaced):
-                    mark = marks[name] = _Mark(Segment(self._tokens[part.head], turn, target=True), *part.space)
-                    entries.append({"type": "text", "text": f"{mark.before}{name}{mark.after}"})
-                elif not blank and not part.text.strip():
-                    entries.append({"type": "text", "text": part.text})
-                else:
-                    mark = marks[name] = _text_mark(part, turn)
-                    entries.append({"type": "text", "text": f"{mark.before}{name}{mark.after}"})
-            joined = "".join(entry.get("text", entry.get("placeholder", "")) for entry in entries)
-            chat.append({"role": message.role, "content": entries if self._typed else joined})
-        return chat, marks
+        return "'type'" not in rendered and all(rendered.count(mark) == 1 for mark in marked.marks)
 
     def _apply(self, chat: list[dict[str, Any]], generate: bool) -> str:
         try:
@@ -191,30 +146,56 @@ class Template:
             raise DataError(f"{self.label} refuses the conversation: {error}") from error
         return str(rendered)
 
-    def _parse(self, rendered: str, marks: dict[str, _Mark]) -> list[Segment]:
-        """Cut the rendered text at marks, and at placeholder texts of media whose marks are not in it."""
-        queues: dict[str, deque[_Mark]] = {}
+    def _cut(self, rendered: str, marks: Mapping[str, Mark]) -> tuple[list[str], list[str], list[str]]:
+        """Cut the rendered text at marks, and at placeholder texts of media whose marks are not in it.
+
+        Returns:
+            Names of the marks in reading order; what stands before the first, between them and after the last; and
+            what each mark's own text is there.
+        """
+        queues: dict[str, deque[str]] = {}
         for name, mark in marks.items():
             if mark.segment.medium is not None and mark.segment.text and name not in rendered:
-                queues.setdefault(mark.segment.text, deque()).append(mark)
-        found = re.finditer("|".join(map(re.escape, sorted([*marks, *queues], key=len, reverse=True))), rendered)
-        segments: list[Segment] = []
-        cursor = 0
-        for match in found:
-            mark = marks.get(match.group()) or self._next(queues[match.group()], match.group())
-            start, end = match.span()
-            if mark.before and rendered[cursor:start].endswith(mark.before):
-                start -= len(mark.before)
-            if mark.after and rendered.startswith(mark.after, end):
-                end += len(mark.after)
-            own = rendered[start : match.start()] + mark.segment.text + rendered[match.end() : end]
-            segments.append(Segment(rendered[cursor:start]))
-            segments.append(replace(mark.segment, text=own))
-            cursor = end
-        segments.append(Segment(rendered[cursor:]))
+                queues.setdefault(mark.segment.text, deque()).append(name)
+        pattern = "|".join(map(re.escape, sorted([*marks, *queues], key=len, reverse=True)))
+        names, gaps, cursor = [], [], 0
+        for match in re.finditer(pattern, rendered):
+            text = match.group()
+            names.append(text if text in marks else self._next(queues[text], text))
+            gaps.append(rendered[cursor : match.start()])
+            cursor = match.end()
+        return names, [*gaps, rendered[cursor:]], [marks[name].segment.text for name in names]
+
+    def _bare(self, messages: Sequence[Message], generate: bool, marked: Marked, names: list[str]) -> list[str] | None:
+        """What the template writes between the marks where texts have no white space around them.
+
+        None where no answer has any, so that nobody needs to know; or where the template then writes something else.
+        """
+        answers = {turn for turn, message in enumerate(messages) if message.role == "assistant"}
+        if not any(mark.segment.turn in answers and (mark.before or mark.after) for mark in marked.marks.values()):
+            return None
+        bare = self._marker.mark(messages, bare=True)
+        found, gaps, _ = self._cut(self._apply(bare.chat, generate), bare.marks)
+        return gaps if found == names else None
+
+    def _segments(
+        self, marks: Sequence[Mark], gaps: Sequence[str], texts: Sequence[str], bare: Sequence[str] | None
+    ) -> list[Segment]:
+        """Each mark's text with the white space that is its own, and the template's text between."""
+        spaces = []
+        for k, gap in enumerate(gaps):
+            after, before = marks[k - 1].after if k else "", marks[k].before if k < len(marks) else ""
+            spaces.append(kept_space(gap, bare[k] if bare is not None else None, after, before))
+        segments = []
+        for k, gap in enumerate(gaps):
+            after, before = spaces[k]
+            segments.append(Segment(gap[after : len(gap) - before]))
+            if k < len(marks):
+                own = f"{gap[len(gap) - before :]}{texts[k]}{gaps[k + 1][: spaces[k + 1][0]]}"
+                segments.append(replace(marks[k].segment, text=own))
         return [segment for segment in segments if segment.text or segment.turn is not None]
 
-    def _next(self, queue: deque[_Mark], text: str) -> _Mark:
+    def _next(self, queue: deque[str], text: str) -> str:
         if not queue:
             raise DataError(f"{self.label} writes {text!r} more often than the conversation has media for it.")
         return queue.popleft()
@@ -236,54 +217,33 @@ class Template:
             if same != sorted(same):
                 raise DataError(f"{self.label} changes the order of the media of slot {slot!r}.")
 
-    def _check_texts(self, shown: Sequence[Segment], messages: Sequence[Message], given: Sequence[Segment]) -> None:
-        """Every text of every message stands in the segments once, in its order."""
+    def _check_texts(self, shown: Sequence[Segment], messages: Sequence[Message], marked: Marked) -> None:
+        """Every text of every message stands in the segments once, in its order; of earlier answers, what is left."""
+        given = [mark.segment for mark in marked.marks.values()]
+        last = max((turn for turn, message in enumerate(messages) if message.role == "assistant"), default=-1)
         for turn, message in enumerate(messages):
             wanted = [segment.text for segment in given if segment.turn == turn and segment.medium is None]
             found = [segment.text.strip() for segment in shown if segment.turn == turn and segment.medium is None]
             if found == wanted or (message.role in self.style.drops and not found):
                 continue
+            if turn in marked.parted and _is_part(found, wanted):
+                if turn != last:
+                    continue
+                raise DataError(
+                    f"{self.label} leaves out a part of the last answer (message {turn + 1}), its thought as a rule, "
+                    "so "
+                    "that it could not be learnt. Choose a template that shows it, or take it out of the data."
+                )
             raise DataError(
                 f"{self.label} does not show the text of message {turn + 1} ({message.role}) exactly once. Leave the "
                 "message out, or choose a template that takes it."
             )
 
 
-@dataclass(frozen=True)
-class _Spaced:
-    """A target of a head, and the white space before and after it."""
-
-    head: str
-    space: tuple[str, str] = ("", "")
-
-
-def _with_space(parts: Sequence[Part]) -> list[Text | Media | _Spaced]:
-    """The parts of a message; white space beside a target goes with it, so that it is learnt with it."""
-    found: list[Text | Media | _Spaced] = []
-    for part in parts:
-        last = found[-1] if found else None
-        if isinstance(part, Target):
-            before = ""
-            if isinstance(last, Text) and last.text.isspace():
-                before = last.text
-                found.pop()
-            found.append(_Spaced(part.head, (before, "")))
-        elif isinstance(part, Text) and part.text.isspace() and isinstance(last, _Spaced):
-            found[-1] = _Spaced(last.head, (last.space[0], last.space[1] + part.text))
-        else:
-            found.append(part)
-    return found
-
-
-def _text_mark(part: Text, turn: int) -> _Mark:
-    try:
-        part.text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"The text of message {turn + 1} is not Unicode: half a surrogate pair ({error}).") from error
-    core = part.text.strip()
-    before = part.text[: len(part.text) - len(part.text.lstrip())]
-    after = part.text[len(part.text.rstrip()) :] if core else ""
-    return _Mark(Segment(core, turn), before, after)
+def _is_part(found: Sequence[str], whole: Sequence[str]) -> bool:
+    """Whether `found` are some of `whole`, at least one, in their order."""
+    rest = iter(whole)
+    return bool(found) and all(text in rest for text in found)
 
 
 def _source(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:

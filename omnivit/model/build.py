@@ -25,7 +25,7 @@ from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
 from omnivit.model.tokens import read_tokenizer
 from omnivit.options import merge_options
-from omnivit.recipe import Recipe, Slot
+from omnivit.recipe import Recipe, Slot, Stage
 from omnivit.typed import Where, split
 
 
@@ -249,22 +249,41 @@ def _named(path: str) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{path}: {error}" if path else str(error)) from error
 
 
-def preparer_of(model: OmniModel, recipe: Recipe, template: str | None = None) -> Preparer:
+def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) -> Preparer:
     """The path from sample to tokens that fits a model; what is served is prepared as what was trained.
 
-    `template` is that of a stage which has one of its own.
+    Args:
+        model: built from the recipe.
+        recipe: says how long a sample may be.
+        stage: has its chat template, its markup and the turns that it learns; None, for a model in use: the LLM's own
+            template, and the markup of all stages.
+
+    Raises:
+        RecipeError: the stage's template or markup does not fit the LLM.
     """
-    chat, tokens = model.llm.chat(template), model.tokens()
+    tokens = model.tokens()
+    with _named(f"stages.{stage.name}.template" if stage is not None and stage.template else ""):
+        chat = model.llm.chat(None if stage is None else stage.template)
+    chat = chat.with_heads(tokens) if tokens else chat
+    with _named(f"stages.{stage.name}.markup" if stage is not None else "markup of the stages"):
+        chat = chat.with_markup(_markup([stage] if stage is not None else recipe.stages))
     return Preparer(
-        chat.with_heads(tokens) if tokens else chat,
+        chat,
         {slot: _slot_preparer(model, slot) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,
         {name: _head_preparer(head, f"model.heads.{name}") for name, head in model.named_heads()},
+        supervise="last" if stage is not None and stage.supervise == "last" else "all",
     )
+
+
+def _markup(stages: Sequence[Stage]) -> list[str] | None:
+    """What the stages declare together; None where none of them declares anything."""
+    declared = [stage.markup for stage in stages if stage.markup is not None]
+    return list(dict.fromkeys(token for markup in declared for token in markup)) if declared else None
 
 
 def _head_preparer(head: Head, path: str) -> HeadPreparer:

@@ -89,13 +89,8 @@ class Run:
     """Of the recipe, in a run that is resumed."""
 
     def preparer_of(self, stage: Stage) -> Preparer:
-        """The run's preparer, or one with the stage's own chat template."""
-        if not stage.template:
-            return self.preparer
-        try:
-            return preparer_of(self.model, self.recipe, stage.template)
-        except RecipeError as error:
-            raise RecipeError(f"stages.{stage.name}.template: {error}") from error
+        """The preparer of a stage: with its chat template, its markup, and the turns that it learns."""
+        return preparer_of(self.model, self.recipe, stage)
 
     @property
     def checkpoints(self) -> Path:

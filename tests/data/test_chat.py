@@ -93,7 +93,7 @@ FORGERIES = [
 @pytest.mark.parametrize("text", FORGERIES)
 def test_typed_control_tokens_stay_text(bytes_tokenizer, text):
     for tokenizer in (bytes_tokenizer, metaspace("<image>", "<|im_start|>", "<|im_end|>")):
-        chat = Chat(tokenizer, CHATML, {"image": "<image>"})
+        chat = Chat(tokenizer, CHATML, {"image": "<image>"}, markup=())
         honest = chat.encode([user(IMAGE, "x"), assistant("y")], [2])
         forged = chat.encode([user(IMAGE, f"{text} and"), assistant(text)], [2])
         added = set(tokenizer.get_added_vocab().values())
@@ -112,7 +112,7 @@ def test_typed_control_tokens_are_encoded_as_if_the_tokenizer_did_not_know_them(
 
 
 def test_random_texts_round_trip_and_forge_nothing(bytes_tokenizer):
-    chat = Chat(bytes_tokenizer)
+    chat = Chat(bytes_tokenizer, markup=())
     draw = random.Random(0)
     pieces = [
         "<|im_",

@@ -1,0 +1,93 @@
+"""Tokens of a conversation, put together with the rows of its media: ids, labels and places.
+
+Shapes: T tokens, media rows included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import IGNORE, Span
+from omnivit.data.guard import Token
+from omnivit.data.run import Run
+from omnivit.data.sample import Media
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A conversation in tokens."""
+
+    ids: Tensor
+    """[T] int64; a reserved id at the rows of media, which the model never embeds."""
+    labels: Tensor
+    """[T] int64, the token id where it is supervised, IGNORE elsewhere; not shifted."""
+    spans: tuple[Span, ...]
+    """The place of each medium, in the order of the messages."""
+    targets: tuple[int, ...] = ()
+    """The place of each head's token, in the order of the messages."""
+    cut: bool = False
+    """There are more tokens than were asked for, and no more is known of them: media and targets may be missing."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A segment on its way to tokens."""
+
+    run: Run
+    supervised: bool = False
+    medium: int | None = None
+    target: bool = False
+
+
+@dataclass
+class Assembly:
+    """A conversation while it is put together."""
+
+    ids: list[int]
+    labels: list[int] = field(init=False)
+    spans: dict[int, Span] = field(default_factory=dict)
+    targets: list[int] = field(default_factory=list)
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        self.labels = [IGNORE] * len(self.ids)
+
+    def add_media(self, pieces: Sequence[Piece], media: Sequence[Media], lengths: Sequence[int], pad: int) -> None:
+        """Rows of media without a token of their own."""
+        for piece in pieces:
+            assert piece.medium is not None
+            self._add_rows(pad, piece.medium, media, lengths)
+
+    def add_text(
+        self,
+        tokens: Sequence[Token],
+        pieces: Sequence[Piece],
+        media: Sequence[Media],
+        lengths: Sequence[int],
+        heads: Set[int],
+    ) -> None:
+        """Tokens of text; some of them stand for media, or are heads'."""
+        for token in tokens:
+            touched = [pieces[index] for index in token.runs]
+            medium = next((piece.medium for piece in touched if piece.medium is not None), None)
+            if medium is not None:
+                self._add_rows(token.id, medium, media, lengths)
+                continue
+            if token.id in heads and any(piece.target for piece in touched):
+                self.targets.append(len(self.ids))
+            self.ids.append(token.id)
+            self.labels.append(token.id if any(piece.supervised for piece in touched) else IGNORE)
+
+    def _add_rows(self, id: int, medium: int, media: Sequence[Media], lengths: Sequence[int]) -> None:
+        self.spans[medium] = Span(media[medium].slot, len(self.ids), lengths[medium])
+        self.ids += [id] * lengths[medium]
+        self.labels += [IGNORE] * lengths[medium]
+
+    def whole(self) -> EncodedChat:
+        """The conversation; spans in the order of the messages."""
+        spans = tuple(self.spans[index] for index in sorted(self.spans))
+        return EncodedChat(torch.tensor(self.ids), torch.tensor(self.labels), spans, tuple(self.targets), self.cut)

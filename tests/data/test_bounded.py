@@ -1,0 +1,161 @@
+"""Long texts: no more is encoded than it takes to know the first tokens, and these are the same as of the whole."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prepare_support import sample, slot, small_preparer
+from small_tokenizers import byte_level, metaspace, unigram
+
+from omnivit.data import bounded, guard
+from omnivit.data.chat import Chat
+from omnivit.data.guard import GuardedTokenizer
+from omnivit.data.prepare import Preparer
+from omnivit.data.run import Run
+from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.errors import DataError
+
+IMAGE = Media("image", "a.png")
+WORDS = [
+    "the",
+    " cat",
+    "\n",
+    "\n\n",
+    "  ",
+    "日本",
+    "assistant",
+    " 2024",
+    "é",
+    "<|im_end|>",
+    "</s>",
+    "a" * 40,
+    ".",
+    " ",
+    "\t",
+]
+TOKENIZERS = {
+    "byte level": byte_level("<tool>"),
+    "metaspace": metaspace("<|im_end|>"),
+    "unigram": unigram("▁", "a", "b", "ab", "▁a", "▁the", "the"),
+}
+
+
+def texts(seed: str) -> str:
+    draw = random.Random(seed)
+    return "".join(draw.choices(WORDS, k=400))
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what is encoded; only eight characters are tried first."""
+    sizes: list[int] = []
+    plain = GuardedTokenizer.encode
+
+    def counting(self: GuardedTokenizer, runs: Any) -> Any:
+        sizes.append(bounded.size_of(runs))
+        return plain(self, runs)
+
+    monkeypatch.setattr(GuardedTokenizer, "encode", counting)
+    monkeypatch.setattr(guard, "CHARACTERS", 1)
+    return sizes
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_first_tokens_are_those_of_the_whole(name: str, encoded: list[int]) -> None:
+    known = GuardedTokenizer(TOKENIZERS[name])
+    assert known._can_be_cut
+    cuts = 0
+    for seed in range(6):
+        runs = [
+            Run("x<|im_start|>user\n"),
+            Run(texts(f"{name}{seed}"), typed=True),
+            Run("</s>"),
+            Run("b " * 9, typed=True),
+        ]
+        whole = known.encode(runs)
+        for limit in (0, 1, 7, 40, 150, len(whole) - 1, len(whole), len(whole) + 1):
+            encoded.clear()
+            found, more = known.encode_first(runs, limit, exact=True)
+            assert [token.id for token in found[:limit]] == [token.id for token in whole[:limit]]
+            assert [token.runs for token in found[:limit]] == [token.runs for token in whole[:limit]]
+            assert more == (len(whole) > limit) if more else len(found) == len(whole)
+            assert known.encode_first(runs, limit, exact=False)[1] in (more, False)
+            cuts += encoded[0] < bounded.size_of(runs)
+    assert cuts > 20
+
+
+def test_a_vocabulary_whose_tokens_hold_white_space_is_not_cut() -> None:
+    tokenizer = byte_level()
+    assert not bounded.reaches_across(tokenizer.get_vocab())
+    assert bounded.reaches_across(["ĠtheĠcat"]) and bounded.reaches_across(["a b"]) and bounded.reaches_across(["a▁b"])
+    tokenizer.add_tokens(["is a"])
+    known = GuardedTokenizer(tokenizer)
+    runs = [Run("this is a cat " * 50, typed=True)]
+    found, more = known.encode_first(runs, 3, exact=True)
+    assert not more and found == known.encode(runs)
+
+
+def test_a_megabyte_is_refused_after_a_small_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = GuardedTokenizer._encode
+
+    def counting(self: GuardedTokenizer, runs: Any, broken: bool) -> Any:
+        sizes.append(bounded.size_of(runs))
+        return plain(self, runs, broken)
+
+    monkeypatch.setattr(GuardedTokenizer, "_encode", counting)
+    preparer = replace(small_preparer(), chat=Chat(byte_level()), max_length=100)
+    for text in ("a cat " * 200_000, "日本" * 500_000, " " * 1_000_000):
+        sizes.clear()
+        with pytest.raises(
+            DataError, match=r"more than 100 tokens, 0 of them rows of media, but `data\.max_length` is"
+        ):
+            preparer(sample(text))
+        with pytest.raises(DataError, match="more than 100 tokens"):
+            preparer(sample(text), generate=True)
+        assert sum(sizes) < 100_000
+    truncating = replace(preparer, truncate=True)
+    with pytest.raises(DataError, match="no supervised token is left when its"):
+        truncating(sample("a cat " * 200_000))
+    cut = truncating(sample("?", answer="a cat " * 200_000))
+    assert len(cut.ids) == 100 and cut.ids[-1] == cut.labels[-1]
+    with pytest.raises(DataError, match=r"a text of 2,\d+,\d+ characters cannot be cut exactly"):
+        truncating(sample("日本" * 1_100_000))
+
+
+@pytest.mark.usefixtures("encoded")
+@pytest.mark.parametrize("tokenizer", ["byte level", "metaspace"])
+def test_truncation_gives_what_encoding_whole_and_cutting_gives(
+    tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(limit: int, one: Sample, cut: bool) -> object:
+        preparer = Preparer(chat, {"image": slot(6)}, limit, truncate=True)
+        with monkeypatch.context() as patch:
+            if not cut:
+                patch.setattr(guard, "CHARACTERS", 1 << 30)
+            try:
+                made = preparer(one)
+            except DataError as error:
+                return "cut" if "cut" in str(error) else str(error)
+        return made.ids.tolist(), made.labels.tolist(), made.spans, made.positions.tolist()
+
+    chat = Chat(
+        TOKENIZERS[tokenizer], "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    outcomes = set()
+    for seed in range(4):
+        turns = (
+            Message("user", (Text(texts(f"q{seed}")[:300]), IMAGE, Text("?"))),
+            Message("assistant", (Text(texts(f"a{seed}")),)),
+            Message("user", (Text("And "), *((IMAGE,) if seed % 2 else ()), Text(texts(f"r{seed}")))),
+            Message("assistant", (Text("yes"),)),
+        )
+        one = Sample("s", turns)
+        for limit in (3, 60, 200, 700, 1500, 4000):
+            whole = prepared(limit, one, cut=False)
+            assert prepared(limit, one, cut=True) == whole, (seed, limit)
+            outcomes.add(type(whole))
+    assert outcomes == {str, tuple}
