@@ -30,6 +30,7 @@ from omnivit.media import images
 from omnivit.media.facts import MediaFacts
 from omnivit.model.encoder import Encoder
 from omnivit.model.features import Features
+from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
 from omnivit.plugin import Card
@@ -249,6 +250,11 @@ def _create(config: TimmConfig, pretrained: bool = False, activation: str | None
     if activation := activation or config.act_layer:
         options["act_layer"] = activation
     fixed = timm.get_pretrained_cfg(name) if ":" not in name else None
+    if pretrained and fixed is not None and fixed.hf_hub_id:
+        place = on_hand(fixed.hf_hub_id)
+        if isinstance(place, Path):
+            cached = place / (fixed.hf_hub_filename or "model.safetensors")
+            options["pretrained_cfg_overlay"] = {"file": str(cached)}  # else timm asks the hub again and again
     if config.image_size is not None and fixed is not None and fixed.fixed_input_size:
         options["img_size"] = config.image_size
     try:

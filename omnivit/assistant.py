@@ -401,6 +401,8 @@ def _no_run(folder: Path) -> str:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         what = f"{folder} holds no run: {RECIPE} is missing (it holds {shown or 'nothing'})."
     homes = {folder, folder.parent, Path("runs")}
-    runs = {str(file.parent) for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}")}
-    nearby = f"Runs nearby: {suggest(str(folder), runs)}" if runs else "No run is nearby."
+    found = (file.parent for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}"))
+    runs = {str(run) for run in found if (run / CHECKPOINTS).is_dir()}
+    nearby = suggest(str(folder), runs).replace("Available:", "Runs nearby:") if runs else "No run is nearby."
+    nearby = nearby[0].upper() + nearby[1:]
     return f"{what} {nearby} `omnivit train RECIPE` makes one."

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
+from typing import NoReturn
 
 from omnivit import __version__
 from omnivit.errors import Interrupted, OmniVitError, OmniVitWarning, suggest
@@ -91,7 +92,7 @@ def _run(arguments: Sequence[str]) -> int:
     shield()
     warnings.formatwarning = _format_warning
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"omnivit {verb}", description=VERBS[verb])
+    parser = _Parser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)
     return _answer(parser, arguments[1:], command.run if verb == DOCTOR else _with_tested_versions(command.run))
 
@@ -106,6 +107,19 @@ def _with_tested_versions(run: Callable[[argparse.Namespace], int]) -> Callable[
         return run(parsed)
 
     return warned
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says which option an unknown one may have been meant for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with status 2."""
+        _, found, rest = message.partition("unrecognized arguments: ")
+        unknown = next((word.partition("=")[0] for word in rest.split() if word.startswith("-")), "")
+        if found and unknown:
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            message = f"there is no option {unknown}: {suggest(unknown, options)}"
+        super().error(message)
 
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace], int]) -> int:

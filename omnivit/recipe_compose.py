@@ -147,8 +147,9 @@ def override(tree: Node, assignments: Sequence[str]) -> Node:
         RecipeError: not `key=value`, a value that is no YAML, or a list item or stage that does not exist.
     """
     pairs = []
-    for assignment in assignments:
+    for number, assignment in enumerate(assignments):
         path, equals, text = assignment.partition("=")
+        _check_quoting(assignments[number:])
         if not equals or not path.strip():
             raise RecipeError(f"{COMMAND_LINE}: '{assignment}' is not of the form key=value, e.g. stages.0.epochs=2.")
         pairs.append((path.strip(), parse(text, f"{COMMAND_LINE}: {path.strip()}", Path.cwd(), numbered=False)))
@@ -159,6 +160,34 @@ def override(tree: Node, assignments: Sequence[str]) -> Node:
         if keys in (_ROOT, _ROOT[:1]):
             tree = _anchor_root(tree, Path.cwd())
     return tree
+
+
+def _check_quoting(assignments: Sequence[str]) -> None:
+    """Refuse what a shell has made of a value with spaces or braces that was not in quotes.
+
+    Raises:
+        RecipeError: shows the argument as it has to be written.
+    """
+    first, *rest = assignments
+    path, _, value = first.partition("=")
+    again = [text.partition("=")[2] for text in rest if text.startswith(f"{path}=")]
+    whole = ""
+    if _opened(value) > 0:  # `adapter={name: linear}` comes in two pieces
+        ends = (end for end in range(len(rest) + 1) if _opened(value + "".join(rest[:end])) == 0)
+        whole = " ".join([first, *rest[: next(ends, 0)]])
+    elif again and all(re.fullmatch(r"[^{}\[\]:]+:[^{}]+", text) for text in (value, *again)):
+        whole = f"{path}={{{', '.join([value, *again])}}}"  # bash makes `train={a:1,b:2}` to `train=a:1 train=b:2`
+    if " " in whole:
+        quote = '"' if "'" in whole else "'"
+        raise RecipeError(
+            f"{COMMAND_LINE}: '{first}' is part of a value: the shell splits at spaces and braces. Quote it: "
+            f"{quote}{whole}{quote}"
+        )
+
+
+def _opened(text: str) -> int:
+    """Brackets that are opened and not closed."""
+    return sum(text.count(bracket) for bracket in "{[") - sum(text.count(bracket) for bracket in "}]")
 
 
 def _placed(node: Node) -> Node:

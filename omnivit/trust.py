@@ -101,7 +101,8 @@ def _in_block(block: Any, where: Where) -> Iterator[str]:
 
 def _named(name: Any, where: Where) -> Iterator[str]:
     """A class that is named directly, and that no installed distribution registers."""
-    if isinstance(name, str) and ":" in name and not any(kind.knows(name) for kind in registry.ALL.values()):
+    direct = isinstance(name, str) and ":" in name and registry.REFERENCE.fullmatch(name)
+    if direct and not any(kind.knows(name) for kind in registry.ALL.values()):
         yield f"{where}: '{harmless(name)}' imports a module by its name"
 
 

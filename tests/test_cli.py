@@ -153,6 +153,14 @@ def test_a_defect(verb: ModuleType, capsys: pytest.CaptureFixture[str], monkeypa
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "a.yaml", "--rundir", "x"]) == 2
+    assert "there is no option --rundir: did you mean '--run-dir'?" in capsys.readouterr().err
+    for verb in ("check", "show", "train"):
+        assert cli.main([verb]) == 2
+        assert capsys.readouterr().err.startswith("error: which recipe? `omnivit ")
+
+
 def test_an_interrupt(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     verb.__dict__["run"] = lambda _: fail(KeyboardInterrupt())
     assert cli.main(["chat", "r"]) == 130

@@ -223,3 +223,16 @@ def test_the_last_override_wins() -> None:
 )
 def test_a_bad_override_is_called_one(override: str, message: str) -> None:
     assert refusal(write(TINY), override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        (["seed=3", "model.llm={name:", "causal,", "path:", "a/b}", "seed=4"], "'model.llm={name: causal, path: a/b}'"),
+        (["stages.align.train={adapters.*:", "1e-3}"], "'stages.align.train={adapters.*: 1e-3}'"),
+        (["stages.align.train=a:1", "stages.align.train=b:2"], "'stages.align.train={a:1, b:2}'"),
+        (["trainer={x:", "'a", "b'}"], "\"trainer={x: 'a b'}\""),
+    ],
+)
+def test_a_value_that_the_shell_has_split_is_shown_in_quotes(pieces: list[str], whole: str) -> None:
+    assert f"the shell splits at spaces and braces. Quote it: {whole}" in refusal(write(TINY), *pieces)

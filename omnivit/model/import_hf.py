@@ -170,7 +170,7 @@ def _processor(path: Path, config: Any, template: str | None) -> Any:
     """The checkpoint's processor, its tokenizer carrying the chat template."""
     try:
         with unasked():
-            processor = LlavaProcessor.from_pretrained(path, local_files_only=True, **REMOTE_CODE)
+            processor = LlavaProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: its processor cannot be read: {error}. Needed: tokenizer.json, tokenizer_config.json, and "
@@ -220,7 +220,7 @@ def _language_model(model: Any) -> PreTrainedModel:
     config = model.config.text_config
     config.tie_word_embeddings = model.config.tie_word_embeddings
     with torch.device("meta"):
-        made: Any = AutoModelForCausalLM.from_config  # type: ignore[no-untyped-call]
+        made: Any = AutoModelForCausalLM.from_config
         causal: Any = made(config, dtype=model.dtype, **REMOTE_CODE)
     setattr(causal, causal.base_model_prefix, model.model.language_model)
     causal.set_output_embeddings(model.lm_head)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from omnivit.cache import cache_dir
 from omnivit.errors import PluginError, RecipeError, suggest
+from omnivit.model.hub import on_hand
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,13 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def locate(path: str) -> Path | str:
-    """Find what a recipe's `path` names: a local file or folder (a Path), or a hub id (the text itself).
+    """Find what a recipe's `path` names: a local file or folder (a Path), or a hub id (the text itself, or the folder
+    of its cached copy where the hub does not answer).
 
     `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported.
 
     Raises:
-        RecipeError: nothing is there, or the path leads out of the package.
+        RecipeError: nothing is there, the hub cannot be asked, or the path leads out of the package.
         PluginError: the package is not installed.
     """
     if path.startswith(PACKAGE):
@@ -48,7 +50,7 @@ def locate(path: str) -> Path | str:
     if local.exists():
         return local
     if HUB_ID.fullmatch(path) and local.suffix not in (*STATE_SUFFIXES, ".gguf"):
-        return path
+        return on_hand(path)
     raise RecipeError(
         f"path {path!r}: no such file or folder (from {Path.cwd()}), and it has not the form of a hub id. "
         f"Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in an "

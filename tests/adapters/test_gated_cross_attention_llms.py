@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,9 +193,10 @@ def test_save_and_load() -> None:
     assert torch.equal(again(batch).logits, trained(batch).logits)
 
 
-def test_builds_and_installs_on_meta() -> None:
+def test_builds_and_installs_on_meta(tmp_path: Path) -> None:
+    (tmp_path / "not_read.pt").touch()
     with torch.device("meta"):
-        model = model_of(llm_of(), {"image": adapter_of(path="not/read.pt")})
+        model = model_of(llm_of(), {"image": adapter_of(path=str(tmp_path / "not_read.pt"))})
     assert all(parameter.is_meta for parameter in model.adapters.parameters())
     count = sum(parameter.numel() for parameter in model.adapters.parameters())
     layer = (2 * 16 + 16 * 16 + WIDTH * 32 + 16 * 16 + 1) + (2 * 16 + 2 * 16 * 64 + 1)

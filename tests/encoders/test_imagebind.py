@@ -132,12 +132,16 @@ def test_weights_that_do_not_fit(original: Any, tmp_path: Path) -> None:
         build(tmp_path / "absent.pth")
 
 
-def test_the_published_model_costs_nothing_on_meta() -> None:
+def test_the_published_model_costs_nothing_on_meta(tmp_path: Path) -> None:
+    weights = tmp_path / "imagebind_huge.pth"
+    with pytest.raises(RecipeError, match=r"imagebind_huge\.pth': no such file"):
+        ImageBindEncoder(ImageBindConfig(path=str(weights)))
+    weights.touch()
     with torch.device("meta"):
-        encoder = ImageBindEncoder(ImageBindConfig(path="imagebind_huge.pth"))
+        encoder = ImageBindEncoder(ImageBindConfig(path=str(weights)))
     assert encoder.width == 1024
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 846_748_416
-    vision = ImageBindEncoder(ImageBindConfig(path="imagebind_huge.pth", towers=["video"], rows="tokens"))
+    vision = ImageBindEncoder(ImageBindConfig(path=str(weights), towers=["video"], rows="tokens"))
     assert vision.width == 1280
     assert next(vision.parameters()).is_meta
 

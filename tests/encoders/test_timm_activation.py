@@ -108,7 +108,9 @@ def test_timms_own_notes_are_followed(monkeypatch: pytest.MonkeyPatch, caplog: p
         return create(name, **options)
 
     encoder = TimmEncoder(TimmConfig("test_vit", pretrained=True))
-    notes = SimpleNamespace(notes=timm.get_pretrained_cfg("vit_base_patch32_clip_224.openai").notes, fixed_input_size=1)
+    notes = SimpleNamespace(
+        notes=timm.get_pretrained_cfg("vit_base_patch32_clip_224.openai").notes, fixed_input_size=1, hf_hub_id=None
+    )
     monkeypatch.setattr(timm, "create_model", offline)
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: notes)
     encoder.load()

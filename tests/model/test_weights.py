@@ -14,7 +14,7 @@ from torch import nn
 
 from omnivit.cache import cache_dir
 from omnivit.errors import PluginError, RecipeError
-from omnivit.model import weights
+from omnivit.model import hub, weights
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.tokens import byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, load_strictly, locate, read_state, require
@@ -77,6 +77,7 @@ def test_places_that_are_not(path: str, error: type[Exception], message: str) ->
 
 def test_local_place_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "unreachable", lambda _: "")
     assert locate("organisation/model-7b.v1") == "organisation/model-7b.v1"
     (tmp_path / "organisation" / "model-7b.v1").mkdir(parents=True)
     assert locate("organisation/model-7b.v1") == Path("organisation/model-7b.v1")
