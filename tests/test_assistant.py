@@ -188,7 +188,7 @@ def test_what_is_no_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)  # the working folder may hold runs
-    with pytest.raises(CheckpointError, match=r"no folder .*tinny.*did you mean '.*tiny'"):
+    with pytest.raises(CheckpointError, match=r"no folder .*tinny.*Did you mean '.*tiny'"):
         omnivit.load(run.with_name("tinny"))
     with pytest.raises(CheckpointError, match=r"recipe.yaml is missing \(it holds tiny\).*runs/tiny"):
         omnivit.load(run.parent)

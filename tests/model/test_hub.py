@@ -33,9 +33,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    hub.unreachable.cache_clear()
+    probe = hub.unreachable
+    probe.cache_clear()
     yield tmp_path / "hub"
-    hub.unreachable.cache_clear()
+    probe.cache_clear()
 
 
 def test_what_cannot_be_had_is_an_error_at_once() -> None:
