@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Sample, Target
+from omnivit.data.sample import Frames, Media, Message, Sample, Target
 from omnivit.errors import DataError, RecipeError, suggest
 
 Condition = Callable[[Sequence[Sample], int], list[Sample]]
@@ -126,8 +126,9 @@ def _contents(sample: Sample) -> frozenset[object]:
 def _identity(media: Media) -> object:
     if isinstance(media.source, str | os.PathLike):
         return os.path.realpath(os.path.join(media.root or "", os.fspath(media.source)))  # noqa: PTH118 - may be bytes
-    if isinstance(media.source, tuple):  # files that are one medium together
-        return tuple(_identity(replace(media, source=source)) for source in media.source)
+    files = media.source.paths if isinstance(media.source, Frames) else media.source
+    if isinstance(files, tuple):  # files that are one medium together
+        return tuple(_identity(replace(media, source=source)) for source in files)
     return id(media.source)
 
 

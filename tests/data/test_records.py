@@ -14,7 +14,9 @@ import pytest
 
 from omnivit.data.opening import open_reader
 from omnivit.data.readers import LlavaReader, MessagesReader, Reader
-from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.data.records.llava import llava_messages
+from omnivit.data.records.typed import typed_messages
+from omnivit.data.sample import Frames, Media, Message, Sample, Text
 from omnivit.errors import DataError, RecipeError
 
 
@@ -323,3 +325,44 @@ def test_a_file_that_asks_for_no_reader_is_refused(tmp_path: Path, text: str, fo
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(found)):
         open_reader("auto", path, tmp_path)
+
+
+NAMES = ("clip/1.png", "clip/2.png", "clip/3.png")
+
+
+@pytest.mark.parametrize(
+    ("record", "fps"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "video", "video": [*NAMES]}]}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "video", "paths": [*NAMES], "fps": 2}]}]}, 2.0),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}], "videos": [[*NAMES]]}, None),
+        ({"messages": [{"role": "user", "content": "<video>What?"}], "videos": [[*NAMES]]}, None),
+    ],
+)
+def test_a_list_of_files_is_one_clip(record: dict[str, Any], fps: float | None) -> None:
+    media = [part for message in typed_messages(record, "/data") for part in message.parts if isinstance(part, Media)]
+    assert media == [Media("video", Frames(NAMES, fps), "/data")]
+
+
+def test_many_files_and_one_tag_are_one_clip_in_llavas_form() -> None:
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A boat."}]
+    record = {"video": [*NAMES], "conversations": turns}
+    messages = llava_messages(record, ("image", "video"), "/data")
+    assert messages[0].parts[0] == Media("video", Frames(NAMES), "/data")
+    turns[0]["value"] = "<video><video><video>"  # as many tags: as many clips
+    media = llava_messages(record, ("image", "video"), "/data")[0].parts
+    assert [part.source for part in media if isinstance(part, Media)] == [*NAMES]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"video": ["a.png", 7]}, r"video\[1\] is a number; expected the path of a file"),
+        ({"paths": []}, r"paths is empty; expected a list of paths"),
+        ({"paths": ["a.png"], "fps": "fast"}, r"fps is 'fast'; expected the number of frames a second"),
+        ({"video": "a.mp4", "fps": 2}, r"fps.*encoder's options"),
+    ],
+)
+def test_lists_of_frames_that_cannot_be_read_are_refused(part: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        typed_messages({"messages": [{"role": "user", "content": [{"type": "video", **part}]}]}, None)

@@ -7,9 +7,9 @@ from typing import Any
 
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
-from omnivit.data.records.tags import Lists, check_tags, split_tags
+from omnivit.data.records.tags import CLIPS, Lists, check_tags, split_tags
 from omnivit.data.records.turns import Turn, turns_of, with_system
-from omnivit.data.sample import Message, Text
+from omnivit.data.sample import Frames, Message, Text
 from omnivit.errors import DataError
 
 
@@ -24,6 +24,8 @@ def llava_messages(
     The only medium of a record, tagged at the start or end of its turn, comes first and a newline follows it, as LLaVA
     arranges its training samples (`preprocess_multimodal` in haotian-liu/LLaVA, llava/train/train.py). All other
     tags are replaced where they stand, and the text around them stays as it is.
+
+    Several files under `video` with one `<video>` tag are the frames of one clip.
 
     A record with lists `images`, `videos` or `audios` instead is read as LLaMA-Factory reads it: the k-th tag of all
     turns is the k-th entry, where it stands.
@@ -51,8 +53,10 @@ def _tagged(
     record: Mapping[str, Any], slots: Sequence[str], root: str | None, turns: Sequence[tuple[Turn, str]]
 ) -> tuple[Message, ...]:
     """LLaVA's own rule: media under the key of their slot, tags in human turns."""
-    media = {slot: values.sources(record[slot], slot) for slot in slots if slot in record}
+    media = {slot: values.sources(record[slot], slot, slot == CLIPS) for slot in slots if slot in record}
     humans = [text for turn, text in turns if turn.role == "user"]
+    if len(clips := media.get(CLIPS, ())) > 1 and sum(text.count(f"<{CLIPS}>") for text in humans) == 1:
+        media[CLIPS] = [Frames(values.paths(clips, CLIPS))]  # many files and one tag: the frames of one clip
     for slot, sources in media.items():
         check_tags(humans, slot, sources, slot, "human turns")
     alone = sum(map(len, media.values())) == 1

@@ -13,6 +13,8 @@ from omnivit.errors import DataError
 
 LISTED = ("image", "video", "audio")
 """Slots whose media records list under `images`, `videos`, `audios` with tags in the texts."""
+CLIPS = "video"
+"""The slot whose media may be lists of frames."""
 TAG = re.compile(f"<({'|'.join(LISTED)})>")
 
 
@@ -75,7 +77,7 @@ class Lists:
 
     def _sources(self, slot: str) -> list[object]:
         if slot not in self._queues:
-            self._queues[slot] = values.sources(self._record.get(f"{slot}s"), f"{slot}s")
+            self._queues[slot] = values.sources(self._record.get(f"{slot}s"), f"{slot}s", slot == CLIPS)
         return self._queues[slot]
 
 

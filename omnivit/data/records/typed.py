@@ -8,9 +8,9 @@ from typing import Any
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
-from omnivit.data.records.tags import LISTED, Lists
+from omnivit.data.records.tags import CLIPS, LISTED, Lists
 from omnivit.data.records.turns import Turn, check_keys, turns_of, with_system
-from omnivit.data.sample import Media, Message, Part, Target, Text
+from omnivit.data.sample import Frames, Media, Message, Part, Target, Text
 from omnivit.errors import DataError
 
 _TEXTS = ("text", "input_text", "output_text")
@@ -29,7 +29,8 @@ def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collecti
     or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}` (`audio_url`, `video_url`) and
     `{"type": "input_audio", "input_audio": {"data": base64}}`. Where a part has no source, the k-th such part of a slot
     takes the k-th entry of the record's list `SLOTs` (`images`). Files that are one medium together stand in a list
-    under `paths` (the slices of a volume).
+    under `paths` (the slices of a volume, the frames of a clip); of a clip also where its path would be, and `fps` may
+    say their rate.
     What a head of the model is to give at a place of an answer is `{"type": "target", "head": NAME, "target": ...}`:
     numbers, lists of them, or the path of a file, as the head wants it.
     `data:` URLs become bytes in memory, `file://` is a path; other URLs are refused: nothing is fetched from a network.
@@ -131,15 +132,20 @@ def _medium(
 ) -> Media:
     slot = _SLOTS.get(kind, kind.removesuffix("_url"))
     names = dict.fromkeys((kind, slot, f"{slot}_url", *values.PATH_KEYS))
-    check_keys(part, {"type", "paths", *names, *values.HINTS}, place, ignore, _REASONS)
     given = [name for name in ("paths", *names) if part.get(name) is not None]
+    # a list of files is one medium; for the frames of a clip it may say their rate
+    listed = given[:1] == ["paths"] or (slot == CLIPS and any(isinstance(part[k], (list, tuple)) for k in given))
+    known = {"type", "paths", *names, *values.HINTS, *(("fps",) if listed and slot == CLIPS else ())}
+    check_keys(part, known, place, ignore, _REASONS)
     if len(given) > 1:
         raise DataError(f"{place} names its medium under {' and under '.join(map(repr, given))}. Keep one of them.")
     if not given:
         return Media(slot, lists.take(slot, place), root)
     name = given[0]
-    if name == "paths":
-        return Media(slot, _paths(part[name], f"{place}.paths"), root)
+    if listed:
+        files = values.paths(part[name], f"{place}.{name}")
+        fps = values.rate(part.get("fps"), f"{place}.fps")
+        return Media(slot, Frames(files, fps) if slot == CLIPS else files, root)
     return Media(slot, values.source(part[name], f"{place}.{name}"), root)
 
 
@@ -149,13 +155,3 @@ def _spoken(part: Mapping[str, Any], place: str, root: str | None, ignore: Colle
     given = values.mapping(part.get("input_audio"), f"{place}.input_audio")
     check_keys(given, {"data", "format"}, f"{place}.input_audio", ignore)
     return Media("audio", values.decoded(given.get("data"), f"{place}.input_audio.data"), root)
-
-
-def _paths(value: object, place: str) -> tuple[str, ...]:
-    """The files that are one medium together, such as the slices of a volume."""
-    if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"{place} is {values.spelled(value) if value else 'empty'}; expected a list of paths.")
-    for k, path in enumerate(value):
-        if not isinstance(path, str) or not isinstance(values.source(path, f"{place}[{k}]"), str):
-            raise DataError(f"{place}[{k}] is {values.spelled(path)}; expected the path of a file.")
-    return tuple(value)

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from omnivit.data.sample import Frames
 from omnivit.errors import DataError, MediaError
 
 PATH_KEYS = ("path", "url")
@@ -65,13 +66,36 @@ def empty(value: object) -> bool:
     return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
 
 
-def sources(value: object, key: str) -> list[object]:
-    """One source of a medium, a list of them, or none."""
+def sources(value: object, key: str, clips: bool = False) -> list[object]:
+    """One source of a medium, a list of them, or none; where they are `clips`, a list in the list is one of frames."""
     if value is None or (isinstance(value, str) and not value):
         return []
     if isinstance(value, (list, tuple)):
-        return [source(item, f"{key}[{k}]") for k, item in enumerate(value)]
+        places = [(item, f"{key}[{k}]") for k, item in enumerate(value)]
+        return [
+            Frames(paths(item, place)) if clips and isinstance(item, (list, tuple)) else source(item, place)
+            for item, place in places
+        ]
     return [source(value, key)]
+
+
+def paths(value: object, key: str) -> tuple[str, ...]:
+    """The files that are one medium together, such as the slices of a volume or the frames of a clip."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{key} is {spelled(value) if value else 'empty'}; expected a list of paths.")
+    for k, path in enumerate(value):
+        if not isinstance(path, str) or not isinstance(source(path, f"{key}[{k}]"), str):
+            raise DataError(f"{key}[{k}] is {spelled(path)}; expected the path of a file.")
+    return tuple(value)
+
+
+def rate(value: object, key: str) -> float | None:
+    """Frames a second, or None where nothing is said."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 100_000:
+        raise DataError(f"{key} is {spelled(value)}; expected the number of frames a second.")
+    return float(value)
 
 
 def source(value: object, key: str) -> object:
