@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="open all media; default: those of 16 records a file, beside all texts"
     )
+    parser.add_argument(
+        "--time", action="store_true", help="load the model, train two steps of each stage, and say how long all takes"
+    )
     add_trust_argument(parser)
 
 
@@ -32,8 +35,11 @@ def run(args: argparse.Namespace) -> int:
     """Check and describe."""
     if args.recipe is None:
         raise RecipeError("which recipe? `omnivit check RECIPE`.")
+    if args.time and args.without_data:
+        raise RecipeError("--time trains on real data: leave --without-data out.")
     with reserved():
         recipe, summary = _checked(args)
+        times = _timed(recipe) if args.time else []
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
     print(summary.precision)
@@ -41,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n" + "\n".join(_stage(stage, found, summary)))
     if summary.asked:
         print(f"\nevaluation: {summary.asked} questions{_overlap(summary)}")
+    if times:
+        print("\n" + "\n".join(times))
     return 0
 
 
@@ -54,6 +62,16 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
     from omnivit.check import check
 
     return recipe, check(recipe, with_data=not args.without_data, everything=args.all)
+
+
+def _timed(recipe: Recipe) -> list[str]:
+    """How long all takes here, as a table."""
+    from omnivit.commands.check_time import table
+    from omnivit.quiet import quieten_lightning
+    from omnivit.train.trial import time_run
+
+    quieten_lightning()
+    return table(time_run(recipe))
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:

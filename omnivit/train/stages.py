@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from omnivit.data.mixture import Mixture
@@ -183,7 +183,16 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
         here.optimizer() if here is not None else None,
         run.record.documents if run.record is not None else dict,
     )
-    trainer = _trainer(run, stage, saver)
+    show = all(recipe.trainer.get(key, True) for key in ("progress", "enable_progress_bar"))
+    progress = StageProgress(Work.of(recipe, run.mixtures), show)
+    fit(run, rates, plan, position, validation, [saver, progress])
+
+
+def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosition, validation: Mixture | None,
+        callbacks: Sequence[Callback]) -> None:  # fmt: skip
+    """Train from a position to the end of a plan. What callbacks do aside, nothing is written but logs."""
+    stage, recipe = position.stage, run.recipe
+    trainer = _trainer(run, stage, [SamePrecision(recipe, run.model), *callbacks])
     _check_split(stage, trainer)
     position.began = time.perf_counter()
     trainer.fit(
@@ -238,7 +247,7 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
     return 0.0
 
 
-def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
+def _trainer(run: Run, stage: Stage, callbacks: list[Callback]) -> Trainer:
     options = dict(run.recipe.trainer)
     loggers = _loggers(options.pop("loggers", list(LOGGERS)), run.path / "logs", stage.name)
     every = stage.validation.every if stage.validation else 0
@@ -249,7 +258,7 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "enable_model_summary": False,
     }
     settings |= options
-    show = bool(settings.pop("progress", True)) and bool(settings.pop("enable_progress_bar", True))
+    settings.pop("progress", None)
     settings |= {
         "max_epochs": 1,
         "accumulate_grad_batches": stage.accumulate,
@@ -258,11 +267,7 @@ def _trainer(run: Run, stage: Stage, saver: Saver) -> Trainer:
         "limit_val_batches": 1.0 if stage.validation else 0,
         "enable_checkpointing": False,
         "use_distributed_sampler": False,
-        "callbacks": [
-            SamePrecision(run.recipe, run.model),
-            saver,
-            StageProgress(Work.of(run.recipe, run.mixtures), show),
-        ],
+        "callbacks": callbacks,
         "enable_progress_bar": False,  # ours knows of stages
         "logger": loggers,
         "default_root_dir": run.path,
