@@ -21,7 +21,6 @@ from omnivit.recipe import Evaluation, Recipe, Stage
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze
 from omnivit.train.progress import StageProgress
-from omnivit.train.record import Record
 from omnivit.train.run_precision import settled_here
 from omnivit.train.stages import Run, fit, open_stages, rows_of
 from omnivit.train.state import StagePosition
@@ -65,7 +64,7 @@ def time_run(recipe: Recipe) -> list[Part]:
     work = Work.of(recipe, mixtures)
     with tempfile.TemporaryDirectory(prefix="omnivit-time-") as folder:
         path = Path(folder)
-        run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, Record(path, recipe))
+        run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, None)
         parts += [_stage(run, work, index, stage) for index, stage in enumerate(recipe.stages)]
     return parts if recipe.evaluation is None else [*parts, *_evaluation(run, work, recipe.evaluation)]
 
