@@ -75,7 +75,7 @@ def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> S
     recipe = settled.recipe
     mixtures = open_stages(recipe) if with_data else {}
     model = build_on_meta(recipe)
-    check_stages(recipe, model)
+    check_stages(recipe, model, mixtures)
     warn_of_emulation(recipe, model)
     rows: dict[str, int] = {}
     stages: list[StageSummary] = []

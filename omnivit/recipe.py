@@ -99,7 +99,7 @@ class Validation:
 
     data: list[DataSource]
     every: int = 0
-    """Optimizer steps between validations; 0: only at the end of the stage."""
+    """Optimizer steps between validations, which come at the end of the stage too; 0: only there."""
 
 
 @dataclass

@@ -84,7 +84,7 @@ def test_runs_are_numbered_and_overwritten_only_when_asked(
     [
         ("stages.instruct.template=vicuna_v2", "stages.instruct.template: There is no chat template 'vicuna_v2': did"),
         ("trainer.accelerator=gpux", "trainer: Lightning refuses these settings: You selected an invalid accelerator"),
-        ("trainer.precision=33", "trainer: Lightning refuses these settings: "),
+        ("trainer.precision=33", "trainer.precision: no precision '33'"),
         ("trainer.loggers=[wandb]", "trainer.loggers: no logger 'wandb'"),
     ],
 )

@@ -65,6 +65,16 @@ class StageModule(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: factor(start + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Give `16-mixed` the scale back that it had."""
+        if self.position.scaler:
+            self.trainer.precision_plugin.load_state_dict(self.position.scaler)
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """One step of the optimizer; the scale that it leaves is part of where the stage stands."""
+        super().optimizer_step(*arguments, **options)
+        self.position.scaler = self.trainer.precision_plugin.state_dict()
+
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Seed every generator from the position alone, so that a resumed run draws what an undisturbed one draws."""
         del batch

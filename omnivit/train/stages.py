@@ -6,30 +6,29 @@ generators are functions of the step, so a resumed run continues exactly.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
-from omnivit.errors import CheckpointError, DataError, RecipeError, suggest
+from omnivit.errors import CheckpointError, DataError, RecipeError, TrainingError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.interval import read_interval
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.train import checkpoint, folder, provenance
+from omnivit.train.blind import check_inputs_are_fed
 from omnivit.train.execution import execution, use_threads
 from omnivit.train.fingerprints import components
 from omnivit.train.forecast import Work
@@ -43,19 +42,16 @@ from omnivit.train.record import Record
 from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
 from omnivit.train.saving import Saver
 from omnivit.train.state import SkippedStep, StagePosition
+from omnivit.train.trainer_options import INSTEAD, LOGGERS, check_trainer_options, loggers, profiler
+from omnivit.train.validation import ValidationPlan, is_owed, make_up
 from omnivit.trust import remember
 
 log = logging.getLogger(__name__)
 
-LOGGERS = ("csv", "tensorboard")
 NEW_TOKENS = "llm.tokens."
 """What the paths of their rows begin with (`omnivit.model.llm.LanguageModel.add_tokens`)."""
 LOOKED_AT = 16
 """Samples that are tried to learn how many rows a medium takes."""
-OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
-         "callbacks", "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs",
-         "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "logger")  # fmt: skip
-"""Trainer arguments that the stages decide."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +110,7 @@ def train(
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
     recipe = settled_here(recipe).recipe
+    check_trainer_options(recipe.trainer)
     standing = checkpoint.latest(path / folder.CHECKPOINTS) if resume else None
     if standing is not None:
         _check_stage(recipe, standing)
@@ -125,7 +122,7 @@ def train(
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root)
     model = load_model(recipe)
-    check_stages(recipe, model)
+    check_stages(recipe, model, mixtures)
     if folder.is_leader():
         warn_of_emulation(recipe, model)
     run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, record, allow_changes)
@@ -167,7 +164,7 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
         _continue(position, here, run.allow_changes)
     elif index < reached:
         _recall(position, run.checkpoints)
-    if position.step < plan.steps:
+    if position.step < plan.steps or is_owed(position):
         _fit(run, rates, plan, position, here)
     return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped, position.not_finite)
 
@@ -192,13 +189,24 @@ def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosit
         callbacks: Sequence[Callback]) -> None:  # fmt: skip
     """Train from a position to the end of a plan. What callbacks do aside, nothing is written but logs."""
     stage, recipe = position.stage, run.recipe
-    trainer = _trainer(run, stage, [SamePrecision(recipe, run.model), *callbacks])
+    module = StageModule(run.model, rates, position, recipe.data, recipe.seed, recipe.nan_budget)
+    data = StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step)
+    if is_owed(position):
+        make_up(_trainer(run, position, []), module, data, recipe.trainer.get("progress", True))
+    if position.step == plan.steps:
+        return
+    trainer = _trainer(run, position, [SamePrecision(recipe, run.model), *callbacks])
     _check_split(stage, trainer)
     position.began = time.perf_counter()
-    trainer.fit(
-        StageModule(run.model, rates, position, recipe.data, recipe.seed, recipe.nan_budget),
-        datamodule=StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step),
-    )
+    trainer.fit(module, datamodule=data)
+    done = position.step + trainer.global_step
+    if done < plan.steps:
+        raise TrainingError(
+            f"stages.{stage.name}: stopped after {done} of {plan.steps} steps. They are saved; "
+            f"`omnivit train --resume {run.path}` does the others. Later stages and the evaluation wait for them."
+        )
+    if recipe.trainer.get("profiler") and trainer.is_global_zero:
+        print(f"Profile of stage {stage.name}: {run.path / 'logs' / stage.name}")
 
 
 def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:
@@ -247,10 +255,10 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
     return 0.0
 
 
-def _trainer(run: Run, stage: Stage, callbacks: list[Callback]) -> Trainer:
-    options = dict(run.recipe.trainer)
-    loggers = _loggers(options.pop("loggers", list(LOGGERS)), run.path / "logs", stage.name)
-    every = stage.validation.every if stage.validation else 0
+def _trainer(run: Run, position: StagePosition, callbacks: Sequence[Callback]) -> Trainer:
+    options = {key: value for key, value in run.recipe.trainer.items() if key not in INSTEAD}
+    stage, logs = position.stage, run.path / "logs"
+    made = loggers(options.pop("loggers", list(LOGGERS)) or [], logs, stage.name)
     settings: dict[str, Any] = {
         "accelerator": "auto",
         "devices": "auto",
@@ -262,14 +270,15 @@ def _trainer(run: Run, stage: Stage, callbacks: list[Callback]) -> Trainer:
     settings |= {
         "max_epochs": 1,
         "accumulate_grad_batches": stage.accumulate,
-        "val_check_interval": every * stage.accumulate if every else None,
+        "val_check_interval": 1.0,  # at the end; ValidationPlan says when else
         "num_sanity_val_steps": 0,
         "limit_val_batches": 1.0 if stage.validation else 0,
         "enable_checkpointing": False,
         "use_distributed_sampler": False,
-        "callbacks": callbacks,
+        "callbacks": [*callbacks, ValidationPlan(position)],
         "enable_progress_bar": False,  # ours knows of stages
-        "logger": loggers,
+        "logger": made,
+        "profiler": profiler(settings.pop("profiler", None), logs / stage.name),
         "default_root_dir": run.path,
     }
     return _made(settings)
@@ -292,18 +301,6 @@ def _made(settings: dict[str, Any]) -> Trainer:
     return trainer
 
 
-def _loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
-    made: list[Logger] = []
-    for name in names:
-        if name == "csv":
-            made.append(CSVLogger(path, name=stage))
-        elif name == "tensorboard":
-            made.append(TensorBoardLogger(path / "tensorboard", name=stage))
-        else:
-            raise RecipeError(f"trainer.loggers: no logger {name!r}; {suggest(name, LOGGERS)}")
-    return made
-
-
 def _check_split(stage: Stage, trainer: Trainer) -> None:
     parts = stage.accumulate * trainer.world_size
     if stage.batch_size % parts:
@@ -313,23 +310,14 @@ def _check_split(stage: Stage, trainer: Trainer) -> None:
         )
 
 
-def check_trainer_options(options: dict[str, Any]) -> None:
-    """Refuse what Lightning's Trainer does not know, and what the stages decide.
+def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixture]) -> None:
+    """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach.
 
-    Raises:
-        RecipeError: names the key and what is allowed.
+    Args:
+        recipe: whose stages are checked.
+        model: with its names and shapes, if only on the meta device.
+        mixtures: the stages' data by name; a stage whose data is elsewhere may be left out.
     """
-    known = [*inspect.signature(Trainer.__init__).parameters, "loggers", "progress"]
-    allowed = sorted(set(known) - {"self", *OWNED})
-    for key in options:
-        if key in OWNED:
-            raise RecipeError(f"trainer.{key}: the stages decide this (`accumulate`, `epochs`, `steps`, `validation`).")
-        if key not in allowed:
-            raise RecipeError(f"trainer.{key}: Lightning's Trainer has no such option; {suggest(key, allowed)}")
-
-
-def check_stages(recipe: Recipe, model: OmniModel) -> None:
-    """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach."""
     check_trainer_options(recipe.trainer)
     parameters = dict(model.named_parameters())
     names = list(parameters)
@@ -338,6 +326,8 @@ def check_stages(recipe: Recipe, model: OmniModel) -> None:
         matched = match(names, stage.train, f"stages.{stage.name}.train")
         check_trainable(((name, parameters[name]) for name in matched), f"stages.{stage.name}.train")
         trained |= matched.keys()
+        if stage.name in mixtures:
+            check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
         if warning := base_beside_lora(matched, f"stages.{stage.name}.train"):
             log.warning("%s", warning)
         for head in recipe.model.heads:

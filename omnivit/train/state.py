@@ -42,6 +42,10 @@ class StagePosition:
     """Reason of every sample that was skipped in this stage, on all ranks; each once."""
     not_finite: list[SkippedStep] = field(default_factory=list)
     """In order, of all processes."""
+    validated: int = 0
+    """The step after which the stage was validated last."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """The scale of the loss and its history, with `16-mixed`; else empty."""
     losses: list[float] = field(default_factory=list)
     """Loss of every step that this process took; finite ones only."""
 
@@ -84,6 +88,7 @@ class StagePosition:
     def continue_from(self, state: Mapping[str, Any]) -> None:
         """Take over what `to_json` gave."""
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], list(state["skipped"])
+        self.validated, self.scaler = state.get("validated", 0), state.get("scaler", {})
         self.not_finite = [
             SkippedStep(one["step"], one["what"], tuple(one["samples"]), one["counted"])
             for one in state.get("not_finite", [])
@@ -98,6 +103,8 @@ class StagePosition:
             "total_steps": self.total,
             "skipped": self.skipped,
             "not_finite": [asdict(skipped) for skipped in self.not_finite if skipped.step <= done],
+            "validated": self.validated,
+            "scaler": self.scaler,
             "seconds": self.elapsed,
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):
             "seed": seed,

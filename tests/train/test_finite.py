@@ -7,15 +7,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from finite_support import CLIP, HIDDEN, SPOILT
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from tests_support import picture_record, write_jsonl
 
 from omnivit import cli
 from omnivit.recipe import Recipe, load
-from omnivit.train import checkpoint, folder
+from omnivit.train import checkpoint, folder, stages
 from omnivit.train.finite import NotFiniteError, gradients_are_finite
 from omnivit.train.stages import train
 
@@ -132,6 +135,41 @@ def test_resume_after_skipped_steps_is_exact(load_recipe: Callable[..., Recipe],
             train(recipe, tmp_path / "killed")
     _, rest = train(recipe, tmp_path / "killed", resume=True)
     assert rest[0].not_finite == whole[0].not_finite
+    for found, other in zip(*(_newest(tmp_path / name) for name in ("whole", "killed")), strict=True):
+        assert found.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in found.items())
+
+
+def test_16_mixed_resumes_with_its_scale_and_lowers_it_by_steps_that_do_not_count(
+    load_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale begins so high that it overflows 16 bits. Lightning refuses 16-mixed on a CPU, torch does not."""
+
+    def scaling(**settings: Any) -> Trainer:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+        return Trainer(**settings, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+    monkeypatch.setattr(stages, "Trainer", scaling)
+    full = "stages=[{name: align, data: [{path: train.jsonl}], train: {'*': 1e-2}, batch_size: 1}]"
+    recipe = load_recipe(full, "checkpoint_every=1", "nan_budget=0")
+    _, whole = train(recipe, tmp_path / "whole")
+    newest = checkpoint.of_stage(tmp_path / "whole" / folder.CHECKPOINTS, 0)
+    lowered = len(whole[0].not_finite)
+    assert lowered > 0 and not any(step.counted for step in whole[0].not_finite)
+    assert newest.state["scaler"]["scale"] == 2.0 ** (30 - lowered)
+    save = checkpoint.save
+
+    def dying(*arguments: object) -> Path:
+        saved: Path = save(*arguments)  # type: ignore[arg-type]
+        if saved.name.endswith("12"):
+            raise RuntimeError("killed")
+        return saved
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        patched.setattr(checkpoint, "save", dying)
+        train(recipe, tmp_path / "killed")
+    train(recipe, tmp_path / "killed", resume=True)
+    again = checkpoint.of_stage(tmp_path / "killed" / folder.CHECKPOINTS, 0)
+    assert again.state["scaler"] == newest.state["scaler"]
     for found, other in zip(*(_newest(tmp_path / name) for name in ("whole", "killed")), strict=True):
         assert found.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in found.items())
 

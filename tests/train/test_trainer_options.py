@@ -1,0 +1,65 @@
+"""`trainer:` takes what trains as it says, and refuses all else by what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnivit.errors import RecipeError
+from omnivit.recipe import Recipe
+from omnivit.train.stages import train
+from omnivit.train.trainer_options import INSTEAD, PRECISIONS, STRATEGIES, check_trainer_options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "bf16-true"}, "trainer.precision: bf16-true would .* bf16-mixed and model.llm.dtype: bfloat16"),
+        ({"precision": "16-true"}, "trainer.precision: 16-true would .* overflow. Say trainer.precision: bf16-mixed"),
+        ({"precision": "64-true"}, "trainer.precision: 64-true .* Say 32-true"),
+        ({"precision": "16-mixed", "accelerator": "cpu"}, "trainer.precision: 16-mixed needs a GPU; .* 32-true"),
+        ({"precision": 64}, "trainer.precision: 64 .* Say 32-true"),
+        ({"precision": "bf17"}, "trainer.precision: no precision 'bf17'; did you mean 'bf16'"),
+        ({"strategy": "fsdp"}, "trainer.strategy: fsdp spreads weights .* Say ddp"),
+        ({"strategy": "deepspeed_stage_2"}, "trainer.strategy: deepspeed_stage_2 keeps"),
+        ({"strategy": "ddp_spawn"}, "trainer.strategy: ddp_spawn starts processes .* torchrun"),
+        ({"strategy": "dpp"}, "trainer.strategy: no strategy 'dpp'; did you mean 'ddp'"),
+        ({"limit_train_batches": 2}, "trainer.limit_train_batches: .*stages.NAME.steps"),
+        ({"fast_dev_run": True}, "trainer.fast_dev_run: .*omnivit check"),
+        ({"overfit_batches": 1}, "trainer.overfit_batches: .*limit=16"),
+        ({"max_time": "00:00:00:00"}, "trainer.max_time: .*--signal=TERM"),
+        ({"profiler": "simpel"}, "trainer.profiler: no profiler 'simpel'; did you mean 'simple'"),
+        ({"loggers": ["csv", "wandb"]}, "trainer.loggers: no logger 'wandb'"),
+        ({"max_epochs": 3}, "trainer.max_epochs: the stages decide this"),
+        ({"precison": 32}, "trainer.precison: Lightning's Trainer has no such option; did you mean 'precision'"),
+    ],
+)
+def test_what_is_refused_says_what_to_write(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_trainer_options(options)
+
+
+def test_what_changes_nothing_is_taken() -> None:
+    check_trainer_options(
+        {"fast_dev_run": False, "overfit_batches": 0, "limit_train_batches": None, "max_time": None, "loggers": []}
+    )
+    for precision in (*PRECISIONS, 32, "bf16"):
+        if precision != "16-mixed":  # which needs a GPU
+            check_trainer_options({"precision": precision, "accelerator": "cpu"})
+    for strategy in STRATEGIES:
+        check_trainer_options({"strategy": strategy, "gradient_clip_val": 1.0, "deterministic": True})
+    assert "precision" not in INSTEAD
+
+
+def test_a_profile_is_written_and_said(
+    load_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(
+        "trainer.profiler=simple", "stages.align.steps=1", "stages.instruct.steps=1", "trainer.loggers=[]"
+    )
+    train(recipe, tmp_path / "run")
+    assert f"Profile of stage align: {tmp_path / 'run/logs/align'}" in capsys.readouterr().out
+    assert "run_training_batch" in (tmp_path / "run/logs/align/fit-profile.txt").read_text()
