@@ -5,9 +5,10 @@ text is put together, never from a search for patterns afterwards (4); no text t
 token or a placeholder (`omnivit.data.guard`).
 
 Supervised is what the model will have to say by itself: the assistant's words, what the template writes before them
-and does not give in a generation prompt (the space after `ASSISTANT:`), and what ends the turn (the first control token
-after the words, or the line feed of `llava_plain`). A token is supervised if it has at least one character of these. A
-template that writes no control token after an answer teaches no end.
+and does not give in a generation prompt (the space after `ASSISTANT:`), what it writes between a thought and the
+answer, and what ends the turn (the first control token after the words, or the line feed of `llava_plain`). A token is
+supervised if it has at least one character of these. A template that writes no control token after an answer teaches
+no end.
 
 Ids and labels are those of LLaVA's train.py, with these exceptions: it counts the tokens of rounds that it encodes
 again to place its labels, and masks the whole conversation when the count does not come out (a tokenizer that is not
@@ -112,13 +113,13 @@ class Chat:
         return Chat(*self._given, tokens=self._heads, markup=markup)
 
     def undeclared(self, messages: Sequence[Message]) -> str | None:
-        """A token that an answer holds as text, where nobody declared what such text is; None: there is none."""
+        """A token that an answer spells, and that `markup` could make one, where nothing is declared; None: none."""
         if self._markup is not None:
             return None
-        texts = (
-            part.text for turn in messages if turn.role == "assistant" for part in turn.parts if isinstance(part, Text)
-        )
-        return next((token for text in texts if (token := self._guard.control_in(text))), None)
+        answers = [turn for turn in messages if turn.role == "assistant"]
+        texts = (part.text for turn in answers for part in turn.parts if isinstance(part, Text))
+        tokens = (token for text in texts for token in self._guard.controls_in(text))
+        return next((token for token in tokens if token not in self._apart), None)
 
     def token_ids(self) -> dict[str, int]:
         """Head -> the id of its token."""
@@ -268,6 +269,7 @@ class Chat:
         for token in markup:
             if token in apart:
                 raise RecipeError(f"{token!r} {apart[token]}, so that no answer can hold it as text. Leave it out.")
+        self._apart = frozenset(apart)
         self._guard.hold_back(apart)
 
 

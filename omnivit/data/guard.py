@@ -99,6 +99,7 @@ class GuardedTokenizer:
         self._rename(copy, added)
         longest_first = sorted(self.controls, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._firsts = frozenset(token[0] for token in longest_first if token)
         self._end = re.compile(rf"\s*(?:{self._pattern.pattern})")
 
     def _rename(self, copy: Tokenizer, added: dict[int, AddedToken]) -> None:
@@ -124,10 +125,10 @@ class GuardedTokenizer:
         """Take tokens out of the markup."""
         self.markup -= frozenset(tokens)
 
-    def control_in(self, text: str) -> str | None:
-        """The first control token whose text stands in `text`."""
-        found = self._pattern.search(text)
-        return found.group() if found else None
+    def controls_in(self, text: str) -> Iterator[str]:
+        """The control tokens whose texts stand in `text`."""
+        if not self._firsts.isdisjoint(text):  # a thousand tokens are not to be tried at every letter of every answer
+            yield from (found.group() for found in self._pattern.finditer(text))
 
     def end_of(self, text: str) -> str:
         """The white space and control token that `text` begins with; empty if it begins otherwise."""

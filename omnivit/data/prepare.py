@@ -77,7 +77,9 @@ class Preparer:
             self._say_undeclared(sample)
         positions = self._positions(len(encoded.ids), encoded.spans)
         places = zip(targets, encoded.targets, strict=not encoded.cut)
-        triggers = tuple(self._trigger(*found) for found in places)
+        # What is not learnt of the words is not learnt of the targets either.
+        learnt = ((t, place) for t, place in places if generate or int(encoded.labels[place]) != IGNORE)
+        triggers = tuple(self._trigger(target, place) for target, place in learnt)
         seconds = tuple(taken for _, taken in timed)
         prepared = EncodedSample(
             str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers, seconds

@@ -187,11 +187,10 @@ class Template:
             after, before = marks[k - 1].after if k else "", marks[k].before if k < len(marks) else ""
             spaces.append(kept_space(gap, bare[k] if bare is not None else None, after, before))
         segments = []
-        for k, gap in enumerate(gaps):
-            after, before = spaces[k]
-            segments.append(Segment(gap[after : len(gap) - before]))
+        for k, (gap, (left, right)) in enumerate(zip(gaps, spaces, strict=True)):
+            segments.append(Segment(gap[left : len(gap) - right]))
             if k < len(marks):
-                own = f"{gap[len(gap) - before :]}{texts[k]}{gaps[k + 1][: spaces[k + 1][0]]}"
+                own = f"{gap[len(gap) - right :]}{texts[k]}{gaps[k + 1][: spaces[k + 1][0]]}"
                 segments.append(replace(marks[k].segment, text=own))
         return [segment for segment in segments if segment.text or segment.turn is not None]
 

@@ -270,7 +270,19 @@ def test_the_roles_of_openai_and_others(tmp_path: Path) -> None:
     assert [turn.role for turn in sample.messages] == ["system", "user", "assistant", "tool", "tool"]
 
 
-# Parts of OpenAI and Qwen
+# Parts of OpenAI, Hugging Face and Qwen
+
+
+def test_parts_may_name_the_entry_of_a_list_by_its_index(tmp_path: Path) -> None:
+    second, first = ({"type": "image", "index": index, "text": None} for index in (1, 0))
+    parts = [second, {"type": "text", "text": " and ", "index": None}, first]
+    record = {"messages": [user(parts), said([first])], "images": ["1", "2"]}
+    assert shown(read(tmp_path, record)) == ["[image:2] and [image:1]", "[image:1]"]
+    for index, found in ((2, "none at index 2"), (-1, "none at index -1"), ("0", "index is '0'; expected a number")):
+        with pytest.raises(DataError, match=re.escape(found)):
+            read(tmp_path, record | {"messages": [user([second | {"index": index}])]})
+    with pytest.raises(DataError, match="1 medium of 'images' have no place"):
+        read(tmp_path, {"messages": [user([second])], "images": ["1", "2"]})
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,15 @@ def test_a_cut_drops_those_behind_it() -> None:
     assert len(cut.ids) == limit and [found.place for found in cut.triggers] == [whole.triggers[0].place]
 
 
+def test_a_turn_that_is_not_learnt_has_no_targets_to_learn() -> None:
+    first, second = (sample("at ", box()).messages for _ in range(2))
+    wrong = (first[0], replace(first[1], learn=False), *second)
+    (kept,) = preparer()(Sample("s", wrong)).triggers
+    assert kept.place == preparer()(Sample("s", (*first, *second))).triggers[1].place
+    (last,) = preparer()(Sample("s", (*first, *second)), supervise="last").triggers
+    assert last.place == kept.place
+
+
 def test_while_nothing_is_learnt_no_target_is_read() -> None:
     asked = (*sample("It was ", Target("box")).messages, Message("user", (Text("Sure?"),)))
     found = preparer(reads_targets=False)(Sample("s", asked), generate=True)

@@ -231,6 +231,7 @@ def test_declared_tokens_are_tokens_in_answers_alone(
         answers = [turn | ({"content": "Where?"} if turn["role"] == "user" else {}) for turn in BOXES]
         assert encode(tokenizer, TEMPLATES["raw"], answers).ids.tolist() == own(tokenizer, TEMPLATES["raw"], answers)[0]
     assert chat.undeclared(messages) == ("<loc0012>" if markup is None else None)
+    assert chat.undeclared(messages_from([user("<loc0012>"), said("<b> <|im_end|>")], None, "test")) is None
     assert (chat.fingerprint() == Chat(tokenizer, TEMPLATES["raw"], markup=()).fingerprint()) == (not tokens)
 
 

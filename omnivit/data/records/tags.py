@@ -24,25 +24,26 @@ class Lists:
     def __init__(self, record: Mapping[str, Any], root: str | None) -> None:
         self._record, self._root = record, root
         self._queues: dict[str, list[object]] = {}
-        self._taken: dict[str, int] = {}
+        self._taken: dict[str, list[int]] = {}
 
-    def take(self, slot: str, key: str) -> object:
-        """The next medium of a slot, for the part at `key`, which names none.
+    def take(self, slot: str, key: str, index: int | None = None) -> object:
+        """The next medium of a slot, or that at an index, for the part at `key`, which names none.
 
         Raises:
-            DataError: there is none left.
+            DataError: there is none left, or none at the index.
         """
-        name, taken = f"{slot}s", self._taken.get(slot, 0)
+        name, taken = f"{slot}s", self._taken.setdefault(slot, [])
         queue = self._sources(slot)
-        if taken >= len(queue):
+        place = len(taken) if index is None else index
+        if not 0 <= place < len(queue):
+            which = "all taken" if index is None else f"none at index {index}"
             raise DataError(
                 f"{key} names no source, and {name!r} of the record has "
-                f"{values.counted(len(queue), 'entry', 'entries')}, all taken. Expected {slot!r}, 'path' or 'url' in "
-                "the "
+                f"{values.counted(len(queue), 'entry', 'entries')}, {which}. Expected {slot!r}, 'path' or 'url' in the "
                 f"part, or as many entries in {name!r} as parts of type {slot!r} without a source."
             )
-        self._taken[slot] = taken + 1
-        return queue[taken]
+        taken.append(place)
+        return queue[place]
 
     def placed(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages with the media that no part has taken at the tags of their texts: the k-th tag, the k-th medium.
@@ -67,7 +68,7 @@ class Lists:
     def _check_used(self) -> None:
         """What parts have begun to take, they take to the end."""
         for slot, taken in self._taken.items():
-            left = len(self._sources(slot)) - taken
+            left = len(self._sources(slot)) - len(set(taken))
             if left:
                 raise DataError(
                     f"{values.counted(left, 'medium', 'media')} of {slot + 's'!r} have no place: expected a content "

@@ -28,9 +28,9 @@ def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collecti
     A part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`; the source may also stand under `path`
     or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}` (`audio_url`, `video_url`) and
     `{"type": "input_audio", "input_audio": {"data": base64}}`. Where a part has no source, the k-th such part of a slot
-    takes the k-th entry of the record's list `SLOTs` (`images`). Files that are one medium together stand in a list
-    under `paths` (the slices of a volume, the frames of a clip); of a clip also where its path would be, and `fps` may
-    say their rate.
+    takes the k-th entry of the record's list `SLOTs` (`images`), or the one at its `index`. Files that are one medium
+    together stand in a list under `paths` (the slices of a volume, the frames of a clip); of a clip also where its path
+    would be, and `fps` may say their rate.
     What a head of the model is to give at a place of an answer is `{"type": "target", "head": NAME, "target": ...}`:
     numbers, lists of them, or the path of a file, as the head wants it.
     `data:` URLs become bytes in memory, `file://` is a path; other URLs are refused: nothing is fetched from a network.
@@ -135,12 +135,15 @@ def _medium(
     given = [name for name in ("paths", *names) if part.get(name) is not None]
     # a list of files is one medium; for the frames of a clip it may say their rate
     listed = given[:1] == ["paths"] or (slot == CLIPS and any(isinstance(part[k], (list, tuple)) for k in given))
-    known = {"type", "paths", *names, *values.HINTS, *(("fps",) if listed and slot == CLIPS else ())}
+    known = {"type", "index", "paths", *names, *values.HINTS, *(("fps",) if listed and slot == CLIPS else ())}
     check_keys(part, known, place, ignore, _REASONS)
     if len(given) > 1:
         raise DataError(f"{place} names its medium under {' and under '.join(map(repr, given))}. Keep one of them.")
+    index = part.get("index")
+    if index is not None and (given or isinstance(index, bool) or not isinstance(index, int)):
+        raise DataError(f"{place}.index is {index!r}; expected a number from 0 in a part that names no source itself.")
     if not given:
-        return Media(slot, lists.take(slot, place), root)
+        return Media(slot, lists.take(slot, place, index), root)
     name = given[0]
     if listed:
         files = values.paths(part[name], f"{place}.{name}")
