@@ -86,10 +86,12 @@ def _run_dir(args: argparse.Namespace) -> Path:
     from omnivit.train import folder, lock
 
     if args.run_dir is not None or args.overwrite:
-        return args.run_dir or Path("runs") / args.recipe.stem
-    wanted = Path("runs") / args.recipe.stem
-    if not folder.is_leader() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Path(args.run_dir or Path("runs") / args.recipe.stem)
+    wanted = Path("runs") / Path(args.recipe).stem
+    if not folder.is_leader():
         return Path(os.environ.get(RUN_DIR, wanted))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return wanted
     path = folder.free_name(wanted, lock.is_held)
     os.environ[RUN_DIR] = str(path)
     print(f"Run folder: {path}", flush=True)

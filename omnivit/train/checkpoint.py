@@ -169,7 +169,12 @@ def find(folder: Path) -> list[Checkpoint]:
 
 def latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run; see `read_latest`."""
-    return read_latest(folder, lambda checkpoint: (checkpoint.check(), checkpoint)[1])
+
+    def whole(checkpoint: Checkpoint) -> Checkpoint:
+        checkpoint.check()
+        return checkpoint
+
+    return read_latest(folder, whole)
 
 
 def read_latest(folder: Path, read: Callable[[Checkpoint], T]) -> T | None:
@@ -195,8 +200,8 @@ def read_latest(folder: Path, read: Callable[[Checkpoint], T]) -> T | None:
                 continue  # the run that goes on has replaced it
             damaged[newest.path] = error
             continue
-        for path, error in damaged.items():
-            _log.warning("%s is damaged and left out; %s is used in its place. (%s)", path, newest.path.name, error)
+        for path, reason in damaged.items():
+            _log.warning("%s is damaged and left out; %s is used in its place. (%s)", path, newest.path.name, reason)
         return result
     if damaged:
         reasons = "\n  ".join(str(error) for error in damaged.values())
@@ -240,16 +245,12 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _problem(state: dict[str, Any], name: str) -> str:
     """Why a state cannot be that of the checkpoint `name`; empty if it can."""
-    kinds = {
-        "stage": str,
-        "stage_index": int,
-        "step": int,
-        "total_steps": int,
-        "skipped": list,
-        "seconds": (int, float),
-    }
-    for key, kind in kinds.items():
-        if isinstance(state[key], bool) or not isinstance(state[key], kind):
+    whole, number = ("stage_index", "step", "total_steps"), state["seconds"]
+    kinds = {key: isinstance(state[key], int) and not isinstance(state[key], bool) for key in whole}
+    kinds |= {"stage": isinstance(state["stage"], str), "skipped": isinstance(state["skipped"], list)}
+    kinds |= {"seconds": isinstance(number, (int, float)) and not isinstance(number, bool)}
+    for key, fits in kinds.items():
+        if not fits:
             return f"{key} is {state[key]!r}"
     if not 0 <= state["step"] <= state["total_steps"]:
         return f"step is {state['step']}, but the stage has {state['total_steps']} steps"

@@ -32,8 +32,9 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
         found = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(found))
     curves = loss_curves(path, [stage.name for stage in recipe.stages])
-    plot_losses(path, curves, {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results})
-    write_report(path, recipe, found, results, peak_memory_mb(), curves)
+    with folder.explained(path):
+        plot_losses(path, curves, {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results})
+        write_report(path, recipe, found, results, peak_memory_mb(), curves)
     print(f"Report: {path / 'report.md'}")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from omnivit.data.digest import whole
 from omnivit.data.mixture import Mixture
+from omnivit.errors import DataError
 from omnivit.recipe import Recipe
 from omnivit.train import media_table
 from omnivit.train.media_table import Table
@@ -60,10 +61,14 @@ class Survey:
         return changes, self.large_files()
 
     def large_files(self) -> dict[str, str]:
-        """SHA-256 of every data file whose fingerprint is that of samples of it, by its place in the recipe."""
+        """SHA-256 of every data file whose fingerprint is that of samples of it, by its place in the recipe.
+
+        Raises:
+            DataError: one cannot be read any more.
+        """
         root = Path(self.recipe.data.root)
         return {
-            f"stages.{stage.name}.data[{number}]": whole((root / source.path).resolve())
+            f"stages.{stage.name}.data[{number}]": _whole((root / source.path).resolve())
             for stage in self.recipe.stages
             for number, (source, reader) in enumerate(zip(stage.data, self.mixtures[stage.name].readers, strict=True))
             if reader.fingerprint().startswith("sampled:")
@@ -80,6 +85,15 @@ def save(table: Table, run: Path) -> None:
     with partial.open("wb") as file:
         np.save(file, table, allow_pickle=False)
     partial.replace(run / TABLE)
+
+
+def _whole(path: Path) -> str:
+    try:
+        return whole(path)
+    except OSError as error:
+        raise DataError(
+            f"data file {path} cannot be read any more: {error.strerror or error}. Leave the data alone during a run."
+        ) from error
 
 
 def _load(file: Path) -> Table | None:
