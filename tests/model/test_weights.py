@@ -155,10 +155,10 @@ def test_missing_package_names_the_extra() -> None:
 
 @pytest.fixture
 def tiny_gguf(tmp_path: Path) -> Path:
-    """A llama of 2 layers and width 16 in GGUF, with the byte tokenizer and one merge."""
+    """A llama of 2 layers and width 16 in GGUF, with the byte tokenizer and two merges."""
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     vocabulary = byte_tokenizer().get_vocab()
-    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "he", "<|endoftext|>"]
+    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "he", "hey", "<|endoftext|>"]
     writer.add_name("tiny")
     writer.add_context_length(64)
     writer.add_embedding_length(16)
@@ -171,13 +171,13 @@ def tiny_gguf(tmp_path: Path) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
-    writer.add_token_merges(["h e"])
+    writer.add_token_merges(["h e", "he y"])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)
     writer.add_unk_token_id(256)
     writer.add_chat_template("{{ messages[0].content }}")
     draw = torch.Generator().manual_seed(0)
-    shapes = {"token_embd": (266, 16), "output": (266, 16), "output_norm": (16,)}
+    shapes = {"token_embd": (267, 16), "output": (267, 16), "output_norm": (16,)}
     for layer in range(2):
         block = {"attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16), "attn_norm": (16,)}
         block |= {"ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32), "ffn_norm": (16,)}
@@ -193,13 +193,13 @@ def tiny_gguf(tmp_path: Path) -> Path:
 
 def test_gguf_is_converted_once_and_loaded(tiny_gguf: Path, cache: Path) -> None:
     model = CausalLM(CausalConfig(path=str(tiny_gguf)))
-    assert (model.width, model.context, len(model.tokenizer())) == (16, 64, 266)
+    assert (model.width, model.context, len(model.tokenizer())) == (16, 64, 267)
     assert not converted_gguf(tiny_gguf).exists(), "looking at a recipe converts nothing"
     model.load()
     folder = converted_gguf(tiny_gguf)
     assert folder.is_relative_to(cache)
     draw = torch.Generator().manual_seed(0)
-    assert torch.equal(model.hf.get_input_embeddings().weight, torch.randn(266, 16, generator=draw))
+    assert torch.equal(model.hf.get_input_embeddings().weight, torch.randn(267, 16, generator=draw))
     again = CausalLM(CausalConfig(path=str(tiny_gguf)))
     assert again.tokenizer().chat_template == "{{ messages[0].content }}"
     written = (folder / "model.safetensors").stat().st_mtime_ns
