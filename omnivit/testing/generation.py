@@ -63,10 +63,11 @@ class Prompted:
         """[B, V] log-probabilities of the next token, computed without a cache."""
         keep = torch.zeros_like(self.mask)
         keep[:, -1] = True
-        return llm(self.embeds, self.mask, self.positions, keep, self.context).logits.log_softmax(dim=-1)
+        logits: Tensor = llm(self.embeds, self.mask, self.positions, keep, self.context).logits
+        return logits.log_softmax(dim=-1)
 
 
-class _Steps(LogitsProcessor):  # type: ignore[misc]
+class _Steps(LogitsProcessor):
     """Notes what an LLM chooses from: new ids up to then, and the log-probabilities of the next one."""
 
     def __init__(self) -> None:

@@ -28,7 +28,8 @@ from omnivit_adapters.prefix import PrefixAdapter, PrefixConfig
 from prefix_support import FULL, PAIR, SINGLE, adapter_of, mixed_batch, trained_model
 from torch import Tensor
 
-from omnivit.errors import RecipeError
+from omnivit.errors import LibraryError, RecipeError
+from omnivit.model import arguments
 from omnivit.model.adapter import Adapter
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.features import Features, Layout
@@ -200,6 +201,20 @@ def test_more_layers_than_there_are_and_unknown_attentions_are_refused() -> None
     del llm.surgery.layers[1].attention.k_proj
     with pytest.raises(RecipeError, match=r"LlamaAttention of the LLM lacks k_proj"):
         model_of(llm, {"image": adapter_of()})
+
+
+def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
+    """As when a version of transformers chooses the function of an attention in another way, or renames `scaling`."""
+    model, batch = trained_model(), mixed_batch()
+    attention: Any = model.llm.surgery.layers[-1].attention
+    model(batch, batch.mask)
+    changed, attention.config = attention.config, model.llm.hf.config
+    with pytest.raises(LibraryError, match=r"did not look up the function .* reach no token. transformers \d"):
+        model(batch, batch.mask)
+    attention.config = changed
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LibraryError, match="is called without `factor`"):
+        patch.setattr(arguments, "NAMES", {**arguments.NAMES, "scaling": ("factor",)})
+        model(batch, batch.mask)
 
 
 def test_memory_of_others_is_refused() -> None:
