@@ -66,6 +66,13 @@ def test_the_longest_sample_and_the_supervised_share(load_recipe: Load) -> None:
     assert (align.steps, align.samples, align.refused) == (6, 24, [])
 
 
+def test_base_weights_that_train_beside_lora_are_told_of(load_recipe: Load, caplog: pytest.LogCaptureFixture) -> None:
+    check(load_recipe(), with_data=False)
+    assert "LoRA" not in caplog.text
+    check(load_recipe("stages.instruct.train={'llm.*': 1e-4}"), with_data=False)
+    assert "stages.instruct.train: LoRA trains, and the" in caplog.text and "llm.*lora_*" in caplog.text
+
+
 def test_the_model_takes_no_memory(load_recipe: Load) -> None:
     model = build_on_meta(load_recipe())
     assert {p.device.type for p in model.parameters()} == {"meta"}

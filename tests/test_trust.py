@@ -96,3 +96,20 @@ def test_code_of_a_checkpoint_is_refused_and_not_asked_about(run: Path) -> None:
     assert not (run.parent / "marker").exists()
     kernel = load_recipe(run / "recipe.yaml", [*plain, "model.llm.attention=some/kernel"])
     assert "model.llm.attention" in foreign_code(kernel)[0]
+
+
+def test_a_run_with_a_class_of_its_own_opens_where_it_was_trained(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_own.py").write_text("from omnivit_adapters.linear import LinearAdapter as Mine")
+    mine = "model.inputs.image.adapter={name: 'my_own:Mine'}"
+    few = ["stages.align.steps=1", "stages.instruct.steps=1", "data.workers=0"]
+    assert main(["check", str(recipe_file), mine]) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert main(["train", str(recipe_file), "--run-dir", str(tmp_path / "run"), mine, *few]) == 0
+    assert omnivit.load(tmp_path / "run").slots == ("image",)
+    monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "elsewhere"))
+    with pytest.raises(RecipeError, match="my_own:Mine"):
+        omnivit.load(tmp_path / "run")

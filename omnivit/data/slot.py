@@ -20,6 +20,7 @@ from torch import Tensor
 from omnivit.data.sample import Media
 from omnivit.model.adapter import Instruction, Length, Positions
 from omnivit.model.encoder import PrefacingProcessor, Processor, layout_of
+from omnivit.model.faults import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,10 @@ class SlotPreparer:
 
     def __call__(self, media: Media, instruction: str = "") -> dict[str, Tensor]:
         """One medium, and the user's words of its turn -> named tensors. Raises MediaError."""
-        found = [processor(media) for processor in self.processors]
+        found = []
+        for processor in self.processors:
+            with reading(media, type(processor)):
+                found.append(processor(media))
         if len(found) == 1:
             items = dict(found[0])
         else:

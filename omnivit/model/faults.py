@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from omnivit import registry
-from omnivit.errors import OmniVitError, PluginError, RecipeError
+from omnivit.errors import MediaError, OmniVitError, PluginError, RecipeError
 from omnivit.naming import harmless, printable
 
 
@@ -40,19 +40,43 @@ def naming(where: object, cls: type[nn.Module], doing: str) -> Iterator[None]:
         raise PluginError(_message(where, cls, doing, error)) from error
 
 
-def _message(where: object, cls: type[nn.Module], doing: str, error: Exception) -> str:
+@contextmanager
+def reading(media: object, processor: type[object]) -> Iterator[None]:
+    """Make what a processor raises on a medium a MediaError, so that recipes can skip the sample.
+
+    Raises:
+        MediaError: the processor raised anything but an OmniVitError, or too little memory.
+    """
+    try:
+        yield
+    except (OmniVitError, MemoryError):
+        raise
+    except Exception as error:
+        said = printable(f"{type(error).__name__}: {error}")
+        raise MediaError(
+            f"{media}: {_owned(processor)} failed on it{_place(processor, error)}: {said}. Either it is damaged in a "
+            "way that the plugin does not expect, or the plugin has a defect: tell its authors."
+        ) from error
+
+
+def _owned(cls: type[object]) -> str:
+    """`module:Class (distribution NAME VERSION)`."""
     distribution, version = registry.owner_of(cls.__module__)
     owner = f"distribution {harmless(distribution)} {harmless(version)}"
+    return f"{harmless(cls.__module__)}:{harmless(cls.__qualname__)} ({owner})"
+
+
+def _message(where: object, cls: type[nn.Module], doing: str, error: Exception) -> str:
     said = printable(f"{type(error).__name__}: {error}")
     return (
         f"{where}: {harmless(cls.__qualname__)} failed {doing}{_place(cls, error)}: {said}\n"
-        f"  plugin: {harmless(cls.__module__)}:{harmless(cls.__qualname__)} ({owner})\n"
+        f"  plugin: {_owned(cls)}\n"
         "  remedy: correct the recipe where the message says how; else it is a defect of the plugin: tell its authors. "
         "OMNIVIT_TRACEBACK=1 shows the traceback"
     )
 
 
-def _place(cls: type[nn.Module], error: Exception) -> str:
+def _place(cls: type[object], error: Exception) -> str:
     """Where in the plugin's own package it was raised: ` at FILE, line N`; else where the call ended."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     home = getattr(sys.modules.get(cls.__module__), "__file__", None)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from omnivit.cache import cache_dir
 from omnivit.errors import PluginError, RecipeError, suggest
 from omnivit.model.hub import on_hand
+from omnivit.model.pretrained import REMOTE_CODE
 
 log = logging.getLogger(__name__)
 
@@ -230,8 +231,9 @@ def _save_as_hf(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, **REMOTE_CODE}
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except Exception as error:  # transformers and gguf fail in many ways on a file that they do not know
         raise RecipeError(
             f"{path}: cannot be read as GGUF by transformers ({type(error).__name__}: {_first_line(error)}). "

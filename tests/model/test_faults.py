@@ -9,7 +9,8 @@ import pytest
 from registry_support import installing
 
 from omnivit.check import check
-from omnivit.errors import PluginError, RecipeError
+from omnivit.data.sample import Media
+from omnivit.errors import MediaError, PluginError, RecipeError
 from omnivit.model.build import ModelBlueprint, load_model, preparer_of
 from omnivit.recipe import Recipe
 from omnivit.train.stages import train
@@ -36,6 +37,14 @@ class Loaded(LinearAdapter):
 class Called(LinearAdapter):
     def forward(self, features, instruction=None):
         return features.values.no_such_method()
+
+class Reader:
+    def __call__(self, media):
+        raise SyntaxError("not a TIFF file")
+
+class Read(TimmEncoder):
+    def processor(self):
+        return Reader()
 
 class Processed(TimmEncoder):
     def processor(self):
@@ -91,3 +100,13 @@ def test_a_processor_that_raises_is_named_with_its_slot(load_recipe: Load) -> No
         preparer_of(model, recipe)
     fault, origin = "KeyError: 'size'", "distribution plug-faulty 1.2"
     check_named(found.value, "model.inputs.image", "Processed", "while it made its processor", fault, origin)
+
+
+def test_a_medium_on_which_a_processor_raises_is_a_bad_medium(load_recipe: Load) -> None:
+    recipe = load_recipe("model.inputs.image.encoder={name: 'plug_faulty:Read', model: test_resnet}")
+    preparer = preparer_of(ModelBlueprint.of(recipe).build(), recipe)
+    with pytest.raises(MediaError) as found:
+        preparer.slots["image"](Media("image", "scan.tif"))
+    text = str(found.value)
+    assert text.startswith("scan.tif: plug_faulty:Reader (distribution plug-faulty 1.2) failed on it at ")
+    assert "SyntaxError: not a TIFF file" in text
