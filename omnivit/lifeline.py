@@ -20,6 +20,7 @@ from contextlib import contextmanager
 
 FOR_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that only the process answers that started the others."""
+_PARENT = "OMNIVIT_PARENT"
 _PR_SET_PDEATHSIG = 1
 _LOOK_EVERY = 0.5
 """Seconds."""
@@ -58,6 +59,23 @@ def end_with_parent_process(kernel: bool) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         _follow(kernel, alive=parent.is_alive)
+
+
+@contextmanager
+def parent_announced() -> Iterator[None]:
+    """Commands of ours that are started inside end with this process (see `end_with_announced_parent`)."""
+    os.environ[_PARENT] = f"{os.getpid()} {int(kernel_can_watch())}"
+    try:
+        yield
+    finally:
+        del os.environ[_PARENT]
+
+
+def end_with_announced_parent() -> None:
+    """End with the process that started this one for work of its own, if one did."""
+    if announced := os.environ.pop(_PARENT, ""):
+        parent, kernel = announced.split()
+        end_with_parent(int(parent), kernel == "1")
 
 
 def _follow(kernel: bool, alive: Callable[[], bool]) -> None:

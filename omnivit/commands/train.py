@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from omnivit.errors import RecipeError
+from omnivit.lifeline import end_with_announced_parent
 from omnivit.recipe import Recipe
 from omnivit.train.signals import signals
 from omnivit.trust import add_trust_argument
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and answer signals."""
+    end_with_announced_parent()
     with signals.listening():
         from omnivit.quiet import quieten_lightning, quieten_transformers
 

@@ -20,7 +20,7 @@ from omnivit.train.stages import peak_memory_mb, train
 def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
     """Run the stages, evaluate on rank zero, write report.md, report.json and loss.png."""
     run, results = train(recipe, path, resume, allow_changes)
-    signals.at_once("during the evaluation; all stages are trained and saved")
+    signals.all_trained()
     if not folder.is_leader():
         return
     recipe = run.recipe

@@ -51,6 +51,12 @@ class Saver(Callback):
         self.asked = False
         """Whether SIGUSR1 has asked some rank to save."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ranks that are about to meet stop together, when they have met."""
+        del pl_module, stage
+        if trainer.world_size > 1:
+            signals.defer()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         if self.optimizer is not None:

@@ -45,6 +45,7 @@ class Signals:
         stop: the signal that asks the process to stop; 0: none.
         save: whether a signal asks for a checkpoint.
         deferred: whether a step may be running, so that a signal is only noted, for the end of the step.
+        trained: whether all stages are done.
         saved: which step the newest checkpoint of this process holds; empty: none.
     """
 
@@ -53,7 +54,7 @@ class Signals:
 
     def _forget(self) -> None:
         """Begin anew: a process may train several times."""
-        self.stop, self.save, self.deferred, self.saved = 0, False, False, ""
+        self.stop, self.save, self.deferred, self.trained, self.saved = 0, False, False, False, ""
         self._where = "before the first step"
         self._remedy = "Nothing is lost. Begin again with the same command."
 
@@ -65,18 +66,16 @@ class Signals:
         """Steps begin: note signals from now on, for whoever looks at `stop` and `save`."""
         self.deferred = True
 
-    def at_once(self, where: str) -> None:
+    def all_trained(self) -> None:
         """No step is running from now on: a signal to stop raises.
-
-        Args:
-            where: what is interrupted then, for the message.
 
         Raises:
             Interrupted: there was one already.
         """
+        self.trained, self._where = True, "during the evaluation; all stages are trained and saved"
         if self.stop:
-            raise self.interrupted(self.stop, where)
-        self.deferred, self._where = False, where
+            raise self.interrupted(self.stop, self._where)
+        self.deferred = False
 
     def interrupted(self, number: int, where: str) -> Interrupted:
         """The exception that ends the process; only one of the ranks says something."""

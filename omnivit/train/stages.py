@@ -33,7 +33,7 @@ from omnivit.train.execution import execution, use_threads
 from omnivit.train.fingerprints import components
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
-from omnivit.train.launch import leave_signals_alone
+from omnivit.train.launch import lost_ranks_explained, take_over
 from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
 from omnivit.train.progress import StageProgress
@@ -198,7 +198,8 @@ def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosit
     trainer = _trainer(run, position, [SamePrecision(recipe, run.model), *callbacks])
     _check_split(stage, trainer)
     position.began = time.perf_counter()
-    trainer.fit(module, datamodule=data)
+    with lost_ranks_explained(trainer, run.path):
+        trainer.fit(module, datamodule=data)
     done = position.step + trainer.global_step
     if done < plan.steps:
         raise TrainingError(
@@ -297,7 +298,7 @@ def _made(settings: dict[str, Any]) -> Trainer:
         trainer = Trainer(**settings)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise RecipeError(f"trainer: Lightning refuses these settings: {error}") from error
-    leave_signals_alone(trainer)
+    take_over(trainer)
     return trainer
 
 
