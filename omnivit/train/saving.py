@@ -113,8 +113,9 @@ class Saver(Callback):
         """Hear what signals ask of any rank -> whether to save; that a checkpoint is due is the leader's to say."""
         asked, signals.save = signals.save, False
         own = [max(self.stop, signals.stop), int(self.asked or asked), int(due and trainer.is_global_zero)]
-        self.stop, self.asked, due = _highest(own, trainer)
-        return bool(self.asked or due)
+        self.stop, save, is_due = _highest(own, trainer)
+        self.asked = bool(save)
+        return bool(save or is_due)
 
     def _stop_if_agreed(self, trainer: Trainer, module: LightningModule) -> None:
         if self.stop:

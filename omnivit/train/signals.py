@@ -145,8 +145,8 @@ class Signals:
         where = f"The newest checkpoint of this process is {self.saved}. " if self.saved else ""
         text = f"stopped by {_NAMES[signal.Signals(number)]} at once. {where}{self._remedy}\n"
         with suppress(OSError):
-            if sys.__stdout__ is not None and sys.__stdout__.isatty():
-                os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+            if os.isatty(2):
+                os.write(2, b"\r\x1b[2K\x1b[?25h")  # the progress bar's line and the cursor that it hides
             if is_leader():
                 os.write(2, text.encode())
         os._exit(exit_status(number))
