@@ -346,6 +346,19 @@ def _describe(found: object) -> str:
     return f"the class {found.__module__}.{found.__qualname__}({bases})"
 
 
+def registered_owner(cls: type[object]) -> tuple[str, str]:
+    """Distribution and version that register a class, or that register others of its module; else of its module."""
+    mine = [
+        claim
+        for group in claims.read().groups.values()
+        for claim in group
+        if claim.owner is not None and (found := _reference(claim.value)) and found.module == cls.__module__
+    ]
+    mine.sort(key=lambda claim: not claim.value.partition("[")[0].strip().endswith(f":{cls.__qualname__}"))
+    owner = mine[0].owner if mine else None
+    return owner_of(cls.__module__) if owner is None else (owner.facts.name, owner.facts.version)
+
+
 def owner_of(module: str) -> tuple[str, str]:
     """Distribution and version of an importable module; of a namespace that several share, all of them.
 

@@ -61,7 +61,7 @@ def reading(media: object, processor: type[object]) -> Iterator[None]:
 
 def _owned(cls: type[object]) -> str:
     """`module:Class (distribution NAME VERSION)`."""
-    distribution, version = registry.owner_of(cls.__module__)
+    distribution, version = registry.registered_owner(cls)
     owner = f"distribution {harmless(distribution)} {harmless(version)}"
     return f"{harmless(cls.__module__)}:{harmless(cls.__qualname__)} ({owner})"
 
