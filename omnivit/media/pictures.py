@@ -61,7 +61,8 @@ def read(source: Source, finish: Callable[[Image.Image, str], T]) -> T:
         if _work(image, source) <= HERE:
             image.load()
             return finish(image, source.name)
-    return isolated(_read_apart, source, finish, name=source.name, size=source.size)
+    found: T = isolated(_read_apart, source, finish, name=source.name, size=source.size)
+    return found
 
 
 @contextmanager
@@ -185,9 +186,9 @@ def _has_one_scan(image: Any) -> bool:
     begins = _SCAN_BEGINS + (6 + 2 * image.layers).to_bytes(2, "big") + bytes([image.layers])
     here = image.fp.tell()
     image.fp.seek(max(0, here - 8 - 2 * image.layers))
-    found: bytes = image.fp.read(len(begins))
+    found = image.fp.read(len(begins))
     image.fp.seek(here)
-    return found == begins
+    return bool(found == begins)
 
 
 def _known(formats: Sequence[str]) -> list[str]:

@@ -165,7 +165,8 @@ class _Files:
         """Raises MediaError where the medium names no files, or one must not or cannot be read."""
         source, self.rate = media.source, MEMORY_RATE
         if isinstance(source, Frames):
-            source, self.rate = source.paths, source.fps or MEMORY_RATE
+            self.rate = source.fps or MEMORY_RATE
+            source = source.paths
         frames = folder_files(media)
         if isinstance(source, (list, tuple)):
             frames = [replace(media, source=path) for path in source]

@@ -142,7 +142,7 @@ def decode(
         size = fitted(stream.height, stream.width, side, budget // max(1, len(chosen)))
         found, why = _by_decord(stream, sorted(set(chosen)), size) if with_decord else (None, "")
         if found is None:
-            found, chosen = _by_pyav(stream, chosen, size, lambda *clip: _chosen(wanted, *clip, seed))
+            found, chosen = _by_pyav(stream, chosen, size, lambda times, end: _chosen(wanted, times, end, seed))
         unique = sorted(set(chosen))
         places = [unique.index(number) for number in chosen]
         frames = found if places == list(range(len(unique))) else found[places]

@@ -46,7 +46,7 @@ def test_a_link_that_is_exchanged_is_never_read_outside_of_the_root(tmp_path: Pa
 
     thread = threading.Thread(target=exchange)
     thread.start()
-    outcomes = set()
+    outcomes: set[bytes | bool] = set()
     try:
         while not (root / "file").exists():
             pass

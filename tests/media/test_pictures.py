@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from omnivit.data.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import pictures
+from omnivit.media import isolate, pictures
 from omnivit.media.images import open_image, open_plane
 from omnivit.media.pages import read_pages
 from omnivit.media.slices import View
@@ -47,7 +48,7 @@ def test_pictures_are_upright_in_every_slot(tmp_path: Path, suffix: str) -> None
     for tag, stored in STORED.items():
         exif = Image.Exif()
         exif[0x0112] = tag
-        options = {} if suffix in ("png", "tif") else {"quality": 95}
+        options: dict[str, Any] = {} if suffix in ("png", "tif") else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"{tag}.{suffix}", exif=exif, **options)
         media = Media("x", f"{tag}.{suffix}", str(tmp_path))
         for slot, pixels in seen(media).items():
@@ -92,10 +93,12 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_by_its_header() -> None:
 def test_what_may_take_long_is_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The helper process has limits of time; a picture of few pixels or scans does not pay for it."""
     apart: list[str] = []
-    isolated = pictures.isolated
-    monkeypatch.setattr(
-        pictures, "isolated", lambda *args, **named: apart.append(named["name"]) or isolated(*args, **named)
-    )
+
+    def counted(*args: Any, **named: Any) -> Any:
+        apart.append(named["name"])
+        return isolate.isolated(*args, **named)
+
+    monkeypatch.setattr(pictures, "isolated", counted)
     ordinary = np.asarray(open_image(Media("image", scans(0))))
     assert not apart
     monkeypatch.setattr(pictures, "HERE", 0.02)
