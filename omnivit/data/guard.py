@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from omnivit.data.bounded import CHARACTERS, GROWTH, LONGEST, beginning, check_size, reaches_across, size_of
+from omnivit.data.bounded import CHARACTERS, GROWTH, LONGEST, beginning, check_size, size_of
+from omnivit.data.places import Places
 from omnivit.data.run import Run
 from omnivit.errors import DataError, RecipeError, suggest
 
@@ -171,7 +172,7 @@ class GuardedTokenizer:
             part, enough = self._beginning(runs, characters, exact), limit
             if part is None and not exact:
                 # Near such a cut tokens are others than in the whole: far more than the limit is too many for sure.
-                part, enough = beginning(runs, characters, exact=False), 2 * limit + SLACK
+                part, enough = beginning(runs, characters, None), 2 * limit + SLACK
             if part is None:
                 break
             tokens = self.encode(part)
@@ -184,13 +185,19 @@ class GuardedTokenizer:
 
     def _beginning(self, runs: Sequence[Run], characters: int, exact: bool) -> list[Run] | None:
         """The runs up to a place where no token reaches across; None: none is there, or too far away to be of use."""
-        part = beginning(runs, characters, exact=True) if self._can_be_cut else None
+        part = beginning(runs, characters, self._places)
         far = part is not None and size_of(part) > (LONGEST if exact else GROWTH * characters)
         return None if far else part
 
     @cached_property
-    def _can_be_cut(self) -> bool:
-        return not reaches_across(self._copy.get_vocab())
+    def _places(self) -> Places:
+        """Made when a text is long: it holds the vocabulary."""
+        model: Any = self._copy.model
+        normalizer: Any = self._copy.normalizer
+        kind = type(model).__name__
+        marked = any(getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+        inside = kind == "Unigram" or (kind == "BPE" and not marked and not getattr(model, "ignore_merges", False))
+        return Places(self._copy.get_vocab(), normalizer.normalize_str if normalizer else str, inside)
 
     def _encode(self, runs: Sequence[Run], broken: bool) -> tuple[list[Token], str | None]:
         texts = [self._text(run, broken) for run in runs]

@@ -13,6 +13,7 @@ from small_tokenizers import byte_level, metaspace, unigram
 from omnivit.data import bounded, guard
 from omnivit.data.chat import Chat
 from omnivit.data.guard import GuardedTokenizer
+from omnivit.data.places import Places
 from omnivit.data.prepare import Preparer
 from omnivit.data.run import Run
 from omnivit.data.sample import Media, Message, Sample, Text
@@ -66,7 +67,6 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_first_tokens_are_those_of_the_whole(name: str, encoded: list[int]) -> None:
     known = GuardedTokenizer(TOKENIZERS[name])
-    assert known._can_be_cut
     cuts = 0
     for seed in range(6):
         runs = [
@@ -87,13 +87,18 @@ def test_the_first_tokens_are_those_of_the_whole(name: str, encoded: list[int]) 
     assert cuts > 20
 
 
-def test_a_vocabulary_whose_tokens_hold_white_space_is_not_cut() -> None:
+def test_no_place_is_good_that_a_token_reaches_across() -> None:
+    def first(text: str, *vocabulary: str, inside: bool = True) -> int | None:
+        return Places(vocabulary, str, inside).first(text, 1)
+
+    assert first("a cat", "Ġcat") == 1 and first("a cat", "aĠc") == 3 and first("a cat", "a▁c", inside=False) is None
+    assert first("abcd", "ab", "bc") == 3 and first("abcd", inside=False) is None and first("it's", "it") is None
+    assert first("日本語", "日本") == 2 and first("日本語", "æĹ¥æľ¬") == 2 and first("日本", "本æ") == 1
+    assert first("=" * 9) is None and first("12345") is None
     tokenizer = byte_level()
-    assert not bounded.reaches_across(tokenizer.get_vocab())
-    assert bounded.reaches_across(["ĠtheĠcat"]) and bounded.reaches_across(["a b"]) and bounded.reaches_across(["a▁b"])
     tokenizer.add_tokens(["is a"])
     known = GuardedTokenizer(tokenizer)
-    runs = [Run("this is a cat " * 50, typed=True)]
+    runs = [Run("this IS A CAT " * 50, typed=True), Run("12" * 400, typed=True)]
     found, more = known.encode_first(runs, 3, exact=True)
     assert not more and found == known.encode(runs)
 
@@ -122,8 +127,11 @@ def test_a_megabyte_is_refused_after_a_small_part_of_it(monkeypatch: pytest.Monk
         truncating(sample("a cat " * 200_000))
     cut = truncating(sample("?", answer="a cat " * 200_000))
     assert len(cut.ids) == 100 and cut.ids[-1] == cut.labels[-1]
-    with pytest.raises(DataError, match=r"a text of 2,\d+,\d+ characters cannot be cut exactly"):
-        truncating(sample("日本" * 1_100_000))
+    for text in ("日本語" * 100_000, "abcxyz" * 50_000):
+        sizes.clear()
+        assert len(truncating(sample("?", answer=text)).ids) == 100 and sum(sizes) < 20_000
+    with pytest.raises(DataError, match=r"a text of 200,\d+ characters cannot be cut exactly"):
+        truncating(sample("=" * 200_000))
 
 
 @pytest.mark.usefixtures("encoded")
