@@ -267,10 +267,13 @@ def _remove_older(folder: Path, kept: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a kill left half written or half removed."""
+    """Remove what a kill left half written or half removed, and what was damaged and has been written anew."""
     for prefix in (_PARTIAL, _DISCARDED):
         for left in folder.glob(f"{prefix}*"):
             shutil.rmtree(left)
+    for damaged in folder.glob(f"{_DAMAGED}*"):
+        if (folder / damaged.name.removeprefix(_DAMAGED)).exists():
+            shutil.rmtree(damaged)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,6 +136,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         tmp_path, newer.name, {"w": torch.ones(4)}, {}, STATE | {"stage": "instruct", "stage_index": 1, "step": 3}
     )
     checkpoint.Checkpoint(again).check()  # the run writes anew what was damaged
+    save(tmp_path, 6)
+    assert not list(tmp_path.glob(".damaged-*"))
 
 
 @pytest.mark.parametrize(
