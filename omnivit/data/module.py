@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from omnivit import privacy
 from omnivit.data.collate import Batch, EncodedSample, collate
@@ -27,6 +27,7 @@ from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epo
 from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import Reader
+from omnivit.data.transport import owned, packed
 from omnivit.errors import DataError
 from omnivit.recipe import LM, Data, DataSource, Stage
 
@@ -124,6 +125,8 @@ class Collator:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
         refused = tuple(sample.reason for sample in samples if isinstance(sample, Refused))
         batch = collate(good, self.slots, self.pad_id) if good else None
+        if batch is not None and get_worker_info() is not None:
+            batch = packed(batch)
         return MicroBatch(batch, refused, loading=_loading(good))
 
 
@@ -152,7 +155,8 @@ class CountedSteps:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         found: Iterator[MicroBatch] = iter(self.loader)
-        while together := list(islice(found, self.accumulate)):
+        owning = (replace(micro, batch=owned(micro.batch) if micro.batch else None) for micro in found)
+        while together := list(islice(owning, self.accumulate)):
             step: Counter[str] = Counter()
             for micro in together:
                 step.update(losses_in(micro.batch))

@@ -1,0 +1,43 @@
+"""How batches come from loader workers: each in one piece of shared memory, which costs one open file.
+
+torch gives each tensor that crosses a process its own file descriptor, and a batch has a dozen tensors or more: with
+many workers, or where a whole step is held, the 1024 files that a process may have open are soon used up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnivit.data.collate import Batch
+
+_ALIGNMENT = 64
+"""Bytes; a tensor begins at a multiple of them, so that it can be a view of any dtype."""
+
+
+def packed(batch: Batch) -> Batch:
+    """The same batch, whose tensors are views of one buffer."""
+    tensors: list[Tensor] = []
+    batch.map(lambda tensor: _noted(tensor, tensors))
+    starts, total = [], 0
+    for tensor in tensors:
+        starts.append(total)
+        total += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    buffer, places = torch.empty(total, dtype=torch.uint8), iter(starts)
+
+    def placed(tensor: Tensor) -> Tensor:
+        start = next(places)
+        view = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        return view.copy_(tensor)
+
+    return batch.map(placed)
+
+
+def owned(batch: Batch) -> Batch:
+    """The same batch in memory of this process: it holds no file open."""
+    return batch.map(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)
+
+
+def _noted(tensor: Tensor, noted: list[Tensor]) -> Tensor:
+    noted.append(tensor)
+    return tensor
