@@ -259,7 +259,7 @@ def _gpu_rate(device: str, dtype: torch.dtype) -> float:
         x = torch.ones(_GPU_WIDTH, _GPU_WIDTH, device=device, dtype=dtype)
         least = float("inf")
         for _ in range(5):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             begin.record()
             torch.matmul(x, x)
             end.record()
@@ -271,7 +271,7 @@ def _gpu_rate(device: str, dtype: torch.dtype) -> float:
 def _has_bfloat16() -> bool:
     import torch
 
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _name(device: str) -> str:

@@ -47,7 +47,7 @@ class Display:
         self._bar: Progress | None = None
         if sys.stderr.isatty() if terminal is None else terminal:
             columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[text]}"))
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2)
             self._task = self._bar.add_task(label, total=total, text="")
             self._bar.start()
 

@@ -85,7 +85,7 @@ def test_a_recipe_is_settled_wherever_it_leaves_it_to_the_machine(load_recipe: L
     settled = settle(recipe, FAST)
     assert open_places(settled) == [] and open_places(recipe) == places
     assert settled.trainer["precision"] == "bf16-mixed" and settled.model.llm["dtype"] == "bfloat16"
-    assert settled.model.inputs["two"][1].encoder["dtype"] == "bfloat16"  # type: ignore[index, union-attr]
+    assert settled.model.inputs["two"][1].encoder["dtype"] == "bfloat16"  # type: ignore[index]
     assert settled.seed == 7 and settled.where("seed").places == recipe.where("seed").places
     concrete = load_recipe("trainer.precision=64-true")
     assert open_places(concrete) == [] and settle(concrete, FAST) == concrete
