@@ -42,6 +42,7 @@ NO_COMMANDS = {
     "line of a dataset file": "the stages of the data flow",
     "omnivit/registry.py ": "the folders of the project",
     "runs/first/recipe.yaml, provenance.json": "the files of a run",
+    "align: step 12/115": "the progress of a training",
 }
 """Beginnings of the indented paragraphs that are only to be read, and what they are."""
 
