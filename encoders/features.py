@@ -71,11 +71,7 @@ class FeaturesProcessor:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             values = np.array(array, dtype=np.float32, order="C").reshape(-1, config.width)
         rows = torch.from_numpy(values).to(getattr(torch, config.dtype))
-        if not rows.isfinite().all():
-            raise MediaError(
-                f"{name}: {int((~rows.isfinite()).any(dim=1).sum())} of its {len(rows)} rows hold NaN, infinite values "
-                f"or such as {config.dtype} cannot hold. Encode the medium again, or take the sample out."
-            )
+        _check_finite(rows, name)
         item = {"values": rows, "count": torch.tensor(len(rows))}
         return item | ({"sizes": torch.tensor(shape[:-1])} if config.axes else {})
 
@@ -126,13 +122,28 @@ class FeaturesEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """The shape of the array in a file, by its header. Raises MediaError."""
+        """The shape of the array in a file; a single one is read, and refused as in training. Raises MediaError."""
         arrays = list_arrays(media)
         if len(arrays) == 1:
             shape = _named(arrays[0])
+            with np.errstate(over="ignore"):
+                values = np.array(read_array(media), dtype=np.float32, order="C")
+            width = values.shape[-1] if values.ndim and values.size else 1
+            _check_finite(torch.from_numpy(values.reshape(-1, width)), str(media))
             return MediaFacts("features", shape, details={"numbers": arrays[0].dtype})
         listed = {array.key: f"{array.dtype} {list(array.shape)}" for array in arrays[:20]}
         return MediaFacts("features", {"arrays": len(arrays)}, details=listed)
+
+
+def _check_finite(rows: Tensor, name: str) -> None:
+    """Refuse rows [S, D] that hold NaN or infinite values. Raises MediaError."""
+    bad = int((~rows.isfinite()).any(dim=1).sum())
+    if bad:
+        kind = str(rows.dtype).removeprefix("torch.")
+        raise MediaError(
+            f"{name}: {bad} of its {len(rows)} rows hold NaN, infinite values or such as {kind} cannot hold. Encode "
+            f"the medium again, or take the sample out."
+        )
 
 
 def _named(array: Stored) -> dict[str, int]:

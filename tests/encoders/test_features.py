@@ -168,3 +168,15 @@ def test_hostile_files(tmp_path: Path) -> None:
             assert name in str(caught.value)
         assert time.monotonic() - began < 10, name
     assert not (folder / "exploded").exists()
+
+
+def test_looking_refuses_what_training_would(tmp_path: Path) -> None:
+    rows = np.ones((3, 4), np.float32)
+    np.save(tmp_path / "good.npy", rows)
+    rows[1, 2] = np.nan
+    np.save(tmp_path / "nan.npy", rows)
+    process = FeaturesEncoder(FeaturesConfig(width=4)).processor()
+    for use in (FeaturesEncoder.inspect, process):
+        assert use(Media("features", "good.npy", str(tmp_path)))
+        with pytest.raises(MediaError, match=r"nan.npy: 1 of its 3 rows hold NaN"):
+            use(Media("features", "nan.npy", str(tmp_path)))
