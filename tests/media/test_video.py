@@ -375,7 +375,7 @@ def test_a_cover_picture_is_no_clip(tmp_path: Path) -> None:
         sound = file.add_stream("aac", rate=16000, layout="mono")
         cover = file.add_stream("mjpeg")
         cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 16000
         for packet in [*cover.encode(av.VideoFrame(32, 32, "yuvj420p")), *cover.encode(), *sound.encode(frame)]:
