@@ -320,7 +320,8 @@ def test_typed_special_tokens_train_as_text(
     assert isinstance(sample, EncodedSample) and sample.spans == ()
     assert bytes(i for i in sample.ids.tolist() if i < 256).decode().count(text) == 1
     assert bytes(i for i in sample.labels[sample.labels != IGNORE].tolist() if i < 256) == b"red"
-    assert train(recipe_file, tmp_path / "run", stages(source)) == 0, capfd.readouterr().err
+    words = stages(source).replace("adapters.*", "llm.*lora_*")  # no medium would teach an adapter
+    assert train(recipe_file, tmp_path / "run", words) == 0, capfd.readouterr().err
     [stage] = json.loads((tmp_path / "run/report.json").read_text())["stages"]
     assert stage["skipped"] == 0
 
