@@ -31,9 +31,10 @@ from omnivit.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.reply import Reply, message_of, read_heads
-from omnivit.train import checkpoint
+from omnivit.train.checkpoint import load_weights
 from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
 from omnivit.train.freeze import trained_so_far
+from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
 from omnivit.trust import require as require_trust
 from omnivit.versions import warn_once
@@ -70,13 +71,14 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def load(run: str | Path, device: str | None = None, trust: bool = False) -> Assistant:
-    """Open a run folder: its recipe's model with the weights of its newest checkpoint.
+def load(run: str | Path, device: str | None = None, trust: bool = False, checkpoint: str | None = None) -> Assistant:
+    """Open a run folder: its recipe's model with the weights of its newest checkpoint, or of another.
 
     Args:
         run: the folder that `omnivit train` or `omnivit import-hf` wrote.
         device: where it runs; default: the GPU if there is one.
         trust: run Python code that the run brings or names (see `omnivit.trust`), where it was not trained here.
+        checkpoint: `last` (default), `best` (see `keep` of recipes), or a name in the run's folder `checkpoints`.
 
     Raises:
         CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
@@ -90,7 +92,9 @@ def load(run: str | Path, device: str | None = None, trust: bool = False) -> Ass
     recipe = load_recipe(folder / RECIPE)
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
-    standing = checkpoint.read_latest(folder / CHECKPOINTS, lambda found: (found.path, found.state, found.weights()))
+    standing = read_named(
+        folder / CHECKPOINTS, checkpoint, recipe.keep, lambda found: (found.path, found.state, found.weights())
+    )
     if standing is None:
         raise CheckpointError(
             f"{folder} holds a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
@@ -100,7 +104,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False) -> Ass
     model = load_model(recipe)
     if text := emulation(asked(model), place):
         warnings.warn(text, EmulatedPrecision, stacklevel=2)
-    checkpoint.load_weights(model, weights, path, trained_so_far(model, recipe, state["stage_index"]))
+    load_weights(model, weights, path, trained_so_far(model, recipe, state["stage_index"]))
     return Assistant(model.to(place), preparer_of(model, recipe), recipe)
 
 

@@ -173,6 +173,17 @@ class Evaluation:
 
 
 @dataclass
+class Keep:
+    """Which checkpoints of a run are kept, besides the last one of each stage."""
+
+    last: int = 2
+    """So many of the newest; where one is damaged, the run continues from the one before."""
+    best: str | None = None
+    """`validation_loss`, or that of a head (`validation_loss/HEAD.LOSS`): the step with the lowest is saved and kept,
+    and `omnivit.load(RUN, checkpoint="best")` opens it. It is of the last stage that validates."""
+
+
+@dataclass
 class Recipe:
     """A whole run."""
 
@@ -184,6 +195,7 @@ class Recipe:
     evaluation: Evaluation | None = None
     checkpoint_every: int | str = "10m"
     """Time (`90s`, `10m`, `1h`) or number of optimizer steps between checkpoints; 0: only at the end of each stage."""
+    keep: Keep = field(default_factory=Keep)
     nan_budget: int = 3
     """Steps in a row that may be skipped because their loss or gradient is not finite; one more stops the run."""
     seed: int = 0

@@ -14,6 +14,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 ON_BAD_SAMPLE = ("error", "skip")
 CONDITIONS = ("true", "shuffled", "none")
 SUPERVISE = ("all", "last")
+VALIDATION_LOSS = "validation_loss"
 METRICS = ("accuracy", "word_error_rate")
 TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
@@ -43,6 +44,7 @@ def problems(recipe: Recipe) -> Problems:
     if recipe.evaluation is not None:
         yield from _evaluation(recipe.evaluation, root / "evaluation")
     yield from _interval(recipe.checkpoint_every, root / "checkpoint_every")
+    yield from _keep(recipe, root / "keep")
     yield from _at_least(0, recipe.nan_budget, root / "nan_budget")
     yield from _within(0, 2**32 - 1, recipe.seed, root / "seed")
 
@@ -140,6 +142,17 @@ def _sources(sources: Sequence[DataSource], where: Where) -> Problems:
             yield f"{where / i / 'weight'}: {source.weight} is not a finite number above 0."
         if source.limit is not None:
             yield from _at_least(1, source.limit, where / i / "limit")
+
+
+def _keep(recipe: Recipe, where: Where) -> Problems:
+    yield from _at_least(1, recipe.keep.last, where / "last")
+    best = recipe.keep.best
+    if best is None:
+        return
+    if best != VALIDATION_LOSS and not best.startswith(f"{VALIDATION_LOSS}/"):
+        yield f"{where / 'best'}: '{best}' is no loss of a validation; say {VALIDATION_LOSS}."
+    if all(stage.validation is None for stage in recipe.stages):
+        yield f"{where / 'best'}: no stage validates. Say stages.NAME.validation: {{data: [...], every: 100}}."
 
 
 def _interval(value: int | str, where: Where) -> Problems:

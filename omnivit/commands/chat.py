@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         from omnivit.assistant import Sampling, load
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)
-        assistant = load(args.run, args.device, args.trust)
+        assistant = load(args.run, args.device, args.trust, args.checkpoint)
     Repl(assistant, args.max_new_tokens, sampling).run()  # reads with line editing, which needs the true output
     return 0
 

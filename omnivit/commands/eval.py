@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivit.commands.generate import add_checkpoint_argument
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.output import reserved
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every answer to this file, as JSON lines")
     parser.add_argument("--device", help="where it runs (default: the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_checkpoint_argument(parser)
     add_trust_argument(parser)
 
 
@@ -68,7 +70,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather, score
 
-    assistant = load(args.run, args.device, args.trust)
+    assistant = load(args.run, args.device, args.trust, args.checkpoint)
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
     answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)

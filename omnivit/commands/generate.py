@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser)
 
 
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of all verbs that open a run."""
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="last (default), best, or a name in the run's folder checkpoints"
+    )
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that `generate` and `chat` share."""
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="cut the answer there (256)")
@@ -46,6 +53,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P (1)")
     parser.add_argument("--seed", type=int, help="of the draws, to repeat an answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    add_checkpoint_argument(parser)
     add_trust_argument(parser)
 
 
@@ -79,7 +87,7 @@ def _reply(args: argparse.Namespace, question: str) -> Reply:
     from omnivit.assistant import Sampling, load
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)
-    assistant = load(args.run, args.device, args.trust)
+    assistant = load(args.run, args.device, args.trust, args.checkpoint)
     turn = assistant.turn(question, args.media or [])
     return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
 

@@ -98,7 +98,7 @@ def save(
     state: dict[str, Any],
     documents: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a checkpoint `folder/name`, then remove the ones before it in the same stage.
+    """Write a checkpoint `folder/name`. Which of the others are kept is for `omnivit.train.keep`.
 
     One that stands already is kept: a step of a run has but one outcome.
 
@@ -134,7 +134,6 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{final}: cannot be written: {error}. Earlier checkpoints are untouched.") from error
-    _remove_older(folder, final)
     return final
 
 
@@ -258,12 +257,10 @@ def _problem(state: dict[str, Any], name: str) -> str:
     return "" if said == name else f"says that it is {said}"
 
 
-def _remove_older(folder: Path, kept: Path) -> None:
-    stage = kept.name.rsplit("-step-", 1)[0]
-    for other in folder.glob(f"{stage}-step-*"):
-        if other.name < kept.name:
-            discarded = other.rename(folder / f"{_DISCARDED}{other.name}")
-            shutil.rmtree(discarded, ignore_errors=True)
+def discard(path: Path) -> None:
+    """Remove a checkpoint, which bears its name while it is whole."""
+    discarded = path.rename(path.with_name(f"{_DISCARDED}{path.name}"))
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:

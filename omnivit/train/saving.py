@@ -14,8 +14,10 @@ from torch import Tensor, distributed
 
 from omnivit.errors import Interrupted
 from omnivit.interval import Interval
+from omnivit.recipe import Keep
 from omnivit.train import checkpoint
 from omnivit.train.finite import NotFiniteError
+from omnivit.train.keep import is_best, prune
 from omnivit.train.module import StageModule
 from omnivit.train.signals import signals
 
@@ -28,6 +30,7 @@ class Saver(Callback):
     Args:
         folder: of the run's checkpoints.
         every: between two checkpoints.
+    keep: which of them stay.
         names: of all tensors that this stage and earlier ones train.
         optimizer: its tensors to restore.
     documents: what else a checkpoint carries, by file name.
@@ -37,15 +40,18 @@ class Saver(Callback):
         self,
         folder: Path,
         every: Interval,
+        keep: Keep,
         names: set[str],
         optimizer: dict[str, Tensor] | None,
         documents: Callable[[], Mapping[str, str]],
     ) -> None:
-        self.folder, self.every, self.names, self.optimizer = folder, every, names, optimizer
-        self.documents = documents
+        self.folder, self.every, self.keep = folder, every, keep
+        self.names, self.optimizer, self.documents = names, optimizer, documents
         self.last = -1
         """The step that was saved last; the one that the stage begins with need not be saved."""
         self.saved_at = 0.0
+        self.validated = False
+        """Whether a validation has ended since the last step."""
         self.stop = 0
         """The signal after which all ranks have agreed to stop."""
         self.asked = False
@@ -83,6 +89,9 @@ class Saver(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop here rather than at the end of the step before, which Lightning has logged by now."""
         del batch, batch_idx
+        if self.validated:
+            self.validated = False
+            self._save_best(trainer, pl_module)
         self._stop_if_agreed(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,6 +101,11 @@ class Saver(Callback):
         if self._agree(trainer):
             self._save(trainer, pl_module)
         self._stop_if_agreed(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Its losses are recorded by a callback behind this one: see `on_train_batch_start`."""
+        del trainer, pl_module
+        self.validated = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
@@ -116,6 +130,13 @@ class Saver(Callback):
         self.stop, save, is_due = _highest(own, trainer)
         self.asked = bool(save)
         return bool(save or is_due)
+
+    def _save_best(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save the step that was validated last where it is the best; only the first rank knows."""
+        assert isinstance(module, StageModule)
+        metric = self.keep.best
+        if metric is not None and self._agree(trainer, is_best(module.position.validations, metric)):
+            self._save(trainer, module)
 
     def _stop_if_agreed(self, trainer: Trainer, module: LightningModule) -> None:
         if self.stop:
@@ -149,6 +170,7 @@ class Saver(Callback):
             name = checkpoint.checkpoint_name(position.index, position.stage.name, done)
             state = position.to_json(done, module.seed)
             checkpoint.save(self.folder, name, weights, optimizer, state, self.documents())
+            prune(self.folder, self.keep)
         trainer.strategy.barrier()
         self.last, self.saved_at, signals.saved = done, time.monotonic(), _step(trainer, module)
 

@@ -176,6 +176,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     saver = Saver(
         run.checkpoints,
         read_interval(recipe.checkpoint_every),
+        recipe.keep,
         trained_so_far(run.model, recipe, position.index),
         here.optimizer() if here is not None else None,
         run.record.documents if run.record is not None else dict,

@@ -25,6 +25,20 @@ class SkippedStep:
     """Against `nan_budget`; False where `16-mixed` tried a scale of the loss that was too large."""
 
 
+@dataclass(frozen=True)
+class Validated:
+    """What a validation measured."""
+
+    step: int
+    losses: dict[str, float]
+    """`validation_loss`, and `validation_loss/HEAD.LOSS` of heads."""
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Validated:
+        """The inverse of `dataclasses.asdict`."""
+        return Validated(value["step"], dict(value["losses"]))
+
+
 @dataclass
 class StagePosition:
     """The next step of a stage. Samplers and random generators are pure functions of it and of the run's seed."""
@@ -44,6 +58,8 @@ class StagePosition:
     """In order, of all processes."""
     validated: int = 0
     """The step after which the stage was validated last."""
+    validations: list[Validated] = field(default_factory=list)
+    """In order, of all processes; rank zero knows them."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """The scale of the loss and its history, with `16-mixed`; else empty."""
     losses: list[float] = field(default_factory=list)
@@ -76,6 +92,11 @@ class StagePosition:
         """The last step up to `step` that was not skipped."""
         return step - len(self._row(step))
 
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """Note what the validation after a step has measured."""
+        self.validated = step
+        self.validations = [one for one in self.validations if one.step != step] + [Validated(step, dict(losses))]
+
     def _row(self, step: int) -> list[SkippedStep]:
         """The steps that were skipped one after the other, up to `step`; the last comes first."""
         row = []
@@ -89,6 +110,7 @@ class StagePosition:
         """Take over what `to_json` gave."""
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], list(state["skipped"])
         self.validated, self.scaler = state.get("validated", 0), state.get("scaler", {})
+        self.validations = [Validated.from_json(one) for one in state.get("validations", [])]
         self.not_finite = [
             SkippedStep(one["step"], one["what"], tuple(one["samples"]), one["counted"])
             for one in state.get("not_finite", [])
@@ -104,6 +126,7 @@ class StagePosition:
             "skipped": self.skipped,
             "not_finite": [asdict(skipped) for skipped in self.not_finite if skipped.step <= done],
             "validated": self.validated,
+            "validations": [asdict(one) for one in self.validations],
             "scaler": self.scaler,
             "seconds": self.elapsed,
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):

@@ -16,6 +16,9 @@ from omnivit.recipe import Stage
 from omnivit.train.module import StageModule
 from omnivit.train.state import StagePosition
 
+LOSS = "validation_loss"
+"""What the names of all losses of a validation begin with."""
+
 
 def validates(stage: Stage, step: int, total: int) -> bool:
     """Whether a stage of `total` steps validates after so many of them."""
@@ -54,9 +57,10 @@ class ValidationPlan(Callback):
         trainer.val_check_batch = (following - begun) * stage.accumulate
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the step."""
+        """Record the step and its losses."""
         del pl_module
-        self.position.validated = self.position.step + trainer.global_step
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(LOSS)}
+        self.position.validation(self.position.step + trainer.global_step, found)
 
 
 def make_up(trainer: Trainer, module: StageModule, data: StageData, show: bool) -> None:

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from omnivit.errors import CheckpointError
+from omnivit.recipe import Keep
 from omnivit.train import checkpoint, manifest
 from omnivit.train.freeze import buffers_beside
+from omnivit.train.keep import prune
 from omnivit.train.manifest import MANIFEST
 
 STATE = {"stage": "align", "stage_index": 0, "step": 1, "total_steps": 20, "skipped": [], "seconds": 0.5}
@@ -24,7 +26,9 @@ STATE = {"stage": "align", "stage_index": 0, "step": 1, "total_steps": 20, "skip
 
 def save(folder: Path, step: int, size: int = 4) -> Path:
     name = checkpoint.checkpoint_name(0, "align", step)
-    return checkpoint.save(folder, name, {"w": torch.full((size,), float(step))}, {}, STATE | {"step": step})
+    path = checkpoint.save(folder, name, {"w": torch.full((size,), float(step))}, {}, STATE | {"step": step})
+    prune(folder, Keep(last=1))
+    return path
 
 
 def test_newest_counts_and_older_goes(tmp_path: Path) -> None:
@@ -188,12 +192,15 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
+from omnivit.recipe import Keep
 from omnivit.train import checkpoint
+from omnivit.train.keep import prune
 step = 1
 while True:
     state = {"stage": "align", "stage_index": 0, "step": step, "total_steps": 10**7, "skipped": [], "seconds": 0.5}
     name, weights = checkpoint.checkpoint_name(0, "align", step), {"w": torch.full((64,), 1.0 * step)}
     checkpoint.save(Path(sys.argv[1]), name, weights, {}, state)
+    prune(Path(sys.argv[1]), Keep(last=1))
     step += 1
 """
 

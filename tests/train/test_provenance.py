@@ -22,7 +22,7 @@ from omnivit.train.provenance import PROVENANCE, Change
 from omnivit.train.stages import train
 
 Load = Callable[..., Recipe]
-SHORT = ("stages.align.steps=1", "stages.instruct.steps=2", "checkpoint_every=1")
+SHORT = ("stages.align.steps=1", "stages.instruct.steps=2", "checkpoint_every=1", "keep.last=1")
 KEY = "omnivit.encoders:thermal"
 
 
