@@ -40,7 +40,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         for block in _blocks(tensor, whole):
-            digest.update(memoryview(block.cpu().contiguous().view(torch.uint8).numpy()))
+            digest.update(block.cpu().contiguous().view(torch.uint8).numpy().data)
     return f"{'sha256' if whole else 'sampled'}:{digest.hexdigest()}"
 
 
