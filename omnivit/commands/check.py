@@ -107,6 +107,10 @@ def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
             f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; all records read, the media of "
             f"{found.opened} opened: longest {found.longest} tokens, {found.supervised:.0%} of tokens supervised"
         )
+    if stage.validation is not None:
+        every = stage.validation.every
+        often = f"every {every} steps and " if every and (found.steps is None or every < found.steps) else ""
+        lines.append(f"  validates {often}at its end")
     if found.refused:
         lines.append(f"  {len(found.refused)} records are bad, training skips them: {found.refused[0]}")
     parts = memory(summary.model, found, stage.batch_size // stage.accumulate)

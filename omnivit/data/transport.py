@@ -35,7 +35,7 @@ def packed(batch: Batch) -> Batch:
 
 def owned(batch: Batch) -> Batch:
     """The same batch in memory of this process: it holds no file open."""
-    return batch.map(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)
+    return batch.map(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)  # type: ignore[no-untyped-call]
 
 
 def _noted(tensor: Tensor, noted: list[Tensor]) -> Tensor:

@@ -99,7 +99,9 @@ class StepGuard:
             f"- lower the rates (stages.{stage.name}.train has {rates}), or lengthen the warmup (schedule.warmup);\n"
             f"- limit the gradient: trainer.gradient_clip_val=1.0;\n"
             f"- with precision 16-mixed, take bf16-mixed or 32-true, which hold larger numbers;\n"
-            f"- look at the samples named here: their media or targets may hold values that are not finite."
+            f"- look at the samples named here: their media or targets may hold values that are not finite.\n"
+            f"To go on from the newest checkpoint, change recipe.yaml in the run's folder, and say "
+            f"`omnivit train --resume RUN --allow-changes`."
         )
 
 
@@ -109,7 +111,8 @@ def gradients_are_finite(parameters: Sequence[Tensor]) -> Tensor:
     if not gradients:
         return torch.tensor(True)
     norms = torch._foreach_norm(gradients, 2.0, torch.float32)
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm().isfinite()
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return total.isfinite()
 
 
 def _searches_scale(trainer: Trainer) -> bool:

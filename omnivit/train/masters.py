@@ -32,7 +32,7 @@ class MasterAdamW(AdamW):
     """AdamW that steps weights in bfloat16 by masters in float32, and all others as torch does."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; `closure` computes the gradients."""
         loss = None
         if closure is not None:
@@ -74,12 +74,10 @@ class MasterAdamW(AdamW):
             done = state["step"].clone()
             state["step"] += 1
             whole = [parameter.detach(), parameter.grad, state["exp_avg"], state["exp_avg_sq"], state[REST]]
-            if all(tensor.is_contiguous() for tensor in whole):
-                parts = zip(*(tensor.view(-1).split(CHUNK) for tensor in whole), strict=True)
-            else:
-                parts = zip(*([tensor] for tensor in whole), strict=True)
-            for part in parts:
-                yield Piece(*part, done.clone())
+            flat = all(tensor.is_contiguous() for tensor in whole)
+            parts = [tensor.view(-1).split(CHUNK) if flat else [tensor] for tensor in whole]
+            for weight, gradient, exp_avg, exp_avg_sq, rest in zip(*parts, strict=True):
+                yield Piece(weight, gradient, exp_avg, exp_avg_sq, rest, done.clone())
 
 
 class Piece(NamedTuple):

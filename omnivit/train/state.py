@@ -99,7 +99,7 @@ class StagePosition:
 
     def _row(self, step: int) -> list[SkippedStep]:
         """The steps that were skipped one after the other, up to `step`; the last comes first."""
-        row = []
+        row: list[SkippedStep] = []
         for skipped in reversed(self.not_finite):
             if skipped.step != step - len(row):
                 break

@@ -104,7 +104,7 @@ def loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
 
 def profiler(name: str | None, path: Path) -> Profiler | None:
     """A profiler that writes into `path/fit-profile.txt`: what it would log is not shown by the command line."""
-    return None if name is None else PROFILERS[name](dirpath=path, filename="profile")  # type: ignore[call-arg]
+    return None if name is None else PROFILERS[name](dirpath=path, filename="profile")
 
 
 def _check_name(key: str, value: object, allowed: tuple[str, ...], others: Mapping[str, str]) -> None:

@@ -39,7 +39,12 @@ def open_files() -> int:
 
 def tensors(batch: Batch) -> list[Tensor]:
     found: list[Tensor] = []
-    batch.map(lambda tensor: found.append(tensor) or tensor)
+
+    def noted(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    batch.map(noted)
     return found
 
 

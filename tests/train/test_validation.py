@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from omnivit import cli
 from omnivit.errors import TrainingError
-from omnivit.recipe import Recipe
+from omnivit.recipe import Recipe, to_yaml
 from omnivit.train import checkpoint, folder
 from omnivit.train.module import StageModule
 from omnivit.train.stages import train
@@ -65,6 +66,16 @@ def test_a_stopped_run_validates_at_the_same_steps(
         run(load_recipe, tmp_path / "killed", 3)
     run(load_recipe, tmp_path / "killed", 3, resume=True)
     assert validated(capsys.readouterr().err) == whole
+
+
+def test_check_says_when_it_validates(
+    load_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for every, said in ((3, "validates every 3 steps and at its end"), (100, "validates at its end")):
+        recipe = load_recipe(STAGES.replace("EVERY", str(every)))
+        (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+        assert cli.main(["check", str(tmp_path / "recipe.yaml")]) == 0
+        assert f"  {said}\n" in capsys.readouterr().out
 
 
 def test_a_validation_that_was_stopped_at_the_end_of_a_stage_is_made_up_for(
