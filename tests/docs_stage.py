@@ -14,8 +14,8 @@ from scratch_support import PIP
 from warm_support import Warm
 
 CHECKOUT = (
-    "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", ".ci", "omnivit", "encoders", "adapters",
-    "recipes", "samples", "tools", "benchmarks", "docs", "tests",
+    "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml", ".ci", "omnivit",
+    "encoders", "adapters", "recipes", "samples", "tools", "benchmarks", "docs", "tests",
 )  # fmt: skip
 LIMIT = 200
 """Seconds that the commands of a page may take."""

