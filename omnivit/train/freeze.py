@@ -13,6 +13,9 @@ from torch import nn
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
 
+HIGHEST_USUAL = 0.1
+"""A higher learning rate is warned of."""
+
 
 def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "train") -> dict[str, float]:
     """Parameter name -> learning rate, for every name that a pattern matches; the first matching pattern wins.
@@ -60,6 +63,23 @@ def base_beside_lora(rates: Mapping[str, float], where: str) -> str:
     return (
         f"{where}: LoRA trains, and the {len(base)} weights that it is to stand for train too ({base[0]}, ...). That "
         'takes the memory of full tuning. For LoRA alone say "llm.*lora_*"; for full tuning take `lora` away.'
+    )
+
+
+def high_rates(patterns: Mapping[str, float], where: str) -> str:
+    """A warning where a learning rate is far above those that train anything; empty where none is.
+
+    Args:
+        patterns: glob over component paths -> learning rate.
+        where: their place in the recipe.
+    """
+    high = {pattern: rate for pattern, rate in patterns.items() if rate > HIGHEST_USUAL}
+    if not high:
+        return ""
+    pattern, rate = next(iter(high.items()))
+    return (
+        f"{where}: the learning rate of {pattern!r} is {rate:g}. AdamW moves every weight by about its rate in each "
+        f"step: above {HIGHEST_USUAL:g} a model is spoilt within a few. Usual rates lie between 1e-6 and 1e-2."
     )
 
 

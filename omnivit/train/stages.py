@@ -32,7 +32,7 @@ from omnivit.train.blind import check_inputs_are_fed
 from omnivit.train.execution import execution, use_threads
 from omnivit.train.fingerprints import components
 from omnivit.train.forecast import Work
-from omnivit.train.freeze import base_beside_lora, freeze, match, trained_so_far
+from omnivit.train.freeze import base_beside_lora, freeze, high_rates, match, trained_so_far
 from omnivit.train.launch import lost_ranks_explained, take_over
 from omnivit.train.masters import check_trainable
 from omnivit.train.module import StageModule
@@ -325,12 +325,13 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
     names = list(parameters)
     trained: set[str] = set()
     for stage in recipe.stages:
-        matched = match(names, stage.train, f"stages.{stage.name}.train")
-        check_trainable(((name, parameters[name]) for name in matched), f"stages.{stage.name}.train")
+        where = f"stages.{stage.name}.train"
+        matched = match(names, stage.train, where)
+        check_trainable(((name, parameters[name]) for name in matched), where)
         trained |= matched.keys()
         if stage.name in mixtures:
             check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
-        if warning := base_beside_lora(matched, f"stages.{stage.name}.train"):
+        for warning in filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where))):
             log.warning("%s", warning)
         for head in recipe.model.heads:
             if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
