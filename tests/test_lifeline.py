@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from process_support import started
 
 PROGRAM = """
 import os, sys, time
@@ -59,22 +60,20 @@ def running(pid: int) -> bool:
 @pytest.mark.parametrize("way", ["kernel", "thread"])
 def test_workers_and_decoders_ignore_group_signals_and_end_with_a_killed_parent(way: str, tmp_path: Path) -> None:
     program = [sys.executable, "-c", PROGRAM, str(tmp_path), way]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path.parent)
-    assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline() == "[0, 1] [2, 3]\n"
-    children = pids(tmp_path) - {process.pid}
-    assert len(children) == 5  # two workers, a decoder of each, and the decoder of the main process
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        for pid in children:
-            os.kill(pid, number)
-    time.sleep(0.5)
-    assert [pid for pid in children if not running(pid)] == []
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    deadline = time.monotonic() + 10
-    while any(map(running, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [pid for pid in children if running(pid)] == []
-    assert process.stderr.read() == ""
-    process.stdout.close()
-    process.stderr.close()
+    with started(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path.parent) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "[0, 1] [2, 3]\n"
+        children = pids(tmp_path) - {process.pid}
+        assert len(children) == 5  # two workers, a decoder of each, and the decoder of the main process
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for pid in children:
+                os.kill(pid, number)
+        time.sleep(0.5)
+        assert [pid for pid in children if not running(pid)] == []
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        deadline = time.monotonic() + 10
+        while any(map(running, children)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [pid for pid in children if running(pid)] == []
+        assert process.stderr.read() == ""

@@ -14,6 +14,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,11 +144,13 @@ def _named(sample: Sample) -> Iterator[tuple[str, str]]:
 
 
 def _texts(source: object) -> Iterator[str]:
-    """Every text in a source: a path, several, or an object that holds some."""
-    if isinstance(source, str):
-        yield source
+    """Every text in a source: a path, several, or an object that holds some (`omnivit.data.sample.Frames`)."""
+    if isinstance(source, str | os.PathLike):
+        yield os.fsdecode(source)
     elif isinstance(source, dict):
         yield from _texts(list(source.values()))
+    elif is_dataclass(source):
+        yield from _texts([getattr(source, field.name, None) for field in fields(source)])
     elif isinstance(source, Sequence) and not isinstance(source, bytes | bytearray):
         for one in source:
             yield from _texts(one)

@@ -88,6 +88,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self._forget()  # what training outside of here has left: a Python caller's `train` notes no end
         heard, write = os.pipe()
         os.set_blocking(write, False)
         watcher = threading.Thread(target=self._watch, args=(heard,), name="signals", daemon=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from process_support import started
 
 from omnivit import cli
 from omnivit.errors import CheckpointError
@@ -35,13 +35,9 @@ with lock.hold(Path(sys.argv[1])):
 @contextmanager
 def holding(run: Path, forks: str = "") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLDER, str(run), forks]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
+    with started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def test_a_second_process_is_refused_with_host_and_process(

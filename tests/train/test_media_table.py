@@ -13,6 +13,7 @@ from PIL import Image
 
 from omnivit.data import digest, index
 from omnivit.data.module import open_mixture
+from omnivit.data.sample import Frames, Media, Message, Sample, Target
 from omnivit.errors import CheckpointError
 from omnivit.recipe import DataSource, Recipe
 from omnivit.train import checkpoint, folder, media_table, provenance
@@ -53,6 +54,14 @@ def test_every_file_is_found_once(files: Callable[[], Iterator[media_table.File]
     ]  # fmt: skip
     facts = media_table.summary(media_table.survey(files()))
     assert facts["files"] == 10 and facts["missing"] == 1 and facts["known_by_content"] == 9
+
+
+def test_paths_are_found_in_whatever_a_reader_of_a_plugin_gives(data_root: Path) -> None:
+    root = str(data_root)
+    parts = (Media("video", Frames(("1.png", "2.png"), 2.0), root), Media("image", Path("3.png"), root),
+             Target("pair", {"both": ["4.png", {"deep": "5.png"}]}, root), Media("image", b"6.png", root))  # fmt: skip
+    samples = [Sample("one", (Message("user", parts),))]
+    assert [file.name for file in media_table.files_of([samples], root)] == [f"{n}.png" for n in range(1, 6)]
 
 
 def test_a_medium_whose_content_changed_is_named_even_with_size_and_time_as_before(

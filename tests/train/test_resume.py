@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
+from process_support import left_of, started
 
 from omnivit.errors import CheckpointError
 from omnivit.recipe import load
@@ -20,13 +22,13 @@ from omnivit.train.stages import train
 SLOW_ENOUGH_TO_KILL = ["stages.align.epochs=4", "stages.instruct.epochs=8", "data.workers=2", "checkpoint_every=1"]
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
+def training(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "omnivit", "train", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def kill_at(process: subprocess.Popen[bytes], run: Path, stage: int, step: int) -> None:
-    """Kill -9 as soon as the checkpoint of (stage, step) or a later one stands."""
+def kill_at(process: subprocess.Popen[str], run: Path, stage: int, step: int) -> None:
+    """Kill -9 as soon as the checkpoint of (stage, step) or a later one stands; no worker is left."""
     wanted = (stage, step)
     while process.poll() is None:
         names = [p.name for p in (run / folder.CHECKPOINTS).glob("[0-9]*")]
@@ -35,7 +37,8 @@ def kill_at(process: subprocess.Popen[bytes], run: Path, stage: int, step: int) 
             break
         time.sleep(0.002)
     _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert left_of(process.pid) == []
 
 
 @pytest.mark.timeout(600)
@@ -45,12 +48,16 @@ def test_kill_and_resume_is_exact(recipe_file: Path, tmp_path: Path) -> None:
     train(recipe, undisturbed)
     middle = random.Random(time.time_ns()).randint(2, 15)
 
-    kill_at(start(str(recipe_file), "--run-dir", str(disturbed), *SLOW_ENOUGH_TO_KILL), disturbed, 0, middle)
-    kill_at(start("--resume", str(disturbed)), disturbed, 0, 24)  # between the stages
-    kill_at(start("--resume", str(disturbed)), disturbed, 1, middle // 2)
-    last = start("--resume", str(disturbed))
-    _, errors = last.communicate()
-    assert last.returncode == 0, errors.decode()
+    begin, resume = [str(recipe_file), "--run-dir", str(disturbed), *SLOW_ENOUGH_TO_KILL], ["--resume", str(disturbed)]
+    with training(*begin) as process:
+        kill_at(process, disturbed, 0, middle)
+    with training(*resume) as process:
+        kill_at(process, disturbed, 0, 24)  # between the stages
+    with training(*resume) as process:
+        kill_at(process, disturbed, 1, middle // 2)
+    with training(*resume) as process:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
 
     for stage in (0, 1):
         first = checkpoint.of_stage(undisturbed / folder.CHECKPOINTS, stage)

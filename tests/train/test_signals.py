@@ -7,21 +7,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from process_support import left_of, started
 
 from omnivit import cli
+from omnivit.errors import Interrupted
 from omnivit.recipe import load
 from omnivit.train import checkpoint, folder, stages
 from omnivit.train.module import StageModule
+from omnivit.train.signals import signals
 from omnivit.train.stages import train
 
 SHORT = ["stages.align.steps=3", "stages.instruct.steps=4", "stages.instruct.validation={data: [{path: train.jsonl}]}"]
 EVALUATED = ['evaluation={data: [{path: train.jsonl, limit: 4}], conditions: ["true"], max_new_tokens: 1}']
+
+
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """Answer ctrl-C, here and in processes that a test starts, although the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def sends(number: int, function: Callable[..., Any], call: int = 1) -> Callable[..., Any]:
@@ -139,52 +151,83 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def processes_of(group: int) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 2) for line in found.splitlines()[1:]]
-    return [args for pgid, state, args in lines if int(pgid) == group and not state.startswith("Z")]
+class Command:
+    """`omnivit train` in a group of its own; its standard error goes to a file."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+        self.process, self.errors = process, errors
+
+    def read_until(self, line: str) -> None:
+        """Read standard output up to a line."""
+        assert self.process.stdout is not None
+        while (read := self.process.stdout.readline()) != line:
+            assert read, self.errors.read_text(encoding="utf-8")
+
+    def wait_for_error(self, line: str) -> None:
+        """Wait until the process, which goes on, has written a line to standard error."""
+        while line not in self.errors.read_text(encoding="utf-8").splitlines():
+            assert self.process.poll() is None, self.errors.read_text(encoding="utf-8")
+            time.sleep(0.05)
+
+    def press_ctrl_c(self) -> None:
+        """As the terminal does: every process of the group gets the signal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> list[str]:
+        """Standard error, once the process has ended as ctrl-C ends one; it leaves no process behind."""
+        self.process.communicate(timeout=120)
+        assert self.process.returncode == 130
+        assert left_of(self.process.pid) == []
+        return self.errors.read_text(encoding="utf-8").splitlines()
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """In a group of its own, as a terminal gives one to each command."""
-    command = [sys.executable, "-c", RUN, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def read_until(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    while (found := process.stdout.readline()) != line:
-        assert found, process.communicate()[1]
+@contextmanager
+def command(errors: Path, *arguments: str) -> Iterator[Command]:
+    with (
+        errors.open("w", encoding="utf-8") as file,
+        started([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, stderr=file) as process,
+    ):
+        yield Command(process, errors)
 
 
 @pytest.mark.timeout(600)
 def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_the_second_stops_at_once(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    arguments = ["train", str(recipe_file), "--run-dir", str(tmp_path / "run"), "stages.align.epochs=100"]
-    process = start("hang", *arguments, "data.workers=2")
-    read_until(process, "step 3\n")
-    os.killpg(process.pid, signal.SIGINT)
-    time.sleep(2.5)
-    assert process.poll() is None  # the step goes on, and a line says so
-    os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert error.splitlines() == [
-        "ctrl-C: the running step is finished and saved first. Ctrl-C again stops at once.",
-        f"stopped by ctrl-C at once. Continue: omnivit train --resume {tmp_path / 'run'}",
-    ]
-    assert processes_of(process.pid) == []
+    run, notice = tmp_path / "run", "the running step is finished and saved first. Ctrl-C again stops at once."
+    arguments = ["train", str(recipe_file), "--run-dir", str(run), "stages.align.epochs=100", "data.workers=2"]
+    with command(tmp_path / "first", "hang", *arguments) as first:
+        first.read_until("step 3\n")
+        first.press_ctrl_c()
+        first.wait_for_error(f"ctrl-C: {notice}")  # the step goes on
+        first.press_ctrl_c()
+        assert first.end() == [
+            f"ctrl-C: {notice}",
+            f"stopped by ctrl-C at once. Continue: omnivit train --resume {run}",
+        ]
 
-    process = start("go", "train", "--resume", str(tmp_path / "run"))
-    read_until(process, "step 5\n")
-    os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
-    [(stage, step)] = steps(tmp_path / "run")
+    with command(tmp_path / "second", "go", "train", "--resume", str(run)) as second:
+        second.read_until("step 5\n")
+        second.press_ctrl_c()
+        lines = second.end()
+    [(stage, step)] = steps(run)
     assert stage == 0 and step >= 6
     where = f"after step {step} of 600 of stage 'align', which is saved"
-    said = error.splitlines()
-    assert said[-1] == f"stopped by ctrl-C {where}. Continue: omnivit train --resume {tmp_path / 'run'}"
+    assert lines[-1] == f"stopped by ctrl-C {where}. Continue: omnivit train --resume {run}"
+    error = "\n".join(lines)
     assert "Traceback" not in error and error.count("stopped") == 1
-    assert processes_of(process.pid) == []
+
+
+def test_ctrl_c_is_ignored_where_the_shell_ignores_it_for_a_command_in_the_background() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert not signals.stop
+        with pytest.raises(Interrupted, match=r"stopped by SIGTERM before the first step\."):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_a_python_caller_has_trained_defers_no_signal_of_the_next_command() -> None:
+    signals.defer()  # as `train` does, which nobody listened around
+    with signals.listening(), pytest.raises(Interrupted, match=r"stopped by SIGTERM before the first step\."):
+        signal.raise_signal(signal.SIGTERM)
