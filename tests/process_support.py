@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 
 @contextlib.contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process in a group of its own, as a terminal gives one to each command; at the end the whole group is killed.
+    """A process in a group of its own, as a terminal gives one to each command. At the end the group and all that the
+    process has started are killed: torchrun gives each rank a group of its own.
 
     Args:
         command: program and arguments.
@@ -23,8 +25,21 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         try:
             yield process
         finally:
+            started_by_it = _descendants(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            for pid in started_by_it:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def train_on_two_ranks(*arguments: str, **options: Any) -> None:
+    """`omnivit train` by torchrun, on two processes; `options` are those of `subprocess.Popen`."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "omnivit", "train"]
+    command = [sys.executable, *launcher, *arguments, "trainer.devices=2", "trainer.strategy=ddp"]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        _, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error[-3000:]
 
 
 def left_of(group: int, seconds: float = 5.0) -> list[str]:
@@ -33,6 +48,14 @@ def left_of(group: int, seconds: float = 5.0) -> list[str]:
     while (commands := _running(group)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return commands
+
+
+def _descendants(root: int) -> list[int]:
+    """What a process has started, and what that has started."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    parents = [tuple(map(int, line.split())) for line in table.splitlines()[1:]]
+    children = [pid for pid, parent in parents if parent == root]
+    return children + [below for child in children for below in _descendants(child)]
 
 
 def _running(group: int) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from process_support import train_on_two_ranks
 from tests_support import picture_record, text_record, write_jsonl
 from torch import Tensor
 
@@ -36,11 +35,7 @@ def test_two_processes_equal_one(recipe_file: Path, data_root: Path, tmp_path: P
     write_jsonl(data_root / "train.jsonl", records)
 
     train(load(recipe_file, OVERRIDES), tmp_path / "one")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "omnivit", "train"]
-    options = ["--run-dir", str(tmp_path / "two"), "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [sys.executable, *launcher, str(recipe_file), *OVERRIDES, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_on_two_ranks(str(recipe_file), *OVERRIDES, "--run-dir", str(tmp_path / "two"))
 
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()

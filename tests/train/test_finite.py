@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from finite_support import CLIP, HIDDEN, SPOILT
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from process_support import train_on_two_ranks
 from tests_support import picture_record, write_jsonl
 
 from omnivit import cli
@@ -188,11 +187,7 @@ def test_two_processes_skip_together_and_count_bad_samples_of_both(
     options = [SPOILT, CLIP, *ONE_STAGE, "stages.align.batch_size=2", "stages.align.group_by_length=false"]
     options += ["nan_budget=20", "data.on_bad_sample=skip", "data.skip_budget=0.5"]
     _, one = train(load(recipe_file, options), tmp_path / "one")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "omnivit", "train"]
-    more = ["--run-dir", str(tmp_path / "two"), "trainer.devices=2", "trainer.strategy=ddp"]
-    command = [sys.executable, *launcher, str(recipe_file), *options, *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_on_two_ranks(str(recipe_file), *options, "--run-dir", str(tmp_path / "two"))
     stage = json.loads((tmp_path / "two/report.json").read_text())["stages"][0]
     assert [(found["step"], set(found["samples"])) for found in stage["skipped_steps"]] == [
         (found.step, {name for name in found.samples if name.split("'")[1] in RED}) for found in one[0].not_finite

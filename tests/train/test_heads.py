@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from head_support import BOXES, box_record, with_heads, write_boxes
+from process_support import train_on_two_ranks
 from tests_support import RECIPE, text_record, write_jsonl
 from torch import Tensor
 
@@ -173,14 +173,10 @@ def test_two_processes_equal_one(load_heads: Load, data_root: Path, tmp_path: Pa
     write_jsonl(data_root / "boxes.jsonl", records)
     same = ["model.llm.lora.dropout=0", "stages.point.batch_size=2", "stages.point.group_by_length=false"]
     one = run_of(load_heads(*same), tmp_path / "one")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "omnivit", "train"]
-    options = ["--run-dir", str(tmp_path / "two"), "trainer.devices=2", "trainer.strategy=ddp"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(tmp_path / "heads.yaml"), *same, *options],
+    train_on_two_ranks(
+        str(tmp_path / "heads.yaml"), *same, "--run-dir", str(tmp_path / "two"),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
     two = weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, value in one.items():
