@@ -130,7 +130,7 @@ def state_bytes(parameter: Tensor) -> int:
 
 def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """A class's own step without the hooks that torch puts around it: ours has them, and a step is counted once."""
-    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined,no-any-return]
+    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
 
 
 def _has_master(parameter: Tensor) -> bool:
