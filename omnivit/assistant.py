@@ -24,6 +24,7 @@ from omnivit.data.records import messages_from
 from omnivit.data.sample import Message, Sample
 from omnivit.device import device_named
 from omnivit.errors import CheckpointError, DataError, suggest
+from omnivit.listener import Listener
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import OmniModel
@@ -207,7 +208,7 @@ class Assistant:
             DataError: unreadable media, or too long for the LLM's context.
         """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
-        listener = None if on_text is None else _Listener(self._text, on_text)
+        listener = None if on_text is None else Listener(self._text, on_text)
         ids = self._said(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
         text = self._text(ids)
         if listener is not None:
@@ -308,7 +309,7 @@ class Assistant:
         samples: Sequence[EncodedSample],
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
-        listener: _Listener | None = None,
+        listener: Listener | None = None,
     ) -> Tensor:
         """Prompts that end with the generation prompt -> new token ids [B, new], padded after each answer's end."""
         chat = self.preparer.chat
@@ -345,33 +346,6 @@ class Assistant:
         """Answer ids up to the first that ends the answer."""
         end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
         return ids[:end]
-
-
-class _Listener:
-    """Turns token ids into text while they come; what `transformers.generate` calls a streamer.
-
-    Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
-    answer.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
-        self._decode, self._on_text = decode, on_text
-        self._ids: list[int] = []
-        self._told = ""
-
-    def put(self, ids: Tensor) -> None:
-        """Take the next ids; of a prompt in embeddings there are none."""
-        self._ids += ids.flatten().tolist()
-        self.finish(self._decode(self._ids).rstrip("\ufffd").rstrip())
-
-    def end(self) -> None:
-        """The last id has come; `finish` tells what is left."""
-
-    def finish(self, text: str) -> None:
-        """Tell what of `text` has not been told."""
-        if len(text) > len(self._told) and text.startswith(self._told):
-            fresh, self._told = text[len(self._told) :], text
-            self._on_text(fresh)
 
 
 @contextmanager

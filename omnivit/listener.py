@@ -1,0 +1,34 @@
+"""Text out of token ids while they are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+class Listener:
+    """Turns token ids into text while they come; what `transformers.generate` calls a streamer.
+
+    Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
+    answer.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
+        self._decode, self._on_text = decode, on_text
+        self._ids: list[int] = []
+        self._told = ""
+
+    def put(self, ids: Tensor) -> None:
+        """Take the next ids; of a prompt in embeddings there are none."""
+        self._ids += ids.flatten().tolist()
+        self.finish(self._decode(self._ids).rstrip("\ufffd").rstrip())
+
+    def end(self) -> None:
+        """The last id has come; `finish` tells what is left."""
+
+    def finish(self, text: str) -> None:
+        """Tell what of `text` has not been told."""
+        if len(text) > len(self._told) and text.startswith(self._told):
+            fresh, self._told = text[len(self._told) :], text
+            self._on_text(fresh)
