@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +106,13 @@ def test_the_walk_sees_every_kind_of_import(source: str, package: str, expected:
 )
 def test_what_a_plugin_may_import(name: str, is_foreign: bool) -> None:
     assert foreign(name, "omnivit_encoders", "timm", {"timm", "timm_layouts", "clip"}) is is_foreign
+
+
+def test_every_folder_of_modules_is_in_the_wheel() -> None:
+    """The list of packages in pyproject.toml is written by hand."""
+    names = {"omnivit": "omnivit", "encoders": "omnivit_encoders", "adapters": "omnivit_adapters"}
+    folders = {file.parent.relative_to(ROOT) for name in names for file in (ROOT / name).rglob("*.py")}
+    modules = {".".join((names[folder.parts[0]], *folder.parts[1:])) for folder in folders}
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.findall(r'"([\w.]+)"', text.partition("\npackages = [")[2].partition("]")[0])
+    assert set(listed) == modules
