@@ -153,7 +153,8 @@ def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list
         return []
     check_evaluation(evaluation, recipe.data.root)
     # asked as `omnivit.assistant` asks: a question may fill the LLM's context
-    preparer = replace(preparer_of(model, recipe), max_length=model.llm.context or sys.maxsize, truncate=False)
+    context = model.llm.context or sys.maxsize
+    preparer = replace(preparer_of(model, recipe), max_length=context, truncate=False, reads_targets=False)
     found = []
     for where, sources in (("data", evaluation.data), ("linear_probe", evaluation.linear_probe)):
         for source in sources:

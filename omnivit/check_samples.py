@@ -8,9 +8,7 @@ record, and a medium that is too long or unreadable in those whose media are ope
 from __future__ import annotations
 
 import hashlib
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -22,12 +20,11 @@ from omnivit.data.sample import Media, Sample, Target, Text
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError
 from omnivit.evaluate.conditions import question
+from omnivit.progress import shown
 
 SAMPLED = 16
 """Records whose media are opened, evenly spread, unless all are asked for."""
 _SHOWN = 5
-_SAY_AFTER = 10.0
-"""Seconds between lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,13 @@ def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: 
     """
     look = _Look(mixture, preparer, asks)
     some = range(len(mixture)) if everything else _spread(len(mixture))
-    opened = [sample for index in _said(some, "records checked") if (sample := look.at(index, preparer)) is not None]
+    opened = [
+        sample
+        for index in shown(some, "checking", "record", patient=True)
+        if (sample := look.at(index, preparer)) is not None
+    ]
     blind = without_media(preparer, opened)
-    for index in _said(sorted(set(range(len(mixture))) - set(some)), "records checked"):
+    for index in shown(sorted(set(range(len(mixture))) - set(some)), "checking", "record", patient=True):
         look.at(index, blind)
     refused = [look.refused[index] for index in sorted(look.refused)]
     share = look.supervised / max(1, look.tokens)
@@ -159,13 +160,3 @@ def key_of(sample: Sample) -> bytes:
 def _spread(count: int) -> Sequence[int]:
     """Up to `SAMPLED` indices, evenly spread."""
     return range(count) if count <= SAMPLED else [k * count // SAMPLED for k in range(SAMPLED)]
-
-
-def _said(indices: Sequence[int], what: str) -> Iterator[int]:
-    """The indices; a line on standard error says how far, where it takes long."""
-    said = time.monotonic()
-    for number, index in enumerate(indices):
-        yield index
-        if time.monotonic() - said > _SAY_AFTER:
-            said = time.monotonic()
-            print(f"{number + 1:,} of {len(indices):,} {what}", file=sys.stderr)

@@ -30,6 +30,7 @@ class Display:
         terminal: whether to draw a bar on standard error; default: whether that is a terminal.
         say: takes the lines where there is no bar; default: prints them on standard error.
         every: seconds between two lines.
+        patient: say nothing of work that is done before a line would be due.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Display:
         terminal: bool | None = None,
         say: Callable[[str], None] | None = None,
         every: float = EVERY,
+        patient: bool = False,
     ) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self._say = say or _print
-        self._said: float | None = None
+        self._said: float | None = time.monotonic() if patient else None
+        self._silent = patient
         self._bar: Progress | None = None
         if sys.stderr.isatty() if terminal is None else terminal:
             columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[text]}"))
@@ -57,8 +60,8 @@ class Display:
             self._bar.update(self._task, completed=done, text=f"{done}/{self.total}  {text}")
             return
         now = time.monotonic()
-        if self._said is None or now - self._said >= self.every or done >= self.total:
-            self._said = now
+        if self._said is None or now - self._said >= self.every or (done >= self.total and not self._silent):
+            self._said, self._silent = now, False
             self._say(f"{self.label}: {self.unit} {done}/{self.total}  {text}".rstrip())
 
     def note(self, text: str) -> None:
@@ -93,10 +96,10 @@ class Pace:
         return f"about {duration((time.monotonic() - self.began) / done * (total - done))} left"
 
 
-def shown(items: Sequence[Item], label: str, unit: str = "batch") -> Iterator[Item]:
-    """The items, one after the other, with progress and the time that is left."""
+def shown(items: Sequence[Item], label: str, unit: str = "batch", patient: bool = False) -> Iterator[Item]:
+    """The items, one after the other, with progress and the time that is left; `patient` as in `Display`."""
     pace = Pace()
-    with Display(label, len(items), unit) as display:
+    with Display(label, len(items), unit, patient=patient) as display:
         for number, item in enumerate(items, 1):
             yield item
             display.show(number, pace.left(number, len(items)))

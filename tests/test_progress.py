@@ -73,3 +73,15 @@ def test_the_time_left_grows_with_what_is_left(monkeypatch: pytest.MonkeyPatch) 
     pace = Pace()
     now[0] = 30.0
     assert [pace.left(done, 4) for done in (0, 1, 2, 4)] == ["", "about 1 min 30 s left", "about 30 s left", ""]
+
+
+def test_patience_says_nothing_of_what_is_done_at_once() -> None:
+    said: list[str] = []
+    quick = Display("checking", 2, "record", terminal=False, say=said.append, patient=True)
+    quick.show(1, "")
+    quick.show(2, "")
+    assert said == []
+    slow = Display("checking", 3, "record", terminal=False, say=said.append, every=0.0, patient=True)
+    slow.show(1, "")
+    slow.show(3, "")
+    assert said == ["checking: record 1/3", "checking: record 3/3"]
