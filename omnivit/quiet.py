@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 
 
@@ -11,6 +12,8 @@ def quieten_transformers() -> None:
     """Silence notices, progress bars and questions of transformers; call it before transformers is imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the conversion of GGUF files asks no setting of transformers
     from transformers import dynamic_module_utils
     from transformers.utils import logging as notices
 

@@ -1,4 +1,4 @@
-"""When two answers are the same: what an answer is once its dress (case, quotes, a final stop) is taken off.
+"""When two answers are the same: their text without case, enclosing quotes and final punctuation.
 
 What changes the meaning of an answer stays: signs, decimal points, units, operators, single letters. Knows no model and
 no tensor.
@@ -39,29 +39,30 @@ _TOKEN = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
 def normalise(text: str) -> str:
     """An answer without what does not change its meaning.
 
-    Unicode's compatibility forms are unified (NFKC) and case is ignored; so are quotes, brackets or Markdown around the
+    Unicode's compatibility forms are unified (NFKC) and case is ignored. So are quotes, brackets or Markdown around the
     whole answer, punctuation at its end, apostrophes inside words, full stops of initials, an article at its beginning,
-    and how often white space stands. Numbers are compared by value: 1,000 is 1000, and 1.50 is 1.5. An answer of
-    nothing else ("A", "?") stays as it is.
+    and the amount of white space. Numbers are compared by value: 1,000 is 1000, and 1.50 is 1.5. An answer of nothing
+    else ("A", "?") stays as it is.
     """
-    whole = " ".join(unicodedata.normalize("NFKC", text).translate(_SPELLINGS).casefold().split())
-    bare = _without_dress(_INITIALS.sub(lambda found: found[0].replace(".", ""), whole))
-    bare = _ARTICLE.sub("", _COMMA.sub(r"\1 ", _APOSTROPHE.sub("", bare)).strip())
-    return _numbers_by_value(bare) or whole
+    unified = " ".join(unicodedata.normalize("NFKC", text).translate(_SPELLINGS).casefold().split())
+    without_stops = _INITIALS.sub(lambda initials: initials[0].replace(".", ""), unified)
+    bare = _without_enclosure(_APOSTROPHE.sub("", without_stops))
+    bare = _ARTICLE.sub("", _COMMA.sub(r"\1 ", bare).strip())
+    return _numbers_by_value(bare) or unified
 
 
 def tokens(text: str) -> list[str]:
     """The words of a normalised answer; of scripts without spaces (Chinese, Thai, ...), every character."""
-    words = (_without_dress(word) for word in _TOKEN.findall(normalise(text)))
+    words = (_without_enclosure(word) for word in _TOKEN.findall(normalise(text)))
     return [word for word in words if word]
 
 
-def _without_dress(text: str) -> str:
-    """Take off what stands around a text, layer by layer."""
+def _without_enclosure(text: str) -> str:
+    """Remove final punctuation and each pair of marks around the whole text, layer by layer."""
     while True:
         bare = text.rstrip(_ENDINGS + " ")
         for left, right in _PAIRS:
-            if len(bare) >= len(left) + len(right) and bare.startswith(left) and bare.endswith(right):
+            if _encloses(left, right, bare):
                 bare = bare[len(left) : -len(right)].strip()
         if bare.endswith(")") and bare.count(")") > bare.count("("):  # the choice "A)"
             bare = bare[:-1].strip()
@@ -70,11 +71,26 @@ def _without_dress(text: str) -> str:
         text = bare
 
 
+def _encloses(left: str, right: str, text: str) -> bool:
+    """Whether the first mark of a text belongs to its last: true of "(A or B)", false of "(A) or (B)"."""
+    if len(text) < len(left) + len(right) or not (text.startswith(left) and text.endswith(right)):
+        return False
+    inside = text[len(left) : -len(right)]
+    if left == right:
+        return left not in inside
+    depth = 0
+    for character in inside:  # marks that differ have one character each
+        depth += (character == left) - (character == right)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 def _numbers_by_value(text: str) -> str:
-    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     return _DECIMAL.sub(_decimal, plain)
 
 
-def _decimal(found: re.Match[str]) -> str:
-    whole, part = found[1] or "0", found[2].rstrip("0")
-    return f"{whole}.{part}" if part else whole
+def _decimal(number: re.Match[str]) -> str:
+    integer, fraction = number[1] or "0", number[2].rstrip("0")
+    return f"{integer}.{fraction}" if fraction else integer

@@ -100,8 +100,9 @@ class StepGuard:
             f"- limit the gradient: trainer.gradient_clip_val=1.0;\n"
             f"- with precision 16-mixed, take bf16-mixed or 32-true, which hold larger numbers;\n"
             f"- look at the samples named here: their media or targets may hold values that are not finite.\n"
-            f"To go on from the newest checkpoint, change recipe.yaml in the run's folder, and say "
-            f"`omnivit train --resume RUN --allow-changes`."
+            f"To continue from the newest checkpoint, change recipe.yaml in the run's folder and enter "
+            f"`omnivit train --resume RUN --allow-changes`. If that checkpoint already holds spoilt weights, change "
+            f"the recipe and begin a new run."
         )
 
 

@@ -331,7 +331,8 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
         trained |= matched.keys()
         if stage.name in mixtures:
             check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
-        for warning in filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where))):
+        warnings = filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where)))
+        for warning in warnings if folder.is_leader() else ():
             log.warning("%s", warning)
         for head in recipe.model.heads:
             if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):

@@ -20,10 +20,15 @@ from omnivit.evaluate.normalise import normalise, tokens
         ("?", "?"),
         ("f(x)", "f(x)"),
         ("**B**.", "b"),
+        ("(A) and (B)", "(a) and (b)"),
+        ("((A) and (B)).", "(a) and (b)"),
+        ('"yes" or "no"', '"yes" or "no"'),
+        ("'it's'", "its"),
+        ("**B** or **C**", "**b** or **c**"),
         ("Überraschung — ja", "überraschung — ja"),
     ],
 )
-def test_an_answer_loses_its_dress_alone(text: str, expected: str) -> None:
+def test_normalising_twice_changes_nothing_more(text: str, expected: str) -> None:
     assert normalise(text) == expected
     assert normalise(expected) == expected
 
@@ -36,6 +41,7 @@ def test_an_answer_loses_its_dress_alone(text: str, expected: str) -> None:
         ("3.14", "314"), ("10", "1.0"), ("0.5", "05"), ("-5", "5"), ("-3 dB", "3 dB"), ("\u22125", "5"), ("1/2", "12"),
         ("3:30", "330"), ("50%", "50"), ("<5", ">5"), ("x+y", "x-y"), ("C#", "C"), ("C++", "C"), ("2-3", "23"),
         ("$5", "5%"), ("12.5.2024", "125.2024"), ("p < 0.05", "p > 0.05"), ("", "A"), ("1,5", "15"), ("5'", "5"),
+        ("(a) b (c)", "a) b (c"),
     ],
 )  # fmt: skip
 def test_different_answers_count_as_different(one: str, other: str) -> None:
@@ -52,7 +58,7 @@ def test_different_answers_count_as_different(one: str, other: str) -> None:
         ("３", "3"), ("\u22125", "-5"), ("p.m.", "PM"), ("red,blue", "red, blue"), ("'no'", "No"),
     ],
 )  # fmt: skip
-def test_the_same_answer_in_other_dress_counts_as_right(one: str, other: str) -> None:
+def test_the_same_answer_in_another_form_counts_as_right(one: str, other: str) -> None:
     assert exact_match(one, other) and exact_match(other, one)
 
 
