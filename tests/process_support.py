@@ -9,7 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from omnivit.train import checkpoint, folder
 
 
 @contextlib.contextmanager
@@ -40,6 +45,21 @@ def train_on_two_ranks(*arguments: str, **options: Any) -> None:
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
         _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error[-3000:]
+
+
+def assert_same_gradients(one: Path, two: Path, stage: int) -> None:
+    """Two runs had the same gradients in a stage: compared are AdamW's sums of them, to 1e-4 of their largest value.
+
+    Weights would not do: AdamW's step hardly depends on how small a gradient is, so that where one is near zero,
+    rounding on another CPU moves the weight by a whole step. Train at rates of about 1e-9, so that weights stay.
+    """
+    first, second = (checkpoint.of_stage(run / folder.CHECKPOINTS, stage).optimizer() for run in (one, two))
+    sums = {name for name in first if name.endswith("exp_avg")}
+    assert sums and first.keys() == second.keys()
+    for name in sums:
+        scale = first[name].abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4 * scale, msg=name)
 
 
 def left_of(group: int, seconds: float = 5.0) -> list[str]:
