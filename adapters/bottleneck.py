@@ -22,16 +22,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.arguments import required
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
-from omnivit.model.surgery import change
-from omnivit.plugin import Card
+from omnivit.model.patching import change
 
 _ATTENTIONS = ("self_attn", "attention", "attn")
 """What the blocks of transformers' and timm's encoders call their attention."""
@@ -121,14 +121,14 @@ class BottleneckAdapter(Adapter):
         return features
 
     def _enter_llm(self, llm: LanguageModel) -> None:
-        config, surgery = self.config, llm.surgery
-        for layer in surgery.layers:
+        config, patching = self.config, llm.patching
+        for layer in patching.layers:
             changed = {"attention": layer.attention, "mlp": layer.mlp}
             names = ("attention", "mlp") if config.position == "block" else ("attention",)
             parts = {name: RoutedBottleneck(config, llm.width) for name in names}
             self.layers.append(nn.ModuleDict(parts))
             for name, bottleneck in parts.items():
-                surgery.around(changed[name], functools.partial(self._through, bottleneck))
+                patching.around(changed[name], functools.partial(self._through, bottleneck))
 
     def _enter_encoder(self, encoder: Encoder, slot: str) -> None:
         if self._encoder:

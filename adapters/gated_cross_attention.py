@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from omnivit.contracts.adapter import Adapter, FixedLength, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.context import Context, SlotContext
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, FixedLength, Instruction
-from omnivit.model.context import Context, SlotContext
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
-from omnivit.plugin import Card
 
 _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
 """Weights of a gated layer in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""
@@ -112,22 +112,22 @@ class GatedCrossAttentionAdapter(Adapter):
             RecipeError: the LLM has fewer layers than `every`, `path` holds other layers, or the adapter is shared.
         """
         del encoder
-        config, surgery = self.config, llm.surgery
+        config, patching = self.config, llm.patching
         if self.layers:
             raise RecipeError(
                 f"gated_cross_attention: its layers serve another input already, so that input {slot!r} cannot share "
                 f"them. Name the adapter again there; encoders can be shared."
             )
-        chosen = [layer for layer in surgery.layers if (layer.index + 1) % config.every == 0]
+        chosen = [layer for layer in patching.layers if (layer.index + 1) % config.every == 0]
         if not chosen:
             raise RecipeError(
                 f"gated_cross_attention: `every: {config.every}` leaves no place for a gated layer, because the "
-                f"LLM has {len(surgery.layers)} layers. Say at most {len(surgery.layers)}."
+                f"LLM has {len(patching.layers)} layers. Say at most {len(patching.layers)}."
             )
         for layer in chosen:
             gated = GatedLayer(config, self._memory_width, llm.width)
             self.layers[str(layer.index)] = gated
-            surgery.around(layer.block, functools.partial(_through, gated, slot))
+            patching.around(layer.block, functools.partial(_through, gated, slot))
         if self._weights is not None:
             load_strictly(self.layers, self._weights, f"gated_cross_attention.path {config.path!r}")
             self._weights = None

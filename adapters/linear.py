@@ -12,10 +12,10 @@ from pathlib import Path
 
 from torch import nn
 
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.features import Features
-from omnivit.plugin import Card
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
 
 
 @dataclass

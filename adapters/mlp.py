@@ -18,10 +18,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.features import Features
-from omnivit.plugin import Card
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,

@@ -21,15 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.patching import Layer, Patching
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
-from omnivit.model.surgery import Layer, Surgery, chosen, copy_of
-from omnivit.plugin import Card
+from omnivit.model.patching import chosen, copy_of
 
 FUSED = "qkv_proj"
 """One matrix for query, key and value, in this order (Phi 3)."""
@@ -86,12 +87,12 @@ class ModalityAdaptiveAdapter(Adapter):
             RecipeError: no such layer; projections that are not understood; quantized weights.
         """
         del encoder
-        for layer in chosen(llm.surgery.layers, self.config.layers, self.config.every):
+        for layer in chosen(llm.patching.layers, self.config.layers, self.config.every):
             if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
                 self.layers[str(layer.index)] = _copies(layer)
             own = self.layers[str(layer.index)]
             assert isinstance(own, nn.ModuleDict)
-            _install(llm.surgery, layer, own, slot)
+            _install(llm.patching, layer, own, slot)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] as they are."""
@@ -114,13 +115,13 @@ def _copies(layer: Layer) -> nn.ModuleDict:
     return nn.ModuleDict(own)
 
 
-def _install(surgery: Surgery, layer: Layer, own: nn.ModuleDict, slot: str) -> None:
+def _install(patching: Patching, layer: Layer, own: nn.ModuleDict, slot: str) -> None:
     found = {**layer.norms, **layer.projections()}
     for name, module in own.items():
         if name == "kv_proj":
-            surgery.around(found[FUSED], functools.partial(_fused, module, _query_width(layer), slot))
+            patching.around(found[FUSED], functools.partial(_fused, module, _query_width(layer), slot))
         else:
-            surgery.twin(found[name], slot, module)
+            patching.twin(found[name], slot, module)
 
 
 def _query_width(layer: Layer) -> int:

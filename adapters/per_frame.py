@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from omnivit.contracts.adapter import Adapter, Instruction, Length
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout, joined
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.nested import build_adapter
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, Length
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features, Layout, joined
-from omnivit.model.llm import LanguageModel
-from omnivit.model.parts import build_adapter
-from omnivit.plugin import Card
 
 
 @dataclass

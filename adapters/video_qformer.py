@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.arguments import accepted
-from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
-from omnivit.plugin import Card
 
 Branch = Literal["video", "audio"]
 

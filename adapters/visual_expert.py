@@ -16,14 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.patching import Layer
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features, Layout
-from omnivit.model.llm import LanguageModel
-from omnivit.model.surgery import Layer, chosen, copy_of
-from omnivit.plugin import Card
+from omnivit.model.patching import chosen, copy_of
 
 
 @dataclass
@@ -82,14 +83,14 @@ class VisualExpertAdapter(Adapter):
             RecipeError: no such layer; quantized weights; an LLM whose layers are not understood.
         """
         del encoder
-        for layer in chosen(llm.surgery.layers, self.config.layers, self.config.every):
+        for layer in chosen(llm.patching.layers, self.config.layers, self.config.every):
             modules = self._replaced(layer)
             if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
                 self.layers[str(layer.index)] = nn.ModuleDict({name: copy_of(part) for name, part in modules.items()})
             experts = self.layers[str(layer.index)]
             assert isinstance(experts, nn.ModuleDict)
             for name, module in modules.items():
-                llm.surgery.twin(module, slot, experts[name], inner=self.config.ends)
+                llm.patching.twin(module, slot, experts[name], inner=self.config.ends)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] as they are."""

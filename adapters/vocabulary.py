@@ -14,14 +14,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
-from omnivit.plugin import Card
 
 
 @dataclass

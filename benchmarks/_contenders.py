@@ -27,10 +27,10 @@ from omnivit.data.mixture import epoch_order
 from omnivit.data.module import PreparedSamples, open_mixture
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import DataSource, load
-from omnivit.recipe_source import dump
+from omnivit.recipe.yaml_tree import dump
+from omnivit.run.train import loss_curves, peak_memory_mb
 from omnivit.train import checkpoint
-from omnivit.train.report import loss_curves
-from omnivit.train.stages import Run, peak_memory_mb, run_stage
+from omnivit.train.stages import Run, run_stage
 
 RATES = {1: 1e-3, 2: 2e-4}
 """Stage -> learning rate, falling linearly to 0, without warmup: the Trainer's default schedule."""
@@ -121,8 +121,8 @@ def contend(job: Job) -> Result:
 
 def omnivit(job: Job, meter: Meter, group: bool = True, all_logits: bool = False) -> Result:
     """The stage runner as `omnivit train` uses it: its loggers, its progress lines, its checkpoint at the end."""
+    from omnivit.console import quieten_lightning
     from omnivit.model.build import load_model, preparer_of
-    from omnivit.quiet import quieten_lightning
 
     quieten_lightning()
     recipe = load(_write_recipe(job, group and not job.check))

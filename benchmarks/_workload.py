@@ -68,8 +68,8 @@ def write_workload(folder: Path, dims: Dims, samples: int, seed: int) -> dict[st
     """
     from omnivit.data.module import open_mixture
     from omnivit.model.build import load_model, preparer_of
-    from omnivit.model.import_hf import import_llava
     from omnivit.recipe import DataSource, load
+    from omnivit.run.import_hf import import_llava
 
     dice = random.Random(seed)
     _write_pictures(folder / "pictures", seed)

@@ -32,9 +32,9 @@ def input_side(block: dict[str, Any], kind: str, rounds: int) -> dict[str, Any]:
     """One adapter over one medium."""
     import torch
 
-    from omnivit.model.adapter import Instruction
-    from omnivit.model.features import Features, Layout
-    from omnivit.model.parts import build_adapter
+    from omnivit.contracts.adapter import Instruction
+    from omnivit.contracts.features import Features, Layout
+    from omnivit.contracts.nested import build_adapter
 
     torch.manual_seed(0)
     adapter = build_adapter(block, "block", WIDTH, LLM_WIDTH)
@@ -81,11 +81,11 @@ def llm_side(block: dict[str, Any], rounds: int) -> dict[str, Any]:
 
     import torch
 
-    from omnivit.data.collate import Batch, MediaBatch
+    from omnivit.contracts.batch import Batch, MediaBatch
+    from omnivit.contracts.context import Context
+    from omnivit.contracts.features import Features
+    from omnivit.contracts.nested import build_adapter
     from omnivit.model.causal import CausalConfig, CausalLM
-    from omnivit.model.context import Context
-    from omnivit.model.features import Features
-    from omnivit.model.parts import build_adapter
 
     settings = {"model_type": "llama", "hidden_size": LLM_WIDTH, "intermediate_size": MLP_WIDTH, "vocab_size": 300,
                 "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 32}  # fmt: skip

@@ -21,20 +21,20 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
+from omnivit.media import synthetic
 from omnivit.media.images import look, open_image
 from omnivit.model.activations import NAMES, beside
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate, require_weights
-from omnivit.plugin import Card
-from omnivit.precision import torch_dtype
-from omnivit.testing import made
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class ClipEncoder(Encoder):
         sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         shapes = ((37, 61), (50, 29), (31, 31))
-        return EncoderExample(made.pictures(folder, "image", shapes), {"config": config})
+        return EncoderExample(synthetic.pictures(folder, "image", shapes), {"config": config})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

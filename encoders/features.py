@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.examples import EncoderExample
+from omnivit.media import synthetic
 from omnivit.media.arrays import Stored, list_arrays, read_array
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.plugin import Card
-from omnivit.testing import made
 
 
 @dataclass
@@ -116,7 +116,7 @@ class FeaturesEncoder(Encoder):
     def example(cls, folder: Path) -> EncoderExample:
         """Grids of three shapes, with rows of 8 numbers."""
         for y, x in ((3, 5), (1, 2), (4, 4)):
-            np.save(folder / f"{y}x{x}.npy", made.noise(y, x, 8))
+            np.save(folder / f"{y}x{x}.npy", synthetic.noise(y, x, 8))
         media = [Media("features", path.name, str(folder)) for path in sorted(folder.iterdir())]
         return EncoderExample(media, {"width": 8, "layout": "HWD"})
 

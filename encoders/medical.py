@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.nested import build_encoder
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError, suggest
-from omnivit.examples import EncoderExample
-from omnivit.media.dicom import READABLE
-from omnivit.media.facts import MediaFacts
-from omnivit.media.slices import OTHERS, View, Window
-from omnivit.media.volumes import has_header, look, read_header, read_volume
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features
-from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
-from omnivit.plugin import Card
-from omnivit.testing import made
+from omnivit.media import synthetic
+from omnivit.media.volume.dicom import READABLE
+from omnivit.media.volume.read import has_header, look, read_header, read_volume
+from omnivit.media.volume.slices import OTHERS, View, Window
+from omnivit.model.images import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
 
 POSITIONS, AXES = "positions", "axes"
 """Keys of the slices' places in an item: [N] millimetres from the middle, [N] axis (0 x, 1 y, 2 z)."""
@@ -114,7 +114,7 @@ class MedicalProcessor:
         """Read and prepare one volume: `pictures` [], `positions` [N], `axes` [N], and `inside`'s tensors [N, ...].
 
         Raises:
-            MediaError: see `omnivit.media.volumes.read_volume`.
+            MediaError: see `omnivit.media.volume.read.read_volume`.
         """
         volume = read_volume(media, self.view)
         item = prepare_pictures(self.inside, volume.images(), media)
@@ -189,8 +189,8 @@ class MedicalEncoder(Encoder):
 
         volume: Any = nibabel.Nifti1Image
         for shape in ((9, 7, 5), (6, 8, 2)):
-            nibabel.save(volume(made.noise(*shape), np.eye(4)), folder / f"{shape[2]}.nii.gz")
-        made.picture(folder / "slice.png", 37, 41)
+            nibabel.save(volume(synthetic.noise(*shape), np.eye(4)), folder / f"{shape[2]}.nii.gz")
+        synthetic.picture(folder / "slice.png", 37, 41)
         media = [Media("volume", path.name, str(folder)) for path in sorted(folder.iterdir())]
         config = {"encoder": INSIDE_EXAMPLES, "slices": 3, "positions": "learned", "bins": 8}
         return EncoderExample(media, config)

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError, suggest
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
-from omnivit.media.video import SIDE, Sampling, inspect, read_frames
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.media import synthetic
+from omnivit.media.video.read import SIDE, Sampling, inspect, read_frames
+from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import locate, require_weights
-from omnivit.plugin import Card
-from omnivit.precision import torch_dtype
-from omnivit.testing import made
 
 
 @dataclass
@@ -168,7 +168,7 @@ class VideoTransformerEncoder(Encoder):
         config = {"model_type": "videomae", **sizes, "image_size": 32, "patch_size": 16, "num_frames": 4}
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
         options = {"config": {**config, "tubelet_size": 2}, "sampling": "segment_random"}
-        return EncoderExample(made.clips(folder, "video", shapes), options)
+        return EncoderExample(synthetic.clips(folder, "video", shapes), options)
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omnivit.assistant import load as load
+    from omnivit.run.assistant import load as load
 
 __all__ = ["__version__", "load"]
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 def _shield() -> None:
     """For what imports torch."""
-    from omnivit.shield import shield
+    from omnivit.registry.shield import shield
 
     shield()
 
@@ -30,7 +30,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
 def __getattr__(name: str) -> Any:
     if name == "load":
         _shield()
-        from omnivit.assistant import load
+        from omnivit.run.assistant import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

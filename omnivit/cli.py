@@ -87,7 +87,7 @@ def _run(arguments: Sequence[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise OmniVitError(f"omnivit has no command '{verb}': {suggest(verb, VERBS)}")
-    from omnivit.shield import shield
+    from omnivit.registry.shield import shield
 
     shield()
     warnings.formatwarning = _format_warning
@@ -101,7 +101,7 @@ def _with_tested_versions(run: Callable[[argparse.Namespace], int]) -> Callable[
     """Warn first where libraries are older or newer than those that are tested; not before help, nor wrong usage."""
 
     def warned(parsed: argparse.Namespace) -> int:
-        from omnivit.versions import warn_once
+        from omnivit.registry.versions import warn_once
 
         warn_once()
         return run(parsed)

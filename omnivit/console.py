@@ -1,23 +1,29 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere. Both say the time left.
+"""What a person sees: progress with the time left, answers alone on standard output, libraries kept quiet.
 
-Knows nothing of what is counted.
+Progress is a bar on a terminal, and a line every few seconds elsewhere. Knows nothing of what is counted or answered.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 EVERY = 10.0
 """Seconds between two lines."""
 _BAR_WIDTH = 20
+_STDOUT, _STDERR = 1, 2
+GREEN, RED, BOLD, RESET = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 class Display:
@@ -49,6 +55,9 @@ class Display:
         self._silent = patient
         self._bar: Progress | None = None
         if sys.stderr.isatty() if terminal is None else terminal:
+            from rich.console import Console  # it takes long to import, and most commands show no progress
+            from rich.progress import BarColumn, Progress, TextColumn
+
             columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2)
             self._task = self._bar.add_task(label, total=total, text="")
@@ -126,3 +135,77 @@ def joined(parts: Iterable[str]) -> str:
 
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reserved() -> Iterator[TextIO]:
+    """Send everything that is printed inside to standard error, what C libraries and child processes write too.
+
+    Yields:
+        Standard output, for answers that are written inside.
+    """
+    output = sys.stdout
+    output.flush()
+    if not _is_standard_output(output):  # an object in memory, in a test or a notebook
+        with redirect_stdout(sys.stderr):
+            yield output
+        return
+    kept = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with open(os.dup(kept), "w", encoding=output.encoding, errors=output.errors) as answers:  # noqa: PTH123
+            with redirect_stdout(sys.stderr):
+                yield answers
+            answers.flush()
+    finally:
+        with suppress(ValueError):  # closed by whoever printed
+            output.flush()
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def _is_standard_output(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == _STDOUT
+    except (OSError, ValueError):
+        return False
+
+
+def quieten_transformers() -> None:
+    """Silence notices, progress bars and questions of transformers; call it before transformers is imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the conversion of GGUF files asks no setting of transformers
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging as notices
+
+    notices.set_verbosity_error()  # type: ignore[no-untyped-call]
+    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # or it asks "Do you wish to run the custom code? [y/N]"
+
+
+def quieten_lightning() -> None:
+    """Silence Lightning's notices, and its warnings about what the stages do on purpose."""
+    import lightning.pytorch  # noqa: F401 - it sets its own level when it is imported
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # the number of workers is the recipe's choice
+        ".*in eval mode at the start of training.*",  # what is frozen is in eval mode (Law 5)
+        ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
+        ".*`lr_scheduler.step..` before `optimizer.step.*",  # where 16-mixed skips the first steps to find its scale
+        ".*`isinstance.treespec, LeafSpec.`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def paint(text: str, code: str, colour: bool) -> str:
+    """A text in a colour, where colours are wanted."""
+    return f"{code}{text}{RESET}" if colour else text
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal that shows colours, and its user wants them."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

@@ -1,19 +1,34 @@
-"""Ordinary files, opened once: what was checked is what is read.
+"""Files: opened once, written atomically, and the user's cache folder.
 
+Ordinary files are opened once: what was checked is what is read.
 A path is looked at and opened in one step. Looking first and opening later would leave a moment in which somebody
 exchanges a link, and opening a pipe would wait for ever. This module knows no format, no medium and no recipe.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
+CACHE_VARIABLE = "OMNIVIT_CACHE"
+CACHED = MappingProxyType(
+    {
+        "index": "where the records of data files begin, and fingerprints of the files",
+        "digests": "checksums of large data files",
+        "gguf": "weights converted from GGUF",
+        "packages": "packages that `make assets` has fetched",
+    }
+)
+"""Folder of the cache -> what is kept in it; all of it is made again where it is missing."""
+PARTIAL = ".partial-"
+"""Prefix of what is being written: a rename to its name without it makes it whole."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -103,7 +118,7 @@ def _again(path: Path, expected: os.stat_result) -> int:
     return found
 
 
-@contextlib.contextmanager
+@contextmanager
 def listed(path: Path) -> Iterator[tuple[int, list[str]]]:
     """A folder's descriptor and the names in it, read from that descriptor. Raises as `open_descriptor`."""
     descriptor = open_descriptor(path, folder=True)
@@ -111,3 +126,70 @@ def listed(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield descriptor, os.listdir(descriptor)  # noqa: PTH208  (a Path would open its name again)
     finally:
         os.close(descriptor)
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file atomically: what is written to the yielded path becomes `path` when it is whole and on the disk.
+
+    Two processes may replace the same file at once. Where writing fails, nothing is left of it.
+
+    Yields:
+        A path beside the file.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        fsync(partial)
+        partial.replace(path)
+        fsync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Let a folder appear atomically: with all of its files, each of them on the disk. It must not exist before.
+
+    What a process that was killed has left is removed first, so one process at a time may make the folder.
+
+    Yields:
+        An empty folder beside it, in which to write.
+    """
+    partial = folder.with_name(f"{PARTIAL}{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            fsync(path)
+        partial.rename(folder)
+        fsync(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def cache_dir() -> Path:
+    """Return the cache folder (not created): $OMNIVIT_CACHE, else $XDG_CACHE_HOME/omnivit, else ~/.cache/omnivit."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "omnivit"

@@ -93,7 +93,7 @@ def watched(many: Many, work: str) -> dict[str, Any]:
 
 
 def test_a_list_imports_nothing_and_reads_each_file_once(many: Many) -> None:
-    found = watched(many, "from omnivit import registry\n[known.survey() for known in registry.ALL.values()]")
+    found = watched(many, "from omnivit import registry\n[known.survey() for known in registries.ALL.values()]")
     assert found["imported"] == []
     often = {name: count for name, count in found["opened"].items() if count > 2}
     assert often == {}  # METADATA once for what it claims, once for who requires it
@@ -104,8 +104,8 @@ def test_a_recipe_that_uses_none_reads_their_claims_once_and_nothing_else(many: 
     work = (
         "from omnivit import registry\n"
         "for _ in range(5):\n"
-        "    registry.readers.get('llava'), registry.encoders.names(), registry.adapters.knows('mlp@1')\n"
-        "    registry.encoders.health('features'), registry.readers.provenance('messages')"
+        "    registries.readers.get('llava'), registries.encoders.names(), registries.adapters.knows('mlp@1')\n"
+        "    registries.encoders.health('features'), registries.readers.provenance('messages')"
     )
     found = watched(many, work)
     assert found["imported"] == []
@@ -120,7 +120,7 @@ def test_libraries_that_read_every_distribution_still_work(many: Many) -> None:
     alone = child(many, code=code + asking)
     assert alone.returncode != 0  # what the shield is for
     assert "TypeError" in alone.stderr or "UnicodeDecodeError" in alone.stderr
-    done = child(many, code=f"from omnivit.shield import shield; shield()\n{code}{asking}\n{asking}")
+    done = child(many, code=f"from omnivit.registry.shield import shield; shield()\n{code}{asking}\n{asking}")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("DamagedDistribution") == 1  # told once
     assert "the entry_points.txt of the installed distribution broken_line is malformed" in done.stderr

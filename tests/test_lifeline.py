@@ -14,7 +14,7 @@ from process_support import started
 
 PROGRAM = """
 import os, sys, time
-import omnivit.lifeline as lifeline
+import omnivit.processes as lifeline
 from omnivit.data.loader import Loader
 from omnivit.media.isolate import isolated
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from omnivit import progress
-from omnivit.progress import Display, Pace, duration, joined, shown
+from omnivit import console as progress
+from omnivit.console import Display, Pace, duration, joined, shown
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_durations_are_words(seconds: float, text: str) -> None:
 
 def test_lines_come_at_most_every_few_seconds_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now, lines = [100.0], list[str]()
-    monkeypatch.setattr("omnivit.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnivit.console.time.monotonic", lambda: now[0])
     display = Display("align", 40, terminal=False, say=lines.append)
     for step in range(1, 41):
         now[0] += 1.0
@@ -69,7 +69,7 @@ def test_a_bar_says_the_same_and_leaves_the_cursor_as_it_was(monkeypatch: pytest
 
 def test_the_time_left_grows_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("omnivit.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnivit.console.time.monotonic", lambda: now[0])
     pace = Pace()
     now[0] = 30.0
     assert [pace.left(done, 4) for done in (0, 1, 2, 4)] == ["", "about 1 min 30 s left", "about 30 s left", ""]

@@ -14,7 +14,7 @@ from typing import Any
 import public_names
 import pytest
 
-from omnivit.commands.plugins_info import options_of
+from omnivit.commands.plugins.describe import options_of
 
 ROOT = Path(__file__).parents[1]
 IMPORT = re.compile(r"^\s*from (omnivit(?:\.\w+)*) import (\([^)]*\)|.+)$", flags=re.MULTILINE)
@@ -82,8 +82,9 @@ def test_every_kind_of_name_is_there(found: list[str]) -> None:
         "verb train --resume RUN",
         "rule encoders length",
         "python omnivit.errors.RecipeError (OmniVitError)",
-        "python omnivit.model.features.Layout.__init__(self, rows: int, grid: tuple[int, ...] | None = None) -> None",
-        "python omnivit.model.encoder.Encoder.example(cls, folder: Path) -> EncoderExample",
+        "python omnivit.contracts.features.Layout.__init__"
+        "(self, rows: int, grid: tuple[int, ...] | None = None) -> None",
+        "python omnivit.contracts.encoder.Encoder.example(cls, folder: Path) -> EncoderExample",
     ):
         assert line in found
 

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from packages import Debian, SourceError
 
-from omnivit.data.sample import Media
-from omnivit.media.points import Cloud, read_points
+from omnivit.contracts.sample import Media
+from omnivit.media.points.read import Cloud, read_points
 
 PACKAGES = (
     Debian(

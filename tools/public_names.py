@@ -24,10 +24,10 @@ from types import ModuleType
 from typing import Any
 
 from omnivit import cli
-from omnivit.commands.plugins_check import CONTRACTS, contract_of
-from omnivit.commands.plugins_info import Option, options_of
+from omnivit.commands.plugins.check import CONTRACTS, contract_of
+from omnivit.commands.plugins.info import Option, options_of
+from omnivit.contracts.registries import ALL
 from omnivit.recipe import Recipe
-from omnivit.registry import ALL
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden/public.txt"
@@ -36,33 +36,33 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 EVERYTHING = ("*",)
 MODULES: Mapping[str, tuple[str, ...]] = {
     "omnivit": ("__version__", "load"),
-    "omnivit.assistant": ("Assistant", "Sampling"),
+    "omnivit.run.assistant": ("Assistant", "Sampling"),
     "omnivit.cli": ("main",),
-    "omnivit.contract": ("CONTRACT", "ContractWarning"),
+    "omnivit.registry.contract": ("CONTRACT", "ContractWarning"),
     "omnivit.data.chat": ("Chat",),
     "omnivit.data.readers": EVERYTHING,
-    "omnivit.data.sample": EVERYTHING,
+    "omnivit.contracts.sample": EVERYTHING,
     "omnivit.data.targets": ("Numbers", "TargetProcessor"),
     "omnivit.errors": EVERYTHING,
-    "omnivit.examples": EVERYTHING,
+    "omnivit.contracts.examples": EVERYTHING,
     "omnivit.media.arrays": ("read_array", "read_table"),
-    "omnivit.media.facts": EVERYTHING,
-    "omnivit.media.files": ("opened", "read_bytes", "resolve"),
+    "omnivit.contracts.media": EVERYTHING,
+    "omnivit.media.locate": ("opened", "read_bytes", "resolve"),
     "omnivit.media.source": ("Source",),
-    "omnivit.model.adapter": EVERYTHING,
+    "omnivit.contracts.adapter": EVERYTHING,
     "omnivit.model.causal": ("CausalConfig", "CausalLM"),
-    "omnivit.model.context": ("Context",),
-    "omnivit.model.encoder": EVERYTHING,
-    "omnivit.model.features": EVERYTHING,
-    "omnivit.model.head": EVERYTHING,
-    "omnivit.model.llm": EVERYTHING,
+    "omnivit.contracts.context": ("Context",),
+    "omnivit.contracts.encoder": EVERYTHING,
+    "omnivit.contracts.features": EVERYTHING,
+    "omnivit.contracts.head": EVERYTHING,
+    "omnivit.contracts.llm": EVERYTHING,
     "omnivit.model.new_tokens": ("NewTokens", "add_to_tokenizer"),
-    "omnivit.model.parts": ("build_adapter", "build_encoder"),
-    "omnivit.model.surgery": ("Surgery",),
+    "omnivit.contracts.nested": ("build_adapter", "build_encoder"),
+    "omnivit.model.patching": ("Patching",),
     "omnivit.model.tokens": ("read_tokenizer",),
-    "omnivit.plugin": EVERYTHING,
-    "omnivit.precision": ("torch_dtype",),
-    "omnivit.reply": ("Prediction", "Reply"),
+    "omnivit.contracts.card": EVERYTHING,
+    "omnivit.model.precision": ("torch_dtype",),
+    "omnivit.run.reply": ("Prediction", "Reply"),
     "omnivit.testing.adapter": ("AdapterContract",),
     "omnivit.testing.encoder": ("EncoderContract",),
     "omnivit.testing.head": ("HeadContract",),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from omnivit_adapters.pool_kinds import (
+from omnivit_adapters.pool.kinds import (
     Kind,
     PoolLength,
     as_clip,
@@ -34,11 +34,11 @@ from omnivit_adapters.pool_kinds import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
-from omnivit.model.features import Features, Layout
-from omnivit.plugin import Card
 
 Weights = Literal["mean", "learned", "transformer"]
 OPTIONS: dict[Kind, tuple[str, ...]] = {

@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omnivit_adapters.prefix_attention import Beside, beside, check_attention, keys_and_values
+from omnivit_adapters.prefix.attention import Beside, beside, check_attention, keys_and_values
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.patching import Layer, Patching
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features, Layout
-from omnivit.model.llm import LanguageModel
-from omnivit.model.surgery import Layer, Surgery
-from omnivit.plugin import Card
 
 
 @dataclass
@@ -119,15 +119,15 @@ class PrefixAdapter(Adapter):
         self._slots.append(slot)
         if len(self._slots) > 1:
             return
-        surgery = llm.surgery
-        for layer in _topmost(surgery.layers, self.config.layers):
+        patching = llm.patching
+        for layer in _topmost(patching.layers, self.config.layers):
             check_attention(layer.attention)
             part = Prefix(self.config.prompts, llm.width, layer.attention)
             self.layers[str(layer.index)] = part
-            surgery.around(layer.attention, functools.partial(self._through, part, beside(layer.attention), surgery))
+            patching.around(layer.attention, functools.partial(self._through, part, beside(layer.attention), patching))
         if self.config.bias_scale:
-            for layer in surgery.layers:
-                self.maps[str(layer.index)] = _scaled(layer, surgery)
+            for layer in patching.layers:
+                self.maps[str(layer.index)] = _scaled(layer, patching)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, R, D] -> Features [M, 0, D], with N rows a medium as `memory`.
@@ -146,14 +146,14 @@ class PrefixAdapter(Adapter):
         return Features(rows[:, :0], features.mask[:, :0], memory=kept)
 
     def _through(
-        self, part: Prefix, state: Beside, surgery: Surgery, plain: Callable[..., Any], context: Context | None,
+        self, part: Prefix, state: Beside, patching: Patching, plain: Callable[..., Any], context: Context | None,
         *args: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """An attention of the LLM with the prompts beside it."""
 
         def add(attention: nn.Module, query: Tensor, scaling: float) -> Tensor:
             prompts = self._with_media(part.prompts, context, len(query))
-            with surgery.apart():
+            with patching.apart():
                 keys, values = keys_and_values(attention, prompts)
             found: Tensor = part(query, keys, values, scaling)
             return found
@@ -214,14 +214,14 @@ class BiasScale(nn.Module):
         return changed.to(rows.dtype)
 
 
-def _scaled(layer: Layer, surgery: Surgery) -> nn.ModuleDict:
+def _scaled(layer: Layer, patching: Patching) -> nn.ModuleDict:
     """An offset and a factor for each linear map of a layer's attention and MLP, put around it."""
     children = [*layer.attention.named_children(), *layer.mlp.named_children()]
     parts = nn.ModuleDict()
     for name, child in children:
         if isinstance(child, nn.Linear):
             parts[name] = BiasScale(child.out_features)
-            surgery.around(child, functools.partial(_after, parts[name]))
+            patching.around(child, functools.partial(_after, parts[name]))
     return parts
 
 

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omnivit_adapters.qformer_layouts import NORM, PLAIN_NORM, read_qformer
+from omnivit_adapters.qformer.layouts import NORM, PLAIN_NORM, read_qformer
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, InstructBlipQFormerConfig, InstructBlipQFormerModel
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.arguments import accepted
-from omnivit.model.features import Features, Layout
 from omnivit.model.tokens import read_tokenizer
 from omnivit.model.weights import load_strictly, require_weights
-from omnivit.plugin import Card
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The Q-Former's weights in published checkpoints -> the names of `omnivit_adapters.qformer`.
+"""The Q-Former's weights in published checkpoints -> the names of `omnivit_adapters.qformer.adapter`.
 
 Two layouts are read: Hugging Face's BLIP-2 and InstructBLIP (the whole model, in one file or in shards; keys
 `qformer.*`, `query_tokens`, `language_projection.*`, `vision_model.post_layernorm.*`), and that of LAVIS, where both

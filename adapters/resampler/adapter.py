@@ -15,23 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from omnivit_adapters.resampler_kinds import (
-    Abstractor,
-    AbstractorLayer,
-    Perceiver,
-    PerceiverBlock,
-    too_many_frames,
-)
-from omnivit_adapters.resampler_query import PositionedQuery
-from omnivit_adapters.resampler_weights import read_resampler
+from omnivit_adapters.resampler.kinds import Abstractor, AbstractorLayer, Perceiver, PerceiverBlock, too_many_frames
+from omnivit_adapters.resampler.query import PositionedQuery
+from omnivit_adapters.resampler.weights import read_resampler
 from torch import nn
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
-from omnivit.model.features import Features, Layout
 from omnivit.model.weights import load_strictly, require_weights
-from omnivit.plugin import Card
 
 T = TypeVar("T")
 QUERIES = {"perceiver": 64, "query": 256, "abstractor": 64}

@@ -6,12 +6,12 @@ Shapes: M media, S rows a medium, D encoder width, D_llm LLM width, Q queries, H
 from __future__ import annotations
 
 import torch
-from omnivit_adapters.resampler_parts import all_seen, attend, grid_of, grid_sines, per_head, sines
+from omnivit_adapters.resampler.parts import all_seen, attend, grid_of, grid_sines, per_head, sines
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omnivit.contracts.features import Features
 from omnivit.errors import RecipeError
-from omnivit.model.features import Features
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 

@@ -6,11 +6,11 @@ Shapes: M media, S rows a medium, D encoder width, D_llm LLM width, Q queries, T
 from __future__ import annotations
 
 import torch
-from omnivit_adapters.resampler_parts import attend, grid_of, grid_sines, square
+from omnivit_adapters.resampler.parts import attend, grid_of, grid_sines, square
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnivit.model.features import Features
+from omnivit.contracts.features import Features
 
 
 class PositionedQuery(nn.Module):

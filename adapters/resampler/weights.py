@@ -1,4 +1,4 @@
-"""The weights of resamplers in published checkpoints -> the names of `omnivit_adapters.resampler`.
+"""The weights of resamplers in published checkpoints -> the names of `omnivit_adapters.resampler.adapter`.
 
 Read are the layouts of OpenFlamingo and Otter (`perceiver.*`), of Qwen-VL (`visual.attn_pool.*`, `visual.ln_post.*`,
 `visual.proj`), and of mPLUG-Owl, DocOwl and mPLUG-Owl2 (`abstractor.*` and `query_tokens`, or `visual_abstractor.*`).

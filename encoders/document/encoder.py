@@ -22,18 +22,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder, Processor, layout_of
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.nested import build_encoder
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.examples import EncoderExample
-from omnivit.media import tiling
-from omnivit.media.facts import MediaFacts
+from omnivit.media import synthetic, tiling
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
-from omnivit.model.encoder import Encoder, Processor, layout_of
-from omnivit.model.features import Features, Layout
-from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
-from omnivit.plugin import Card
-from omnivit.testing import made
+from omnivit.model.images import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
 
 MOST_CROPS = 100
 OWN = ("places", "order", "grid", "maps")
@@ -252,7 +251,7 @@ class DocumentEncoder(Encoder):
         """A small CLIP on up to four tiles, laid together, with learned places; pages of three shapes."""
         shapes = ((61, 43), (31, 97), (20, 20))
         config = {"encoder": INSIDE_EXAMPLES, "cropping": "any_resolution", "crops": 4, "joined": True}
-        return EncoderExample(made.pictures(folder, "page", shapes), {**config, "positions": True})
+        return EncoderExample(synthetic.pictures(folder, "page", shapes), {**config, "positions": True})
 
     def load(self) -> None:
         """Load the image encoder's weights."""

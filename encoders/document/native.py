@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError, suggest
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
+from omnivit.media import synthetic
 from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
 from omnivit.model.arguments import accepted
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
 from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
 from omnivit.model.weights import locate, require_weights
-from omnivit.plugin import Card
-from omnivit.testing import made
 
 
 @dataclass
@@ -235,7 +235,7 @@ class DocumentNativeEncoder(Encoder):
         sizes = {"hidden_size": 32, "d_ff": 64, "d_kv": 8, "num_attention_heads": 4, "num_hidden_layers": 2}
         config = {"model_type": "pix2struct_vision_model", **sizes, "patch_embed_hidden_size": 192, "seq_len": 64}
         shapes = ((61, 43), (31, 97), (7, 5))
-        return EncoderExample(made.pictures(folder, "page", shapes), {"config": config, "max_patches": 20})
+        return EncoderExample(synthetic.pictures(folder, "page", shapes), {"config": config, "max_patches": 20})
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""

@@ -23,21 +23,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from omnivit_encoders import imagebind_media, imagebind_model
+from omnivit_encoders.imagebind import media as imagebind_media
+from omnivit_encoders.imagebind import model as imagebind_model
 from PIL import Image
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError, suggest
-from omnivit.examples import EncoderExample
-from omnivit.media import arrays, audio, images, video
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.media import arrays, audio, images, synthetic
+from omnivit.media.video import read as video
+from omnivit.model.precision import torch_dtype
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
-from omnivit.plugin import Card
-from omnivit.precision import torch_dtype
-from omnivit.testing import made
 
 log = logging.getLogger(__name__)
 
@@ -206,9 +207,10 @@ class ImageBindEncoder(Encoder):
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
         """Towers of one block of 8 numbers, two pictures, two sounds and two records of motion."""
-        media = made.pictures(folder, "image", ((31, 62), (60, 120))) + made.sounds(folder, "audio", (0.53, 2.5))
+        images = synthetic.pictures(folder, "image", ((31, 62), (60, 120)))
+        media = images + synthetic.sounds(folder, "audio", (0.53, 2.5))
         for scale in (1, 3):
-            np.save(folder / f"{scale}.npy", scale * made.noise(6, 2000))
+            np.save(folder / f"{scale}.npy", scale * synthetic.noise(6, 2000))
             media.append(Media("imu", f"{scale}.npy", str(folder)))
         towers = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
         sizes = {f"{tower}_{key}": size for tower in ("vision", "audio", "imu") for key, size in towers.items()}

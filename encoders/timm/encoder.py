@@ -16,25 +16,24 @@ from typing import Any
 
 import timm
 import torch
-from omnivit_encoders.timm_activation import assumed_activation
-from omnivit_encoders.timm_layouts import for_model
+from omnivit_encoders.timm.activation import assumed_activation
+from omnivit_encoders.timm.layouts import for_model
 from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.examples import EncoderExample
-from omnivit.media import images
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.media import images, synthetic
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.model.weights import load_strictly, locate, read_state, require_weights
-from omnivit.plugin import Card
-from omnivit.testing import made
 
 SMALLEST_MAP = 4
 """Fewer rows than this are no feature map (pit returns its class token alone)."""
@@ -50,7 +49,7 @@ class TimmConfig:
     """Fetch timm's own weights from the hub."""
     path: str | None = None
     """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors, .pth, .pt or .bin with timm's names, or a
-    whole CLIP of open_clip, whose image tower is taken (see `omnivit_encoders.timm_layouts`)."""
+    whole CLIP of open_clip, whose image tower is taken (see `omnivit_encoders.timm.layouts`)."""
     act_layer: str | None = None
     """Activation by timm's name, such as `gelu` or `quick_gelu`. Default: what the weights or a config beside them
     say, else the model's own; where nothing says it, loading tells what it assumes."""
@@ -209,7 +208,7 @@ class TimmEncoder(Encoder):
         """timm's own little ResNet at 64 pixels, and pictures of three shapes."""
         shapes = ((37, 61), (90, 29), (31, 31))
         config = {"model": "test_resnet", "image_size": 64, "augment": True}
-        return EncoderExample(made.pictures(folder, "image", shapes), config)
+        return EncoderExample(synthetic.pictures(folder, "image", shapes), config)
 
     def load(self) -> None:
         """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""

@@ -17,21 +17,21 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omnivit_encoders.ulip_point_bert import PointBert
-from omnivit_encoders.ulip_weights import read_point_bert
+from omnivit_encoders.ulip.point_bert import PointBert
+from omnivit_encoders.ulip.weights import read_point_bert
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
-from omnivit.media.points import SEED, Cloud, look, read_points
-from omnivit.media.points_sampling import farthest
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.media import synthetic
+from omnivit.media.points.read import SEED, Cloud, look, read_points
+from omnivit.media.points.sampling import farthest
 from omnivit.model.weights import load_strictly, require_weights
-from omnivit.plugin import Card
-from omnivit.testing import made
 
 Variant = Literal["ulip2", "ulip1", "pointllm_v1_2", "pointllm_v1_1"]
 CANDIDATES = 4
@@ -222,7 +222,7 @@ class UlipEncoder(Encoder):
         """Three layers of 24 numbers on 48 points in 6 groups, and clouds of fewer and more points, with and without
         colours."""
         for points, channels in ((31, 3), (75, 6), (201, 3)):
-            cloud = made.noise(points, channels)
+            cloud = synthetic.noise(points, channels)
             cloud[:, 3:] = np.abs(cloud[:, 3:]) / 9  # colours
             np.save(folder / f"{points}.npy", cloud)
         media = [Media("points", path.name, str(folder)) for path in sorted(folder.iterdir())]

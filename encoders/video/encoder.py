@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omnivit_encoders.video_temporal import FramePositions, FrameTransformer
+from omnivit_encoders.video.temporal import FramePositions, FrameTransformer
 from PIL import Image
 from torch import Tensor
 
-from omnivit.data.sample import Media
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
-from omnivit.media.video import SIDE, Sampling, inspect, read_frames
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features
-from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import INSIDE_EXAMPLES, PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
-from omnivit.plugin import Card
-from omnivit.testing import made
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.nested import build_encoder
+from omnivit.contracts.sample import Media
+from omnivit.media import synthetic
+from omnivit.media.video.read import SIDE, Sampling, inspect, read_frames
+from omnivit.model.images import INSIDE_EXAMPLES, PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
 
 TIMES = "times"
 """Key of the seconds of each frame in an item."""
@@ -134,7 +134,7 @@ class VideoEncoder(Encoder):
         """A small CLIP with a transformer over three frames, and clips of five, two and three."""
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
         config = {"encoder": INSIDE_EXAMPLES, "frames": 3, "sampling": "segment_random", "temporal": "transformer"}
-        return EncoderExample(made.clips(folder, "video", shapes), {**config, "heads": 2})
+        return EncoderExample(synthetic.clips(folder, "video", shapes), {**config, "heads": 2})
 
     def load(self) -> None:
         """Fill in the image encoder's weights."""

@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omnivit_encoders import whisper_ctranslate2
+from omnivit_encoders.whisper import ctranslate2_weights as whisper_ctranslate2
 from torch import Tensor, nn
 from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers import WhisperConfig as HFConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEncoder
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.examples import EncoderExample
+from omnivit.media import synthetic
 from omnivit.media.audio import look, read_audio
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained
 from omnivit.model.weights import load_strictly, locate, require_weights
-from omnivit.plugin import Card
-from omnivit.precision import torch_dtype
-from omnivit.testing import made
 
 STRIDE = 2
 """Frames of the spectrum that make one row: the stride of the second convolution."""
@@ -181,7 +181,7 @@ class WhisperEncoder(Encoder):
         """Two layers of 16 numbers, windows of half a second, and sounds of one to three windows."""
         sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
         config = {**sizes, "num_mel_bins": 80, "max_source_positions": 25}
-        media = made.sounds(folder, "audio", (0.71, 0.13, 1.09))
+        media = synthetic.sounds(folder, "audio", (0.71, 0.13, 1.09))
         return EncoderExample(media, {"config": config, "windows": 4, "multiple": 5})
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:

@@ -7,13 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
-from omnivit.cache import KINDS, VARIABLE, cache_dir
 from omnivit.errors import OmniVitError
+from omnivit.files import CACHE_VARIABLE, CACHED, cache_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these of {', '.join(KINDS)}; default: all")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these of {', '.join(CACHED)}; default: all")
     parser.add_argument("--clear", action="store_true", help="remove them; whatever is needed again is made again")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List the cache, or clear it."""
     for kind in args.kinds:
-        if kind not in KINDS:
-            raise OmniVitError(f"the cache holds no {kind!r}. It holds: {', '.join(KINDS)}.")
+        if kind not in CACHED:
+            raise OmniVitError(f"the cache holds no {kind!r}. It holds: {', '.join(CACHED)}.")
     folder = cache_dir()
-    chosen = {kind: _measure(folder / kind) for kind in args.kinds or KINDS}
+    chosen = {kind: _measure(folder / kind) for kind in args.kinds or CACHED}
     if args.clear:
         for kind in chosen:
             _remove(folder / kind)
@@ -54,11 +54,11 @@ def _remove(folder: Path) -> None:
 def _text(folder: Path, chosen: dict[str, tuple[int, int]], cleared: bool) -> str:
     total = sum(size for _, size in chosen.values())
     rows = [
-        f"  {kind:9} {files:7,} files  {_spelled(size):>9}  {KINDS[kind]}" for kind, (files, size) in chosen.items()
+        f"  {kind:9} {files:7,} files  {_spelled(size):>9}  {CACHED[kind]}" for kind, (files, size) in chosen.items()
     ]
     if cleared:
         return "\n".join([f"Removed {_spelled(total)} from {folder}:", *rows])
-    hint = f"`omnivit cache --clear [KIND ...]` removes them; ${VARIABLE} names another folder."
+    hint = f"`omnivit cache --clear [KIND ...]` removes them; ${CACHE_VARIABLE} names another folder."
     return "\n".join([f"{folder}: {_spelled(total)}", *rows, hint])
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from omnivit.commands.generate import add_sampling_arguments, shown
-from omnivit.data.sample import Media, Message, Text
+from omnivit.console import reserved
+from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
-from omnivit.output import reserved
 
 if TYPE_CHECKING:
-    from omnivit.assistant import Assistant, Sampling
+    from omnivit.run.assistant import Assistant, Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
     with reserved():
-        from omnivit.quiet import quieten_transformers
+        from omnivit.console import quieten_transformers
 
         quieten_transformers()
-        from omnivit.assistant import Sampling, load
+        from omnivit.run.assistant import Sampling, load
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)
         assistant = load(args.run, args.device, args.trust, args.checkpoint)

@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnivit.console import reserved
 from omnivit.errors import RecipeError
-from omnivit.output import reserved
-from omnivit.trust import add_trust_argument
-from omnivit.trust import require as require_trust
+from omnivit.run.trust import add_trust_argument
+from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
-    from omnivit.check import StageSummary, Summary
     from omnivit.recipe import Recipe, Stage
+    from omnivit.run.check import StageSummary, Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
-    from omnivit.quiet import quieten_transformers
+    from omnivit.console import quieten_transformers
     from omnivit.recipe import load
 
     quieten_transformers()
     recipe = load(args.recipe, args.overrides)
     require_trust(recipe, args.trust, args.recipe)
-    from omnivit.check import check
+    from omnivit.run.check import check
 
     return recipe, check(recipe, with_data=not args.without_data, everything=args.all)
 
@@ -67,16 +67,16 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
 def _timed(recipe: Recipe) -> list[str]:
     """How long all takes here, as a table."""
     from omnivit.commands.check_time import table
-    from omnivit.quiet import quieten_lightning
-    from omnivit.train.trial import time_run
+    from omnivit.console import quieten_lightning
+    from omnivit.run.trial import time_run
 
     quieten_lightning()
     return table(time_run(recipe))
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:
-    from omnivit.check import count
     from omnivit.model.build import branches_of
+    from omnivit.run.check import count
 
     model = summary.model
     lines = [f"llm       {recipe.model.llm['name']:<10} {_number(count(model.llm)):>9} parameters"]
@@ -94,7 +94,7 @@ def _components(recipe: Recipe, summary: Summary) -> list[str]:
 
 
 def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
-    from omnivit.check import memory
+    from omnivit.run.check import memory
 
     sizes = {name: p.numel() for name, p in summary.model.named_parameters()}
     by_rate: Counter[float] = Counter()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omnivit.train.trial import Part
+    from omnivit.run.trial import Part
 
 
 def table(parts: Sequence[Part]) -> list[str]:
     """A line for each part of a run, and the whole."""
-    from omnivit.progress import duration
+    from omnivit.console import duration
 
     rows = [("time, about", "", "each", "in all")]
     for part in parts:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from omnivit.output import reserved
+from omnivit.console import reserved
 
 if TYPE_CHECKING:
-    from omnivit.doctor import Diagnosis, Folder
+    from omnivit.run.doctor import Diagnosis, Folder
 
 EXIT_PROBLEMS = 1
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, and print what was found."""
-    from omnivit.doctor import diagnose
+    from omnivit.run.doctor import diagnose
 
     with reserved():  # what libraries print while they are imported
         found = diagnose()
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def as_record(found: Diagnosis) -> dict[str, Any]:
     """The object that `--json` prints."""
-    from omnivit.commands.plugins import as_record as plugin_record
+    from omnivit.commands.plugins.verb import as_record as plugin_record
 
     def folder(one: Folder) -> dict[str, Any]:
         return {"path": str(one.path), "free": one.free, "used": one.used}
@@ -59,8 +59,9 @@ def as_record(found: Diagnosis) -> dict[str, Any]:
 
 def lines(found: Diagnosis) -> Iterator[str]:
     """The picture as text, in parts with a heading each."""
-    from omnivit.commands.plugins import table, wants_colour
-    from omnivit.doctor import size
+    from omnivit.commands.plugins.verb import table
+    from omnivit.console import wants_colour
+    from omnivit.run.doctor import size
 
     yield f"omnivit {found.omnivit}, Python {found.python}, {found.system}"
     yield ""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
+from omnivit.console import reserved
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
-from omnivit.output import reserved
-from omnivit.trust import add_trust_argument
-from omnivit.trust import require as require_trust
+from omnivit.run.trust import add_trust_argument
+from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
-    from omnivit.data.readers import Reader
+    from omnivit.contracts.reader import Reader
     from omnivit.evaluate.run import Answered, Score
     from omnivit.recipe import DataSource
 
@@ -63,19 +63,19 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     if not root.is_dir():
         raise DataError(f"--root {root}: is not a folder.")
     reader = _opened(args, root)
-    from omnivit.quiet import quieten_transformers
+    from omnivit.console import quieten_transformers
 
     quieten_transformers()
-    from omnivit.assistant import load
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather, score
+    from omnivit.run.assistant import load
 
     assistant = load(args.run, args.device, args.trust, args.checkpoint)
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
     answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)
     if args.out is not None:
-        from omnivit.train.checkpoint import write_text
+        from omnivit.files import write_text
 
         write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
     metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
@@ -105,7 +105,7 @@ def _check_writable(out: Path) -> None:
 def _opened(args: argparse.Namespace, root: Path) -> Reader:
     """The file, opened as `--reader` says, or as the run's own data were."""
     from omnivit.recipe import load
-    from omnivit.train.folder import RECIPE
+    from omnivit.run.folder import RECIPE
 
     path = args.data.resolve()
     if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
@@ -170,7 +170,7 @@ def summary(condition: str, score: Score) -> dict[str, Any]:
 
 def table(condition: str, score: Score) -> Sequence[str]:
     """What is printed for people."""
-    from omnivit.evaluate.report import LABELS
+    from omnivit.run.report import LABELS
 
     assert score.token_f1 is not None, "words were compared"
     lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]

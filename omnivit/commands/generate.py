@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnivit.console import reserved
 from omnivit.errors import DataError
-from omnivit.output import reserved
-from omnivit.trust import add_trust_argument
+from omnivit.run.trust import add_trust_argument
 
 if TYPE_CHECKING:
-    from omnivit.reply import Prediction, Reply
+    from omnivit.run.reply import Prediction, Reply
 
 SHORTCUTS = ("image", "video", "audio")
 """Slots with an option of their own; `--media SLOT=FILE` names any."""
@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reply(args: argparse.Namespace, question: str) -> Reply:
-    from omnivit.quiet import quieten_transformers
+    from omnivit.console import quieten_transformers
 
     quieten_transformers()
-    from omnivit.assistant import Sampling, load
+    from omnivit.run.assistant import Sampling, load
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)
     assistant = load(args.run, args.device, args.trust, args.checkpoint)

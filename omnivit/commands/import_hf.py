@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import."""
-    from omnivit.quiet import quieten_transformers
+    from omnivit.console import quieten_transformers
 
     quieten_transformers()
-    from omnivit.model.import_hf import import_llava
+    from omnivit.run.import_hf import import_llava
 
     import_llava(args.path, args.out, args.template)
     print(f'{args.out} is ready: omnivit generate {args.out} --image FILE "What is shown?"')

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivit.console import reserved
 from omnivit.errors import OmniVitError, PluginError
-from omnivit.output import reserved
-from omnivit.trust import add_trust_argument
-from omnivit.trust import require as require_trust
+from omnivit.run.trust import add_trust_argument
+from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
+    from omnivit.contracts.encoder import Encoder
+    from omnivit.contracts.media import MediaFacts
     from omnivit.data.slot import SlotPreparer
-    from omnivit.media.facts import MediaFacts
-    from omnivit.model.encoder import Encoder
 
 EXIT_UNUSABLE = 1
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tell; the status is 1 where a file cannot be used."""
-    from omnivit.quiet import quieten_transformers
+    from omnivit.console import quieten_transformers
 
     quieten_transformers()
     with reserved(), warnings.catch_warnings():
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
     """The encoders that can be asked; of the others, what they lack and how to get it."""
-    from omnivit.registry import encoders
+    from omnivit.contracts.registries import encoders
 
     found: dict[str, type[Encoder]] = {}
     absent = {}
@@ -104,21 +104,21 @@ def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
 def _slots(place: Path, trust: bool) -> Mapping[str, SlotPreparer]:
     """What prepares the media of each slot of a recipe. The model is built on the meta device."""
     from omnivit.recipe import load
-    from omnivit.train.folder import RECIPE, require_plugins
+    from omnivit.run.folder import RECIPE, require_plugins
 
     recipe = load(place / RECIPE if place.is_dir() else place)
     require_trust(recipe, trust, place, readers=False)
     if place.is_dir():
         require_plugins(place, recipe)
-    from omnivit.check import build_on_meta
     from omnivit.model.build import preparer_of
+    from omnivit.run.check import build_on_meta
 
     return preparer_of(build_on_meta(recipe), recipe).slots
 
 
 def _answer(file: Path, encoders: Mapping[str, type[Encoder]], slots: Mapping[str, SlotPreparer]) -> Answer:
     """Ask every encoder, and every slot."""
-    from omnivit.data.sample import Media
+    from omnivit.contracts.sample import Media
 
     answer = Answer(file)
     for name, encoder in encoders.items():

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from omnivit.console import reserved
 from omnivit.errors import RecipeError
-from omnivit.output import reserved
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

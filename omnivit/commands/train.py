@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from omnivit.errors import RecipeError
-from omnivit.lifeline import end_with_announced_parent
+from omnivit.processes import end_with_announced_parent
 from omnivit.recipe import Recipe
+from omnivit.run.trust import add_trust_argument
 from omnivit.train.signals import signals
-from omnivit.trust import add_trust_argument
 
 RUN_DIR = "OMNIVIT_RUN_DIR"
 """Tells the processes that Lightning starts, for other ranks, which folder the first has chosen."""
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and answer signals."""
     end_with_announced_parent()
     with signals.listening():
-        from omnivit.quiet import quieten_lightning, quieten_transformers
+        from omnivit.console import quieten_lightning, quieten_transformers
 
         quieten_transformers()
         quieten_lightning()
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from omnivit.train import folder, run_precision
+    from omnivit.run import folder
+    from omnivit.run import precision as run_precision
 
     if args.recipe is not None or args.run_dir is not None or args.overwrite:
         raise RecipeError(
@@ -62,7 +63,8 @@ def _resume(args: argparse.Namespace) -> int:
 
 def _begin(args: argparse.Namespace) -> int:
     from omnivit.recipe import load
-    from omnivit.train import folder, run_precision
+    from omnivit.run import folder
+    from omnivit.run import precision as run_precision
 
     if args.recipe is None:
         raise RecipeError("which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`.")
@@ -85,7 +87,7 @@ def _begin(args: argparse.Namespace) -> int:
 
 def _run_dir(args: argparse.Namespace) -> Path:
     """The run's folder: as it is asked for, or the first free one; ranks that come at once cannot choose apart."""
-    from omnivit.train import folder, lock
+    from omnivit.run import folder, lock
 
     if args.run_dir is not None or args.overwrite:
         return Path(args.run_dir or Path("runs") / args.recipe.stem)
@@ -102,13 +104,13 @@ def _run_dir(args: argparse.Namespace) -> Path:
 
 def _held(path: Path) -> AbstractContextManager[None]:
     """The lock on a run folder; the first of several ranks holds it for all."""
-    from omnivit.train import folder, lock
+    from omnivit.run import folder, lock
 
     return lock.hold(path) if folder.is_leader() else nullcontext()
 
 
 def _train(recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False) -> None:
     signals.run_is(path)
-    from omnivit.train.report import train_and_report
+    from omnivit.run.train import train_and_report
 
     train_and_report(recipe, path, resume, allow_changes)

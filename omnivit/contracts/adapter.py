@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from omnivit.examples import AdapterExample, no_example
-from omnivit.model.features import Features, Layout
-from omnivit.plugin import Plugin
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.examples import AdapterExample, no_example
+from omnivit.contracts.features import Features, Layout
 
 if TYPE_CHECKING:
-    from omnivit.model.encoder import Encoder
-    from omnivit.model.llm import LanguageModel
+    from omnivit.contracts.encoder import Encoder
+    from omnivit.contracts.llm import LanguageModel
 
 Length = Callable[[Layout], Layout]
 """Rows in -> rows out, with the grid that they fill, if any; must pickle, because loader workers call it.
@@ -104,7 +104,7 @@ class Adapter(nn.Module, Plugin, ABC):
         return
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:  # noqa: ARG002 - the default needs none
-        """Change the LLM (`llm.surgery`) or the encoder where the method needs it. Default: nothing.
+        """Change the LLM (`llm.patching`) or the encoder where the method needs it. Default: nothing.
 
         Called after all weights are loaded and before LoRA, freezing and sharding. What is added belongs to the
         adapter: its parameters are the adapter's, and no key of the LLM changes its name.

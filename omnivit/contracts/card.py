@@ -25,7 +25,7 @@ class Plugin:
     """What encoders, adapters, LLMs, readers and heads have in common."""
 
     contract: ClassVar[int]
-    """The version of the plugin contract that it was written for: `omnivit.contract.CONTRACT` of that time."""
+    """The version of the plugin contract that it was written for: `omnivit.registry.contract.CONTRACT` of that time."""
     version: ClassVar[int] = 1
     """Raised when the same `Config` gives other parameters or numbers; a recipe may ask for one: `name: thermal@1`."""
     card: ClassVar[Card] = Card()

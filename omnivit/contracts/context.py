@@ -1,7 +1,7 @@
 """What the LLM's layers may know of the batch beside hidden states: where media stand, and what their adapters hold.
 
 Adapters that change the LLM (visual experts, gated cross-attention, ...) are given a `Context` by every layer that they
-changed (`omnivit.model.surgery`). While text is generated, layers see a window of it: one column a step.
+changed (`omnivit.model.patching`). While text is generated, layers see a window of it: one column a step.
 
 Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch, D width.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import Batch
-from omnivit.model.features import Features
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.features import Features
 
 
 @dataclass(frozen=True)

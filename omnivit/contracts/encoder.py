@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.examples import EncoderExample, no_example
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.examples import EncoderExample, no_example
-from omnivit.media.facts import MediaFacts
-from omnivit.model.features import Features, Layout
-from omnivit.plugin import Plugin
 
 
 @runtime_checkable

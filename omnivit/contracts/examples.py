@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import PluginError
 
 if TYPE_CHECKING:
-    from omnivit.model.features import Layout
+    from omnivit.contracts.features import Layout
 
 
 @dataclass(frozen=True)

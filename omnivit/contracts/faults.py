@@ -13,7 +13,7 @@ from torch import nn
 
 from omnivit import registry
 from omnivit.errors import MediaError, OmniVitError, PluginError, RecipeError
-from omnivit.naming import harmless, printable
+from omnivit.registry.names import harmless, printable
 
 
 @contextmanager

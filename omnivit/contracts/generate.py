@@ -6,25 +6,42 @@ Shapes: B samples, T tokens, D LLM width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from omnivit.contracts.context import Context
 from omnivit.errors import RecipeError, suggest
-from omnivit.model.context import Context
-
-if TYPE_CHECKING:
-    from omnivit.model.llm import LanguageModel
 
 SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p"})
 """Options that say how an id is chosen."""
 
 
+class Logits(Protocol):
+    """What the forward pass of an LLM returns."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[N, V] of the kept tokens."""
+
+
+class Generator(Protocol):
+    """What generation needs of an LLM (`omnivit.contracts.llm.LanguageModel`)."""
+
+    def __call__(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, context: Context | None
+    ) -> Logits:
+        """Embeddings [B, T, D] -> logits of the tokens where `keep` [B, T] is True."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] -> input embeddings [B, T, D]."""
+
+
 @torch.no_grad()
 def generate_anew(
-    llm: LanguageModel,
+    llm: Generator,
     embeds: Tensor,
     mask: Tensor,
     positions: Tensor,

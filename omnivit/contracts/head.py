@@ -9,13 +9,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from omnivit.data.targets import TargetProcessor
-from omnivit.examples import HeadExample, no_example
-from omnivit.plugin import Plugin
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.examples import HeadExample, no_example
+from omnivit.contracts.sample import Target
+
+
+@runtime_checkable
+class TargetProcessor(Protocol):
+    """Turns one target into tensors. Deterministic given `target.seed`; None means no augmentation."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        """Named tensors, which the collator stacks to [N, ...], filled up with zeros where sizes differ.
+
+        Raises:
+            DataError: the target cannot be read; names what is wrong with it.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes whenever the same target would give other tensors."""
+        ...
 
 
 @dataclass(frozen=True)

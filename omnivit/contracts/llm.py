@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from omnivit.data.chat import Chat
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.context import Context
+from omnivit.contracts.examples import LLMExample, no_example
+from omnivit.contracts.generate import generate_anew
+from omnivit.contracts.patching import Patching
 from omnivit.errors import RecipeError
-from omnivit.examples import LLMExample, no_example
-from omnivit.model.context import Context
-from omnivit.model.generate import generate_anew
-from omnivit.model.surgery import Surgery
-from omnivit.plugin import Plugin
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,12 @@ class LanguageModel(nn.Module, Plugin, ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with its chat template."""
 
-    def chat(self, template: str | None = None) -> Chat:
-        """The chat encoder that fits this LLM; `template` overrides its usual one."""
-        return Chat(self.tokenizer(), template)
+    def chat(self, template: str | None = None) -> Any:  # noqa: ARG002 - the default needs none
+        """The chat encoder that fits this LLM, an `omnivit.data.chat.Chat`; `template` overrides its usual one.
+
+        Default: None, for the usual one over `tokenizer()` (`omnivit.data.chat.chat_of` makes it).
+        """
+        return None
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class LanguageModel(nn.Module, Plugin, ABC):
         """The table of input embeddings [V, D]."""
 
     @property
-    def surgery(self) -> Surgery:
+    def patching(self) -> Patching:
         """The layers, for adapters that change them in `install`.
 
         Raises:
@@ -108,7 +110,7 @@ class LanguageModel(nn.Module, Plugin, ABC):
         return
 
     def add_peft(self) -> None:
-        """Add LoRA or the like, then make the changes that adapters noted in `surgery`. Default: nothing."""
+        """Add LoRA or the like, then make the changes that adapters noted in `patching`. Default: nothing."""
         return
 
     def add_tokens(self, texts: Sequence[str]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from omnivit import registry
+from omnivit.contracts import registries
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter
-from omnivit.model.encoder import Encoder
-from omnivit.options import merge_options
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def build_adapter(block: Mapping[str, Any], path: str, width: int, llm_width: in
         RecipeError: no `name`, or options that it does not know.
         PluginError: no such adapter, or a broken one.
     """
-    cls, config = _found(registry.adapters, block, path)
+    cls, config = _found(registries.adapters, block, path)
     made: Adapter = cls(config, width, llm_width)
     return made
 
@@ -44,7 +45,7 @@ def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder
         RecipeError: no `name`, options that it does not know, or it reads something else.
         PluginError: no such encoder, or a broken one.
     """
-    cls, config = _found(registry.encoders, block, path)
+    cls, config = _found(registries.encoders, block, path)
     if cls.modality != modality:
         raise RecipeError(
             f"{path}: {block['name']!r} reads {cls.modality!r} media; one for {modality!r} is wanted here."

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
-from omnivit.typed import Where, convert, describe_type, hints
+from omnivit.recipe.convert import Where, convert, describe_type, hints
 
 T = TypeVar("T")
 

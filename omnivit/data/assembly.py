@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import IGNORE, Span
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media
+from omnivit.data.collate import Span
 from omnivit.data.guard import Token
 from omnivit.data.run import Run
-from omnivit.data.sample import Media
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,19 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media, Message, Text
 from omnivit.data.assembly import Assembly, EncodedChat, Piece
-from omnivit.data.collate import IGNORE
 from omnivit.data.guard import ANY, GuardedTokenizer, Token
 from omnivit.data.marks import Segment
 from omnivit.data.run import Run
-from omnivit.data.sample import Media, Message, Text
 from omnivit.data.template import Template
 from omnivit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from omnivit.contracts.llm import LanguageModel
 
 Supervise = Literal["all", "last"]
 
@@ -271,6 +273,17 @@ class Chat:
                 raise RecipeError(f"{token!r} {apart[token]}, so that no answer can hold it as text. Leave it out.")
         self._apart = frozenset(apart)
         self._guard.hold_back(apart)
+
+
+def chat_of(llm: LanguageModel, template: str | None = None) -> Chat:
+    """The chat encoder of an LLM: its own, or the usual one over its tokenizer.
+
+    Args:
+        llm: with its tokenizer.
+        template: overrides the LLM's usual one.
+    """
+    own: Chat | None = llm.chat(template)
+    return Chat(llm.tokenizer(), template) if own is None else own
 
 
 def _assistant_turns(messages: Sequence[Message], supervise: Supervise) -> set[int]:

@@ -5,16 +5,14 @@ Shapes: B samples, T tokens (padded), M media of one slot over the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from omnivit.contracts.batch import IGNORE, Batch, MediaBatch, TriggerBatch
 from omnivit.data.targets import Trigger
-
-IGNORE = -100
-"""Label of a token that carries no loss."""
 
 
 @dataclass(frozen=True)
@@ -46,89 +44,6 @@ class EncodedSample:
     """In reading order."""
     seconds: tuple[float, ...] = ()
     """What reading and preparing each medium took; they change no tensor."""
-
-
-@dataclass(frozen=True)
-class MediaBatch:
-    """The media of one slot, sample by sample, in reading order."""
-
-    items: dict[str, Tensor]
-    """[M, ...] each; those of varying size filled up with zeros."""
-    lengths: Tensor
-    """[M] rows reserved for each medium in the token sequence."""
-    starts: Tensor
-    """[M] column of [B, T] where each medium's rows begin (a medium may have none)."""
-    samples: tuple[int, ...]
-    """The row of the batch that each medium belongs to."""
-
-    def map(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
-        """Apply `move` to every tensor."""
-        items = {key: move(value) for key, value in self.items.items()}
-        return MediaBatch(items, move(self.lengths), move(self.starts), self.samples)
-
-
-@dataclass(frozen=True)
-class TriggerBatch:
-    """The occurrences of one head's token, sample by sample, in reading order."""
-
-    samples: Tensor
-    """[N] the row of the batch that each belongs to."""
-    places: Tensor
-    """[N] column of [B, T] of the state that the head reads."""
-    targets: dict[str, Tensor]
-    """[N, ...] each; those of varying size filled up with zeros. Empty where the targets are not known."""
-
-    def map(self, move: Callable[[Tensor], Tensor]) -> TriggerBatch:
-        """Apply `move` to every tensor."""
-        targets = {key: move(value) for key, value in self.targets.items()}
-        return TriggerBatch(move(self.samples), move(self.places), targets)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the model sees. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
-
-    ids: Tensor
-    """[B, T] token ids."""
-    labels: Tensor
-    """[B, T] token id where supervised, IGNORE elsewhere; not shifted."""
-    mask: Tensor
-    """[B, T] bool, False on padding."""
-    positions: Tensor
-    """[B, T] position of each token; a range over the real tokens."""
-    route: Tensor
-    """[B, T] 0 for text, 1 + index of the slot (in `slots`) for rows of media."""
-    slots: tuple[str, ...]
-    media: dict[str, MediaBatch]
-    names: tuple[str, ...]
-    """Sample names, for error messages."""
-    triggers: dict[str, TriggerBatch] = field(default_factory=dict)
-    """Of the heads whose token is in the batch."""
-
-    def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        """Apply `move` to every tensor."""
-        changes = {f.name: getattr(self, f.name) for f in fields(self)}
-        changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
-        changes["media"] = {slot: media.map(move) for slot, media in self.media.items()}
-        changes["triggers"] = {head: found.map(move) for head, found in self.triggers.items()}
-        return Batch(**changes)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Copy to a device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """Called by the DataLoader where `pin_memory` is set."""
-        return self.map(Tensor.pin_memory)
-
-    def targets(self) -> Tensor:
-        """[B, T] bool: True at the token *before* each supervised one, whose logits predict it."""
-        keep = torch.zeros_like(self.mask)
-        keep[:, :-1] = self.labels[:, 1:] != IGNORE
-        return keep
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:

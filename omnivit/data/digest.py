@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
 
-from omnivit.cache import cache_dir
+from omnivit.files import cache_dir, write_text
 
 _BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -43,10 +42,8 @@ def _kept(path: Path) -> Path:
 
 
 def _keep(target: Path, text: str) -> None:
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "ascii")
-        partial.replace(target)
+        write_text(target, text)
     except OSError as error:
         _log.warning("Cannot keep %s (%s); it will be made again next time.", target, error.strerror or error)

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.cache import cache_dir
 from omnivit.data.scan import ArrayScanner, Bytes, Found, Ints, Malformed, scan_lines
 from omnivit.errors import DataError, suggest
+from omnivit.files import cache_dir, replacing
 
 RECORD = np.dtype([("start", "<i8"), ("size", "<u4"), ("media", "<u4"), ("line", "<u4")])
 """First byte of a record, its length in bytes, how many media it seems to hold, and the line it begins on, from 1."""
@@ -286,21 +285,14 @@ def _read_saved(kept: Path, size: int) -> NDArray[Any] | None:
 
 def _save(target: Path, write: Callable[[Any], object]) -> bool:
     """Write a cache file as a whole or not at all. False: it could not be kept, which costs only time."""
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
-            temporary = Path(file.name)
+        with replacing(target) as partial, partial.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
         return True
     except OSError as error:
         _log.warning("Cannot keep %s (%s); it will be made again next time. $OMNIVIT_CACHE names another folder.",
                      target, error.strerror or error)  # fmt: skip
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         return False
 
 

@@ -1,4 +1,4 @@
-"""A DataLoader whose workers answer no signal and outlive nobody (see `omnivit.lifeline`)."""
+"""A DataLoader whose workers answer no signal and outlive nobody (see `omnivit.processes`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from omnivit.lifeline import FOR_PARENTS, end_with_parent_process, kernel_can_watch, signals_blocked
+from omnivit.processes import FOR_PARENTS, end_with_parent_process, kernel_can_watch, signals_blocked
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnivit.data.sample import Media, Message, Target, Text
+from omnivit.contracts.sample import Media, Message, Target, Text
 from omnivit.errors import DataError
 
 

@@ -15,21 +15,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Sample
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Sample
 from omnivit.errors import RecipeError
+from omnivit.seeds import derive_seed
 
 Ints = NDArray[np.int64]
 
 _MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough for new ones every epoch
 _BYTES_PER_TOKEN = 4.0
 _ALIKE, _ALIKE_TOKENS = 0.1, 4.0  # lengths closer than a tenth and four tokens count as equal: see `_blurred`
-
-
-def derive_seed(*keys: int | str) -> int:
-    """A seed in [0, 2^64) that depends on every key and on nothing else: (run seed, epoch, sample id, ...)."""
-    text = repr([key if isinstance(key, str) else int(key) for key in keys])
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class Mixture:

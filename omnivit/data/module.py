@@ -20,16 +20,18 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from omnivit import privacy
-from omnivit.data.collate import Batch, EncodedSample, collate
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.reader import Reader
+from omnivit.data import privacy
+from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.loader import Loader
-from omnivit.data.mixture import Mixture, batches, derive_seed, epoch_order, epoch_size, split
+from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, split
 from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
-from omnivit.data.readers import Reader
 from omnivit.data.transport import owned, packed
 from omnivit.errors import DataError
 from omnivit.recipe import LM, Data, DataSource, Stage
+from omnivit.seeds import derive_seed
 
 Index = tuple[int, int]
 """(epoch, global index in the mixture)"""

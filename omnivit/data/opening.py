@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from omnivit import registry
+from omnivit.contracts import registries
+from omnivit.contracts.reader import Reader
 from omnivit.data.index import Index
-from omnivit.data.readers import MessagesReader, Reader
+from omnivit.data.readers import MessagesReader
 from omnivit.data.records.forms import reader_for
 from omnivit.data.records.values import parse
 from omnivit.errors import DataError, suggest
@@ -33,7 +34,7 @@ def open_reader(name: str, path: Path, root: Path, ignore: Collection[str] = ())
         PluginError: no such reader.
         RecipeError: the reader has no keys to pass over.
     """
-    reader: Reader = registry.readers.get(_reader_of(path) if name == AUTO else name)(path, root)
+    reader: Reader = registries.readers.get(_reader_of(path) if name == AUTO else name)(path, root)
     return reader.ignoring(ignore) if ignore else reader
 
 
@@ -52,6 +53,6 @@ def _reader_of(path: Path) -> str:
         raise DataError(
             f"{place}: `reader: auto` knows no reader for a record with the keys "
             f"{', '.join(sorted(record)) or 'none'}. Name "
-            f"the reader. {suggest('', registry.readers.names())}"
+            f"the reader. {suggest('', registries.readers.names())}"
         )
     return name

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat, Supervise
-from omnivit.data.collate import IGNORE, EncodedSample, Span
-from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Part, Sample, Target, Text
+from omnivit.data.collate import EncodedSample, Span
 from omnivit.data.slot import SlotPreparer
 from omnivit.data.targets import HeadPreparer, Trigger
 from omnivit.errors import DataError, RecipeError, suggest
+from omnivit.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
 _SAID: set[str] = set()

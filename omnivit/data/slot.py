@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from omnivit.data.sample import Media
-from omnivit.model.adapter import Instruction, Length, Positions
-from omnivit.model.encoder import PrefacingProcessor, Processor, layout_of
-from omnivit.model.faults import reading
+from omnivit.contracts.adapter import Instruction, Length, Positions
+from omnivit.contracts.encoder import PrefacingProcessor, Processor, layout_of
+from omnivit.contracts.faults import reading
+from omnivit.contracts.sample import Media
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,30 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnivit.data.sample import Target
+from omnivit.contracts.head import TargetProcessor
+from omnivit.contracts.sample import Target
 from omnivit.errors import DataError
-
-
-@runtime_checkable
-class TargetProcessor(Protocol):
-    """Turns one target into tensors. Deterministic given `target.seed`; None means no augmentation."""
-
-    def __call__(self, target: Target) -> dict[str, Tensor]:
-        """Named tensors, which the collator stacks to [N, ...], filled up with zeros where sizes differ.
-
-        Raises:
-            DataError: the target cannot be read; names what is wrong with it.
-        """
-        ...
-
-    def fingerprint(self) -> str:
-        """A short text that changes whenever the same target would give other tensors."""
-        ...
 
 
 @dataclass(frozen=True)

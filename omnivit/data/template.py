@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateSyntaxError
 
+from omnivit.contracts.sample import Media, Message, Text
 from omnivit.data.guard import secret_name
 from omnivit.data.marks import Mark, Marked, Marker, Segment, kept_space
 from omnivit.data.records.turns import THOUGHTS
 from omnivit.data.rendering import bounded
-from omnivit.data.sample import Media, Message, Text
 from omnivit.data.searched import searched
 from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
 

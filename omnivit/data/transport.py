@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.batch import Batch
 
 _ALIGNMENT = 64
 """Bytes; a tensor begins at a multiple of them, so that it can be a view of any dtype."""

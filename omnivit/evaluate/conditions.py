@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Frames, Media, Message, Sample, Target
+from omnivit.contracts.sample import Frames, Media, Message, Sample, Target
 from omnivit.errors import DataError, RecipeError, suggest
+from omnivit.seeds import derive_seed
 
 Condition = Callable[[Sequence[Sample], int], list[Sample]]
 """Questions of one file and a seed -> the same questions with other media, in the same order."""

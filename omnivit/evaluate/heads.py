@@ -14,9 +14,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from omnivit.data.collate import Batch, collate
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.sample import Sample
+from omnivit.data.collate import collate
 from omnivit.data.prepare import Preparer
-from omnivit.data.sample import Sample
 from omnivit.evaluate.metrics import Interval, bootstrap
 from omnivit.model.omni import OmniModel
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from omnivit.train.checkpoint import fsync
+from omnivit.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,10 +40,8 @@ def plot_losses(
     for panel, (stage, curve) in zip(panels, drawn.items(), strict=True):
         _draw(panel, stage, curve, set(not_finite.get(stage, ())))
     panels[0].set_ylabel("loss per answer token (nats)")
-    partial = path / f".partial-{LOSS_PLOT}"
-    figure.savefig(partial, format="png")
-    fsync(partial)
-    partial.rename(path / LOSS_PLOT)
+    with replacing(path / LOSS_PLOT) as partial:
+        figure.savefig(partial, format="png")
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnivit.console import shown
+from omnivit.contracts.encoder import Processor
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media, Sample
 from omnivit.data.collate import stacked_items
-from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Sample
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
 from omnivit.evaluate.metrics import Interval, wilson
 from omnivit.evaluate.normalise import normalise
-from omnivit.model.encoder import Processor
-from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
-from omnivit.progress import shown
+from omnivit.seeds import derive_seed
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that cross-validation chooses from, strongest first; samples are scaled to a length of about 1."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from omnivit import privacy
+from omnivit.console import Display, Pace
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Sample
+from omnivit.data import privacy
 from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Sample
 from omnivit.errors import DataError, RecipeError
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
 from omnivit.evaluate.heads import head_losses
@@ -19,7 +20,6 @@ from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token
 from omnivit.evaluate.probe import linear_probe
 from omnivit.evaluate.words import word_error_rate
 from omnivit.model.omni import OmniModel
-from omnivit.progress import Display, Pace
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 LINEAR_PROBE = "linear_probe"
@@ -28,7 +28,7 @@ WORD_ERROR_RATE = "word_error_rate"
 
 
 class Answerer(Protocol):
-    """What is evaluated: `omnivit.assistant.Assistant`, or whatever answers like it."""
+    """What is evaluated: `omnivit.run.assistant.Assistant`, or whatever answers like it."""
 
     @property
     def model(self) -> OmniModel: ...

@@ -20,9 +20,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, suggest
-from omnivit.media.files import opened
+from omnivit.media.locate import opened
 from omnivit.media.source import reading
 
 MAX_BYTES = 512_000_000

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from omnivit.data.sample import Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError
 from omnivit.media import audio_decode
 from omnivit.media.audio_decode import Heard, Mix, Samples, check_rate, decode, facts, mixed, too_much
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import opened
 from omnivit.media.isolate import isolated
+from omnivit.media.locate import opened
 from omnivit.media.source import Source, reading
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from omnivit.contracts.media import MediaFacts
 from omnivit.errors import MediaError
-from omnivit.media.facts import MediaFacts
 from omnivit.media.source import Source
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]

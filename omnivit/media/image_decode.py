@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from omnivit.contracts.media import MediaFacts
 from omnivit.errors import MediaError
-from omnivit.media.facts import MediaFacts
 from omnivit.media.isolate import isolated
 from omnivit.media.source import Source, reading
 
@@ -80,7 +80,7 @@ def opened(source: Source, formats: Sequence[str] = FORMATS) -> Iterator[Image.I
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
                 image = Image.open(file, formats=known)
         except Image.DecompressionBombError as error:
-            limit = f"more than the limit of {MAX_PIXELS:,} pixels (omnivit.media.pictures.MAX_PIXELS)"
+            limit = f"more than the limit of {MAX_PIXELS:,} pixels (omnivit.media.image_decode.MAX_PIXELS)"
             raise MediaError(f"{source.name}: refused, {limit}: {error} Scale it down first.") from error
         except UnidentifiedImageError as error:
             raise MediaError(
@@ -99,12 +99,12 @@ def check_size(image: Image.Image, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise MediaError(
             f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} "
-            f"(omnivit.media.pictures.MAX_PIXELS). Scale it down first."
+            f"(omnivit.media.image_decode.MAX_PIXELS). Scale it down first."
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise MediaError(
             f"{name}: {width} x {height} pixels is more elongated than {MAX_ASPECT}:1 "
-            f"(omnivit.media.pictures.MAX_ASPECT). Crop it first."
+            f"(omnivit.media.image_decode.MAX_ASPECT). Crop it first."
         )
 
 
@@ -170,7 +170,7 @@ def _work(image: Image.Image, source: Source) -> float:
         if image.format == "JPEG" and scans > MAX_SCANS:
             raise MediaError(
                 f"{source.name}: is a JPEG of {scans:,} scans, more than the limit of {MAX_SCANS} "
-                f"(omnivit.media.pictures.MAX_SCANS). Save it anew."
+                f"(omnivit.media.image_decode.MAX_SCANS). Save it anew."
             )
         seconds += _SCAN * scans
     return seconds * image.width * image.height

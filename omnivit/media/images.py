@@ -1,6 +1,6 @@
 """Pictures: from a medium to a PIL image in RGB, and the transforms that image processors share.
 
-How a file becomes a picture is in `omnivit.media.pictures`.
+How a file becomes a picture is in `omnivit.media.image_decode`.
 
 Shapes: H height and W width in pixels.
 """
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import pictures
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import opened
-from omnivit.media.pictures import MAX_ASPECT, MAX_PIXELS
+from omnivit.media import image_decode
+from omnivit.media.image_decode import MAX_ASPECT, MAX_PIXELS
+from omnivit.media.locate import opened
 from omnivit.media.source import reading
 
 __all__ = [
@@ -44,10 +44,10 @@ def open_image(media: Media) -> Image.Image:
     The source may be a path, encoded bytes, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4].
 
     Raises:
-        MediaError: the file must not or cannot be read (see `omnivit.media.files.opened`), is no picture, is damaged
+        MediaError: the file must not or cannot be read (see `omnivit.media.locate.opened`), is no picture, is damaged
             or cut short, is larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT`, or takes too long.
     """
-    return _read(media, pictures.upright_rgb)
+    return _read(media, image_decode.upright_rgb)
 
 
 def open_plane(media: Media) -> NDArray[Any]:
@@ -58,7 +58,7 @@ def open_plane(media: Media) -> NDArray[Any]:
     Raises:
         MediaError: as `open_image`; or the picture has several channels.
     """
-    return _read(media, pictures.upright_plane)
+    return _read(media, image_decode.upright_plane)
 
 
 def look(media: Media) -> MediaFacts:
@@ -67,7 +67,7 @@ def look(media: Media) -> MediaFacts:
     Raises:
         MediaError: as `open_image`.
     """
-    return _read(media, pictures.facts)
+    return _read(media, image_decode.facts)
 
 
 def _read(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
@@ -77,10 +77,10 @@ def _read(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
         source = _from_array(source, str(media))
     if isinstance(source, Image.Image):
         with reading(str(media)):
-            pictures.check_size(source, str(media))
+            image_decode.check_size(source, str(media))
             return finish(source, str(media))
     with opened(media) as file:
-        return pictures.read(file, finish)
+        return image_decode.read(file, finish)
 
 
 def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from omnivit.errors import MediaError, OmniVitError, PluginError
-from omnivit.lifeline import end_with_parent, kernel_can_watch, signals_blocked
+from omnivit.processes import end_with_parent, kernel_can_watch, signals_blocked
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.files import NotRegularError, listed, open_descriptor, place_of
 from omnivit.media.source import Source

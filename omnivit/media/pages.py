@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import pictures
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import opened
+from omnivit.media import image_decode
 from omnivit.media.isolate import isolated
+from omnivit.media.locate import opened
 from omnivit.media.source import Source, reading
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _look_at_frames(document: _Document) -> tuple[tuple[int, int], int, dict[str
 
 def _picture(document: _Document) -> Image.Image:
     try:
-        return pictures.read(document.source, pictures.upright_rgb)
+        return image_decode.read(document.source, image_decode.upright_rgb)
     except MediaError as error:
         if document.name.lower().endswith(".pdf"):
             raise MediaError(f"{error} It is no PDF either: `%PDF-` does not stand in its first 1024 bytes.") from error
@@ -265,7 +265,7 @@ def _tiff(document: _Document) -> Iterator[Image.Image | None]:
     if document.source.head(4) not in TIFF:
         yield None
         return
-    with pictures.opened(document.source, ("TIFF",)) as image:
+    with image_decode.opened(document.source, ("TIFF",)) as image:
         yield image
 
 
@@ -278,9 +278,9 @@ def _frame(document: _Document, frames: Image.Image, number: int) -> Image.Image
     """One frame, by the rules of pictures: bounded by its header before it is decoded."""
     with _explained(document, f"page {number + 1}"):
         frames.seek(number)
-        pictures.check_size(frames, document.name)
+        image_decode.check_size(frames, document.name)
         frames.load()
-        return pictures.upright_rgb(frames, document.name)
+        return image_decode.upright_rgb(frames, document.name)
 
 
 @contextlib.contextmanager

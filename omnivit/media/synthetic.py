@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 
 
 def noise(*shape: int) -> NDArray[np.float64]:

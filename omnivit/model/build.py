@@ -7,26 +7,28 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from omnivit import precision, registry
-from omnivit.data.mixture import derive_seed
+from omnivit import registry
+from omnivit.contracts import registries
+from omnivit.contracts.adapter import Adapter, Positions
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.faults import naming
+from omnivit.contracts.head import Head
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.options import merge_options
+from omnivit.data.chat import chat_of
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
 from omnivit.data.targets import HeadPreparer
-from omnivit.device import default_device
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter, Positions
-from omnivit.model.encoder import Encoder
-from omnivit.model.faults import naming
-from omnivit.model.head import Head
-from omnivit.model.llm import LanguageModel
+from omnivit.model import precision
+from omnivit.model.device import default_device
 from omnivit.model.omni import Branch, OmniModel
 from omnivit.model.tokens import read_tokenizer
-from omnivit.options import merge_options
 from omnivit.recipe import Recipe, Slot, Stage
-from omnivit.typed import Where, split
+from omnivit.recipe.convert import Where, split
+from omnivit.seeds import derive_seed, seeded
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,6 @@ class Blueprint:
         """What its initialisation is seeded by: the slot, and the number of the branch where that is not 0."""
         _, _, slot, *number, _ = split(self.path)
         return (slot, *number) if number != [0] else (slot,)
-
-
-@contextmanager
-def seeded(*keys: int | str) -> Iterator[None]:
-    """Make initialisation inside depend on `keys` alone, and leave torch's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(*keys))
-        yield
 
 
 def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, recipe: Recipe) -> Blueprint:
@@ -104,18 +98,18 @@ class ModelBlueprint:
         inputs = {
             slot: tuple(
                 BranchBlueprint(
-                    _component(registry.encoders, branch.encoder, f"{path}.encoder", recipe, known),
-                    _component(registry.adapters, branch.adapter, f"{path}.adapter", recipe, known),
+                    _component(registries.encoders, branch.encoder, f"{path}.encoder", recipe, known),
+                    _component(registries.adapters, branch.adapter, f"{path}.adapter", recipe, known),
                 )
                 for path, branch in branches_of(recipe, slot)
             )
             for slot in recipe.model.inputs
         }
         heads = {
-            name: blueprint(registry.heads, block, f"model.heads.{name}", recipe)
+            name: blueprint(registries.heads, block, f"model.heads.{name}", recipe)
             for name, block in recipe.model.heads.items()
         }
-        return cls(blueprint(registry.llms, recipe.model.llm, "model.llm", recipe), inputs, heads, recipe.seed)
+        return cls(blueprint(registries.llms, recipe.model.llm, "model.llm", recipe), inputs, heads, recipe.seed)
 
     def build(self) -> OmniModel:
         """Construct every component. Each is initialised from its own seed, so that none depends on its neighbours.
@@ -124,7 +118,7 @@ class ModelBlueprint:
             RecipeError: an adapter's rows have another width than the LLM, a shared one does not fit, or heads cannot
                 be told apart.
         """
-        with seeded(self.seed, "llm"), _constructing(self.llm):
+        with seeded(derive_seed(self.seed, "llm")), _constructing(self.llm):
             llm: LanguageModel = self.llm.cls(self.llm.config)
         encoders: dict[str, Encoder] = {}
         adapters: dict[str, tuple[Adapter, int]] = {}
@@ -138,13 +132,13 @@ class ModelBlueprint:
         return OmniModel(llm, inputs, {name: self._head(name, plan, llm) for name, plan in self.heads.items()})
 
     def _head(self, name: str, plan: Blueprint, llm: LanguageModel) -> Head:
-        with seeded(self.seed, "heads", name), _constructing(plan):
+        with seeded(derive_seed(self.seed, "heads", name)), _constructing(plan):
             head: Head = plan.cls(plan.config, llm.width)
         return head
 
     def _encoder(self, plan: Blueprint, built: dict[str, Encoder]) -> Encoder:
         if plan.path not in built:
-            with seeded(self.seed, "encoders", *plan.keys), _constructing(plan):
+            with seeded(derive_seed(self.seed, "encoders", *plan.keys)), _constructing(plan):
                 built[plan.path] = plan.cls(plan.config)
         return built[plan.path]
 
@@ -153,7 +147,7 @@ class ModelBlueprint:
     ) -> Adapter:
         plan = plans.adapter
         if plan.path not in built:
-            with seeded(self.seed, "adapters", *plan.keys), _constructing(plan):
+            with seeded(derive_seed(self.seed, "adapters", *plan.keys)), _constructing(plan):
                 built[plan.path] = plan.cls(plan.config, encoder.width, llm.width), encoder.width
         adapter, width = built[plan.path]
         if width != encoder.width:
@@ -231,9 +225,9 @@ def complete(model: OmniModel, seed: int) -> None:
         for number, branch in enumerate(branches):
             path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
             changing = naming(path, type(branch.adapter), "while it changed the LLM")
-            with seeded(seed, "install", slot, *([number] if number else [])), changing:
+            with seeded(derive_seed(seed, "install", slot, *([number] if number else []))), changing:
                 branch.adapter.install(model.llm, branch.encoder, slot)
-    with seeded(seed, "peft"):
+    with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
     if tokens := model.tokens():
         with _named(f"model.heads ({', '.join(tokens)})"):
@@ -266,7 +260,7 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
     """
     tokens = model.tokens()
     with _named(f"stages.{stage.name}.template" if stage is not None and stage.template else ""):
-        chat = model.llm.chat(None if stage is None else stage.template)
+        chat = chat_of(model.llm, None if stage is None else stage.template)
     chat = chat.with_heads(tokens) if tokens else chat
     with _named(f"stages.{stage.name}.markup" if stage is not None else "markup of the stages"):
         chat = chat.with_markup(_markup([stage] if stage is not None else recipe.stages))

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from omnivit.contracts.card import Card
+from omnivit.contracts.context import Context
+from omnivit.contracts.examples import LLMExample
+from omnivit.contracts.generate import generate_anew
+from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
-from omnivit.examples import LLMExample
 from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
-from omnivit.model.context import Context
-from omnivit.model.generate import generate_anew
-from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
+from omnivit.model.patching import LayerPatching, find_layers
+from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import explained, load_pretrained
-from omnivit.model.surgery import Surgery, find_layers
 from omnivit.model.tokens import BYTES, byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require, require_weights
-from omnivit.plugin import Card
-from omnivit.precision import torch_dtype
 
 
 @dataclass
@@ -95,7 +95,7 @@ class CausalLM(LanguageModel):
         super().__init__()
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._surgery: Surgery | None = None
+        self._patching: LayerPatching | None = None
         self.tokens: NewTokens | None = None
         settings = self._settings()
         if config.path is None:
@@ -131,8 +131,8 @@ class CausalLM(LanguageModel):
         matches nothing."""
         if self.config.lora is not None:
             add_lora(self.hf, self.hf.get_output_embeddings(), self.config.lora)
-        if self._surgery is not None:
-            self._surgery.apply()
+        if self._patching is not None:
+            self._patching.apply()
 
     def add_tokens(self, texts: Sequence[str]) -> None:
         """Make each text one token, with a row of its own beside those of the model (`llm.tokens.*`).
@@ -142,11 +142,11 @@ class CausalLM(LanguageModel):
             self.tokens = NewTokens(self.hf.get_input_embeddings(), self.hf.get_output_embeddings(), ids)
 
     @property
-    def surgery(self) -> Surgery:
+    def patching(self) -> LayerPatching:
         """The decoder layers, to be changed. Raises RecipeError where the architecture is not understood."""
-        if self._surgery is None:
-            self._surgery = Surgery(self.hf, find_layers(self.hf))
-        return self._surgery
+        if self._patching is None:
+            self._patching = LayerPatching(self.hf, find_layers(self.hf))
+        return self._patching
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer. Raises RecipeError where it has none, or more tokens than the model has embeddings."""
@@ -228,7 +228,7 @@ class CausalLM(LanguageModel):
         return ids
 
     def _telling(self, context: Context | None) -> AbstractContextManager[None]:
-        return nullcontext() if self._surgery is None else self._surgery.telling(context)
+        return nullcontext() if self._patching is None else self._patching.telling(context)
 
     def _adopt(self, model: Any) -> None:
         """Take a transformers model in: check what is needed of it, and set it up."""
@@ -238,7 +238,7 @@ class CausalLM(LanguageModel):
             old = model.gradient_checkpointing_enable  # deprecated by the newer name
             getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
         self.hf = model
-        self._surgery = None
+        self._patching = None
         self.width = int(model.get_input_embeddings().embedding_dim)
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._takes_positions = takes_positions(model)

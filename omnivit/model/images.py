@@ -1,6 +1,6 @@
 """Media of several pictures (frames of a clip, slices of a volume, crops of a page), each seen by an image encoder.
 
-An encoder for such media keeps an image encoder inside (`omnivit.model.parts.build_encoder`). Its processor cuts a
+An encoder for such media keeps an image encoder inside (`omnivit.contracts.nested.build_encoder`). Its processor cuts a
 medium into pictures and hands them to `prepare_pictures`; its forward pass hands the stacked items to
 `encode_pictures`. Media may have different numbers of pictures: what the collator fills up never reaches the encoder.
 
@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnivit.data.sample import Media
-from omnivit.model.encoder import Encoder, Processor, layout_of
-from omnivit.model.features import Features, Layout
+from omnivit.contracts.encoder import Encoder, Processor, layout_of
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.sample import Media
 
 INSIDE_EXAMPLES = {
     "name": "clip",

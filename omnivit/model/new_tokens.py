@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from omnivit.errors import RecipeError
-from omnivit.model.surgery import change
+from omnivit.model.patching import change
 
 
 def add_to_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:

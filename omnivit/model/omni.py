@@ -12,16 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.faults import naming
+from omnivit.contracts.features import Features, joined
+from omnivit.contracts.head import Head, HeadOutput
+from omnivit.contracts.llm import LanguageModel
 from omnivit.data.slot import encoder_items, instruction_of
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder
-from omnivit.model.faults import naming
-from omnivit.model.features import Features, joined
-from omnivit.model.head import Head, HeadOutput
-from omnivit.model.llm import LanguageModel
 from omnivit.model.splice import splice
 
 

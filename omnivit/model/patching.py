@@ -22,12 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.context import Context
+from omnivit.contracts.patching import Around, Layer
 from omnivit.errors import LibraryError, RecipeError
 from omnivit.model.arguments import step_of
-from omnivit.model.context import Context
-
-Around = Callable[..., Any]
-"""`around(plain, context, *args, **kwargs)` in place of `plain(*args, **kwargs)`; context is None outside a batch."""
 
 _KEY = "omnivit_context"
 
@@ -40,25 +38,8 @@ class Twin(NamedTuple):
     """The last row of each medium counts as text."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A decoder layer and the parts of it that methods change."""
-
-    index: int
-    """From 0."""
-    block: nn.Module
-    attention: nn.Module
-    mlp: nn.Module
-    norms: Mapping[str, nn.Module]
-    """Name -> each norm of the block, in its order."""
-
-    def projections(self) -> dict[str, nn.Module]:
-        """Name -> each linear map of the attention (`q_proj`, or a fused `qkv_proj`, ..., and the output's)."""
-        return {name: child for name, child in self.attention.named_children() if _is_linear(child)}
-
-
 @dataclass
-class Surgery:
+class LayerPatching:
     """The layers of one LLM, and what is changed in them.
 
     Changes are noted first and made by `apply`, after LoRA: a twin then replaces a module with its LoRA.
@@ -259,11 +240,6 @@ def _check_maps_rows(module: nn.Module, name: str) -> None:
             f"{name}: {type(module).__name__} takes {', '.join(needed) or 'no rows'}: it does not map rows on their "
             f"own, so media cannot have one for themselves."
         )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
 def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], context: Context | None,

@@ -110,7 +110,7 @@ def torch_dtype(name: str, device: str | None = None) -> torch.dtype:
     """The dtype that a plugin's option `dtype` names; `fastest` is measured on `device`, by default that of runs."""
     import torch
 
-    from omnivit.device import default_device
+    from omnivit.model.device import default_device
 
     if name == FASTEST:
         name = choose(measure(device or default_device())).dtype

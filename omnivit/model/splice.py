@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.features import Features
 from omnivit.errors import SpliceError
-from omnivit.model.features import Features
 
 
 def splice(embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:

@@ -8,10 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from omnivit.cache import cache_dir
 from omnivit.errors import PluginError, RecipeError, suggest
+from omnivit.files import appearing, cache_dir
 from omnivit.model.hub import on_hand
 from omnivit.model.pretrained import REMOTE_CODE
 
@@ -218,19 +215,8 @@ def convert_gguf(path: Path) -> Path:
 
 
 def _convert(path: Path, target: Path) -> None:
-    for stale in target.parent.glob(f".{target.name}.*"):  # left by a process that was killed; we hold the lock
-        shutil.rmtree(stale)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with appearing(target) as partial:  # the caller holds the lock
         _save_as_hf(path, partial)
-        for file in partial.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        partial.chmod(0o755)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _save_as_hf(path: Path, folder: Path) -> None:

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from omnivit.interval import read_interval
-from omnivit.recipe import LM, DataSource, Evaluation, Recipe, Schedule, Stage
-from omnivit.typed import Where, near
+from omnivit.recipe.convert import Where, near
+from omnivit.recipe.interval import read_interval
+from omnivit.recipe.schema import LM, DataSource, Evaluation, Recipe, Schedule, Stage
 
 SCHEDULES = ("cosine", "linear", "constant")
 ON_BAD_SAMPLE = ("error", "skip")

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from omnivit.errors import RecipeError
-from omnivit.naming import same_plugin
-from omnivit.recipe import Recipe
-from omnivit.recipe_source import MAX_DEPTH, Node, absolute, full, parse, read, shown
-from omnivit.typed import Keys, Where, hints, near
+from omnivit.recipe.convert import Keys, Where, hints, near
+from omnivit.recipe.schema import Recipe
+from omnivit.recipe.yaml_tree import MAX_DEPTH, Node, absolute, full, parse, read, shown
+from omnivit.registry.names import same_plugin
 
 COMMAND_LINE = "command line"
 _PLUGIN_BLOCKS = re.compile(r"model\.(llm|heads\.[^.\[]+|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")

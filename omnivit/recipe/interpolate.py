@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from omnivit.errors import RecipeError
-from omnivit.recipe_source import absolute, full
-from omnivit.typed import Keys, Where, near, split
+from omnivit.recipe.convert import Keys, Where, near, split
+from omnivit.recipe.yaml_tree import absolute, full
 
 MAX_CHARACTERS = 1_000_000
 """Of everything that a recipe expands to."""

@@ -1,37 +1,17 @@
-"""The recipe: what a run is made of, as typed dataclasses; how it is read from YAML and written back.
+"""The recipe: what a run is made of, as typed dataclasses; what they may say.
 
 This module knows no plugin and no tensor. What a block such as `encoder` may say beyond `name` is the business of the
-plugin's own `Config` (see `omnivit.options`).
-
-Reading, in this order:
-
-1. `extends: other.yaml` (or a list of files; names start from the folder of the file that says so) reads those first,
-   left to right; each later file is laid over the earlier ones, the file itself last. Mappings merge, lists and scalars
-   are replaced. A plugin's block (`model.llm`, a head, an input's `encoder` or `adapter`) whose `name` or `share`
-   changes is replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
-2. A text in a YAML file that begins with `./` or `../` becomes absolute, from that file's folder; so does a relative
-   `data.root`, whose default is the folder of the recipe. `~/` is the home folder.
-3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over,
-   those of a `name` first. Their relative paths start from the working folder; so do those that come out of
-   environment variables.
-4. `${data.root}` stands for another value, `${oc.env:NAME}` and `${oc.env:NAME,default}` for a variable, `\\${` for a
-   literal `${`. `???` is a value that a later file or an override has to give.
-5. Types, names and ranges are checked. An error names the path (`stages[0].batch_size`) and the file and line.
+plugin's own `Config` (see `omnivit.contracts.options`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from omnivit.errors import RecipeError
-from omnivit.typed import Keys, Where, convert
+from omnivit.recipe.convert import Keys, Where
 
 LM = "lm"
 """The loss of the words of answers; a head's is called by its name."""
@@ -205,45 +185,3 @@ class Recipe:
     def where(self, path: str) -> Where:
         """The place of `path`, such as `model.inputs.image.encoder`, for errors; `load` makes it know file and line."""
         return Where.of(path, self._places)
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe (see the module's docstring for the rules).
-
-    Args:
-        path: a YAML file.
-        overrides: `key.path=value`; a later one wins.
-
-    Raises:
-        RecipeError: the recipe cannot be read, or says something that cannot be done.
-    """
-    from omnivit import recipe_compose  # these import yaml and omegaconf
-    from omnivit.recipe_checks import problems
-    from omnivit.recipe_resolve import resolve
-
-    tree = recipe_compose.override(recipe_compose.compose(Path(path)), overrides)
-    where = Where((), dict(tree.places()))
-    draft = convert(tree.plain(), Recipe, where, draft=True)
-    recipe: Recipe = convert(resolve(draft, where), Recipe, where)
-    recipe._places = where.places
-    found = list(problems(recipe))
-    if found:
-        raise RecipeError("\n".join(found))
-    return recipe
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """Write a recipe, defaults included, as YAML from which `load` reads an equal one wherever the file lies.
-
-    Raises:
-        RecipeError: it holds an object that is neither mapping, list nor scalar.
-    """
-    from omnivit.recipe_source import dump
-
-    return dump(dataclasses.asdict(recipe))
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """16 hexadecimal digits that change with anything that the recipe says; not with the file that it was read from."""
-    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

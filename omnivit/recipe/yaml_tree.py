@@ -20,7 +20,7 @@ import yaml
 
 from omnivit.errors import RecipeError
 from omnivit.files import NotRegularError, open_regular
-from omnivit.typed import FLOAT, Keys, near, parse_number
+from omnivit.recipe.convert import FLOAT, Keys, near, parse_number
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 64

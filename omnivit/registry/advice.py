@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
-from omnivit import naming, probe
-from omnivit.claims import Claim
-from omnivit.naming import DISTRIBUTION, Wanted, harmless, printable
+from omnivit.registry import introspection, names
+from omnivit.registry.claims import Claim
+from omnivit.registry.names import DISTRIBUTION, Wanted, harmless, printable
 
 
 class Reference(NamedTuple):
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
 
 def package(name: str, extras: Sequence[str] = (), pin: str = "") -> str:
     """What `pip install` takes, fit for a shell; empty for a name that no distribution can have."""
-    if not all(DISTRIBUTION.fullmatch(part) for part in (name, *extras)) or name == probe.UNKNOWN:
+    if not all(DISTRIBUTION.fullmatch(part) for part in (name, *extras)) or name == introspection.UNKNOWN:
         return ""
     inside = f"[{','.join(extras)}]" if extras else ""
     return f'"{name}{inside}{pin}"' if inside or pin else name
@@ -73,7 +73,7 @@ def install(claim: Claim, extras: Sequence[str] = ()) -> str:
 def reinstall(claim: Claim) -> str:
     """What to do about a claim that leads nowhere."""
     if claim.owner is None:
-        return _find(naming.parse(claim.value))
+        return _find(names.parse(claim.value))
     wanted = package(claim.owner.facts.name)
     if not wanted:
         return "remove what registers it and install it again, or tell its authors"
@@ -119,7 +119,7 @@ def failed_import(claim: Claim, reference: Reference, error: BaseException) -> F
         return Fault(f"module '{harmless(absent)}' is not found", reinstall(claim))
     said = printable(f"{type(error).__name__}: {error}")
     problem = f"importing {harmless(reference.module)} failed{place(error)}: {said}"
-    lacking = probe.lacks(claim.owner.facts, reference.extras) if claim.owner else []
+    lacking = introspection.lacks(claim.owner.facts, reference.extras) if claim.owner else []
     if lacking:
         return Fault(f"{problem} ({', '.join(lacking)})", install(claim, reference.extras))
     if absent:
@@ -143,7 +143,7 @@ def other_version(claim: Claim, wanted: int, found: int) -> Fault:
     """What to do where a recipe asks for another version of a plugin than the one that is installed."""
     has = str(claim.owner) if claim.owner else "the class"
     problem = f"version {wanted} is asked for, and {has} has version {found}"
-    instead = f"or ask for the one that is there: `{naming.parse(claim.name).name}@{found}`"
+    instead = f"or ask for the one that is there: `{names.parse(claim.name).name}@{found}`"
     release = package(claim.owner.facts.name) if claim.owner else ""
     if claim.owner is None or not release:
         return Fault(problem, f"get version {wanted} from its authors, {instead}")

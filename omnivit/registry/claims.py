@@ -16,8 +16,8 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from omnivit import naming, probe
-from omnivit.naming import harmless
+from omnivit.registry import introspection, names
+from omnivit.registry.names import harmless
 
 GROUPS = "omnivit."
 """What our entry-point groups begin with."""
@@ -34,9 +34,9 @@ class Owner:
         self.distribution = distribution
 
     @functools.cached_property
-    def facts(self) -> probe.Facts:
+    def facts(self) -> introspection.Facts:
         """Name, version, requirements."""
-        return probe.facts(self.distribution)
+        return introspection.facts(self.distribution)
 
     def __str__(self) -> str:
         """Name and version, fit for a message."""
@@ -96,7 +96,7 @@ def _read() -> Reading:
             text = _text(owner.distribution)
             found = [_claim(line, owner) for line in lines(text) if line.group.startswith(GROUPS)] if text else []
         except Exception as error:  # of a stranger's finder, or a disk: nobody else shall suffer
-            said = naming.printable(f"{type(error).__name__}: {error}")
+            said = names.printable(f"{type(error).__name__}: {error}")
             damaged.append(Damaged(owner, f"its {FILE} cannot be read: {said}"))
             continue
         for claim in found:
@@ -180,8 +180,8 @@ def lines(text: str) -> Iterator[_Line]:
 
 def _claim(line: _Line, owner: Owner) -> Claim:
     fault = line.fault
-    if not fault and not naming.LEGAL.fullmatch(line.name):
-        fault = f"its name is none that a plugin may have: {naming.RULE}"
+    if not fault and not names.LEGAL.fullmatch(line.name):
+        fault = f"its name is none that a plugin may have: {names.RULE}"
     return Claim(line.name, line.value, line.group, owner, fault)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from omnivit.naming import harmless
+from omnivit.registry.names import harmless
 
 CONTRACT = 1
 """The contract of this OmniViT; a plugin says which one it was written for: `contract = 1`."""

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
 from omnivit.errors import suggest
-from omnivit.naming import harmless, printable
+from omnivit.registry.names import harmless, printable
 
 LARGEST = 2_000_000
 """Bytes of source that are looked into; a larger module is taken to define what is asked of it."""

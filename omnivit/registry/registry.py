@@ -13,21 +13,13 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from omnivit import claims, contract, naming, probe, remedies
-from omnivit.claims import Claim
 from omnivit.errors import PluginError, suggest
-from omnivit.naming import Wanted, harmless, printable
-from omnivit.remedies import Fault, Reference
-
-if TYPE_CHECKING:
-    from omnivit.data.readers import Reader
-    from omnivit.model.adapter import Adapter
-    from omnivit.model.encoder import Encoder
-    from omnivit.model.head import Head
-    from omnivit.model.llm import LanguageModel
+from omnivit.registry import advice, claims, contract, introspection, names
+from omnivit.registry.advice import Fault, Reference
+from omnivit.registry.claims import Claim
+from omnivit.registry.names import Wanted, harmless, printable
 
 T = TypeVar("T")
 
@@ -51,7 +43,7 @@ class Health:
 @dataclass(frozen=True)
 class Listing:
     """One distribution's claim to a name, and the health of that name. Names as strangers wrote them: show them by
-    `omnivit.naming.harmless`."""
+    `omnivit.registry.names.harmless`."""
 
     kind: str
     name: str
@@ -81,7 +73,7 @@ class Registry(Generic[T]):
 
     def names(self) -> Mapping[str, Claim]:
         """Every registered name that is one, sorted, from metadata alone. Of several claims the first is given."""
-        return {name: found[0] for name, found in self._claims().items() if naming.LEGAL.fullmatch(name)}
+        return {name: found[0] for name, found in self._claims().items() if names.LEGAL.fullmatch(name)}
 
     def knows(self, name: str) -> bool:
         """Whether a distribution registers what `name` asks for, in whichever version and health."""
@@ -121,18 +113,18 @@ class Registry(Generic[T]):
         if claim.owner is not None:
             distribution, version = claim.owner.facts[:2]
         else:
-            distribution, version = owner_of(naming.parse(claim.value).distribution)
+            distribution, version = owner_of(names.parse(claim.value).distribution)
         origin = {"name": name, "value": claim.value, "distribution": distribution, "version": version}
         return {**origin, "plugin_version": _version(found)}
 
     def survey(self) -> list[Listing]:
         """Every claim in this group with its health, from one reading of the metadata; nothing is imported."""
         listings = []
-        find = functools.cache(probe.installed)
+        find = functools.cache(introspection.installed)
         for name, found in self._claims().items():
             health = _health(found, find)
             for claim in found:
-                origin = claim.owner.facts[:2] if claim.owner else (probe.UNKNOWN, probe.UNKNOWN)
+                origin = claim.owner.facts[:2] if claim.owner else (introspection.UNKNOWN, introspection.UNKNOWN)
                 listings.append(Listing(self.kind, name, claim.value, *origin, health))
         return listings
 
@@ -154,12 +146,12 @@ class Registry(Generic[T]):
 
     def _find(self, name: str) -> list[Claim]:
         """The claims that `name` asks for; the first rule that finds any counts."""
-        known, wanted = self._claims(), naming.parse(name)
+        known, wanted = self._claims(), names.parse(name)
         for entry in dict.fromkeys((wanted.entry, wanted.name)):
             found = known.get(entry, [])
             if wanted.distribution:
-                mine = naming.canonical(wanted.distribution)
-                found = [x for x in found if x.owner and naming.canonical(x.owner.facts.name) == mine]
+                mine = names.canonical(wanted.distribution)
+                found = [x for x in found if x.owner and names.canonical(x.owner.facts.name) == mine]
             if found:
                 return found
         return [Claim(name, name, self.group)] if ":" in name and REFERENCE.fullmatch(name) else []
@@ -168,16 +160,16 @@ class Registry(Generic[T]):
         found = self._find(name)
         if found:
             return found
-        wanted = naming.parse(name)
+        wanted = names.parse(name)
         direct = "name the class itself: `name: my.module:MyClass`."
         if not wanted.distribution:
             raise PluginError(
                 f"No {self.noun} is called '{harmless(name)}' (entry-point group {self.group}): "
                 f"{suggest(name, self.names())} Install the distribution that registers it, or {direct}"
             )
-        mine = naming.canonical(wanted.distribution)
-        theirs = [x.name for x in self.names().values() if x.owner and naming.canonical(x.owner.facts.name) == mine]
-        package = remedies.package(wanted.distribution)
+        mine = names.canonical(wanted.distribution)
+        theirs = [x.name for x in self.names().values() if x.owner and names.canonical(x.owner.facts.name) == mine]
+        package = advice.package(wanted.distribution)
         get = f"Install it (`pip install {package}`), or" if package and not theirs else "Correct it, or"
         raise PluginError(
             f"The {self.noun} '{harmless(name)}' cannot be used: it is not of the form 'module:Class', and the "
@@ -192,7 +184,7 @@ class Registry(Generic[T]):
             raise self._error(name, found, reference)
         claim = found[0]
         plugin = self._import(claim, reference)
-        fault = self._structural_fault(plugin, reference) or self._version_fault(naming.parse(name), claim, plugin)
+        fault = self._structural_fault(plugin, reference) or self._version_fault(names.parse(name), claim, plugin)
         if fault is not None:
             raise self._error(name, [claim], fault)
         cls = cast("type[T]", plugin)
@@ -211,10 +203,10 @@ class Registry(Generic[T]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the program without a word
-            raise self._error(claim.name, [claim], remedies.failed_import(claim, reference, error)) from error
+            raise self._error(claim.name, [claim], advice.failed_import(claim, reference, error)) from error
         if found is MISSING:
             hint = suggest(part, _own_classes(owner, reference.module)).rstrip(".")
-            fault = Fault(f"{reference.module} has no '{part}'; {hint}", remedies.reinstall(claim))
+            fault = Fault(f"{reference.module} has no '{part}'; {hint}", advice.reinstall(claim))
             raise self._error(claim.name, [claim], fault)
         return found
 
@@ -235,14 +227,14 @@ class Registry(Generic[T]):
 
     def _version_fault(self, wanted: Wanted, claim: Claim, found: object) -> Fault | None:
         """Whether a plugin's own version is one, and is the one that is asked for."""
-        version, named = _version(found), naming.parse(claim.name).version if claim.owner else None
+        version, named = _version(found), names.parse(claim.name).version if claim.owner else None
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             said = f"its `version` is {harmless(repr(version))}, not a whole number above 0"
-            return Fault(said, remedies.correct(claim))
+            return Fault(said, advice.correct(claim))
         if named is not None and version != named:
-            return Fault(f"it is registered as version {named} and says `version = {version}`", remedies.correct(claim))
+            return Fault(f"it is registered as version {named} and says `version = {version}`", advice.correct(claim))
         if wanted.version is not None and version != wanted.version:
-            return remedies.other_version(claim, wanted.version, version)
+            return advice.other_version(claim, wanted.version, version)
         return None
 
     def _judge(self, name: str, claim: Claim, found: type[Any]) -> None:
@@ -273,8 +265,8 @@ def damaged() -> list[Listing]:
     """Distributions whose entry points cannot be read, so that nobody knows whether they hold plugins."""
     found = []
     for owner, problem in claims.read().damaged:
-        health = Health(False, problem, remedies.reinstall(Claim("", "", "", owner)))
-        found.append(Listing(probe.UNKNOWN, probe.UNKNOWN, "", *owner.facts[:2], health))
+        health = Health(False, problem, advice.reinstall(Claim("", "", "", owner)))
+        found.append(Listing(introspection.UNKNOWN, introspection.UNKNOWN, "", *owner.facts[:2], health))
     return found
 
 
@@ -289,39 +281,39 @@ def _reference(value: str) -> Reference | None:
 def _sole_reference(found: Sequence[Claim]) -> Reference | Fault:
     """The reference of a name that is claimed once and well-formed."""
     if len(found) > 1:
-        return remedies.choose(found)
+        return advice.choose(found)
     claim = found[0]
     if claim.fault:
-        return Fault(claim.fault, remedies.correct(claim))
+        return Fault(claim.fault, advice.correct(claim))
     reference = _reference(claim.value)
     if reference is None:
-        return Fault(f"'{harmless(claim.value)}' is not of the form 'module:Class'", remedies.correct(claim))
+        return Fault(f"'{harmless(claim.value)}' is not of the form 'module:Class'", advice.correct(claim))
     return reference
 
 
-def _health(found: Sequence[Claim], find: Callable[[str], probe.Facts] = probe.installed) -> Health:
+def _health(found: Sequence[Claim], find: Callable[[str], introspection.Facts] = introspection.installed) -> Health:
     try:
         fault = _fault(found, find)
     except Exception as error:  # of a stranger's loader or finder: nobody else shall suffer
         said = printable(f"{type(error).__name__}: {error}")
-        fault = Fault(f"it cannot be examined: {said}", remedies.reinstall(found[0]))
+        fault = Fault(f"it cannot be examined: {said}", advice.reinstall(found[0]))
     return Health(True) if fault is None else Health(False, *fault)
 
 
-def _fault(found: Sequence[Claim], find: Callable[[str], probe.Facts]) -> Fault | None:
+def _fault(found: Sequence[Claim], find: Callable[[str], introspection.Facts]) -> Fault | None:
     """What shows of a plugin's faults without importing it."""
     reference = _sole_reference(found)
     if isinstance(reference, Fault):
         return reference
     claim = found[0]
     facts = claim.owner.facts if claim.owner else None
-    lacking = probe.lacks(facts, reference.extras, find) if facts else []
+    lacking = introspection.lacks(facts, reference.extras, find) if facts else []
     if lacking:
-        return Fault(", ".join(lacking), remedies.install(claim, reference.extras))
-    definition = probe.definition(reference.module, reference.attribute)
+        return Fault(", ".join(lacking), advice.install(claim, reference.extras))
+    definition = introspection.definition(reference.module, reference.attribute)
     problem = definition.problem or (facts.problem if facts else "")
     if problem:
-        return Fault(problem, remedies.reinstall(claim))
+        return Fault(problem, advice.reinstall(claim))
     stated = definition.literal("contract")
     verdict = contract.judge_version(1 if stated is None else stated, contract.TERMS)
     return Fault(verdict.problem, verdict.remedy) if verdict.problem else None
@@ -365,17 +357,5 @@ def owner_of(module: str) -> tuple[str, str]:
     A module that no distribution holds is `not installed`."""
     owners = claims.owners_of(module.partition(".")[0])
     if not owners:
-        return "not installed", probe.UNKNOWN
+        return "not installed", introspection.UNKNOWN
     return ", ".join(owner.facts.name for owner in owners), ", ".join(owner.facts.version for owner in owners)
-
-
-encoders: Registry[Encoder] = Registry("omnivit.encoders", "omnivit.model.encoder:Encoder")
-adapters: Registry[Adapter] = Registry("omnivit.adapters", "omnivit.model.adapter:Adapter")
-llms: Registry[LanguageModel] = Registry("omnivit.llms", "omnivit.model.llm:LanguageModel")
-readers: Registry[Reader] = Registry("omnivit.readers", "omnivit.data.readers:Reader", configured=False)
-heads: Registry[Head] = Registry("omnivit.heads", "omnivit.model.head:Head")
-
-ALL: Mapping[str, Registry[Any]] = MappingProxyType(
-    {"encoders": encoders, "adapters": adapters, "llms": llms, "readers": readers, "heads": heads}
-)
-"""Every registry by kind."""

@@ -13,7 +13,7 @@ import warnings
 from importlib import metadata
 from importlib.metadata import Distribution, EntryPoints, PathDistribution
 
-from omnivit.naming import harmless, printable
+from omnivit.registry.names import harmless, printable
 
 
 class DamagedDistribution(UserWarning):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import Batch, EncodedSample, collate
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.sample import Message, Sample
+from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
-from omnivit.data.sample import Message, Sample
-from omnivit.device import device_named
 from omnivit.errors import CheckpointError, DataError, suggest
-from omnivit.listener import Listener
 from omnivit.model.build import load_model, preparer_of
-from omnivit.model.llm import LanguageModel
+from omnivit.model.device import device_named
 from omnivit.model.omni import OmniModel
-from omnivit.precision import EmulatedPrecision, asked, emulation
+from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
-from omnivit.reply import Reply, message_of, read_heads
-from omnivit.train.checkpoint import load_weights
-from omnivit.train.folder import CHECKPOINTS, RECIPE, require_plugins
+from omnivit.registry.versions import warn_once
+from omnivit.run.folder import RECIPE, require_plugins
+from omnivit.run.listener import Listener
+from omnivit.run.reply import Reply, message_of, read_heads
+from omnivit.run.trust import require as require_trust
+from omnivit.seeds import seeded
+from omnivit.train.checkpoint import CHECKPOINTS, load_weights
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
-from omnivit.trust import require as require_trust
-from omnivit.versions import warn_once
 
 TOO_LONG = (
     "the LLM's context of {} holds no more. Ask with fewer media, a shorter text or history, or fewer new tokens."
@@ -78,7 +79,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     Args:
         run: the folder that `omnivit train` or `omnivit import-hf` wrote.
         device: where it runs; default: the GPU if there is one.
-        trust: run Python code that the run brings or names (see `omnivit.trust`), where it was not trained here.
+        trust: run Python code that the run brings or names (see `omnivit.run.trust`), where it was not trained here.
         checkpoint: `last` (default), `best` (see `keep` of recipes), or a name in the run's folder `checkpoints`.
 
     Raises:
@@ -316,7 +317,7 @@ class Assistant:
         llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
         options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
-        with _drawing_from(sampling.seed):
+        with seeded(sampling.seed, devices=True):
             embeds, context = self.model.embed(batch)
             return llm.generate(
                 embeds,
@@ -346,16 +347,6 @@ class Assistant:
         """Answer ids up to the first that ends the answer."""
         end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
         return ids[:end]
-
-
-@contextmanager
-def _drawing_from(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def _asked(sample: Sample) -> Sample:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from omnivit.check_samples import Checked, check_samples, complaint
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StagePlan, open_mixture, skips_allowed
 from omnivit.errors import DataError
@@ -19,10 +18,13 @@ from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
+from omnivit.run.check_samples import Checked, check_samples, complaint
+from omnivit.run.precision import settled_here
+from omnivit.train.check import check_stages
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
-from omnivit.train.run_precision import settled_here, warn_of_emulation
-from omnivit.train.stages import check_stages, open_stages
+from omnivit.train.precision import warn_of_emulation
+from omnivit.train.stages import open_stages
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list
     if evaluation is None:
         return []
     check_evaluation(evaluation, recipe.data.root)
-    # asked as `omnivit.assistant` asks: a question may fill the LLM's context
+    # asked as `omnivit.run.assistant` asks: a question may fill the LLM's context
     context = model.llm.context or sys.maxsize
     preparer = replace(preparer_of(model, recipe), max_length=context, truncate=False, reads_targets=False)
     found = []

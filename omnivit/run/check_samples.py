@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from omnivit.data.collate import IGNORE, EncodedSample
+from omnivit.console import shown
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media, Sample, Target, Text
+from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.prepare import Preparer
-from omnivit.data.sample import Media, Sample, Target, Text
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError
 from omnivit.evaluate.conditions import question
-from omnivit.progress import shown
 
 SAMPLED = 16
 """Records whose media are opened, evenly spread, unless all are asked for."""

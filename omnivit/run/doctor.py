@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnivit import __version__, versions
-from omnivit.cache import cache_dir
-from omnivit.registry import ALL, Listing, damaged
+from omnivit import __version__
+from omnivit.contracts.registries import ALL
+from omnivit.files import cache_dir
+from omnivit.registry import Listing, damaged, versions
 
 if TYPE_CHECKING:
-    from omnivit.precision import Rates
+    from omnivit.model.precision import Rates
 
 LITTLE_DISK = 5 * 10**9
 """Bytes below which a disk is said to be nearly full: a checkpoint of a small LLM with its optimizer fits."""
@@ -97,8 +98,8 @@ def _devices(problems: list[str]) -> tuple[list[Device], list[Rates]]:
     try:
         import torch
 
-        from omnivit.device import available
-        from omnivit.precision import measure
+        from omnivit.model.device import available
+        from omnivit.model.precision import measure
 
         kinds = ["cpu", *(name for name in available() if ":" in name or name == "mps")]
         rates = [measure(name) for name in kinds]

@@ -1,11 +1,11 @@
 """The run folder: what is in it, and when one may be begun, continued or overwritten.
 
 RUN/recipe.yaml          the resolved recipe
-RUN/provenance.json      what the run was made with (see omnivit.train.provenance)
+RUN/provenance.json      what the run was made with (see omnivit.run.provenance)
 RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
 RUN/logs/                CSV and TensorBoard, one folder a stage
 RUN/report.md, report.json, loss.png
-RUN/.lock                who trains it (see omnivit.train.lock)
+RUN/.lock                who trains it (see omnivit.run.lock)
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from omnivit import registry
+from omnivit.contracts import registries
 from omnivit.errors import CheckpointError
+from omnivit.files import write_text
 from omnivit.recipe import Recipe, load, to_yaml
-from omnivit.train import plugins, provenance
-from omnivit.train.checkpoint import write_text
+from omnivit.run import provenance
+from omnivit.run.provenance import PROVENANCE, plugins
+from omnivit.run.trust import require as require_trust
+from omnivit.train.checkpoint import CHECKPOINTS
 from omnivit.train.leader import is_leader as is_leader
-from omnivit.train.provenance import PROVENANCE
-from omnivit.trust import require as require_trust
 
-RECIPE, CHECKPOINTS, LOGS, LOCK = "recipe.yaml", "checkpoints", "logs", ".lock"
+RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
        "precision.json", "report.md", "report.json", "loss.png")  # fmt: skip
 """What training writes into a run folder beside the recipe, and so may remove from it: a folder that somebody keeps
@@ -132,7 +133,7 @@ def reopen(folder: Path, trust: bool = False) -> Recipe:
         raise CheckpointError(f"{folder} holds no run: {RECIPE} is missing. Begin one with `omnivit train RECIPE`.")
     recipe = load(folder / RECIPE)
     require_trust(recipe, trust, folder)
-    require_plugins(folder, recipe, registry.ALL)
+    require_plugins(folder, recipe, registries.ALL)
     return recipe
 
 

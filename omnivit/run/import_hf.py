@@ -12,7 +12,6 @@ folders are such as transformers itself reads and writes.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.errors import CheckpointError, OmniVitError
+from omnivit.files import appearing
 from omnivit.model.build import ModelBlueprint, complete, preparer_of
 from omnivit.model.pretrained import REMOTE_CODE, unasked
 from omnivit.recipe import load as load_recipe
-from omnivit.recipe_source import dump
+from omnivit.recipe.yaml_tree import dump
+from omnivit.run.folder import RECIPE
 from omnivit.train import checkpoint
-from omnivit.train.folder import CHECKPOINTS, RECIPE
 
 SLOT = "image"
 CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
@@ -71,24 +71,17 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
     config = read_config(path)
     processor = _processor(path, config, template)
     model = _model(path)
-    partial = out.parent / f".partial-{out.name}"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _language_model(model).save_pretrained(partial / "llm")
-        processor.tokenizer.save_pretrained(partial / "llm")
-        model.model.vision_tower.save_pretrained(partial / "encoder")
-        processor.image_processor.save_pretrained(partial / "encoder")
-        (partial / RECIPE).write_text(_recipe_text(path, model, processor, template), encoding="utf-8")
-        _save_adapter(partial, model)
-        _try(partial)
-        for file in partial.rglob("*"):
-            checkpoint.fsync(file)
-        partial.rename(out)
+        with appearing(out) as partial:
+            _language_model(model).save_pretrained(partial / "llm")
+            processor.tokenizer.save_pretrained(partial / "llm")
+            model.model.vision_tower.save_pretrained(partial / "encoder")
+            processor.image_processor.save_pretrained(partial / "encoder")
+            (partial / RECIPE).write_text(_recipe_text(path, model, processor, template), encoding="utf-8")
+            _save_adapter(partial, model)
+            _try(partial)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _try(run: Path) -> None:
@@ -102,7 +95,7 @@ def _try(run: Path) -> None:
         with torch.device("meta"):
             model = ModelBlueprint.of(recipe).build()
             complete(model, recipe.seed)
-        opened = checkpoint.latest(run / CHECKPOINTS)
+        opened = checkpoint.latest(run / checkpoint.CHECKPOINTS)
         assert opened is not None, "it was just written"
         own = {name: value.shape for name, value in model.state_dict().items()}
         wrong = [name for name, value in opened.weights().items() if own.get(name) != value.shape]
@@ -274,4 +267,4 @@ def _save_adapter(run: Path, model: Any) -> None:
     for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=True):
         weights |= {f"adapters.{SLOT}.{name}.{key}": value for key, value in layer.state_dict().items()}
     state = {"stage": "import", "stage_index": 0, "step": 0, "total_steps": 0, "skipped": [], "seconds": 0.0}
-    checkpoint.save(run / CHECKPOINTS, checkpoint.checkpoint_name(0, "import", 0), weights, {}, state)
+    checkpoint.save(run / checkpoint.CHECKPOINTS, checkpoint.checkpoint_name(0, "import", 0), weights, {}, state)

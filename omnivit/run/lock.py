@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from omnivit.errors import CheckpointError
-from omnivit.train.folder import LOCK, explained
+from omnivit.run.folder import LOCK, explained
 
 _held: set[int] = set()
 _log = logging.getLogger(__name__)

@@ -8,33 +8,26 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
-from omnivit.device import trainer_device
 from omnivit.errors import CheckpointError, RecipeError
-from omnivit.model.omni import OmniModel
-from omnivit.precision import (
+from omnivit.files import write_text
+from omnivit.model.device import trainer_device
+from omnivit.model.precision import (
     FAST,
     SAFE,
     Choice,
-    EmulatedPrecision,
     Rates,
-    asked,
     choose,
-    emulation,
     measure,
     open_places,
     settle,
 )
 from omnivit.recipe import Recipe, load
-from omnivit.train import folder
-from omnivit.train.checkpoint import write_text
+from omnivit.run import folder
 
 RECORD = "precision.json"
 DEFAULT = "32-true"
@@ -116,29 +109,6 @@ def resumed_line(path: Path, recipe: Recipe) -> str:
     here = _values(list(chosen), choose(rates))
     other = ", ".join(f"{key}: {value}" for key, value in here.items() if value != chosen[key])
     return f"{line} (recorded; this machine would choose {other}: {rates.text})" if other else f"{line} (recorded)"
-
-
-def warn_of_emulation(recipe: Recipe, model: OmniModel) -> None:
-    """Warn where training computes in a dtype that this machine emulates."""
-    text = emulation(asked(model, recipe.trainer.get("precision")), trainer_device(recipe.trainer))
-    if text:
-        warnings.warn(text, EmulatedPrecision, stacklevel=2)
-
-
-class SamePrecision(Callback):
-    """Refuses ranks that compute in other precisions than rank zero: their sums would not be those of one model."""
-
-    def __init__(self, recipe: Recipe, model: OmniModel) -> None:
-        self.own = str((recipe.trainer.get("precision", DEFAULT), sorted({str(p.dtype) for p in model.parameters()})))
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
-        leader = trainer.strategy.broadcast(self.own)
-        if leader != self.own:
-            raise RecipeError(
-                f"trainer.precision: rank {trainer.global_rank} has {self.own}, rank zero {leader}. Start all again, "
-                f"or name the precision in the recipe."
-            )
 
 
 def _line(recipe: Recipe, chosen: Mapping[str, str]) -> str:

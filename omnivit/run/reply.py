@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Message, Part, Target, Text
 from omnivit.data.chat import Chat
-from omnivit.data.collate import IGNORE, EncodedSample, collate
-from omnivit.data.sample import Message, Part, Target, Text
+from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.targets import Trigger
 from omnivit.model.omni import OmniModel
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from omnivit.evaluate.metrics import Interval
 from omnivit.evaluate.plot import LOSS_PLOT
 from omnivit.evaluate.run import LINEAR_PROBE, WORD_ERROR_RATE, Score
+from omnivit.files import write_text
 from omnivit.recipe import Recipe
-from omnivit.train import provenance
-from omnivit.train.checkpoint import write_text
-from omnivit.train.folder import RECIPE
-from omnivit.train.provenance import PROVENANCE
+from omnivit.run import provenance
+from omnivit.run.folder import RECIPE
+from omnivit.run.provenance import PROVENANCE
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult

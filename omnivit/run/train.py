@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnivit.assistant import Assistant
-from omnivit.device import default_device, trainer_device
 from omnivit.evaluate.plot import plot_losses
-from omnivit.evaluate.report import console_table, write_report
 from omnivit.evaluate.run import evaluate
+from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Recipe
-from omnivit.train import folder
+from omnivit.run import folder
+from omnivit.run.assistant import Assistant
+from omnivit.run.report import console_table, write_report
+from omnivit.run.runner import train
 from omnivit.train.signals import signals
-from omnivit.train.stages import peak_memory_mb, train
 
 
 def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
@@ -50,3 +52,9 @@ def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, 
             points |= {int(float(row["optimizer_step"])): float(row["loss"]) for row in steps}
         curves[stage] = sorted(points.items())
     return curves
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory that this process has had, in MB (2**20 bytes); loader workers not included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omnivit.assistant import Assistant
 from omnivit.data.module import StagePlan, open_source
-from omnivit.device import default_device, trainer_device
 from omnivit.evaluate.probe import common_slots, views
 from omnivit.evaluate.run import ask, gather
 from omnivit.model.build import load_model, preparer_of
+from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Evaluation, Recipe, Stage
+from omnivit.run.assistant import Assistant
+from omnivit.run.precision import settled_here
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze
 from omnivit.train.progress import StageProgress
-from omnivit.train.run_precision import settled_here
 from omnivit.train.stages import Run, fit, open_stages, rows_of
 from omnivit.train.state import StagePosition
 
@@ -49,7 +49,7 @@ def time_run(recipe: Recipe) -> list[Part]:
     """Loading, each stage and the evaluation, in order.
 
     Args:
-        recipe: as `omnivit.check.check` has found it right.
+        recipe: as `omnivit.run.check.check` has found it right.
 
     Raises:
         OmniVitError: what training would stop at as well.
@@ -64,7 +64,7 @@ def time_run(recipe: Recipe) -> list[Part]:
     work = Work.of(recipe, mixtures)
     with tempfile.TemporaryDirectory(prefix="omnivit-time-") as folder:
         path = Path(folder)
-        run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, None)
+        run = Run(recipe, path, model, preparer_of(model, recipe), mixtures)
         parts += [_stage(run, work, index, stage) for index, stage in enumerate(recipe.stages)]
     return parts if recipe.evaluation is None else [*parts, *_evaluation(run, work, recipe.evaluation)]
 

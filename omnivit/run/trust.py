@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from omnivit import registry
-from omnivit.cache import cache_dir
+from omnivit.contracts import registries
 from omnivit.errors import RecipeError
-from omnivit.naming import harmless
+from omnivit.files import cache_dir
 from omnivit.recipe import DataSource, Recipe, fingerprint
-from omnivit.typed import Where
+from omnivit.recipe.convert import Where
+from omnivit.registry.names import harmless
 
 REMOTE_CODE, ATTENTION = "trust_remote_code", "attention"
 
@@ -102,7 +103,7 @@ def _in_block(block: Any, where: Where) -> Iterator[str]:
 def _named(name: Any, where: Where) -> Iterator[str]:
     """A class that is named directly, and that no installed distribution registers."""
     direct = isinstance(name, str) and ":" in name and registry.REFERENCE.fullmatch(name)
-    if direct and not any(kind.knows(name) for kind in registry.ALL.values()):
+    if direct and not any(kind.knows(name) for kind in registries.ALL.values()):
         yield f"{where}: '{harmless(name)}' imports a module by its name"
 
 

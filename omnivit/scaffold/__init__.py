@@ -14,7 +14,8 @@ from string import Template
 
 from packaging.utils import canonicalize_name
 
-from omnivit import __version__, registry
+from omnivit import __version__
+from omnivit.contracts import registries
 from omnivit.errors import OmniVitError, PluginError, suggest
 
 KINDS: Mapping[str, str] = {
@@ -98,7 +99,7 @@ def names_of(kind: str, name: str) -> Names:
             f"digits and single '-' or '_', at most {LONGEST}. Try '{near or 'thermal'}'."
         )
     names = Names(kind, name)
-    if names.package.removeprefix("omnivit_") in registry.ALL:
+    if names.package.removeprefix("omnivit_") in registries.ALL:
         raise OmniVitError(f"'{name}' would make a package {names.package}, which OmniViT has itself. Try 'my-{name}'.")
     _check_free(names)
     return names
@@ -107,7 +108,7 @@ def names_of(kind: str, name: str) -> Names:
 def _check_free(names: Names) -> None:
     """Raises PluginError where what is made could not be installed beside what is there."""
     kind, name, own = names.kind, names.name, names.distribution
-    entry = registry.ALL[f"{kind}s"].names().get(name)
+    entry = registries.ALL[f"{kind}s"].names().get(name)
     owner = own if entry is None or entry.owner is None else entry.owner.facts.name
     if canonicalize_name(owner) != own:
         raise PluginError(

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Instruction
 from omnivit.errors import OmniVitError, RecipeError
-from omnivit.model.adapter import Instruction
+from omnivit.seeds import seeded
 from omnivit.testing.adapter_rows import RowRules
 from omnivit.testing.adapter_trial import (
     OTHER,
@@ -34,7 +35,7 @@ from omnivit.testing.generation import Prompted, check_steps
 from omnivit.testing.parts import CLOSE, check_gradients, check_pickles, fresh, save_and_load
 from omnivit.testing.plugin import example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference
 
 SAME = 1e-5
 """Greatest difference of numbers that are computed in the same order."""
@@ -229,7 +230,7 @@ class AdapterContract(RowRules):
 
 
 def _backward(logits: Tensor) -> None:
-    with drawn(0):
+    with seeded(0):
         logits.square().mean().backward()  # type: ignore[no-untyped-call]
 
 
@@ -246,7 +247,7 @@ def _check_same_state(name: str, before: nn.Module, after: nn.Module) -> None:
             has = "lost" if key in wanted else "got"
             raise Broken(
                 f"the {name} {has} the key {key!r}.",
-                "Let parameters be the adapter's own, and put functions around modules by `llm.surgery.around`.",
+                "Let parameters be the adapter's own, and put functions around modules by `llm.patching.around`.",
             )
         if where := difference(f"the {name}'s {key}", found[key], wanted[key]):
             raise Broken(f"{where} after `install`.", "Copy what is to be changed.")

@@ -15,9 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter
-from omnivit.model.features import Features, Layout
+from omnivit.seeds import seeded
 from omnivit.testing.adapter_trial import (
     PROBES,
     Trial,
@@ -34,7 +35,7 @@ from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import CLOSE, ROUGH, check_meta, check_pickles, check_same_weights, fresh
 from omnivit.testing.plugin import ConfiguredContract, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference
 
 COUNT = (
     "Let `length` and `forward` follow one formula: places are reserved in the LLM's sequence before the model runs."
@@ -264,7 +265,7 @@ def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:
     """What comes out, and the gradients of the parameters and of the real rows, by what to call them."""
     trial.adapter.zero_grad()
     values = features.values.clone().requires_grad_()
-    with drawn(0):
+    with seeded(0):
         found = real(trial.run(features.with_values(values)))
     results = dict(zip(("what comes out", "what is kept in memory"), found, strict=False))
     loss = torch.stack([rows.float().square().sum() for rows in found]).sum()

@@ -16,23 +16,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.collate import IGNORE, Batch, EncodedSample, Span, collate
-from omnivit.data.sample import Media
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.batch import IGNORE, Batch
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.llm import LMOutput
+from omnivit.contracts.sample import Media
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.data.slot import InstructionReader, instruction_of
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features, Layout
-from omnivit.model.llm import LMOutput
 from omnivit.model.splice import splice
 from omnivit.model.tokens import read_tokenizer
+from omnivit.seeds import seeded
 from omnivit.testing.parts import fresh
 from omnivit.testing.plugin import config_of, example_of
 from omnivit.testing.rule import Broken
-from omnivit.testing.trial import drawn
 
 SLOT, OTHER = "image", "video"
 USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))
@@ -50,7 +51,7 @@ class RowsEncoder(Encoder):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        with drawn(0):
+        with seeded(0):
             self.blocks = nn.ModuleList(Block(width) for _ in range(2))
 
     def processor(self) -> Processor:
@@ -112,16 +113,16 @@ class Trial:
     def start(cls, plugin: type[Adapter], folder: Path, seed: int = 0, slots: tuple[str, ...] = (SLOT,)) -> Trial:
         """Build, load and install the example of a plugin; `seed` decides the adapter's weights alone."""
         example = example_of(plugin, fresh(folder))
-        with drawn(seed):
+        with seeded(seed):
             adapter = made(plugin, example)
             adapter.load()
-        with drawn(0):
+        with seeded(0):
             wide = adapter.width == example.llm_width
             bridge = nn.Identity() if wide else nn.Linear(adapter.width, example.llm_width)
         encoder, layouts = RowsEncoder(example.width), layouts_of(adapter, example)
         trial = cls(adapter, encoder, layouts, bridge, example.llm_width, slots)
         if changes_llm(adapter):
-            with drawn(seed + 1):
+            with seeded(seed + 1):
                 for slot in slots:
                     adapter.install(trial.llm, encoder, slot)
             trial.llm.add_peft()
@@ -346,7 +347,7 @@ def llm_of(width: int) -> CausalLM:
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4, "initializer_range": 0.2}
     attention = {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2)}
     settings = {"model_type": "llama", **sizes, **attention, "max_position_embeddings": 4096}
-    with drawn(0):
+    with seeded(0):
         return CausalLM(CausalConfig(config=settings, tokenizer="bytes"))
 
 

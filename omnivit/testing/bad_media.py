@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.media import MediaFacts
 from omnivit.errors import MediaError
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
 from omnivit.testing.bad_media import Bad, bad_media
 from omnivit.testing.encoder_processor import check_item
 from omnivit.testing.encoder_weights import WeightRules
@@ -92,7 +92,7 @@ def _check_accepted(bad: Bad, what: str) -> None:
     if bad.certain:
         raise Broken(
             f"{bad.what} ({bad.media}) becomes {what}.",
-            "Read files through `omnivit.media.files.resolve`, which refuses these, and raise MediaError for the rest.",
+            "Read files by `omnivit.media.locate.resolve`, which refuses these, and raise MediaError for the rest.",
         )
 
 

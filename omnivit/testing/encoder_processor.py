@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnivit.data.sample import Media
-from omnivit.model.encoder import PrefacingProcessor, Processor
+from omnivit.contracts.encoder import PrefacingProcessor, Processor
+from omnivit.contracts.sample import Media
+from omnivit.seeds import seed_all
 from omnivit.testing.plugin import ConfiguredContract
 from omnivit.testing.rule import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, built, item_difference
@@ -216,9 +217,7 @@ def _shaken(seed: int) -> Iterator[None]:
     """Inside, every global generator stands somewhere else; afterwards, where it stood."""
     plain, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_all(seed)
         try:
             yield
         finally:

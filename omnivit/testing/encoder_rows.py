@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnivit.model.encoder import Encoder, GridProcessor, Processor
-from omnivit.model.features import Features
+from omnivit.contracts.encoder import Encoder, GridProcessor, Processor
+from omnivit.contracts.features import Features
 from omnivit.model.splice import splice
 from omnivit.testing.encoder_processor import ProcessorRules
 from omnivit.testing.rule import Broken, NotApplicable, rule

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnivit.model.features import Features
+from omnivit.contracts.features import Features
+from omnivit.seeds import seeded
 from omnivit.testing.encoder_processor import steady_items
 from omnivit.testing.encoder_rows import RowRules
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import SEED, Trial, built, difference, drawn, encoded, item_difference, stacked
+from omnivit.testing.trial import SEED, Trial, built, difference, encoded, item_difference, stacked
 
 
 class WeightRules(RowRules):
@@ -60,9 +61,9 @@ class WeightRules(RowRules):
         encoder = trial.encoder.requires_grad_(False)
         before = {name: value.clone() for name, value in encoder.named_buffers()}
         for items in map(trial.items, trial.slots):
-            with drawn(1):
+            with seeded(1):
                 first = encoder(stacked(items))
-            with drawn(2):
+            with seeded(2):
                 again = encoder(stacked(items))
             if first.values.requires_grad:
                 raise Broken("its rows have a graph.", "Compute with what `parameters()` lists, not with copies of it.")
@@ -140,5 +141,5 @@ def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.d
 def _loss(features: Features) -> Tensor:
     """A number that depends on every real row, by weights that no symmetry of the rows undoes."""
     rows = features.values[features.mask]
-    with drawn(SEED):
+    with seeded(SEED):
         return (rows * torch.randn(rows.shape)).sum()

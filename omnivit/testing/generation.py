@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.context import Context
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.model.causal import CausalLM
-from omnivit.model.context import Context
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
 from omnivit.model.splice import splice
+from omnivit.seeds import seeded
 from omnivit.testing.parts import CLOSE
 from omnivit.testing.rule import Broken
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference
 
 GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 """How text is generated."""
@@ -123,14 +125,14 @@ def check_windows(llm: LanguageModel, places: int) -> None:
     """While text is generated, changed layers are shown the window of the batch that belongs to their tokens.
 
     Args:
-        llm: that offers `surgery`, with nothing changed yet.
+        llm: that offers `patching`, with nothing changed yet.
         places: an id whose embedding is replaced by a medium's rows.
 
     Raises:
         Broken: with the call, what the layer was shown and what belongs there.
     """
     probe = _Probe()
-    llm.surgery.around(llm.surgery.layers[0].mlp, probe)
+    llm.patching.around(llm.patching.layers[0].mlp, probe)
     llm.add_peft()
     prompts = _with_media(llm, places)
     columns = prompts.mask.shape[1]
@@ -144,7 +146,7 @@ def check_windows(llm: LanguageModel, places: int) -> None:
             raise Broken(
                 f"call {number + 1}, with tokens {start} to {before - 1} of prompts of {columns}, shows a changed "
                 f"layer {_words(shown)}; to these tokens belongs {_words(wanted)}.",
-                "Let `surgery.telling(context)` stand around `generate`, and the cache count the tokens in it.",
+                "Let `patching.telling(context)` stand around `generate`, and the cache count the tokens in it.",
             )
     if before < columns + 1:
         raise Broken(f"a changed layer was called for {before} tokens alone.", "Run the changed layers in `generate`.")
@@ -166,7 +168,7 @@ def _with_media(llm: LanguageModel, places: int) -> Prompted:
         labels = torch.full_like(tokens, IGNORE)
         samples.append(EncodedSample(f"sample {number}", tokens, labels, tuple(spans), items, torch.arange(len(ids))))
     batch = collate(samples, (SLOT,), pad_id=0, pad_left=True)
-    with drawn(1):
+    with seeded(1):
         values = torch.randn(2, rows, llm.width) * llm.embedding().float().std()
     features = {SLOT: Features(values, torch.ones(2, rows, dtype=torch.bool))}
     return Prompted(splice(llm.embed(batch.ids), features, batch), batch.mask, batch.positions,

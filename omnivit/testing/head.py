@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from omnivit.contracts.head import Head, HeadOutput
+from omnivit.contracts.sample import Media, Target
 from omnivit.data.collate import stacked_items
-from omnivit.data.sample import Media, Target
 from omnivit.errors import DataError
-from omnivit.model.head import Head, HeadOutput
+from omnivit.seeds import seeded
 from omnivit.testing.bad_media import bad_media
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import (
@@ -37,7 +38,7 @@ from omnivit.testing.parts import (
 )
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import difference, drawn, item_difference
+from omnivit.testing.trial import difference, item_difference
 
 COUNT = 3
 """N of an example."""
@@ -64,9 +65,9 @@ class HeadTrial:
         example = example_of(plugin, root)
         if len(example.targets) != COUNT:
             raise Broken(f"the example has {len(example.targets)} targets.", f"Give {COUNT}.")
-        with drawn(seed):
+        with seeded(seed):
             head = plugin(config_of(plugin, example.config), example.llm_width).eval()
-        with drawn(0):
+        with seeded(0):
             states = torch.randn(COUNT, example.llm_width)
         given = [Target(NAME, source, str(root)) for source in example.targets]
         processor = head.processor()
@@ -148,7 +149,7 @@ class HeadContract(ConfiguredContract):
         trial = self.trial(tmp_path)
         trial.head.train()
         trial.states.requires_grad_()
-        with drawn(0):
+        with seeded(0):
             _total(trial.run()).backward()  # type: ignore[no-untyped-call]
         check_gradients(trial.head)
         gradient = trial.states.grad

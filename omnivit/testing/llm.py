@@ -16,18 +16,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import IGNORE
-from omnivit.data.sample import Message, Text
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.generate import generate_anew
+from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.sample import Message, Text
+from omnivit.data.chat import chat_of
 from omnivit.errors import RecipeError
-from omnivit.model.generate import generate_anew
-from omnivit.model.llm import LanguageModel
+from omnivit.seeds import seeded
 from omnivit.testing.generation import GREEDILY, check_windows
 from omnivit.testing.homeless import Homes
 from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable, rule
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference
 
 
 class LLMContract(ConfiguredContract):
@@ -55,7 +57,7 @@ class LLMContract(ConfiguredContract):
         """A conversation becomes tokens, of which the answer's are learnt, and no others but what ends the turn."""
         trial = self.trial(tmp_path)
         question, answer = trial.texts[:2]
-        chat = trial.llm.chat()
+        chat = chat_of(trial.llm)
         found = chat.encode((Message("user", (Text(question),)), Message("assistant", (Text(answer),))), ())
         learnt = chat.decode(found.labels[found.labels != IGNORE].tolist())
         if answer.strip() not in learnt or question.strip() in learnt:
@@ -156,7 +158,7 @@ class LLMContract(ConfiguredContract):
         end = {**GREEDILY, "eos_token_id": [int(wanted[0, 1])]}
         ended = generate_anew(trial.llm, *prompts, **end)
         _check_same_ids(trial.llm.generate(*prompts, **end), ended, f"with the end {int(wanted[0, 1])}, ")
-        if type(trial.llm).surgery is not LanguageModel.surgery:
+        if type(trial.llm).patching is not LanguageModel.patching:
             check_windows(self.trial(tmp_path).llm, places=0)
 
     @rule
@@ -225,9 +227,9 @@ class LLMContract(ConfiguredContract):
         trial = self.trial(tmp_path)
         check_same_weights(trial.llm, self.trial(tmp_path).llm)
         prompts = trial.prompts()
-        with drawn(1):
+        with seeded(1):
             first = trial.run(prompts, prompts.mask)
-        with drawn(2):
+        with seeded(2):
             again = trial.run(prompts, prompts.mask)
         if where := difference("row", again, first):
             raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
@@ -296,7 +298,7 @@ class _Heard:
 
 
 def _backward(llm: LanguageModel, prompts: Prompts) -> None:
-    with drawn(0):
+    with seeded(0):
         logits = llm(*prompts, prompts.mask).logits
         (logits * torch.randn(logits.shape)).sum().backward()
 

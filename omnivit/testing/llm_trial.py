@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omnivit.model.llm import LanguageModel, LMOutput
+from omnivit.contracts.llm import LanguageModel, LMOutput
+from omnivit.seeds import seeded
 from omnivit.testing.parts import CLOSE, fresh
 from omnivit.testing.plugin import config_of, example_of
 from omnivit.testing.rule import Broken, NotApplicable
-from omnivit.testing.trial import difference, drawn
+from omnivit.testing.trial import difference
 
 TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")
 EVERY = 3
@@ -51,7 +52,7 @@ class LLMTrial:
     def start(cls, plugin: type[LanguageModel], folder: Path, seed: int = 0) -> LLMTrial:
         """Build the example of a plugin; `seed` decides its weights alone."""
         example = example_of(plugin, fresh(folder))
-        with drawn(seed):
+        with seeded(seed):
             llm = plugin(config_of(plugin, example.config))
             llm.load()
         return cls(llm.eval())
@@ -101,7 +102,7 @@ class LLMTrial:
 def _mixed(embeds: Tensor) -> Tensor:
     """[T, D] with every third one exchanged for random numbers of the same size."""
     size = embeds.detach().std()
-    with drawn(len(embeds)):
+    with seeded(len(embeds)):
         others = torch.randn(embeds.shape) * size
     exchanged = torch.arange(len(embeds))[:, None] % EVERY == 1
     return torch.where(exchanged, others.to(embeds.dtype), embeds)

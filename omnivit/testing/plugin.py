@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from omnivit.contract import CONTRACT, judge, warn
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.options import describe_config, merge_options
 from omnivit.errors import OmniVitError, PluginError
-from omnivit.options import describe_config, merge_options
-from omnivit.plugin import Plugin
+from omnivit.registry.contract import CONTRACT, judge, warn
 from omnivit.testing.rule import Broken, Contract, NotApplicable, rule
 
 PLACE = "example.config"

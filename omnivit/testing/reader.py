@@ -19,11 +19,11 @@ from typing import ClassVar, get_args
 
 import numpy as np
 
-from omnivit.cache import VARIABLE
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Media, Message, Role, Sample, Target, Text
+from omnivit.contracts.examples import ReaderExample
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Media, Message, Role, Sample, Target, Text
 from omnivit.errors import DataError
-from omnivit.examples import ReaderExample
+from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.plugin import PluginContract, example_of
 from omnivit.testing.reader_files import changed, damaged, plain, read_elsewhere, unreadable
 from omnivit.testing.rule import Broken, NotApplicable, rule
@@ -183,16 +183,16 @@ class ReaderContract(PluginContract):
     @contextmanager
     def opened(self, folder: Path) -> Iterator[tuple[Reader, ReaderExample]]:
         """The example's file, opened; what readers keep in the user's cache folder goes to `folder`."""
-        before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = str(folder / "cache")
+        before = os.environ.get(CACHE_VARIABLE)
+        os.environ[CACHE_VARIABLE] = str(folder / "cache")
         try:
             (folder / "example").mkdir()
             example = example_of(self.plugin(), folder / "example")
             yield self._open(example), example
         finally:
-            os.environ.pop(VARIABLE)
+            os.environ.pop(CACHE_VARIABLE)
             if before is not None:
-                os.environ[VARIABLE] = before
+                os.environ[CACHE_VARIABLE] = before
 
     def _open(self, example: ReaderExample) -> Reader:
         found: Reader = self.plugin()(example.path, example.root)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivit.cache import VARIABLE
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Part, Sample, Target, Text
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Part, Sample, Target, Text
+from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.rule import Broken
 from omnivit.testing.worker import LARGEST, call
 
@@ -56,7 +56,7 @@ def read_elsewhere(reader: Reader, cache: Path) -> list[tuple[Any, ...]]:
 
 def _read(pickled: bytes, cache: str, i: int) -> tuple[Any, ...]:
     """In the worker."""
-    os.environ[VARIABLE] = cache
+    os.environ[CACHE_VARIABLE] = cache
     reader: Reader = pickle.loads(pickled)
     return plain(reader[i])
 

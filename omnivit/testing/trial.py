@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnivit.data.collate import Batch, EncodedSample, Span, collate
-from omnivit.data.sample import Media
-from omnivit.examples import EncoderExample
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media
+from omnivit.data.collate import EncodedSample, Span, collate
+from omnivit.seeds import seeded
 from omnivit.testing.plugin import config_of, example_of
 from omnivit.testing.rule import Broken
 
@@ -27,14 +28,6 @@ Item = Mapping[str, Tensor]
 
 SEED = 20
 """Of the encoder that is tried."""
-
-
-@contextmanager
-def drawn(seed: int) -> Iterator[None]:
-    """Inside, torch draws from `seed`; afterwards, as if it had not."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class Trial:
 
 def built(plugin: type[Encoder], config: Any, seed: int = SEED) -> Encoder:
     """An encoder with its weights, in `eval()`."""
-    with drawn(seed):
+    with seeded(seed):
         encoder = plugin(config)
         encoder.load()
     return encoder.eval()

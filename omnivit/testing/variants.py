@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.typed import hints
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.recipe.convert import hints
 
 
 def variants(plugin: type[Encoder], config: Any) -> Iterator[tuple[str, Processor]]:

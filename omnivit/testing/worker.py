@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
-from omnivit.lifeline import end_with_parent_process
-from omnivit.model.encoder import Processor
+from omnivit.contracts.encoder import Processor
+from omnivit.contracts.sample import Media
+from omnivit.processes import end_with_parent_process
 from omnivit.testing.rule import Broken, NotApplicable
 
 LARGEST = 1 << 20

@@ -26,10 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnivit.errors import CheckpointError
+from omnivit.files import PARTIAL, appearing
 from omnivit.train import manifest
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_PARTIAL, _DISCARDED, _DAMAGED = ".partial-", ".discarded-", ".damaged-"
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints in its folder."""
+_DISCARDED, _DAMAGED = ".discarded-", ".damaged-"
 _NAME = re.compile(r"(\d+)-(.+)-step-(\d+)")
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -113,46 +116,23 @@ def save(
     Raises:
         CheckpointError: the disk is full or not writable; what was there before still is.
     """
-    final, partial = folder / name, folder / f"{_PARTIAL}{name}"
+    final = folder / name
     if final.exists():
         return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        partial.mkdir()
-        for file, text in {STATE: json.dumps(state, indent=1), **(documents or {})}.items():
-            (partial / file).write_text(text, encoding="utf-8")
-        mode = (partial / STATE).stat().st_mode  # what the umask makes of a new file; safetensors would say 0600
-        for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
-            save_file(_contiguous(tensors), partial / file)
-            (partial / file).chmod(mode)
-        manifest.write(partial)
-        for path in (*partial.iterdir(), partial):
-            fsync(path)
-        partial.rename(final)
-        fsync(folder)
+        with appearing(final) as partial:
+            for file, text in {STATE: json.dumps(state, indent=1), **(documents or {})}.items():
+                (partial / file).write_text(text, encoding="utf-8")
+            mode = (partial / STATE).stat().st_mode  # what the umask makes of a new file; safetensors would say 0600
+            for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+                save_file(_contiguous(tensors), partial / file)
+                (partial / file).chmod(mode)
+            manifest.write(partial)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{final}: cannot be written: {error}. Earlier checkpoints are untouched.") from error
     return final
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or the entries of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file atomically."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    fsync(partial)
-    partial.rename(path)
-    fsync(path.parent)
 
 
 def checkpoint_name(stage_index: int, stage: str, step: int) -> str:
@@ -265,7 +245,7 @@ def discard(path: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a kill left half written or half removed, and what was damaged and has been written anew."""
-    for prefix in (_PARTIAL, _DISCARDED):
+    for prefix in (PARTIAL, _DISCARDED):
         for left in folder.glob(f"{prefix}*"):
             shutil.rmtree(left)
     for damaged in folder.glob(f"{_DAMAGED}*"):

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from omnivit.console import duration
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StagePlan, open_source
-from omnivit.progress import duration
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 RECENT = 30

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from omnivit.errors import TrainingError
-from omnivit.lifeline import parent_announced
+from omnivit.processes import parent_announced
 from omnivit.train.signals import signals
 
 GRACE = 20.0

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.head import Head, HeadOutput
 from omnivit.errors import PluginError
-from omnivit.model.head import Head, HeadOutput
 from omnivit.model.omni import ModelOutput
 from omnivit.recipe import LM
 

@@ -8,24 +8,22 @@ loss is divided by the number of its own targets, which are counted before the s
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from omnivit.data.collate import Batch
-from omnivit.data.mixture import derive_seed
+from omnivit.contracts.batch import Batch
 from omnivit.data.module import MicroBatch, skips_allowed
 from omnivit.errors import DataError
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import LM, Data
+from omnivit.seeds import derive_seed, seed_all
 from omnivit.train.finite import StepGuard, gradients_are_finite
 from omnivit.train.freeze import buffers_beside, set_modes
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
@@ -81,10 +79,7 @@ class StageModule(LightningModule):
         if batch_idx % self.position.stage.accumulate == 0:
             self.guard.begin()
         micro = self.position.step * self.position.stage.accumulate + batch_idx
-        seed = derive_seed(self.seed, self.position.stage.name, micro, self.global_rank)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_all(derive_seed(self.seed, self.position.stage.name, micro, self.global_rank))
 
     def training_step(self, micro: MicroBatch, batch_idx: int) -> Tensor:
         """The summed loss of one micro-batch (Lightning divides it by `accumulate`, DDP by the number of ranks)."""

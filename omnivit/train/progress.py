@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from omnivit.console import Display, duration, joined
 from omnivit.data.module import MicroBatch
-from omnivit.progress import Display, duration, joined
 from omnivit.train.forecast import Clock, Work, left
 from omnivit.train.module import StageModule
 

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from omnivit.errors import Interrupted
-from omnivit.interval import Interval
 from omnivit.recipe import Keep
+from omnivit.recipe.interval import Interval
 from omnivit.train import checkpoint
 from omnivit.train.finite import NotFiniteError
 from omnivit.train.keep import is_best, prune

@@ -1,55 +1,41 @@
-"""The stage runner: a recipe's stages one after the other, each by Lightning's Trainer, then the evaluation.
+"""One tuning stage: trained by Lightning's Trainer, from the step where a checkpoint left it to its last.
 
 Lightning sees every stage as one epoch that begins at the next step: the plan of batches, the schedule and the random
-generators are functions of the step, so a resumed run continues exactly.
+generators are functions of the step, so a resumed run continues exactly. Knows nothing of run folders and provenance.
 """
 
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
-from omnivit.errors import CheckpointError, DataError, RecipeError, TrainingError
-from omnivit.evaluate.run import check_evaluation
-from omnivit.interval import read_interval
-from omnivit.model.build import load_model, preparer_of
+from omnivit.errors import CheckpointError, DataError, TrainingError
+from omnivit.model.build import preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
-from omnivit.train import checkpoint, folder, provenance
-from omnivit.train.blind import check_inputs_are_fed
-from omnivit.train.execution import execution, use_threads
-from omnivit.train.fingerprints import components
+from omnivit.recipe.interval import read_interval
+from omnivit.train import checkpoint
 from omnivit.train.forecast import Work
-from omnivit.train.freeze import base_beside_lora, freeze, high_rates, match, trained_so_far
-from omnivit.train.launch import lost_ranks_explained, take_over
-from omnivit.train.masters import check_trainable
+from omnivit.train.freeze import freeze, trained_so_far
+from omnivit.train.launch import lost_ranks_explained
 from omnivit.train.module import StageModule
+from omnivit.train.precision import SamePrecision
 from omnivit.train.progress import StageProgress
-from omnivit.train.provenance import PROVENANCE
-from omnivit.train.record import Record
-from omnivit.train.run_precision import SamePrecision, settled_here, warn_of_emulation
 from omnivit.train.saving import Saver
 from omnivit.train.state import SkippedStep, StagePosition
-from omnivit.train.trainer_options import INSTEAD, LOGGERS, check_trainer_options, loggers, profiler
-from omnivit.train.validation import ValidationPlan, is_owed, make_up
-from omnivit.trust import remember
+from omnivit.train.trainer import check_split, stage_trainer
+from omnivit.train.validation import is_owed, make_up
 
 log = logging.getLogger(__name__)
 
-NEW_TOKENS = "llm.tokens."
-"""What the paths of their rows begin with (`omnivit.model.llm.LanguageModel.add_tokens`)."""
 LOOKED_AT = 16
 """Samples that are tried to learn how many rows a medium takes."""
 
@@ -79,8 +65,8 @@ class Run:
     model: OmniModel
     preparer: Preparer
     mixtures: dict[str, Mixture]
-    record: Record | None
-    """Of the first of several ranks, which writes for all."""
+    documents: Callable[[], dict[str, str]] = dict
+    """File name -> text: what a checkpoint says of the run (recipe, provenance)."""
     allow_changes: bool = False
     """Of the recipe, in a run that is resumed."""
 
@@ -90,55 +76,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / folder.CHECKPOINTS
-
-
-def train(
-    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False
-) -> tuple[Run, list[StageResult]]:
-    """Run all stages, or what is left of them.
-
-    Args:
-        recipe: resolved.
-        path: the run folder.
-        resume: go on from the newest checkpoint.
-        allow_changes: of a run that is resumed: go on where the recipe, data or machine are not what they were.
-
-    Raises:
-        RecipeError, DataError, CheckpointError: with the place and the remedy.
-    """
-    if not recipe.stages:
-        raise RecipeError("the recipe has no stages: there is nothing to train.")
-    recipe = settled_here(recipe).recipe
-    check_trainer_options(recipe.trainer)
-    standing = checkpoint.latest(path / folder.CHECKPOINTS) if resume else None
-    if standing is not None:
-        _check_stage(recipe, standing)
-        use_threads(provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE))
-    elif resume and folder.is_leader():
-        print(f"{path} has no checkpoint yet: it begins with its first step.", file=sys.stderr, flush=True)
-    mixtures = open_stages(recipe)
-    record = Record(path, recipe, mixtures, standing, allow_changes) if folder.is_leader() else None
-    if recipe.evaluation is not None:
-        check_evaluation(recipe.evaluation, recipe.data.root)
-    model = load_model(recipe)
-    check_stages(recipe, model, mixtures)
-    if folder.is_leader():
-        warn_of_emulation(recipe, model)
-    run = Run(recipe, path, model, preparer_of(model, recipe), mixtures, record, allow_changes)
-    for stage in recipe.stages:
-        run.preparer_of(stage)  # so that a template which does not fit is not found hours later
-    if record is not None:
-        if not resume:
-            remember(recipe)
-        made = provenance.of(recipe, mixtures, run.preparer.fingerprint())
-        record.settle(made | {"weights": components(model), "execution": execution(_bare_trainer(recipe))})
-    if standing is not None:
-        trained = trained_so_far(model, recipe, standing.state["stage_index"])
-        checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
-        if folder.is_leader():
-            checkpoint.set_aside_damaged(run.checkpoints, standing)
-    return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+        return self.path / checkpoint.CHECKPOINTS
 
 
 def open_stages(recipe: Recipe) -> dict[str, Mixture]:
@@ -179,7 +117,7 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
         recipe.keep,
         trained_so_far(run.model, recipe, position.index),
         here.optimizer() if here is not None else None,
-        run.record.documents if run.record is not None else dict,
+        run.documents,
     )
     show = all(recipe.trainer.get(key, True) for key in ("progress", "enable_progress_bar"))
     progress = StageProgress(Work.of(recipe, run.mixtures), show)
@@ -193,11 +131,11 @@ def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosit
     module = StageModule(run.model, rates, position, recipe.data, recipe.seed, recipe.nan_budget)
     data = StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step)
     if is_owed(position):
-        make_up(_trainer(run, position, []), module, data, recipe.trainer.get("progress", True))
+        make_up(stage_trainer(recipe, run.path, position, []), module, data, recipe.trainer.get("progress", True))
     if position.step == plan.steps:
         return
-    trainer = _trainer(run, position, [SamePrecision(recipe, run.model), *callbacks])
-    _check_split(stage, trainer)
+    trainer = stage_trainer(recipe, run.path, position, [SamePrecision(recipe, run.model), *callbacks])
+    check_split(stage, trainer)
     position.began = time.perf_counter()
     with lost_ranks_explained(trainer, run.path):
         trainer.fit(module, datamodule=data)
@@ -209,16 +147,6 @@ def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosit
         )
     if recipe.trainer.get("profiler") and trainer.is_global_zero:
         print(f"Profile of stage {stage.name}: {run.path / 'logs' / stage.name}")
-
-
-def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:
-    """Raise CheckpointError where a checkpoint is of a stage that the recipe does not have in its place."""
-    names, index = [stage.name for stage in recipe.stages], standing.state["stage_index"]
-    if names[index : index + 1] != [standing.state["stage"]]:
-        raise CheckpointError(
-            f"{standing.path}: is of stage {standing.state['stage']!r} in place {index}, but the stages of the run's "
-            f"recipe are now: {', '.join(names)}. Restore them, or begin a new run."
-        )
 
 
 def _continue(position: StagePosition, here: checkpoint.Checkpoint, allow_changes: bool) -> None:
@@ -255,101 +183,3 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
         if spans:  # the count is a guess without parsing: a text may hold `<image>`
             return float(spans[0].length)
     return 0.0
-
-
-def _trainer(run: Run, position: StagePosition, callbacks: Sequence[Callback]) -> Trainer:
-    options = {key: value for key, value in run.recipe.trainer.items() if key not in INSTEAD}
-    stage, logs = position.stage, run.path / "logs"
-    made = loggers(options.pop("loggers", list(LOGGERS)) or [], logs, stage.name)
-    settings: dict[str, Any] = {
-        "accelerator": "auto",
-        "devices": "auto",
-        "log_every_n_steps": 1,
-        "enable_model_summary": False,
-    }
-    settings |= options
-    settings.pop("progress", None)
-    settings |= {
-        "max_epochs": 1,
-        "accumulate_grad_batches": stage.accumulate,
-        "val_check_interval": 1.0,  # at the end; ValidationPlan says when else
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 1.0 if stage.validation else 0,
-        "enable_checkpointing": False,
-        "use_distributed_sampler": False,
-        "callbacks": [*callbacks, ValidationPlan(position)],
-        "enable_progress_bar": False,  # ours knows of stages
-        "logger": made,
-        "profiler": profiler(settings.pop("profiler", None), logs / stage.name),
-        "default_root_dir": run.path,
-    }
-    return _made(settings)
-
-
-def _bare_trainer(recipe: Recipe) -> Trainer:
-    """A trainer that is only asked where and how a stage would run."""
-    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins")
-    asked = {name: recipe.trainer[name] for name in names if name in recipe.trainer}
-    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return _made({"accelerator": "auto", "devices": "auto", **asked, **silent})
-
-
-def _made(settings: dict[str, Any]) -> Trainer:
-    try:
-        trainer = Trainer(**settings)
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise RecipeError(f"trainer: Lightning refuses these settings: {error}") from error
-    take_over(trainer)
-    return trainer
-
-
-def _check_split(stage: Stage, trainer: Trainer) -> None:
-    parts = stage.accumulate * trainer.world_size
-    if stage.batch_size % parts:
-        raise RecipeError(
-            f"stages.{stage.name}.batch_size: {stage.batch_size} cannot be split evenly into {stage.accumulate} "
-            f"micro-batches (`accumulate`) on {trainer.world_size} devices. Use a multiple of {parts}."
-        )
-
-
-def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixture]) -> None:
-    """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach.
-
-    Args:
-        recipe: whose stages are checked.
-        model: with its names and shapes, if only on the meta device.
-        mixtures: the stages' data by name; a stage whose data is elsewhere may be left out.
-    """
-    check_trainer_options(recipe.trainer)
-    parameters = dict(model.named_parameters())
-    names = list(parameters)
-    trained: set[str] = set()
-    for stage in recipe.stages:
-        where = f"stages.{stage.name}.train"
-        matched = match(names, stage.train, where)
-        check_trainable(((name, parameters[name]) for name in matched), where)
-        trained |= matched.keys()
-        if stage.name in mixtures:
-            check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
-        warnings = filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where)))
-        for warning in warnings if folder.is_leader() else ():
-            log.warning("%s", warning)
-        for head in recipe.model.heads:
-            if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
-                raise RecipeError(
-                    f"stages.{stage.name}: trains heads.{head}, but its losses do not weight it, so that nothing would "
-                    f"teach it. Say losses: {{lm: 1, {head}: 1}}, or train less."
-                )
-    tokens = model.tokens()
-    rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
-    if recipe.stages and rows and not rows & trained:
-        raise RecipeError(
-            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(tokens.values())}): "
-            f'the LLM would never learn to write them. Say train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}.'
-        )
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory that this process has had, in MB (2**20 bytes); loader workers not included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

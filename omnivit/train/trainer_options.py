@@ -15,8 +15,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
-from omnivit.device import trainer_device
 from omnivit.errors import RecipeError, suggest
+from omnivit.model.device import trainer_device
 
 LOGGERS = ("csv", "tensorboard")
 PROFILERS: Mapping[str, type[Profiler]] = {

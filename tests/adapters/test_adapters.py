@@ -15,10 +15,10 @@ from omnivit_adapters.linear import LinearAdapter, LinearConfig
 from omnivit_adapters.mlp import MLPAdapter, MLPConfig
 from torch import nn
 
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.errors import OmniVitError, RecipeError
-from omnivit.model.adapter import Adapter
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 GATED = Path(__file__).parents[1] / "golden/adapters/mlp_gated.json"
 

@@ -32,11 +32,11 @@ from omnivit_adapters.bottleneck import Bottleneck, BottleneckAdapter, Bottlenec
 from torch import Tensor, nn
 from torch.nn.functional import conv1d
 
+from omnivit.contracts.features import Features
+from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
-from omnivit.model.features import Features
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
-from omnivit.options import merge_options
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/bottleneck.json").read_text(encoding="utf-8"))
 
@@ -106,7 +106,7 @@ def test_stands_between_norm_and_attention_and_between_norm_and_mlp(
     model, plain = trained_model(position=position), llm_of()
     adapter = model.adapters["image"]
     assert isinstance(adapter, BottleneckAdapter)
-    for layer, parts in zip(plain.surgery.layers, adapter.layers, strict=True):
+    for layer, parts in zip(plain.patching.layers, adapter.layers, strict=True):
         assert isinstance(parts, nn.ModuleDict)
         for name, part in parts.items():
             module = {"attention": layer.attention, "mlp": layer.mlp}[name]

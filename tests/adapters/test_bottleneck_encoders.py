@@ -12,12 +12,12 @@ from llm_support import NONE, WIDTH, Medium, batch_of, fill, gradients, llm_of, 
 from omnivit_adapters.bottleneck import BottleneckAdapter, BottleneckConfig
 from omnivit_adapters.chain import ChainAdapter, ChainConfig
 from omnivit_encoders.clip import ClipConfig, ClipEncoder
-from omnivit_encoders.timm import TimmConfig, TimmEncoder
+from omnivit_encoders.timm.encoder import TimmConfig, TimmEncoder
 from torch import Tensor
 from torch.nn.functional import conv1d
 
+from omnivit.contracts.encoder import Encoder
 from omnivit.errors import RecipeError
-from omnivit.model.encoder import Encoder
 from omnivit.model.omni import Branch, OmniModel
 
 NAME = "omnivit_adapters.bottleneck:BottleneckAdapter"

@@ -17,11 +17,11 @@ from omnivit_adapters.conv import ConvAdapter, ConvConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 from omnivit.train.freeze import freeze
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/conv.json").read_text(encoding="utf-8"))

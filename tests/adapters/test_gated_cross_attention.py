@@ -40,11 +40,11 @@ from omnivit_adapters.gated_cross_attention import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.context import Context, SlotContext
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
-from omnivit.model.context import Context, SlotContext
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/gated_cross_attention.json").read_text())
 

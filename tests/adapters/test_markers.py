@@ -8,8 +8,8 @@ import pytest
 import torch
 from omnivit_adapters.markers import MarkersAdapter, MarkersConfig
 
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.model.features import Features, Layout
 
 BEGIN, END, ROW, FRAME = 100.0, 200.0, 300.0, 400.0
 

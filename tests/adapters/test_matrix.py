@@ -11,8 +11,9 @@ import torch
 from adapter_blocks import ADAPTERS, REFUSED
 from matrix_support import model_of, recipe_of, samples
 
-from omnivit import registry
-from omnivit.data.collate import Batch, collate
+from omnivit.contracts import registries
+from omnivit.contracts.batch import Batch
+from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
 from omnivit.model.omni import OmniModel
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(pair: tuple[str, str], rea
 
 def test_no_adapter_is_left_out() -> None:
     named = {str(block["name"]) for outer in ADAPTERS.values() for block in (outer, *outer.get("steps", ()))}
-    ours = {name for name, point in registry.adapters.names().items() if point.value.startswith("omnivit_adapters.")}
+    ours = {name for name, point in registries.adapters.names().items() if point.value.startswith("omnivit_adapters.")}
     assert ours <= named
 
 

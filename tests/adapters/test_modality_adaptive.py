@@ -110,7 +110,7 @@ def test_queries_stay_shared_where_all_three_are_one_matrix() -> None:
     llm = llm_of("phi3")
     adapter = adapter_of()
     model = model_of(llm, {"image": adapter})
-    fused = llm.surgery.layers[0].attention.qkv_proj
+    fused = llm.patching.layers[0].attention.qkv_proj
     own = adapter.layers["0"]["kv_proj"]  # type: ignore[index]
     assert torch.equal(own.weight, fused.weight[WIDTH:])
     shift(model.adapters)
@@ -196,7 +196,7 @@ def test_layers_compile_whole() -> None:
     batch = batch_of(ONE, NONE, TWO)
     expected = model(batch).logits
     torch._dynamo.reset()
-    for layer in model.llm.surgery.layers:
+    for layer in model.llm.patching.layers:
         layer.block.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(model(batch).logits, expected)
 
@@ -225,7 +225,7 @@ def test_impossible_options() -> None:
 
 def test_other_fused_projections_are_refused() -> None:
     llm = llm_of()
-    attention = llm.surgery.layers[0].attention
+    attention = llm.patching.layers[0].attention
     attention.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
     del attention.k_proj, attention.v_proj
     with pytest.raises(RecipeError, match=r"LlamaAttention has q_proj, o_proj, query_key_value.*Use `visual_expert`"):

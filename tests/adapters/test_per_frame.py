@@ -12,11 +12,11 @@ from matrix_support import RowsConfig, RowsEncoder
 from omnivit_adapters.per_frame import PerFrameAdapter, PerFrameConfig
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import Adapter, FixedLength, Instruction
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.llm import LanguageModel
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter, FixedLength, Instruction
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features, Layout
-from omnivit.model.llm import LanguageModel
 
 WIDTH = 3
 

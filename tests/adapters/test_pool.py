@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from matrix_support import model_of, recipe_of, samples
-from omnivit_adapters.pool import PoolAdapter, PoolConfig
+from omnivit_adapters.pool.adapter import PoolAdapter, PoolConfig
 from torch import Tensor, nn
 
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/pool.json").read_text(encoding="utf-8"))
 WIDTH = 4
@@ -291,7 +291,7 @@ def test_heads_must_divide_the_width() -> None:
 
 
 def test_in_a_chain_it_feeds_an_llm_and_alone_it_is_refused() -> None:
-    pool = {"name": "omnivit_adapters.pool:PoolAdapter", "kind": "merge", "n": 2}
+    pool = {"name": "omnivit_adapters.pool.adapter:PoolAdapter", "kind": "merge", "n": 2}
     block = {"name": "chain", "steps": [pool, {"name": "linear"}]}
     model, recipe = model_of(block, "video", LLAMA), recipe_of(block, "video", LLAMA)
     preparer = preparer_of(model, recipe)

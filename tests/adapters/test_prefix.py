@@ -24,15 +24,15 @@ from llm_support import (
     plain_logits,
     wave,
 )
-from omnivit_adapters.prefix import PrefixAdapter, PrefixConfig
+from omnivit_adapters.prefix.adapter import PrefixAdapter, PrefixConfig
 from prefix_support import FULL, PAIR, SINGLE, adapter_of, mixed_batch, trained_model
 from torch import Tensor
 
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import LibraryError, RecipeError
 from omnivit.model import arguments
-from omnivit.model.adapter import Adapter
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.features import Features, Layout
 from omnivit.model.omni import Branch, OmniModel
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/prefix.json").read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def test_more_layers_than_there_are_and_unknown_attentions_are_refused() -> None
     with pytest.raises(RecipeError, match=r"`layers: 3`, but the LLM has 2"):
         model_of(llm_of(), {"image": adapter_of(layers=3)})
     llm = llm_of()
-    del llm.surgery.layers[1].attention.k_proj
+    del llm.patching.layers[1].attention.k_proj
     with pytest.raises(RecipeError, match=r"LlamaAttention of the LLM lacks k_proj"):
         model_of(llm, {"image": adapter_of()})
 
@@ -206,7 +206,7 @@ def test_more_layers_than_there_are_and_unknown_attentions_are_refused() -> None
 def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
     """As when a version of transformers chooses the function of an attention in another way, or renames `scaling`."""
     model, batch = trained_model(), mixed_batch()
-    attention: Any = model.llm.surgery.layers[-1].attention
+    attention: Any = model.llm.patching.layers[-1].attention
     model(batch, batch.mask)
     changed, attention.config = attention.config, model.llm.hf.config
     with pytest.raises(LibraryError, match=r"did not look up the function .* reach no token. transformers \d"):

@@ -27,17 +27,17 @@ from llm_support import (
 )
 from omnivit_adapters.chain import ChainAdapter, ChainConfig
 from omnivit_adapters.linear import LinearAdapter, LinearConfig
-from omnivit_adapters.prefix import PrefixAdapter
+from omnivit_adapters.prefix.adapter import PrefixAdapter
 from prefix_support import FULL, adapter_of, mixed_batch, trained_model
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.llm import LanguageModel
 from omnivit.data.collate import collate
 from omnivit.model.build import preparer_of
-from omnivit.model.encoder import Encoder
-from omnivit.model.llm import LanguageModel
 from omnivit.model.lora import Lora
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -66,7 +66,7 @@ def test_tokens_find_in_prompts_what_they_would_find_alone(family: str) -> None:
     adapter = model.adapters["image"]
     assert isinstance(adapter, PrefixAdapter)
     rows = wave((ROWS, WIDTH), 0.4)[:1]
-    for layer, part in zip(plain.surgery.layers, adapter.layers.values(), strict=True):
+    for layer, part in zip(plain.patching.layers, adapter.layers.values(), strict=True):
         prompts = torch.stack([part.prompts, part.prompts + rows])
         hook = _Expected(layer.attention, prompts, part.gate)
         layer.attention.register_forward_pre_hook(hook.note, with_kwargs=True)
@@ -167,7 +167,8 @@ def test_text_alone_trains_every_parameter() -> None:
 
 
 def test_gradients_reach_what_stands_before_it() -> None:
-    steps = [{"name": "linear"}, {"name": "omnivit_adapters.prefix:PrefixAdapter", "prompts": ROWS, "layers": 1}]
+    prefix = {"name": "omnivit_adapters.prefix.adapter:PrefixAdapter", "prompts": ROWS, "layers": 1}
+    steps = [{"name": "linear"}, prefix]
     adapter = ChainAdapter(ChainConfig(steps), 12, WIDTH)
     model = model_of(llm_of(), {"image": adapter}, width=12)
     fill(model.adapters, 3.0)
@@ -181,7 +182,7 @@ def test_offsets_and_factors() -> None:
     model, plain, batch = model_of(llm_of(), {"image": adapter_of(bias_scale=True)}), llm_of(), batch_of(NONE)
     adapter = model.adapters["image"]
     fill(adapter.maps, 1.0)
-    for layer in plain.surgery.layers:
+    for layer in plain.patching.layers:
         for name, child in [*layer.attention.named_children(), *layer.mlp.named_children()]:
             if name in adapter.maps[str(layer.index)]:
                 part = adapter.maps[str(layer.index)][name]
@@ -197,10 +198,10 @@ class Twins(LinearAdapter):
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         del encoder
         self.maps = nn.ModuleList()
-        for layer in llm.surgery.layers:
+        for layer in llm.patching.layers:
             for name in ("k_proj", "v_proj"):
                 self.maps.append(nn.Linear(WIDTH, 8))
-                llm.surgery.twin(layer.projections()[name], slot, self.maps[-1])
+                llm.patching.twin(layer.projections()[name], slot, self.maps[-1])
 
 
 def test_beside_maps_of_another_input() -> None:
@@ -228,7 +229,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("before", BLOCKS)
 def test_a_recipe_is_built_trained_and_asked(before: str) -> None:
-    steps = [BLOCKS[before], {"name": "omnivit_adapters.prefix:PrefixAdapter", "prompts": 4}]
+    steps = [BLOCKS[before], {"name": "omnivit_adapters.prefix.adapter:PrefixAdapter", "prompts": 4}]
     block, llm = {"name": "chain", "steps": steps}, {"model_type": "llama", **SIZES}
     model, recipe = matrix_support.model_of(block, "image", llm), matrix_support.recipe_of(block, "image", llm)
     preparer = preparer_of(model, recipe)

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 from matrix_support import model_of, recipe_of
-from omnivit_adapters.qformer import QFormerAdapter, QFormerConfig
+from omnivit_adapters.qformer.adapter import QFormerAdapter, QFormerConfig
 from qformer_support import GOLDEN, LLM, SIZES, TEXT, close, inputs, lavis_file, lavis_state, make
 
+from omnivit.contracts.adapter import Instruction
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data.collate import collate
-from omnivit.data.sample import Media, Message, Sample, Text
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Instruction
 from omnivit.model.build import preparer_of
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
          "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
@@ -145,7 +145,7 @@ def sample(name: str, question: str, answer: str, after: str = "Why?") -> Sample
 
 
 def test_it_sees_the_question_and_never_the_answer() -> None:
-    block = {"name": "omnivit_adapters.qformer:QFormerAdapter", **SIZES, **TEXT}
+    block = {"name": "omnivit_adapters.qformer.adapter:QFormerAdapter", **SIZES, **TEXT}
     recipe, model = recipe_of(block, "image", LLAMA), model_of(block, "image", LLAMA)
     preparer = preparer_of(model, recipe)
     asked = [sample("a", "Which colour?", "red"), sample("b", "Which colour?", "a long green answer", "How?"),
@@ -162,7 +162,7 @@ def test_it_sees_the_question_and_never_the_answer() -> None:
 
 
 def test_without_projection_a_chain_goes_on() -> None:
-    step = {"name": "omnivit_adapters.qformer:QFormerAdapter", **SIZES, "projection": False}
+    step = {"name": "omnivit_adapters.qformer.adapter:QFormerAdapter", **SIZES, "projection": False}
     chain = {"name": "chain", "steps": [step, {"name": "linear"}]}
     model = model_of(chain, "video", LLAMA)
     assert model.adapters["media"].steps[1].layers[0].weight.shape == (32, 16)

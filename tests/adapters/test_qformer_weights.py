@@ -11,9 +11,9 @@ import torch
 from qformer_support import LLM, TEXT, WIDTH, close, expected, hugging_face, inputs, lavis_file, lavis_state, make
 from safetensors.torch import load_file, save_file
 
+from omnivit.contracts.adapter import Instruction
+from omnivit.contracts.features import Features
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Instruction
-from omnivit.model.features import Features
 
 PAIRS = {"Qformer.bert.embeddings.LayerNorm.": ("qformer.layernorm.", "qformer.embeddings.layernorm."),
          "Qformer.bert.embeddings.": ("qformer.embeddings.",), "Qformer.bert.": ("qformer.",),

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
+from omnivit_adapters.resampler.adapter import ResamplerAdapter, ResamplerConfig
 from resampler_support import KINDS, build, filled, numbers, padded, places, whole
 from torch import Tensor, nn
 
+from omnivit.contracts.features import Layout
+from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
-from omnivit.model.features import Layout
-from omnivit.options import merge_options
 
 
 @pytest.mark.parametrize("kind", KINDS)

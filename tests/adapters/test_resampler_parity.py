@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from omnivit_adapters.resampler import ResamplerAdapter
+from omnivit_adapters.resampler.adapter import ResamplerAdapter
 from resampler_support import build, filled, numbers, places, whole
 from torch import Tensor
 
+from omnivit.contracts.features import Features
 from omnivit.errors import RecipeError
-from omnivit.model.features import Features
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "adapters" / "resampler.json"
 

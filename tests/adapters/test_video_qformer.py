@@ -16,11 +16,11 @@ from matrix_support import model_of, recipe_of, samples
 from omnivit_adapters.video_qformer import VideoQFormerAdapter, VideoQFormerConfig
 from torch import Tensor
 
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/video_qformer.json").read_text(encoding="utf-8"))
 LLM = 12
@@ -203,7 +203,8 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
 
 def test_the_chain_of_video_llama_takes_clips_of_different_lengths() -> None:
     sizes = {"hidden": 16, "heads": 2, "intermediate": 24}
-    inner = {"name": "omnivit_adapters.qformer:QFormerAdapter", "queries": 3, "layers": 2, "projection": False, **sizes}
+    name = "omnivit_adapters.qformer.adapter:QFormerAdapter"
+    inner = {"name": name, "queries": 3, "layers": 2, "projection": False, **sizes}
     steps = [{"name": "omnivit_adapters.per_frame:PerFrameAdapter", "adapter": inner},
              {"name": "omnivit_adapters.video_qformer:VideoQFormerAdapter", "queries": 5, **sizes}]  # fmt: skip
     llm = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,

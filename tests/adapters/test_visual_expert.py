@@ -31,12 +31,12 @@ from llm_support import (
 from omnivit_adapters.visual_expert import VisualExpertAdapter, VisualExpertConfig
 from torch import Tensor, nn
 
+from omnivit.contracts.adapter import same_length
+from omnivit.contracts.context import Context
+from omnivit.contracts.features import Features
 from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import same_length
 from omnivit.model.causal import CausalLM
-from omnivit.model.context import Context
-from omnivit.model.features import Features
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
 
@@ -98,7 +98,7 @@ def test_each_row_is_computed_once_by_the_weights_of_its_kind(ends: bool) -> Non
 
         module.register_forward_pre_hook(count)
 
-    block = llm.surgery.layers[0]
+    block = llm.patching.layers[0]
     for name, module in block.mlp.named_children():
         note(f"text {name}", module)
     for name, module in adapter.layers["0"].named_children():  # type: ignore[union-attr]
@@ -229,7 +229,7 @@ def test_layers_compile_whole() -> None:
     batch = batch_of(ONE, NONE, TWO)
     expected = model(batch).logits
     torch._dynamo.reset()
-    for layer in model.llm.surgery.layers:
+    for layer in model.llm.patching.layers:
         layer.block.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(model(batch).logits, expected)
 
@@ -287,7 +287,7 @@ def test_layers_that_the_llm_has_not(options: dict[str, object], message: str) -
 
 def test_quantized_weights_cannot_be_copied() -> None:
     llm = llm_of()
-    llm.surgery.layers[0].mlp.gate_proj.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
+    llm.patching.layers[0].mlp.gate_proj.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
     with pytest.raises(RecipeError, match="quantized weights cannot be copied"):
         adapter_of().install(llm, None, "image")  # type: ignore[arg-type]
 

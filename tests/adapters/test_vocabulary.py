@@ -17,10 +17,10 @@ from matrix_support import RowsConfig, RowsEncoder
 from omnivit_adapters.vocabulary import VocabularyAdapter, VocabularyConfig
 from torch import Tensor, nn
 
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.features import Features, Layout
-from omnivit.options import merge_options
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/vocabulary.json").read_text(encoding="utf-8"))
 WIDTH, LLM, TOKENS, TABLE = 10, 32, 23, "llm.model.embed_tokens.weight"

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from omnivit import cli
-from omnivit.cache import KINDS, VARIABLE
 from omnivit.data.digest import whole
 from omnivit.data.readers import MessagesReader
+from omnivit.files import CACHE_VARIABLE, KINDS
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Path:
     """A cache that holds an index and a digest, and a file that is not OmniViT's."""
     folder = tmp_path / "cache"
-    monkeypatch.setenv(VARIABLE, str(folder))
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     MessagesReader(data_root / "train.jsonl", data_root)
     whole(data_root / "train.jsonl")
     (folder / "mine.txt").write_text("mine")

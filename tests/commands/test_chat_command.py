@@ -14,7 +14,7 @@ from assistant_support import make_run
 
 import omnivit
 from omnivit import cli
-from omnivit.data.sample import Message, Text
+from omnivit.contracts.sample import Message, Text
 from omnivit.recipe import Recipe
 
 FEW = ["--max-new-tokens", "8", "--device", "cpu"]

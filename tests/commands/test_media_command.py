@@ -17,9 +17,9 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from omnivit import cli, registry
-from omnivit.claims import Claim
 from omnivit.recipe import Recipe
 from omnivit.registry import Health
+from omnivit.registry.claims import Claim
 
 Outcome = tuple[int, str, str]
 
@@ -104,7 +104,7 @@ def test_tokens_under_a_recipe(media: Callable[..., Outcome], recipe_file: Path,
 def test_a_run_folder_is_its_recipe(
     media: Callable[..., Outcome], load_recipe: Callable[..., Recipe], picture: Path, tmp_path: Path
 ) -> None:
-    from omnivit.train import folder
+    from omnivit.run import folder
 
     folder.create(tmp_path / "run", load_recipe())
     assert f"  {tmp_path / 'run'}, slot image: 4 tokens\n" in media(picture, "--recipe", tmp_path / "run")[1]
@@ -135,7 +135,7 @@ def test_an_encoder_that_does_not_tell(
     media: Callable[..., Outcome], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "silent.py").write_text(
-        "import dataclasses\nfrom omnivit.model.encoder import Encoder\n"
+        "import dataclasses\nfrom omnivit.contracts.encoder import Encoder\n"
         "class Silent(Encoder):\n    Config = dataclasses.make_dataclass('Config', [])\n    modality = 'smell'\n"
         "    def processor(self): ...\n    def forward(self, items): ...\n"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from omnivit import testing
 from omnivit.cli import main
-from omnivit.commands import plugins_check
+from omnivit.commands.plugins import check as plugins_check
 from omnivit.testing.encoder import EncoderContract
 
 RULES = [rule.name for rule in EncoderContract.rules()]
@@ -17,7 +17,7 @@ RULES = [rule.name for rule in EncoderContract.rules()]
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "testing"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "support"))
 
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -12,15 +12,16 @@ import pytest
 import yaml
 from registry_support import Install, installing
 
-from omnivit import registry
 from omnivit.cli import main
-from omnivit.commands.plugins import find
-from omnivit.commands.plugins_info import Sheet, as_record, describe, options_of
-from omnivit.commands.plugins_sheet import text
+from omnivit.commands.plugins.describe import Sheet, describe, options_of
+from omnivit.commands.plugins.find import find
+from omnivit.commands.plugins.info import as_record
+from omnivit.commands.plugins.sheet import text
+from omnivit.contracts import registries
+from omnivit.contracts.options import merge_options
 from omnivit.errors import PluginError
-from omnivit.options import merge_options
 
-OURS = [(kind, name) for kind, known in registry.ALL.items() for name, claim in known.names().items()]
+OURS = [(kind, name) for kind, known in registries.ALL.items() for name, claim in known.names().items()]
 SHRINK = '''"""`shrink`: every n-th row.
 
 More.
@@ -98,7 +99,7 @@ def said(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "name"), OURS, ids=lambda value: str(value))
 def test_the_block_of_each_is_what_it_takes(kind: str, name: str, tmp_path: Path) -> None:
-    cls = registry.ALL[kind].get(name)
+    cls = registries.ALL[kind].get(name)
     options = tuple(options_of(cls.Config)) if kind != "readers" else ()
     sheet = Sheet(kind, name, 1, 1, "", "", "", (), (), "", "", "", cls.card, None, options)
     read = yaml.safe_load(sheet.yaml)
@@ -307,7 +308,7 @@ def test_a_broken_plugin_says_why(install: Install, capsys: pytest.CaptureFixtur
 
 
 def test_a_deprecated_contract_is_told(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnivit import contract
+    from omnivit.registry import contract
 
     terms = contract.Terms(current=2, accepted=range(1, 3), deprecated={1: "write it anew"})
     monkeypatch.setattr(contract, "TERMS", terms)

@@ -14,7 +14,7 @@ from PIL import Image
 from omnivit import cli
 from omnivit.recipe import load
 
-SMOKE = Path(__file__).parents[1] / "recipes/smoke.yaml"
+SMOKE = Path(__file__).parents[2] / "recipes/smoke.yaml"
 SHORTER = [
     "stages.align.data=[{path: align.jsonl, limit: 16}]",
     "stages.instruct.data=[{path: instruct.jsonl, limit: 16}]",

@@ -6,9 +6,9 @@ import pytest
 import torch
 from llm_support import LATE, NONE, ROWS, TWO, WIDTH, Medium, batch_of
 
-from omnivit.data.collate import Batch
-from omnivit.model.context import Context
-from omnivit.model.features import Features
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.context import Context
+from omnivit.contracts.features import Features
 
 
 def context_of(batch: Batch) -> Context:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from registry_support import installing
 
-from omnivit.check import check
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError, RecipeError
 from omnivit.model.build import ModelBlueprint, load_model, preparer_of
 from omnivit.recipe import Recipe
-from omnivit.train.stages import train
+from omnivit.run.check import check
+from omnivit.run.runner import train
 
 Load = Callable[..., Recipe]
 SOURCE = """

@@ -10,9 +10,9 @@ from typing import Any, Literal, Optional, Union
 
 import pytest
 
+from omnivit.contracts.options import ConfigField, describe_config, merge_options
 from omnivit.errors import PluginError, RecipeError
-from omnivit.options import ConfigField, describe_config, merge_options
-from omnivit.typed import Where
+from omnivit.recipe.convert import Where
 
 
 @dataclass

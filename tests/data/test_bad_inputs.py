@@ -17,10 +17,11 @@ from PIL import Image
 from tests_support import COLOURS, picture_record, text_record, write_jsonl
 
 from omnivit import cli
-from omnivit.data.collate import IGNORE, EncodedSample
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Message, Sample, Text
+from omnivit.data.collate import EncodedSample
 from omnivit.data.module import PreparedSamples, Refused, open_mixture
 from omnivit.data.prepare import Preparer
-from omnivit.data.sample import Message, Sample, Text
 from omnivit.model.build import ModelBlueprint, preparer_of
 from omnivit.model.tokens import RESERVED
 from omnivit.recipe import load

@@ -10,13 +10,13 @@ import pytest
 from prepare_support import sample, slot, small_preparer
 from small_tokenizers import byte_level, metaspace, unigram
 
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data import bounded, guard
 from omnivit.data.chat import Chat
 from omnivit.data.guard import GuardedTokenizer
 from omnivit.data.places import Places
 from omnivit.data.prepare import Preparer
 from omnivit.data.run import Run
-from omnivit.data.sample import Media, Message, Sample, Text
 from omnivit.errors import DataError
 
 IMAGE = Media("image", "a.png")

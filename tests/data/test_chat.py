@@ -9,9 +9,10 @@ import pytest
 from small_tokenizers import CHATML, byte_level, metaspace, unigram
 from transformers import PreTrainedTokenizerFast
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media, Message, Part, Text
 from omnivit.data.chat import Chat, EncodedChat
-from omnivit.data.collate import IGNORE, Span
-from omnivit.data.sample import Media, Message, Part, Text
+from omnivit.data.collate import Span
 from omnivit.errors import DataError, RecipeError
 
 PARTS = (

@@ -2,7 +2,8 @@
 
 import torch
 
-from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
+from omnivit.contracts.batch import IGNORE
+from omnivit.data.collate import EncodedSample, Span, collate
 
 
 def sample(name: str, ids: list[int], labels: list[int], spans: tuple[Span, ...] = ()) -> EncodedSample:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Sample
 from omnivit.data.mixture import (
     Mixture,
     batches,
@@ -15,8 +17,6 @@ from omnivit.data.mixture import (
     epoch_size,
     split,
 )
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Sample
 from omnivit.errors import RecipeError
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from prepare_support import NO_SEED, small_preparer
 from tests_support import picture_record, text_record, write_jsonl
 
-from omnivit.data.mixture import Mixture, derive_seed
+from omnivit.data.mixture import Mixture
 from omnivit.data.module import (
     Collator,
     Index,
@@ -28,6 +28,7 @@ from omnivit.data.module import (
 )
 from omnivit.errors import DataError, PluginError
 from omnivit.recipe import Data, DataSource, Stage
+from omnivit.seeds import derive_seed
 
 COUNT = 22
 BROKEN = (3, 10)

@@ -11,13 +11,14 @@ import torch
 from prepare_support import NO_SEED, TellingProcessor, halved, sample, slot, small_preparer
 from torch import Tensor
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data.chat import Chat
-from omnivit.data.collate import IGNORE, EncodedSample, Span, collate
-from omnivit.data.mixture import derive_seed
-from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, MediaError
 from omnivit.model.tokens import byte_tokenizer
+from omnivit.seeds import derive_seed
 
 IMAGE, AUDIO = Media("image", "a.png"), Media("audio", "a.wav")
 OPENING = len("#user\n")  # one control token, then bytes

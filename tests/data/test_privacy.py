@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from omnivit import cli, privacy
+from omnivit import cli
+from omnivit.data import privacy
 from omnivit.errors import MediaError
 
 OVERRIDES = [

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from omnivit.contracts.sample import Media, Message, Part, Text
 from omnivit.data.readers import LlavaReader, MessagesReader
 from omnivit.data.records import messages_from
-from omnivit.data.sample import Media, Message, Part, Text
 from omnivit.errors import DataError, MediaError
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Frames, Media, Message, Sample, Text
 from omnivit.data.opening import open_reader
-from omnivit.data.readers import LlavaReader, MessagesReader, Reader
+from omnivit.data.readers import LlavaReader, MessagesReader
 from omnivit.data.records.llava import llava_messages
 from omnivit.data.records.typed import typed_messages
-from omnivit.data.sample import Frames, Media, Message, Sample, Text
 from omnivit.errors import DataError, RecipeError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_tokenizers import CHATML, byte_level
 
+from omnivit.contracts.sample import Message, Text
 from omnivit.data.rendering import bounded
-from omnivit.data.sample import Message, Text
 from omnivit.data.template import Template
 from omnivit.errors import RecipeError
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.adapter import FixedLength, same_length
+from omnivit.contracts.features import Layout
+from omnivit.contracts.sample import Media
 from omnivit.data.slot import InstructionReader, SlotPreparer, encoder_items, instruction_of
 from omnivit.errors import MediaError, RecipeError
-from omnivit.model.adapter import FixedLength, same_length
-from omnivit.model.features import Layout
 from omnivit.model.tokens import byte_tokenizer
 
 

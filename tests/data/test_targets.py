@@ -17,12 +17,13 @@ from tests_support import write_jsonl
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from omnivit.contracts.batch import IGNORE, Batch
+from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat
-from omnivit.data.collate import IGNORE, Batch, EncodedSample, collate
+from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.prepare import Preparer
 from omnivit.data.readers import MessagesReader
 from omnivit.data.records import typed_messages
-from omnivit.data.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.targets import HeadPreparer, Numbers
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.new_tokens import add_to_tokenizer

@@ -10,10 +10,10 @@ import pytest
 from small_tokenizers import byte_level
 from transformers import PreTrainedTokenizerFast
 
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Message, Target, Text
 from omnivit.data.chat import Chat, EncodedChat
-from omnivit.data.collate import IGNORE
 from omnivit.data.records import messages_from
-from omnivit.data.sample import Message, Target, Text
 from omnivit.data.searched import searched
 from omnivit.errors import DataError, RecipeError
 

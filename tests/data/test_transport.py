@@ -13,7 +13,8 @@ from head_support import with_heads, write_boxes
 from tests_support import RECIPE
 from torch import Tensor
 
-from omnivit.data.collate import Batch, collate
+from omnivit.contracts.batch import Batch
+from omnivit.data.collate import collate
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.transport import packed
 from omnivit.model.build import load_model, preparer_of

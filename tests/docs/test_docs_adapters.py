@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from omnivit import registry
-from omnivit.model.parts import build_adapter
+from omnivit.contracts import registries
+from omnivit.contracts.nested import build_adapter
 
-PAGE = (Path(__file__).parents[1] / "docs/adapters.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/adapters.md").read_text(encoding="utf-8")
 WIDTH, LLM_WIDTH = 1024, 4096
 
 
@@ -36,5 +36,5 @@ def test_a_block_can_be_built_and_reaches_the_llm(block: dict[str, Any]) -> None
 
 
 def test_every_adapter_has_its_section() -> None:
-    ours = {name for name, point in registry.adapters.names().items() if point.value.startswith("omnivit_adapters.")}
+    ours = {name for name, point in registries.adapters.names().items() if point.value.startswith("omnivit_adapters.")}
     assert set(re.findall(r"^### `(\w+)`$", PAGE, flags=re.MULTILINE)) == ours

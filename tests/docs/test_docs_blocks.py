@@ -21,13 +21,14 @@ import pytest
 import yaml
 from docs_support import FENCE, PAGES, ROOT, blocks, is_command
 
-from omnivit import cli, registry
+from omnivit import cli
+from omnivit.contracts import registries
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Target
 from omnivit.data.records import typed_messages
-from omnivit.data.sample import Target
-from omnivit.options import merge_options
 from omnivit.recipe import Slot, Stage, load
+from omnivit.recipe.convert import hints
 from omnivit.scaffold import names_of, render, write
-from omnivit.typed import hints
 
 OWN_TESTS = {"adapters.md": "test_docs_adapters.py", "modalities.md": "test_docs_modalities.py"}
 OURS = r"(?:omnivit|encoders|adapters|recipes|samples|tools|tests|benchmarks|docs)"
@@ -219,9 +220,9 @@ def test_a_recipe_is_one_that_is_taken(text: str, tmp_path: Path) -> None:
     for kind, named in parts:
         if "share" not in named:
             options = {key: value for key, value in named.items() if key != "name"}
-            merge_options(registry.ALL[kind].get(named["name"]).Config, options, kind)
+            merge_options(registries.ALL[kind].get(named["name"]).Config, options, kind)
     readers = {source.reader for stage in recipe.stages for source in stage.data}
-    assert readers <= set(registry.readers.names())
+    assert readers <= set(registries.readers.names())
 
 
 def new_head(block: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from registry_support import Install, of_version
 
-from omnivit import contract
-from omnivit.registry import Registry
+from omnivit.registry import Registry, contract
 
-PAGE = (Path(__file__).parents[1] / "docs" / "plugins" / "migrating.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "plugins" / "migrating.md").read_text(encoding="utf-8")
 
 
 def test_two_versions_beside_each_other(install: Install) -> None:

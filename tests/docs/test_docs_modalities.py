@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from omnivit import registry
-from omnivit.options import merge_options
+from omnivit.contracts import registries
+from omnivit.contracts.options import merge_options
 
-PAGE = (Path(__file__).parents[1] / "docs/modalities.md").read_text(encoding="utf-8")
-KNOWN = {"encoder": registry.encoders, "adapter": registry.adapters}
+PAGE = (Path(__file__).parents[2] / "docs/modalities.md").read_text(encoding="utf-8")
+KNOWN = {"encoder": registries.encoders, "adapter": registries.adapters}
 
 
 def blocks() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -45,7 +45,7 @@ def test_a_block_says_what_its_plugin_takes(kind: str, block: dict[str, Any]) ->
 
 
 def test_every_encoder_has_a_row_and_a_block() -> None:
-    ours = {name for name, point in registry.encoders.names().items() if point.value.startswith("omnivit_encoders.")}
+    ours = {name for name, point in registries.encoders.names().items() if point.value.startswith("omnivit_encoders.")}
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) +\|", PAGE, flags=re.MULTILINE)
     assert ours <= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert ours - {"timm"} <= {block["name"] for kind, block in blocks() if kind == "encoder"}

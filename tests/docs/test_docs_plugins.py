@@ -12,11 +12,11 @@ import yaml
 from docs_support import Block, blocks, said_at, script, unsaid
 from scratch_support import Scratch
 
-from omnivit.commands.plugins_check import CONTRACTS, contract_of
+from omnivit.commands.plugins.check import CONTRACTS, contract_of
 from omnivit.testing.plugin import ConfiguredContract, PluginContract
 from omnivit.testing.rule import Contract, Rule
 
-FOLDER = Path(__file__).parents[1] / "docs/plugins"
+FOLDER = Path(__file__).parents[2] / "docs/plugins"
 RULE = re.compile(r"\*\*`(\w+)`\*\*: (.*) \*Why:\* (.*)")
 SECTIONS = {"Every plugin": PluginContract, "Every plugin with options": ConfiguredContract}
 """Sections of rules that several kinds share; the others are called after their kind."""

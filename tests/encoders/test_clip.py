@@ -21,10 +21,10 @@ from transformers import (
     SiglipImageProcessor,
 )
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import Processor
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.model.encoder import Processor
-from omnivit.options import merge_options
 
 SIZES = {
     "hidden_size": 24,

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from media.hostile_document import files, pages, painted
+from hostile_document import files, pages, painted
 from omnivit_adapters.markers import MarkersAdapter, MarkersConfig
-from omnivit_encoders.document import DocumentConfig, DocumentEncoder
+from omnivit_encoders.document.encoder import DocumentConfig, DocumentEncoder
 from PIL import Image
 from torch import Tensor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.model.features import Features
 
 CLIP = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 CLIP |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -211,7 +211,7 @@ def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"fill no grid \(y, x\)\. Leave class tokens out"):
         encoder(encoder=INSIDE | {"class_token": "keep"}, joined=True)
     with pytest.raises(RecipeError, match="one for 'image' is wanted"):
-        encoder(encoder={"name": "omnivit_encoders.document:DocumentEncoder", "encoder": INSIDE})
+        encoder(encoder={"name": "omnivit_encoders.document.encoder:DocumentEncoder", "encoder": INSIDE})
 
 
 @pytest.mark.parametrize(

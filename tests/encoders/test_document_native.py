@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from media.hostile_document import pages, painted
-from omnivit_encoders.document_native import DocumentNativeConfig, DocumentNativeEncoder
+from hostile_document import pages, painted
+from omnivit_encoders.document.native import DocumentNativeConfig, DocumentNativeEncoder
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -24,10 +24,10 @@ from transformers import (
     Siglip2Model,
 )
 
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.model.features import Features
 
 PIX2STRUCT = {"model_type": "pix2struct_vision_model", "hidden_size": 32, "d_ff": 64, "d_kv": 8}
 PIX2STRUCT |= {"num_attention_heads": 4, "num_hidden_layers": 2, "patch_embed_hidden_size": 192, "seq_len": 128}

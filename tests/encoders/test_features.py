@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media.hostile_features import files
+from hostile_features import files
 from omnivit_encoders.features import FeaturesConfig, FeaturesEncoder
 from safetensors.torch import save_file
 
+from omnivit.contracts.encoder import layout_of
+from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media.arrays import read_array, read_table
-from omnivit.model.encoder import layout_of
-from omnivit.model.features import Features, Layout
 
 
 def encode(encoder: FeaturesEncoder, *sources: object) -> Features:

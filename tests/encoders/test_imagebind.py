@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omnivit_encoders import imagebind, imagebind_model
-from omnivit_encoders.imagebind import ImageBindConfig, ImageBindEncoder
+from omnivit_encoders.imagebind import encoder as imagebind
+from omnivit_encoders.imagebind import model as imagebind_model
+from omnivit_encoders.imagebind.encoder import ImageBindConfig, ImageBindEncoder
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.options import merge_options
 
 SIZES = {"out_embed_dim": 12} | {
     f"{tower}_{name}": value

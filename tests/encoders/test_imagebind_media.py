@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from omnivit_encoders import imagebind_media as prepare
+from omnivit_encoders.imagebind import media as prepare
 from PIL import Image
 from torch import Tensor
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/encoders/imagebind.json").read_text())

@@ -13,13 +13,13 @@ import soundfile
 import torch
 from tests_support import picture_record, write_jsonl
 
-from omnivit.check import check
 from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.splice import splice
 from omnivit.recipe import Recipe
+from omnivit.run.check import check
 
 Load = Callable[..., Recipe]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile_medical import files
+from medical_files import dataset, nifti, save, series
 from omnivit_encoders.medical import LearnedPlaces, MedicalConfig, MedicalEncoder, SinusoidalPlaces
 from PIL import Image
 
+from omnivit.contracts.encoder import GridProcessor, PrefacingProcessor, layout_of
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, PluginError, RecipeError
-from omnivit.media.slices import View
-from omnivit.media.volumes import read_volume
-from omnivit.model.encoder import GridProcessor, PrefacingProcessor, layout_of
-from omnivit.options import merge_options
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "media"))
-
-from hostile_medical import files
-from medical_files import dataset, nifti, save, series
+from omnivit.media.volume.read import read_volume
+from omnivit.media.volume.slices import View
 
 TIMM = {"name": "timm", "model": "test_vit", "grid": 2}
 CLIP = {

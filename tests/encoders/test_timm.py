@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from omnivit_encoders.timm import Layout, TimmConfig, TimmEncoder, TimmProcessor
-from omnivit_encoders.timm_layouts import MODULES
+from omnivit_encoders.timm.encoder import Layout, TimmConfig, TimmEncoder, TimmProcessor
+from omnivit_encoders.timm.layouts import MODULES
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import Processor
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.model.encoder import Processor
-from omnivit.options import merge_options
 
 KINDS = {
     "test_resnet": "NCHW",

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from omnivit_encoders.clip import ClipConfig, ClipEncoder
-from omnivit_encoders.timm import TimmConfig, TimmEncoder
+from omnivit_encoders.timm.encoder import TimmConfig, TimmEncoder
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 

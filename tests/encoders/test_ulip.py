@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omnivit_encoders.ulip import UlipConfig, UlipEncoder, augmented, normalised
-from omnivit_encoders.ulip_point_bert import grouped
+from omnivit_encoders.ulip.encoder import UlipConfig, UlipEncoder, augmented, normalised
+from omnivit_encoders.ulip.point_bert import grouped
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from omnivit import registry
+from omnivit.contracts import registries
+from omnivit.contracts.encoder import Processor, layout_of
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.media.points_sampling import farthest
-from omnivit.model.encoder import Processor, layout_of
-from omnivit.options import merge_options
+from omnivit.media.points.sampling import farthest
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/encoders/ulip.json").read_text(encoding="utf-8"))
 SMALL: dict[str, Any] = {"points": 70, "groups": 8, "group_size": 6, "group_widths": (128, 256, 512, 20), "width": 24,
@@ -386,7 +386,7 @@ def test_a_recipe_may_say_sizes_as_a_list() -> None:
 
 
 def test_is_registered_and_inspects(tmp_path: Path) -> None:
-    assert registry.encoders.get("ulip") is UlipEncoder
+    assert registries.encoders.get("ulip") is UlipEncoder
     np.save(tmp_path / "a.npy", scan(12))
     facts = UlipEncoder.inspect(Media("points", str(tmp_path / "a.npy")))
     assert (facts.kind, facts.shape, facts.details["colours"]) == ("points", {"points": 12}, "yes")

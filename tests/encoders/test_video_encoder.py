@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from omnivit_encoders.clip import ClipConfig, ClipEncoder
-from omnivit_encoders.video import VideoConfig, VideoEncoder
+from omnivit_encoders.video.encoder import VideoConfig, VideoEncoder
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModel
 
+from omnivit.contracts.encoder import GridProcessor, layout_of
+from omnivit.contracts.options import merge_options
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import _stacked
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.model.encoder import GridProcessor, layout_of
-from omnivit.options import merge_options
 
 CLIP = {
     "name": "clip",
@@ -177,7 +177,7 @@ def test_inspect_and_errors(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="16 wide cannot be divided among 3 `heads`"):
         made(temporal="transformer", heads=3)
     with pytest.raises(RecipeError, match="VideoEncoder' reads 'video' media"):
-        VideoEncoder(VideoConfig(encoder={"name": "omnivit_encoders.video:VideoEncoder", "encoder": CLIP}))
+        VideoEncoder(VideoConfig(encoder={"name": "omnivit_encoders.video.encoder:VideoEncoder", "encoder": CLIP}))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from tests_support import picture_record, text_record, write_jsonl
 
-from omnivit.check import check
 from omnivit.model.build import load_model
 from omnivit.recipe import Recipe
+from omnivit.run.check import check
+from omnivit.run.runner import train
 from omnivit.train import checkpoint
-from omnivit.train.stages import train
 
 INSIDE = (
     "{name: clip, config: {model_type: clip_vision_model, hidden_size: 16, intermediate_size: 32, "

@@ -14,9 +14,9 @@ from omnivit_encoders.video_transformer import KINDS, VideoTransformerConfig, Vi
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import layout_of
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.model.encoder import layout_of
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 CONFIGS: dict[str, dict[str, Any]] = {

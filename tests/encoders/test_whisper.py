@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omnivit_encoders.whisper import WhisperConfig, WhisperEncoder, WhisperProcessor
+from omnivit_encoders.whisper.encoder import WhisperConfig, WhisperEncoder, WhisperProcessor
 from torch import Tensor
 from transformers import WhisperConfig as HFConfig
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import _stacked
-from omnivit.data.sample import Media
 from omnivit.errors import MediaError, OmniVitError, RecipeError
 from omnivit.media.audio import read_audio
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omnivit_encoders.whisper import WhisperConfig, WhisperEncoder
-from omnivit_encoders.whisper_ctranslate2 import convert, find, read_variables
+from omnivit_encoders.whisper.ctranslate2_weights import convert, find, read_variables
+from omnivit_encoders.whisper.encoder import WhisperConfig, WhisperEncoder
 from torch import Tensor
 from transformers import WhisperConfig as HFConfig
 from transformers import WhisperForConditionalGeneration
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
 
 SMALL: dict[str, Any] = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnivit.data.sample import Media, Message, Part, Sample, Text
+from omnivit.contracts.sample import Media, Message, Part, Sample, Text
 from omnivit.errors import DataError, RecipeError
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, none, question, reference, shuffled, true
 

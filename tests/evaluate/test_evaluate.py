@@ -11,18 +11,18 @@ import pytest
 from assistant_support import make_run
 from tests_support import COLOURS, picture_record, text_record, write_jsonl
 
-from omnivit.assistant import load
+from omnivit.contracts.sample import Sample
 from omnivit.data.chat import Chat
 from omnivit.data.module import open_source
 from omnivit.data.prepare import Preparer
-from omnivit.data.sample import Sample
 from omnivit.errors import DataError, OmniVitError, RecipeError
 from omnivit.evaluate.run import check_evaluation, evaluate
 from omnivit.model.omni import OmniModel
 from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import DataSource, Evaluation, Recipe
-from omnivit.train import folder
-from omnivit.train.report import train_and_report
+from omnivit.run import folder
+from omnivit.run.assistant import load
+from omnivit.run.train import train_and_report
 
 
 class Looking:

@@ -11,18 +11,18 @@ import torch
 from head_support import BOXES, box_record, with_heads, write_boxes
 from tests_support import RECIPE, text_record, write_jsonl
 
-from omnivit.assistant import Assistant
 from omnivit.cli import main
 from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.metrics import Interval
-from omnivit.evaluate.report import as_markdown, verdict
 from omnivit.evaluate.run import Score, evaluate
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe, load
-from omnivit.train.folder import create
-from omnivit.train.report import train_and_report
+from omnivit.run.assistant import Assistant
+from omnivit.run.folder import create
+from omnivit.run.report import as_markdown, verdict
+from omnivit.run.train import train_and_report
 
 
 @pytest.fixture

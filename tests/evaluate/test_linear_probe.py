@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.contracts.adapter import same_length
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, MediaError
 from omnivit.evaluate.probe import classify, common_slots, fitted, fold_masks, linear_probe, pooled, rotated
 from omnivit.evaluate.probe import views as views_of
-from omnivit.model.adapter import same_length
-from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from omnivit.data.sample import Sample
+from omnivit.contracts.sample import Sample
 from omnivit.errors import DataError, RecipeError
 from omnivit.evaluate.metrics import wilson
-from omnivit.evaluate.report import console_table, verdict, write_report
 from omnivit.evaluate.run import Answered, Score, score
 from omnivit.evaluate.words import word_error_rate, word_errors, words_of
 from omnivit.recipe import Recipe
+from omnivit.run.report import console_table, verdict, write_report
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ import pytest
 import soundfile
 from sounds import RATE, tone, write, write_av
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError
 from omnivit.media import audio_decode
 from omnivit.media.audio import look, read_audio
-from omnivit.media.files import opened
+from omnivit.media.locate import opened
 
 
 def read(source: object, rate: int = RATE, **options: Any) -> np.ndarray[Any, Any]:
@@ -191,7 +191,7 @@ def test_a_truncated_file_says_how_much_there_was(tmp_path: Path) -> None:
 def test_hostile_files_end_well(tmp_path: Path) -> None:
     """Each in a good item or in a MediaError that says why, within ten seconds."""
     from hostile_audio import GOOD, files
-    from omnivit_encoders.whisper import WhisperConfig, WhisperEncoder
+    from omnivit_encoders.whisper.encoder import WhisperConfig, WhisperEncoder
 
     small = {"d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 8, "vocab_size": 9}
     process = WhisperEncoder(WhisperConfig(config={**small, "pad_token_id": 0}, windows=1)).processor()

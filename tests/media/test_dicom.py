@@ -15,13 +15,13 @@ from pydicom.pixels.processing import apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian
 
+from omnivit.contracts.sample import Media
 from omnivit.data.records import typed_messages
-from omnivit.data.sample import Media
 from omnivit.errors import DataError, MediaError
-from omnivit.media import dicom
-from omnivit.media.files import opened
-from omnivit.media.slices import View
-from omnivit.media.volumes import look, read_header, read_volume
+from omnivit.media.locate import opened
+from omnivit.media.volume import dicom
+from omnivit.media.volume.read import look, read_header, read_volume
+from omnivit.media.volume.slices import View
 
 RAMP = (np.arange(64, dtype=np.int16) * 30).reshape(8, 8)
 

@@ -12,16 +12,16 @@ from PIL import Image
 from video_files import write_clip
 
 from omnivit import files
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError
 from omnivit.files import NotRegularError, open_descriptor, open_regular
 from omnivit.media import isolate
-from omnivit.media.files import folder_files, opened, read_bytes
 from omnivit.media.images import open_image
-from omnivit.media.points import read_points
+from omnivit.media.locate import folder_files, opened, read_bytes
+from omnivit.media.points.read import read_points
 from omnivit.media.source import Source
-from omnivit.media.video import Sampling, read_frames
-from omnivit.recipe_source import read
+from omnivit.media.video.read import Sampling, read_frames
+from omnivit.recipe.yaml_tree import read
 
 SECRET = b"secret " * 10
 

@@ -14,10 +14,13 @@ from PIL import Image
 from sounds import tone, write, write_av
 from video_files import write_clip
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import arrays, audio, images, pages, points, video, volumes
-from omnivit.media.slices import View
+from omnivit.media import arrays, audio, images, pages
+from omnivit.media.points import read as points
+from omnivit.media.video import read as video
+from omnivit.media.volume import read as volumes
+from omnivit.media.volume.slices import View
 
 FLIPS = 24
 """Of each file; half of them in its first bytes, where the header is."""

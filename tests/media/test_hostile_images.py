@@ -13,9 +13,9 @@ import hostile_medical
 import hostile_points
 import hostile_video
 import pytest
-from omnivit_encoders.timm import TimmConfig, TimmEncoder
+from omnivit_encoders.timm.encoder import TimmConfig, TimmEncoder
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 
 KINDS = (

@@ -13,11 +13,11 @@ from multiprocessing.queues import Queue
 import numpy as np
 import pytest
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError
 from omnivit.media import isolate
-from omnivit.media.files import resolve
 from omnivit.media.isolate import isolated
+from omnivit.media.locate import resolve
 
 
 def test_returns_what_the_function_returns() -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media import images
-from omnivit.media.files import read_bytes, resolve
 from omnivit.media.images import open_image, random_view
+from omnivit.media.locate import read_bytes, resolve
 
 BICUBIC = Image.Resampling.BICUBIC
 

@@ -12,12 +12,12 @@ import pytest
 from medical_files import nifti
 from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError
-from omnivit.media import nifti as module
-from omnivit.media.files import opened
-from omnivit.media.slices import View, choose, linear
-from omnivit.media.volumes import look, read_volume
+from omnivit.media.locate import opened
+from omnivit.media.volume import nifti as module
+from omnivit.media.volume.read import look, read_volume
+from omnivit.media.volume.slices import View, choose, linear
 
 GREY = {"*": (127.5, 255.0)}
 """A window that leaves 0..255 nearly as it is."""

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import isolate, pictures
+from omnivit.media import image_decode, isolate
 from omnivit.media.images import open_image, open_plane
 from omnivit.media.pages import read_pages
-from omnivit.media.slices import View
 from omnivit.media.source import Source
-from omnivit.media.video import Sampling, look, read_frames
-from omnivit.media.volumes import read_volume
+from omnivit.media.video.read import Sampling, look, read_frames
+from omnivit.media.volume.read import read_volume
+from omnivit.media.volume.slices import View
 
 UPRIGHT = np.zeros((32, 48, 3), np.uint8)
 UPRIGHT[:16, :24], UPRIGHT[:16, 24:], UPRIGHT[16:, :24], UPRIGHT[16:, 24:] = (
@@ -98,10 +98,10 @@ def test_what_may_take_long_is_decoded_apart(monkeypatch: pytest.MonkeyPatch) ->
         apart.append(named["name"])
         return isolate.isolated(*args, **named)
 
-    monkeypatch.setattr(pictures, "isolated", counted)
+    monkeypatch.setattr(image_decode, "isolated", counted)
     ordinary = np.asarray(open_image(Media("image", scans(0))))
     assert not apart
-    monkeypatch.setattr(pictures, "HERE", 0.02)
+    monkeypatch.setattr(image_decode, "HERE", 0.02)
     assert (np.asarray(open_image(Media("image", scans(0)))) == ordinary).all() and not apart
     assert open_image(Media("image", scans(50))).size == (512, 512) and len(apart) == 1
 
@@ -111,6 +111,6 @@ def test_a_baseline_jpeg_is_known_by_its_first_scan_alone() -> None:
     for mode, progressive in (("RGB", False), ("L", False), ("CMYK", False), ("RGB", True)):
         buffer = io.BytesIO()
         picture.convert(mode).save(buffer, "JPEG", progressive=progressive)
-        with pictures.opened(Source.of_bytes(buffer.getvalue(), "x")) as image:
-            assert pictures._has_one_scan(image) != progressive
+        with image_decode.opened(Source.of_bytes(buffer.getvalue(), "x")) as image:
+            assert image_decode._has_one_scan(image) != progressive
             assert image.convert("RGB").size == (48, 32)

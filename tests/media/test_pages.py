@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media.hostile_document import encrypted, files, pages, painted, pdf, stream, tiff
+from hostile_document import encrypted, files, pages, painted, pdf, stream, tiff
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media.pages import MAX_PAGES, look, read_pages
 

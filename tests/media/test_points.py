@@ -13,16 +13,16 @@ import hostile_points
 import numpy as np
 import pytest
 import torch
-from omnivit_encoders.ulip import UlipConfig, UlipEncoder
+from omnivit_encoders.ulip.encoder import UlipConfig, UlipEncoder
 from PIL import Image
 from points_files_support import glb, pack_glb, pcd, ply, square, stl, write
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import Processor
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import points_kinds
-from omnivit.media.points import Cloud, look, read_points
-from omnivit.media.points_sampling import farthest, on_surface
-from omnivit.model.encoder import Processor
+from omnivit.media.points import formats as points_kinds
+from omnivit.media.points.read import Cloud, look, read_points
+from omnivit.media.points.sampling import farthest, on_surface
 
 Array = np.ndarray[Any, Any]
 XYZ = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 4], [1, 2, 4.0]])

@@ -16,12 +16,14 @@ from hostile_video import files
 from PIL import Image
 from video_files import picture, turned, write_clip
 
-from omnivit.data.sample import Frames, Media
+from omnivit.contracts.sample import Frames, Media
 from omnivit.errors import MediaError, PluginError
-from omnivit.media import isolate, video, video_stream
-from omnivit.media.files import opened
-from omnivit.media.video import Clip, Sampling, frames_at, look, read_frames
-from omnivit.media.video_decode import Decoded, decode, fitted
+from omnivit.media import isolate
+from omnivit.media.locate import opened
+from omnivit.media.video import read as video
+from omnivit.media.video import stream as video_stream
+from omnivit.media.video.decode import Decoded, decode, fitted
+from omnivit.media.video.read import Clip, Sampling, frames_at, look, read_frames
 
 
 def decoded(

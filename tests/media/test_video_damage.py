@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from video_files import cut, picture, write_clip
 
-from omnivit.data.sample import Media
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media.video import Sampling, frames_at, inspect, look, read_frames
+from omnivit.media.video.read import Sampling, frames_at, inspect, look, read_frames
 
 
 def medium(source: Path) -> Media:

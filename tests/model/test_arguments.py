@@ -125,7 +125,7 @@ def test_rows_that_are_no_beams_of_a_batch_are_refused() -> None:
     model, batch = changed(), batch_of(ONE, TWO, left=True)
     embeds, context = model.embed(batch)
     with (
-        model.llm.surgery.telling(context),
+        model.llm.patching.telling(context),
         pytest.raises(LibraryError, match="is called with 3 rows for a batch of 2"),
     ):
         model.llm.hf(**accepted(model.llm.hf, inputs_embeds=embeds[:1].expand(3, -1, -1)))

@@ -13,18 +13,20 @@ import torch
 from tests_support import picture_record, text_record, write_jsonl
 from torch import Tensor, nn
 
-from omnivit import assistant, cli
-from omnivit.check import check
-from omnivit.data.collate import Batch, collate
+from omnivit import cli
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.features import Features
+from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.build import load_model, preparer_of
-from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, load
-from omnivit.train import checkpoint, folder
-from omnivit.train.stages import train
+from omnivit.run import assistant, folder
+from omnivit.run.check import check
+from omnivit.run.runner import train
+from omnivit.train import checkpoint
 
 Load = Callable[..., Recipe]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from omnivit.contracts.options import merge_options
 from omnivit.errors import PluginError, RecipeError
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.lora import Lora
 from omnivit.model.tokens import byte_tokenizer
-from omnivit.options import merge_options
 
 SIZES = {
     "hidden_size": 32,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from omnivit import cli
-from omnivit.device import available, device_named, trainer_device
 from omnivit.errors import RecipeError
+from omnivit.model.device import available, device_named, trainer_device
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from omnivit.contracts.generate import generate_anew
 from omnivit.errors import RecipeError
 from omnivit.model.causal import CausalLM
-from omnivit.model.generate import generate_anew
 from omnivit.testing.llm_trial import LLMTrial, Prompts
 
 

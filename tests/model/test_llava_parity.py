@@ -14,10 +14,10 @@ from llava_support import PARTS, save_checkpoint, save_pictures
 from torch import Tensor
 
 from omnivit import cli
-from omnivit.assistant import Assistant, load
+from omnivit.contracts.sample import Sample
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.records import messages_from
-from omnivit.data.sample import Sample
+from omnivit.run.assistant import Assistant, load
 
 Conversation = list[dict[str, Any]]
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from omnivit.contracts.nested import build_encoder
+from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
-from omnivit.data.sample import Media
 from omnivit.errors import RecipeError
-from omnivit.model.parts import build_encoder
-from omnivit.model.pictures import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.images import encode_pictures, layout_of_pictures, prepare_pictures
 
 BLOCK = {"name": "timm", "model": "test_vit", "grid": 2, "augment": True}
 MEDIA = Media("video", "clip.mp4", "/data")

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from omnivit import precision
-from omnivit.check import build_on_meta
 from omnivit.cli import _format_warning
+from omnivit.model import precision
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.precision import (
+from omnivit.model.precision import (
     FAST,
     SAFE,
     EmulatedPrecision,
@@ -28,6 +27,7 @@ from omnivit.precision import (
     settle,
 )
 from omnivit.recipe import Recipe
+from omnivit.run.check import build_on_meta
 
 Load = Callable[..., Recipe]
 OLD_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -126,7 +126,7 @@ def test_a_plugin_that_is_built_alone_takes_what_is_fastest() -> None:
 def test_an_older_processor_is_measured_as_it_is() -> None:
     """Emulated by the libraries' own variables, which have to stand before torch is imported."""
     program = (
-        "from omnivit.precision import choose, emulation, measure\n"
+        "from omnivit.model.precision import choose, emulation, measure\n"
         "print(choose(measure()).precision)\n"
         "print(emulation({'the weights of llm': 'bfloat16'}, 'cpu'))"
     )

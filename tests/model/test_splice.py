@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from omnivit.data.collate import Batch, EncodedSample, Span, collate
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.features import Features
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.errors import SpliceError
-from omnivit.model.features import Features
 from omnivit.model.splice import splice
 
 

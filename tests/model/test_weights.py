@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from omnivit.cache import cache_dir
 from omnivit.errors import PluginError, RecipeError
+from omnivit.files import cache_dir
 from omnivit.model import hub, weights
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.tokens import byte_tokenizer

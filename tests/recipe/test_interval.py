@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnivit.interval import Interval, read_interval
+from omnivit.recipe.interval import Interval, read_interval
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from recipe_support import TINY, refusal, write
 
-from omnivit.recipe_checks import TAKEN
+from omnivit.recipe.checks import TAKEN
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_every_problem_is_listed_at_once() -> None:
 
 
 def test_no_input_takes_the_name_of_an_argument_of_ask() -> None:
-    from omnivit.assistant import Assistant
+    from omnivit.run.assistant import Assistant
 
     *arguments, media = inspect.signature(Assistant.ask).parameters
     assert media == "media" and set(arguments) <= TAKEN

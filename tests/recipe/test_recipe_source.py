@@ -10,7 +10,7 @@ import pytest
 
 from omnivit.errors import RecipeError
 from omnivit.recipe import load
-from omnivit.recipe_source import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_VALUES, Node, parse
+from omnivit.recipe.yaml_tree import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_VALUES, Node, parse
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)

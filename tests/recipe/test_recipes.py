@@ -9,7 +9,7 @@ import pytest
 from omnivit.model.build import ModelBlueprint
 from omnivit.recipe import load
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
 
 

@@ -7,10 +7,10 @@ import warnings
 import pytest
 from registry_support import GOOD, Install, of_version
 
-from omnivit import contract
-from omnivit.contract import Change, ContractWarning, Terms, judge
+from omnivit.contracts.registries import ALL
 from omnivit.errors import PluginError
-from omnivit.registry import ALL, Registry
+from omnivit.registry import Registry, contract
+from omnivit.registry.contract import Change, ContractWarning, Terms, judge
 
 LATER = Terms(
     current=4,
@@ -88,7 +88,7 @@ def test_what_the_core_defines_is_not_the_plugins_doing() -> None:
     core = type("Core", (Base,), {"stare": 1, "__module__": "omnivit.model.causal"})
     assert judge(plugin(core, contract=4), Base, "eye", LATER) == contract.Verdict()
     beneath = type("Beneath", (), {"stare": 1})  # as torch.nn.Module is for an encoder
-    core = type("Core", (beneath, Base), {"__module__": "omnivit.model.encoder"})
+    core = type("Core", (beneath, Base), {"__module__": "omnivit.contracts.encoder"})
     assert judge(plugin(core, contract=4), object, "eye", LATER) == contract.Verdict()
     own = type("Own", (Base,), {"stare": 1})
     assert "`stare`" in judge(plugin(own, contract=4), Base, "eye", LATER).problem  # what its own base class defines is

@@ -12,9 +12,9 @@ from types import ModuleType
 import pytest
 from registry_support import GOOD, GROUP, Install, failure
 
-from omnivit import probe, registry
+from omnivit.contracts import registries
 from omnivit.errors import PluginError
-from omnivit.registry import Health, Registry
+from omnivit.registry import Health, Registry, introspection
 
 
 def test_names_are_listed_and_nothing_is_imported(install: Install, eyes: Registry[object]) -> None:
@@ -131,7 +131,7 @@ def test_readers_need_no_config(install: Install) -> None:
     install("foo", "1.2", {"plain": "fooplain:Plain"}, {"fooplain.py": source})
     plain: Registry[object] = Registry(GROUP, "eyebase:Eye", configured=False)
     assert plain.get("plain").__name__ == "Plain"
-    assert [kind for kind, found in registry.ALL.items() if not found.configured] == ["readers"]
+    assert [kind for kind, found in registries.ALL.items() if not found.configured] == ["readers"]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_health_says_what_would_fail(install: Install, eyes: Registry[object]) -
         "fooabsent.py": "import sys\nimport nowhere.at\nclass Good: pass",
         "fooraise.py": "class Good: pass\nraise RuntimeError('no licence')",
         "foonewer.py": "class Good:\n    contract = 99",
-        "foolarge.py": "#" * (probe.LARGEST + 1),
+        "foolarge.py": "#" * (introspection.LARGEST + 1),
     }
     install("foo", "1.2", {name.removesuffix(".py"): f"{name.removesuffix('.py')}:Good" for name in files}, files)
     assert eyes.health("fooabsent").problem.endswith("fooabsent.py, line 2 imports 'nowhere', which is not installed")
@@ -353,10 +353,10 @@ def test_health_sees_through_editable_finders(
 
 
 def test_our_own_bases_and_names() -> None:
-    assert list(registry.ALL) == ["encoders", "adapters", "llms", "readers", "heads"]
-    for kind, found in registry.ALL.items():
+    assert list(registries.ALL) == ["encoders", "adapters", "llms", "readers", "heads"]
+    for kind, found in registries.ALL.items():
         assert found.group == f"omnivit.{kind}"
-        assert probe.definition(*found.base.split(":")).problem == ""
+        assert introspection.definition(*found.base.split(":")).problem == ""
     expected = {
         "encoders": {"clip", "timm"},
         "adapters": {"linear", "mlp"},
@@ -364,14 +364,14 @@ def test_our_own_bases_and_names() -> None:
         "readers": {"llava", "messages"},
     }
     for kind, names in expected.items():
-        assert names <= set(registry.ALL[kind].names())
+        assert names <= set(registries.ALL[kind].names())
 
 
 def test_our_own_plugins_are_defined_where_they_say() -> None:
-    for found in registry.ALL.values():
+    for found in registries.ALL.values():
         for name, entry in found.names().items():
             module, _, rest = entry.value.partition(":")
-            assert probe.definition(module, rest.split()[0]).problem == "", name
+            assert introspection.definition(module, rest.split()[0]).problem == "", name
 
 
 def test_importing_the_registry_imports_nothing_heavy() -> None:

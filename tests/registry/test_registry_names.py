@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from registry_support import GOOD, GROUP, Install, failure, of_version
 
-from omnivit import naming
-from omnivit.naming import Wanted, harmless, printable, same_plugin
 from omnivit.recipe import load, to_yaml
-from omnivit.registry import Registry
+from omnivit.registry import Registry, names
+from omnivit.registry.names import Wanted, harmless, printable, same_plugin
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ from omnivit.registry import Registry
     ],
 )
 def test_parse(text: str, wanted: Wanted) -> None:
-    assert naming.parse(text) == wanted
+    assert names.parse(text) == wanted
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pin
 import pytest
 
-from omnivit import cli, versions
-from omnivit.versions import Library, UntestedVersion, summary, survey, warn_once
+from omnivit import cli
+from omnivit.registry import versions
+from omnivit.registry.versions import Library, UntestedVersion, summary, survey, warn_once
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NARROW = {
     "torch": ("2.0.0", "2.1.0"),
     "pillow": ("99.0", "99.1"),
@@ -81,7 +82,8 @@ def test_the_warning_comes_once_before_a_command_and_not_with_help(
 
 def test_the_warning_imports_no_library() -> None:
     code = (
-        "import sys, omnivit.versions as v; v.warn_once(); print(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
+        "import sys, omnivit.registry.versions as v; v.warn_once()\n"
+        "print(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

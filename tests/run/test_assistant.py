@@ -15,11 +15,11 @@ from PIL import Image
 from tests_support import COLOURS
 
 import omnivit
-from omnivit.assistant import Assistant, Sampling
+from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.module import open_mixture
-from omnivit.data.sample import Message, Sample, Text
 from omnivit.errors import CheckpointError, DataError
 from omnivit.recipe import Recipe
+from omnivit.run.assistant import Assistant, Sampling
 from omnivit.train.checkpoint import latest
 
 TOKENS = 12

@@ -12,15 +12,15 @@ from tests_support import picture_record, write_jsonl
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from omnivit import cli
-from omnivit.check import build_on_meta, check
-from omnivit.check_samples import check_samples, without_media
-from omnivit.data.collate import IGNORE
+from omnivit.contracts.batch import IGNORE
 from omnivit.data.module import open_mixture
 from omnivit.errors import DataError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import Recipe
+from omnivit.run.check import build_on_meta, check
+from omnivit.run.check_samples import check_samples, without_media
 
 Load = Callable[..., Recipe]
 MERGE = "model.inputs.image.adapter={{name: chain, steps: [{{name: pool, kind: merge, n: {n}}}, {{name: linear}}]}}"

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from omnivit import doctor, versions
 from omnivit.cli import main
-from omnivit.doctor import diagnose, size
+from omnivit.registry import versions
+from omnivit.run import doctor
+from omnivit.run.doctor import diagnose, size
 
 
 class Disk(NamedTuple):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from omnivit.check import build_on_meta
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load
-from omnivit.train import folder
-from omnivit.train.provenance import of
+from omnivit.run import folder
+from omnivit.run.check import build_on_meta
+from omnivit.run.provenance import of
 
 
 def test_adapters_inside_adapters_are_named(load_recipe: Callable[..., Recipe]) -> None:

@@ -11,10 +11,10 @@ import pytest
 from registry_support import Install, installing
 
 from omnivit import cli
-from omnivit.assistant import load
 from omnivit.errors import CheckpointError, PluginError
 from omnivit.recipe import Recipe
-from omnivit.train import folder, provenance
+from omnivit.run import folder, provenance
+from omnivit.run.assistant import load
 
 THERMAL = """
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from omnivit import cli
 from omnivit.errors import CheckpointError
-from omnivit.model.import_hf import import_llava
+from omnivit.run.import_hf import import_llava
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_existing_folder_is_left_alone(source: Path, tmp_path: Path, capsys: pyt
 
 
 def test_template_where_the_checkpoint_brings_none(source: Path, tmp_path: Path) -> None:
-    from omnivit.assistant import load
+    from omnivit.run.assistant import load
 
     (source / "chat_template.jinja").unlink()
     with pytest.raises(CheckpointError, match=r"no chat template.*--template vicuna_v1"):

@@ -17,8 +17,8 @@ from process_support import started
 
 from omnivit import cli
 from omnivit.errors import CheckpointError
-from omnivit.train import lock
-from omnivit.train.folder import LOCK
+from omnivit.run import lock
+from omnivit.run.folder import LOCK
 
 HOLDER = """
 import os, sys, time

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omnivit.contracts.sample import Frames, Media, Message, Sample, Target
 from omnivit.data import digest, index
 from omnivit.data.module import open_mixture
-from omnivit.data.sample import Frames, Media, Message, Sample, Target
 from omnivit.errors import CheckpointError
 from omnivit.recipe import DataSource, Recipe
-from omnivit.train import checkpoint, folder, media_table, provenance
-from omnivit.train.media_table import Difference, Table
-from omnivit.train.stages import train
-from omnivit.train.survey import TABLE
+from omnivit.run import folder, provenance
+from omnivit.run.provenance import media_table
+from omnivit.run.provenance.media_table import Difference, Table
+from omnivit.run.provenance.survey import TABLE
+from omnivit.run.runner import train
+from omnivit.train import checkpoint
 
 Load = Callable[..., Recipe]
 

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from omnivit.errors import CheckpointError
-from omnivit.evaluate.report import as_markdown
 from omnivit.recipe import Recipe, load
-from omnivit.train import checkpoint, folder, manifest, provenance
-from omnivit.train.execution import use_threads
-from omnivit.train.fingerprints import SAMPLE, WHOLE, fingerprint
-from omnivit.train.provenance import PROVENANCE, Change
-from omnivit.train.stages import train
+from omnivit.run import folder, provenance
+from omnivit.run.provenance import PROVENANCE, Change
+from omnivit.run.provenance.execution import use_threads
+from omnivit.run.provenance.weights import SAMPLE, WHOLE, fingerprint
+from omnivit.run.report import as_markdown
+from omnivit.run.runner import train
+from omnivit.train import checkpoint, manifest
 
 Load = Callable[..., Recipe]
 SHORT = ("stages.align.steps=1", "stages.instruct.steps=2", "checkpoint_every=1", "keep.last=1")

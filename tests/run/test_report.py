@@ -10,9 +10,9 @@ from PIL import Image
 
 from omnivit.evaluate.metrics import wilson
 from omnivit.evaluate.plot import plot_losses, smoothed
-from omnivit.evaluate.report import console_table, duration, end_losses, verdict, write_report
 from omnivit.evaluate.run import Score
 from omnivit.recipe import Recipe
+from omnivit.run.report import console_table, duration, end_losses, verdict, write_report
 from omnivit.train.stages import StageResult
 from omnivit.train.state import SkippedStep
 

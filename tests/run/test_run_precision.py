@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from omnivit import assistant, cli
+from omnivit import cli
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model
-from omnivit.precision import FAST, EmulatedPrecision, Rates, settle
+from omnivit.model.precision import FAST, EmulatedPrecision, Rates, settle
 from omnivit.recipe import Recipe, load
-from omnivit.train import folder, run_precision
+from omnivit.run import assistant, folder
+from omnivit.run import precision as run_precision
+from omnivit.train.precision import SamePrecision
 
 Load = Callable[..., Recipe]
 OPEN = ["trainer.precision=auto", "model.llm.dtype=fastest"]
@@ -25,7 +27,7 @@ OLD = Rates("cpu", "Old", {"float32": 93.0, "bfloat16": 1.4}, frozenset({"bfloat
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, rates: Rates) -> None:
-    monkeypatch.setattr("omnivit.precision.measure", lambda *_: rates)
+    monkeypatch.setattr("omnivit.model.precision.measure", lambda *_: rates)
     monkeypatch.setattr(run_precision, "measure", lambda *_: rates)
 
 
@@ -85,7 +87,7 @@ def test_other_ranks_take_what_rank_zero_decided(
 
 def test_ranks_of_different_precision_are_refused(load_recipe: Load) -> None:
     recipe = load_recipe()
-    check = run_precision.SamePrecision(recipe, load_model(recipe))
+    check = SamePrecision(recipe, load_model(recipe))
 
     def trainer(said: str) -> Any:
         return SimpleNamespace(global_rank=1, strategy=SimpleNamespace(broadcast=lambda _: said))

@@ -12,8 +12,8 @@ import pytest
 from omnivit import cli
 from omnivit.commands.check_time import table
 from omnivit.recipe import Recipe
+from omnivit.run.trial import Part, time_run
 from omnivit.train.module import StageModule
-from omnivit.train.trial import Part, time_run
 
 EVALUATION = (
     "evaluation={data: [{path: train.jsonl, limit: 20}], linear_probe: [{path: train.jsonl, limit: 20}], batch_size: 2,"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import omnivit
-from omnivit.check import build_on_meta
 from omnivit.cli import main
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.recipe import load as load_recipe
-from omnivit.trust import foreign_code, remember, require
+from omnivit.run.check import build_on_meta
+from omnivit.run.trust import foreign_code, remember, require
 
 RECIPE = """
 data: {root: .}

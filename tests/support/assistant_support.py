@@ -8,7 +8,8 @@ import torch
 
 from omnivit.model.build import load_model
 from omnivit.recipe import Recipe
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.train import checkpoint
 
 
 def make_run(recipe: Recipe, path: Path) -> Path:

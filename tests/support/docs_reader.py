@@ -7,7 +7,6 @@ and samples are written by the modules in tools/ that write the true ones.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,18 +22,15 @@ import packages
 import pypdfium2
 import torch
 from assistant_support import make_run
-from PIL import Image
-from tests_support import write_jsonl
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-from omnivit.recipe import load
-
-sys.path.insert(0, str(Path(__file__).parent / "media"))
-
 from medical_files import dataset, nifti, save, series
+from PIL import Image
 from points_files_support import glb, ply, square
 from sounds import tone, write
+from tests_support import write_jsonl
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from video_files import write_clip
+
+from omnivit.recipe import load
 
 MANUAL_PAGES = 310
 """One of them is asked for by its number."""

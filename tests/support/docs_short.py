@@ -79,7 +79,7 @@ if __name__ == "__main__":
     if not runs_here(words):
         os.execv(sys.executable, [sys.executable, *words])
     if words[0] == "tools/assets.py":
-        sys.path.append(str(Path(__file__).parents[1] / "tools"))
+        sys.path.append(str(Path(__file__).parents[2] / "tools"))
         import docs_reader
 
         docs_reader.without_packages()

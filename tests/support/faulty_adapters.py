@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
-from omnivit.model.features import Features, Layout
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from pcm_encoder import FRAME, Pcm, PcmConfig
 from torch import Tensor, nn
 
-from omnivit.model.features import Features
+from omnivit.contracts.features import Features
 
 
 class WrongWidth(Pcm):

@@ -31,11 +31,11 @@ from faulty_encoder_rows import (
 from pcm_encoder import Pcm, PcmConfig, PcmProcessor
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
-from omnivit.model.encoder import Encoder
 
 
 class Undeclared(Pcm):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Target
-from omnivit.data.targets import Numbers, TargetProcessor
-from omnivit.examples import HeadExample
-from omnivit.model.head import Head, HeadOutput
+from omnivit.contracts.examples import HeadExample
+from omnivit.contracts.head import Head, HeadOutput, TargetProcessor
+from omnivit.contracts.sample import Target
+from omnivit.data.targets import Numbers
 
 
 @dataclass

@@ -14,13 +14,13 @@ import torch
 from faulty_adapters import NoConfig
 from torch import Tensor, nn
 
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction, same_length
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
-from omnivit.model.surgery import change
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
+from omnivit.model.patching import change
 
 
 class Asked(Adapter):
@@ -88,10 +88,10 @@ class Gated(Adapter):
         del encoder
         self.slots.append(slot)
         if len(self.slots) == 1:
-            for layer in llm.surgery.layers[:2]:
+            for layer in llm.patching.layers[:2]:
                 bias = Bias(llm.width, self.start)
                 self.layers.append(bias)
-                llm.surgery.around(layer.mlp, functools.partial(self.through, bias))
+                llm.patching.around(layer.mlp, functools.partial(self.through, bias))
 
     def through(self, bias: nn.Module, plain: Any, context: Context | None, hidden: Tensor) -> Any:
         return plain(bias(hidden, self.where(hidden, context)))
@@ -183,7 +183,7 @@ class RenamesKeys(Gated):
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         super().install(llm, encoder, slot)
-        block: Any = llm.surgery.layers[3].block
+        block: Any = llm.patching.layers[3].block
         block.mlp = nn.Sequential(block.mlp)
 
 

@@ -15,14 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from omnivit.contracts.context import Context
+from omnivit.contracts.examples import LLMExample
+from omnivit.contracts.generate import generate_anew
+from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.data.chat import Chat
-from omnivit.examples import LLMExample
 from omnivit.model.causal import CausalLM
-from omnivit.model.context import Context
-from omnivit.model.generate import generate_anew
-from omnivit.model.llm import LanguageModel, LMOutput
 from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
-from omnivit.model.surgery import change
+from omnivit.model.patching import change
 from omnivit.model.tokens import byte_tokenizer
 
 

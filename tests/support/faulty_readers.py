@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Media, Message, Part, Role, Sample, Text
+from omnivit.contracts.examples import ReaderExample
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Media, Message, Part, Role, Sample, Text
 from omnivit.errors import DataError
-from omnivit.examples import ReaderExample
 
 LINES = (
     "boat.png\tWhat floats there?\tA boat with a red sail.",

@@ -9,8 +9,8 @@ from omnivit_adapters.linear import LinearAdapter
 from omnivit_encoders.clip import ClipEncoder
 from torch import Tensor
 
-from omnivit.model.adapter import Instruction
-from omnivit.model.features import Features
+from omnivit.contracts.adapter import Instruction
+from omnivit.contracts.features import Features
 
 SPOILT = "model.inputs.image.encoder={name: 'finite_support:SpoiltByRed'}"
 """Makes the shared recipe's losses NaN where a picture is red."""

@@ -14,10 +14,11 @@ from omnivit_adapters.gated_cross_attention import (
 )
 from torch import Tensor
 
-from omnivit.data.collate import Batch, EncodedSample, Span, collate
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.features import Features
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features
 from omnivit.model.omni import Branch, OmniModel
 
 WIDTH, ROWS, MEDIUM = 10, 4, 63

@@ -12,12 +12,12 @@ import torch
 from tests_support import COLOURS, text_record, write_jsonl
 from torch import Tensor, nn
 
-from omnivit.data.sample import Target
-from omnivit.data.targets import Numbers, TargetProcessor
+from omnivit.contracts.examples import HeadExample
+from omnivit.contracts.head import Head, HeadOutput, TargetProcessor
+from omnivit.contracts.sample import Target
+from omnivit.data.targets import Numbers
 from omnivit.errors import MediaError
-from omnivit.examples import HeadExample
 from omnivit.media.arrays import read_array
-from omnivit.model.head import Head, HeadOutput
 
 BOXES = {"red": [0.1, 0.1, 0.5, 0.4], "green": [0.2, 0.5, 0.9, 0.8], "blue": [0.6, 0.1, 0.9, 0.3]}
 """Where a picture of each colour is said to have something; grey ones have nothing."""

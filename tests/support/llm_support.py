@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.collate import Batch, EncodedSample, Span, collate
-from omnivit.model.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.context import Context
+from omnivit.contracts.encoder import Encoder, Processor
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
+from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.context import Context
-from omnivit.model.encoder import Encoder, Processor
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
 from omnivit.model.omni import Branch, OmniModel
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "mistral")
@@ -90,9 +91,9 @@ class Around(Adapter):
             extra = torch.tanh(found.seen * total[:, None])[..., None] * self.scale
             return (made[0] + extra, *made[1:]) if isinstance(made, tuple) else made + extra
 
-        for layer in llm.surgery.layers:
+        for layer in llm.patching.layers:
             for module in (layer.block, layer.attention, layer.mlp):
-                llm.surgery.around(module, add)
+                llm.patching.around(module, add)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         del instruction

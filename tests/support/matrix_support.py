@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media, Message, Sample, Text
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.features import Features
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.model.build import load_model
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Data, Model, Recipe, Slot
 

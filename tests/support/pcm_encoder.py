@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnivit.data.sample import Media
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.features import Features
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.examples import EncoderExample
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import read_bytes
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
+from omnivit.media.locate import read_bytes
 
 FRAME = 4
 WORD = b"PCM1"

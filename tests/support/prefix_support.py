@@ -15,9 +15,9 @@ from llm_support import (
     llm_of,
     model_of,
 )
-from omnivit_adapters.prefix import PrefixAdapter, PrefixConfig
+from omnivit_adapters.prefix.adapter import PrefixAdapter, PrefixConfig
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.batch import Batch
 from omnivit.model.omni import OmniModel
 
 PAIR: tuple[Item, ...] = (Medium(0.2, count=ROWS), 7, 8, Medium(0.3, count=1), 30, 31)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from omnivit.contracts.adapter import Length, same_length
+from omnivit.contracts.features import Layout
+from omnivit.contracts.sample import Media, Message, Part, Sample, Text
 from omnivit.data.chat import Chat
 from omnivit.data.prepare import Preparer
-from omnivit.data.sample import Media, Message, Part, Sample, Text
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import MediaError
-from omnivit.model.adapter import Length, same_length
-from omnivit.model.features import Layout
 from omnivit.model.tokens import byte_tokenizer
 
 NO_SEED = -1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omnivit_adapters.qformer import QFormerAdapter, QFormerConfig
+from omnivit_adapters.qformer.adapter import QFormerAdapter, QFormerConfig
 from torch import Tensor
 from transformers import (
     Blip2Config,
@@ -18,8 +18,8 @@ from transformers import (
     InstructBlipForConditionalGeneration,
 )
 
-from omnivit.model.adapter import Instruction
-from omnivit.model.features import Features
+from omnivit.contracts.adapter import Instruction
+from omnivit.contracts.features import Features
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/qformer.json").read_text(encoding="utf-8"))
 WIDTH, LLM = 10, 12

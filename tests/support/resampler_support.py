@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
+from omnivit_adapters.resampler.adapter import ResamplerAdapter, ResamplerConfig
 from torch import Tensor
 
-from omnivit.model.features import Features
+from omnivit.contracts.features import Features
 
 KINDS = ("perceiver", "query", "abstractor")
 SMALL = {

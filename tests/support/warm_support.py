@@ -27,8 +27,9 @@ from typing import Any
 WARM = ("omnivit", "pytest", "torch.distributed.run")
 IMPORTED = (
     "lightning", "timm", "peft", "gguf", "matplotlib.pyplot", "torch.distributed.run", "transformers.models.llama",
-    "omnivit.assistant", "omnivit.commands.train", "omnivit.train.report", "omnivit.model.causal",
-    "omnivit_encoders.timm", "omnivit_encoders.video", "omnivit_encoders.whisper", "omnivit_encoders.imagebind",
+    "omnivit.run.assistant", "omnivit.commands.train", "omnivit.run.train", "omnivit.model.causal",
+    "omnivit_encoders.timm.encoder", "omnivit_encoders.video.encoder", "omnivit_encoders.whisper.encoder",
+    "omnivit_encoders.imagebind.encoder",
 )  # fmt: skip
 CLIENT = """#!{python} -SE
 import json, os, socket, sys

@@ -13,8 +13,8 @@ from faulty_llm_adapters import Asked, Gated, SaysThatItEnters
 from omnivit_adapters.gated_cross_attention import GatedCrossAttentionAdapter
 from omnivit_adapters.visual_expert import VisualExpertAdapter
 
-from omnivit.model import surgery
-from omnivit.model.adapter import Adapter
+from omnivit.contracts.adapter import Adapter
+from omnivit.model import patching
 from omnivit.model.arguments import step_of
 from omnivit.testing.adapter import AdapterContract
 from omnivit.testing.plugin import ConfiguredContract
@@ -121,7 +121,7 @@ def test_layers_that_are_shown_the_first_token_at_every_step_are_found(
     contract = AdapterContract.on(adapter)
     (rule,) = [rule for rule in contract.rules() if rule.name == "generation"]
     assert outcome(contract, rule).status == "kept"
-    monkeypatch.setattr(surgery, "step_of", lambda *arguments: replace(step_of(*arguments), start=0))
+    monkeypatch.setattr(patching, "step_of", lambda *arguments: replace(step_of(*arguments), start=0))
     found = outcome(contract, rule)
     assert found.status == "broken" and "for new token 2 behind" in found.message
 

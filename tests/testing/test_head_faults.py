@@ -8,7 +8,7 @@ from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_heads import Box
 from head_support import Masks
 
-from omnivit.model.head import Head
+from omnivit.contracts.head import Head
 from omnivit.testing.head import HeadContract
 from omnivit.testing.plugin import ConfiguredContract
 

@@ -7,8 +7,8 @@ import pytest
 from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_llms import Means
 
+from omnivit.contracts.llm import LanguageModel
 from omnivit.model.causal import CausalLM
-from omnivit.model.llm import LanguageModel
 from omnivit.testing.llm import LLMContract
 from omnivit.testing.plugin import ConfiguredContract
 

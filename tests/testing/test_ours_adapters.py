@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from omnivit import registry
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter
-from omnivit.model.features import Layout
+from omnivit.contracts import registries
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Layout
 from omnivit.testing.adapter import AdapterContract
 from omnivit.testing.rule import outcomes
 
-OURS = [name for name, entry in registry.adapters.names().items() if entry.value.startswith("omnivit_adapters.")]
+OURS = [name for name, entry in registries.adapters.names().items() if entry.value.startswith("omnivit_adapters.")]
 QFORMER = {"queries": 3, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
 PICTURES = [Layout(16, (4, 4)), Layout(8, (2, 4))]
 CLIPS = [Layout(24, (2, 3, 4)), Layout(18, (3, 2, 3))]
@@ -52,19 +52,19 @@ def check(plugin: type[Adapter]) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours_keep_the_contract(name: str) -> None:
-    check(registry.adapters.get(name))
+    check(registries.adapters.get(name))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_settings_keep_the_contract(name: str) -> None:
     adapter, example = OTHERS[name]
-    plugin: Any = registry.adapters.get(adapter)
+    plugin: Any = registries.adapters.get(adapter)
     body = {"example": classmethod(lambda cls, folder: example), "__doc__": plugin.__doc__}  # noqa: ARG005
     check(type(plugin.__name__, (plugin,), body))
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours_say_what_they_are(name: str) -> None:
-    plugin = registry.adapters.get(name)
+    plugin = registries.adapters.get(name)
     assert plugin.card.tokens
     assert plugin.card.paper or name == "chain"

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 from omnivit_encoders.clip import ClipEncoder
-from omnivit_encoders.document import DocumentEncoder
-from omnivit_encoders.document_native import DocumentNativeEncoder
+from omnivit_encoders.document.encoder import DocumentEncoder
+from omnivit_encoders.document.native import DocumentNativeEncoder
 from omnivit_encoders.features import FeaturesEncoder
-from omnivit_encoders.imagebind import ImageBindEncoder
+from omnivit_encoders.imagebind.encoder import ImageBindEncoder
 from omnivit_encoders.medical import MedicalEncoder
-from omnivit_encoders.timm import TimmEncoder
-from omnivit_encoders.ulip import UlipEncoder
-from omnivit_encoders.video import VideoEncoder
+from omnivit_encoders.timm.encoder import TimmEncoder
+from omnivit_encoders.ulip.encoder import UlipEncoder
+from omnivit_encoders.video.encoder import VideoEncoder
 from omnivit_encoders.video_transformer import VideoTransformerEncoder
-from omnivit_encoders.whisper import WhisperEncoder
+from omnivit_encoders.whisper.encoder import WhisperEncoder
 
-from omnivit import registry
-from omnivit.examples import EncoderExample
-from omnivit.model.encoder import Encoder
-from omnivit.options import describe_config
-from omnivit.plugin import Card
+from omnivit.contracts import registries
+from omnivit.contracts.card import Card
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.examples import EncoderExample
+from omnivit.contracts.options import describe_config
 from omnivit.testing.encoder import EncoderContract
 
 
@@ -140,10 +140,9 @@ class TestWhisperLayer(EncoderContract):
 
 
 def ours() -> dict[str, type[Encoder]]:
-    names = [
-        name for name in registry.encoders.names() if registry.encoders.provenance(name)["distribution"] == "omnivit"
-    ]
-    return {name: registry.encoders.get(name) for name in names}
+    encoders = registries.encoders
+    names = [name for name in encoders.names() if encoders.provenance(name)["distribution"] == "omnivit"]
+    return {name: encoders.get(name) for name in names}
 
 
 def test_each_of_ours_is_tried() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from omnivit import registry
+from omnivit.contracts import registries
 from omnivit.testing.reader import ReaderContract
 from omnivit.testing.rule import outcomes
 
-OURS = [name for name, entry in registry.readers.names().items() if entry.value.startswith("omnivit.")]
+OURS = [name for name, entry in registries.readers.names().items() if entry.value.startswith("omnivit.")]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours_keep_the_contract(name: str) -> None:
-    found = list(outcomes(ReaderContract.on(registry.readers.get(name))))
+    found = list(outcomes(ReaderContract.on(registries.readers.get(name))))
     assert [one.message for one in found if one.status != "kept"] == []

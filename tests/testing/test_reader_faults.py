@@ -7,7 +7,7 @@ import pytest
 from faults_support import Expected, check_found, own_rules, planted, told
 from faulty_readers import Captions
 
-from omnivit.data.readers import Reader
+from omnivit.contracts.reader import Reader
 from omnivit.testing.plugin import PluginContract
 from omnivit.testing.reader import ReaderContract
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests_support import picture_record, text_record, write_jsonl
 
-from omnivit.check import check
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
+from omnivit.run.check import check
+from omnivit.run.runner import train
 from omnivit.train import blind
-from omnivit.train.stages import train
 
 SECOND = "model.inputs.shot={encoder: {share: image}, adapter: {name: linear}}"
 SHARED = "model.inputs.shot={encoder: {share: image}, adapter: {share: image}}"

@@ -10,8 +10,8 @@ from tests_support import picture_record, text_record, write_jsonl
 
 from omnivit.errors import CheckpointError
 from omnivit.recipe import load
-from omnivit.train import folder
-from omnivit.train.stages import train
+from omnivit.run import folder
+from omnivit.run.runner import train
 
 OVERRIDES = [
     "model.llm.lora.dropout=0.0",

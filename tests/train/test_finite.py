@@ -17,9 +17,10 @@ from tests_support import picture_record, write_jsonl
 
 from omnivit import cli
 from omnivit.recipe import Recipe, load
-from omnivit.train import checkpoint, folder, stages
+from omnivit.run import folder
+from omnivit.run.runner import train
+from omnivit.train import checkpoint, stages
 from omnivit.train.finite import NotFiniteError, gradients_are_finite
-from omnivit.train.stages import train
 
 ONE_STAGE = ("stages=[{name: align, data: [{path: train.jsonl}], train: {'adapters.*': 1e-2}, batch_size: 1}]",)
 """24 steps, five of which show a red picture."""
@@ -183,7 +184,7 @@ def test_two_processes_skip_together_and_count_bad_samples_of_both(
     recipe_file: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (data_root / "grey.png").write_bytes(b"not a picture")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     options = [SPOILT, CLIP, *ONE_STAGE, "stages.align.batch_size=2", "stages.align.group_by_length=false"]
     options += ["nan_budget=20", "data.on_bad_sample=skip", "data.skip_budget=0.5"]
     _, one = train(load(recipe_file, options), tmp_path / "one")

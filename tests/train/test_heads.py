@@ -21,19 +21,20 @@ from torch import Tensor
 
 import omnivit
 from omnivit.cli import main
+from omnivit.contracts.head import HeadOutput
+from omnivit.contracts.sample import Message, Target, Text
 from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
-from omnivit.data.sample import Message, Target, Text
 from omnivit.errors import PluginError, RecipeError
 from omnivit.model.build import load_model, preparer_of
-from omnivit.model.head import HeadOutput
 from omnivit.recipe import Recipe, load
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.run.provenance import PROVENANCE
+from omnivit.run.runner import train
+from omnivit.train import checkpoint
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.module import StageModule
 from omnivit.train.optimizer import adamw
-from omnivit.train.provenance import PROVENANCE
-from omnivit.train.stages import train
 
 Load = Callable[..., Recipe]
 
@@ -177,7 +178,7 @@ def test_two_processes_equal_one(load_heads: Load, data_root: Path, tmp_path: Pa
     run_of(load_heads(*same), tmp_path / "one")
     train_on_two_ranks(
         str(tmp_path / "heads.yaml"), *same, "--run-dir", str(tmp_path / "two"),
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
     )  # fmt: skip
     assert_same_gradients(tmp_path / "one", tmp_path / "two", 0)
 

@@ -12,7 +12,8 @@ import omnivit
 from omnivit.cli import main
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.recipe import Keep, Recipe
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.train import checkpoint
 from omnivit.train.keep import best, is_best, prune, read_named
 from omnivit.train.state import StagePosition, Validated
 

@@ -15,9 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model
 from omnivit.recipe import Recipe, Stage
+from omnivit.run.runner import train
 from omnivit.train import checkpoint, masters
 from omnivit.train.optimizer import adamw
-from omnivit.train.stages import train
 
 
 def test_a_weight_and_its_rest_are_the_master() -> None:

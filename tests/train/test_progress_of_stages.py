@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from omnivit.console import Display
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError
-from omnivit.progress import Display
 from omnivit.recipe import Recipe
+from omnivit.run.runner import train
 from omnivit.train import stages
 from omnivit.train.forecast import Clock, StageWork, Work, left
 from omnivit.train.progress import StageProgress, Waiting
-from omnivit.train.stages import open_stages, train
+from omnivit.train.stages import open_stages
 
 Load = Callable[..., Recipe]
 SHORT = ["trainer.progress=true", "trainer.loggers=[]", "stages.align.steps=4", "stages.instruct.steps=2"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from process_support import started
 
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.train import checkpoint
 
 PROGRAM = """
 import os, sys

@@ -16,8 +16,9 @@ from process_support import left_of, started
 
 from omnivit.errors import CheckpointError
 from omnivit.recipe import load
-from omnivit.train import checkpoint, folder
-from omnivit.train.stages import train
+from omnivit.run import folder
+from omnivit.run.runner import train
+from omnivit.train import checkpoint
 
 SLOW_ENOUGH_TO_KILL = ["stages.align.epochs=4", "stages.instruct.epochs=8", "data.workers=2", "checkpoint_every=1"]
 

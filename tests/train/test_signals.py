@@ -19,10 +19,11 @@ from process_support import left_of, started
 from omnivit import cli
 from omnivit.errors import Interrupted
 from omnivit.recipe import load
-from omnivit.train import checkpoint, folder, stages
+from omnivit.run import folder
+from omnivit.run.runner import train
+from omnivit.train import checkpoint, stages
 from omnivit.train.module import StageModule
 from omnivit.train.signals import signals
-from omnivit.train.stages import train
 
 SHORT = ["stages.align.steps=3", "stages.instruct.steps=4", "stages.instruct.validation={data: [{path: train.jsonl}]}"]
 EVALUATED = ['evaluation={data: [{path: train.jsonl, limit: 4}], conditions: ["true"], max_new_tokens: 1}']
@@ -114,7 +115,7 @@ def test_a_signal_ends_the_run_after_the_running_step_and_the_resumed_run_has_th
         f"stopped by SIGTERM after step 4 of 4 of stage 'instruct', which is saved. {remedy.strip()}",
     ]
     # during the evaluation, when all is saved
-    found = interrupt(signal.SIGINT, sys.modules["omnivit.assistant"].Assistant, "answer")
+    found = interrupt(signal.SIGINT, sys.modules["omnivit.run.assistant"].Assistant, "answer")
     assert found[0] == 130
     where = "during the evaluation; all stages are trained and saved"
     assert found[1].splitlines()[-1] == f"stopped by ctrl-C {where}. {remedy.strip()}"

@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from omnivit.assistant import Assistant
+from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.sample import Sample
 from omnivit.data import prepare
-from omnivit.data.collate import IGNORE, EncodedSample
+from omnivit.data.collate import EncodedSample
 from omnivit.data.records import messages_from
-from omnivit.data.sample import Sample
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.build import ModelBlueprint, preparer_of
 from omnivit.recipe import Recipe
+from omnivit.run.assistant import Assistant
 
 TURNS = [
     {"role": "user", "content": "a<|reserved_0|>"},

@@ -10,7 +10,7 @@ import pytest
 
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
-from omnivit.train.stages import train
+from omnivit.run.runner import train
 from omnivit.train.trainer_options import INSTEAD, PRECISIONS, STRATEGIES, check_trainer_options
 
 

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omnivit.data.collate import IGNORE, collate
+from omnivit.contracts.batch import IGNORE
+from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe
+from omnivit.run.runner import train
 from omnivit.train import checkpoint
 from omnivit.train.losses import lm_loss_sum
-from omnivit.train.stages import Run, train
+from omnivit.train.stages import Run
 
 
 def trained(recipe: Recipe, path: Path) -> tuple[Run, dict[str, Tensor]]:
@@ -85,7 +87,7 @@ def test_gradient_checkpointing_changes_nothing(load_recipe: Callable[..., Recip
 
 
 def test_loss_falls(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    from omnivit.train.report import loss_curves
+    from omnivit.run.train import loss_curves
 
     train(load_recipe("stages.align.epochs=6", "stages.align.train={'*': 1e-2}"), tmp_path / "run")
     losses = [loss for _, loss in loss_curves(tmp_path / "run", ["align"])["align"]]

@@ -11,9 +11,10 @@ import pytest
 from omnivit import cli
 from omnivit.errors import TrainingError
 from omnivit.recipe import Recipe, to_yaml
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.run.runner import train
+from omnivit.train import checkpoint
 from omnivit.train.module import StageModule
-from omnivit.train.stages import train
 
 STAGES = (
     "stages=[{name: s, data: [{path: train.jsonl}], train: {'adapters.*': 1e-2}, batch_size: 4, accumulate: 2,"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TextIO
 
-from omnivit.commands.plugins import BOLD, GREEN, RED, find, paint, wants_colour
-from omnivit.output import reserved
+from omnivit.commands.plugins.find import find
+from omnivit.console import BOLD, GREEN, RED, paint, reserved, wants_colour
 from omnivit.testing.rule import Contract, Outcome, outcomes
 
 CONTRACTS: Mapping[str, str] = MappingProxyType(

@@ -6,13 +6,10 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from omnivit.commands.plugins import BOLD, paint, wants_colour
-from omnivit.naming import harmless, printable
-
-if TYPE_CHECKING:
-    from omnivit.commands.plugins_info import Measured, Option, Sheet
+from omnivit.commands.plugins.describe import Measured, Option, Sheet, as_yaml
+from omnivit.console import BOLD, paint, wants_colour
+from omnivit.registry.names import harmless, printable
 
 WIDE = 96
 """Columns from which options stand in a table."""
@@ -84,7 +81,6 @@ def _facts(sheet: Sheet, width: int) -> Iterator[str]:
 
 def _measured(measured: Measured, width: int, bold: bool) -> Iterator[str]:
     """The rows of the plugin's example."""
-    from omnivit.commands.plugins_info import as_yaml
 
     if measured.problem:
         yield from _hanging("Rows not measured: ", measured.problem, width)

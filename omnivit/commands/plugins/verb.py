@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from omnivit.errors import OmniVitError, PluginError, suggest
-from omnivit.naming import harmless, printable
-from omnivit.registry import ALL, Listing, damaged
-
-if TYPE_CHECKING:
-    from omnivit.registry import Registry
+from omnivit.commands.plugins.find import of_kind
+from omnivit.console import BOLD, GREEN, RED, paint, wants_colour
+from omnivit.contracts.registries import ALL
+from omnivit.errors import OmniVitError, suggest
+from omnivit.registry import Listing, damaged
+from omnivit.registry.names import harmless, printable
 
 HEADER = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "HEALTH")
-GREEN, RED, BOLD, RESET = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 USAGE = """omnivit plugins [--kind KIND] [--json]
        omnivit plugins info NAME [--kind KIND] [--json]
        omnivit plugins check NAME [NAME ...] [--kind KIND] [--json]"""
@@ -51,64 +47,12 @@ def run(args: argparse.Namespace) -> int:
         how_many = "one name" if args.action == "info" else "at least one name"
         raise OmniVitError(f"omnivit plugins {args.action} takes {how_many}, {len(args.names)} are given.\n{USAGE}")
     if args.action == "info":
-        from omnivit.commands import plugins_info
+        from omnivit.commands.plugins import info as plugins_info
 
         return plugins_info.run(args)
-    from omnivit.commands import plugins_check
+    from omnivit.commands.plugins import check as plugins_check
 
     return plugins_check.run(args)
-
-
-def of_kind(kind: str | None) -> Mapping[str, Registry[Any]]:
-    """The registries that `--kind` leaves: all without it; `encoder` and `encoders` are the same.
-
-    Raises:
-        OmniVitError: there is no such kind.
-    """
-    if kind is None:
-        return ALL
-    plural = kind if kind in ALL else f"{kind}s"
-    if plural not in ALL:
-        raise OmniVitError(f"--kind {kind}: there is no such kind of plugin; {suggest(kind, ALL)}")
-    return {plural: ALL[plural]}
-
-
-def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
-    """The kind (`encoders`, ...) and the class of a plugin, which is imported and validated.
-
-    Args:
-        name: as a recipe says it.
-        kind: where the name stands in several; a class that is named directly is of the kind that it is made for.
-
-    Raises:
-        PluginError: no plugin of these kinds has this name, several have, or it is broken.
-        OmniVitError: there is no such kind.
-    """
-    registries = of_kind(kind)
-    known = [plural for plural, registry in registries.items() if registry.knows(name)]
-    if len(known) > 1:
-        choices = " or ".join(f"--kind {plural.removesuffix('s')}" for plural in known)
-        raise PluginError(
-            f"'{harmless(name)}' stands for several plugins ({', '.join(known)}). Say which is meant: {choices}."
-        )
-    if known or len(registries) == 1:
-        plural = next(iter([*known, *registries]))
-        return plural, registries[plural].get(name)
-    if ":" in name:
-        return _of_its_kind(name, registries)
-    names = {each for registry in registries.values() for each in registry.names()}
-    raise PluginError(f"No plugin is called '{harmless(name)}': {suggest(name, names)} `omnivit plugins` lists them.")
-
-
-def _of_its_kind(name: str, registries: Mapping[str, Registry[Any]]) -> tuple[str, type[Any]]:
-    """A class that is named directly, whose kind only its base class tells."""
-    errors = []
-    for plural, registry in registries.items():
-        try:
-            return plural, registry.get(name)
-        except PluginError as error:
-            errors.append(error)
-    raise PluginError(f"{errors[0]}\n  It was tried as each kind of plugin; --kind says which it is.") from errors[0]
 
 
 def _no_action(given: str) -> str:
@@ -163,13 +107,3 @@ def table(listings: Sequence[Listing], *, colour: bool = False) -> str:
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-
-
-def paint(text: str, code: str, colour: bool) -> str:
-    """A text in a colour, where colours are wanted."""
-    return f"{code}{text}{RESET}" if colour else text
-
-
-def wants_colour() -> bool:
-    """Whether standard output is a terminal that shows colours, and its user wants them."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

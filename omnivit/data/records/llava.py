@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from omnivit.contracts.sample import Frames, Message, Text
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.tags import CLIPS, Lists, check_tags, split_tags
 from omnivit.data.records.turns import Turn, turns_of, with_system
-from omnivit.data.sample import Frames, Message, Text
 from omnivit.errors import DataError
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from omnivit.contracts.sample import Media, Message, Part, Text
 from omnivit.data.records import values
-from omnivit.data.sample import Media, Message, Part, Text
 from omnivit.errors import DataError
 
 LISTED = ("image", "video", "audio")

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omnivit.contracts.sample import Role
 from omnivit.data.records import values
-from omnivit.data.sample import Role
 from omnivit.errors import DataError, suggest
 
 ROLES: Mapping[str, Role] = {

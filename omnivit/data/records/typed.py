@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from omnivit.contracts.sample import Frames, Media, Message, Part, Target, Text
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
 from omnivit.data.records.tags import CLIPS, LISTED, Lists
 from omnivit.data.records.turns import Turn, check_keys, turns_of, with_system
-from omnivit.data.sample import Frames, Media, Message, Part, Target, Text
 from omnivit.errors import DataError
 
 _TEXTS = ("text", "input_text", "output_text")

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from omnivit.data.sample import Frames
+from omnivit.contracts.sample import Frames
 from omnivit.errors import DataError, MediaError
 
 PATH_KEYS = ("path", "url")

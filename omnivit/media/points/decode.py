@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit.errors import MediaError, suggest
-from omnivit.media.points_kinds import check, check_count, npy_shape, ply_header
-from omnivit.media.points_sampling import on_surface, some
-from omnivit.media.points_scene import Scene
+from omnivit.media.points.formats import check, check_count, npy_shape, ply_header
+from omnivit.media.points.sampling import on_surface, some
+from omnivit.media.points.scene import Scene
 from omnivit.media.source import Source
 
 Array = NDArray[Any]

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from omnivit.errors import MediaError, suggest
-from omnivit.media.points_scene import Scene
+from omnivit.media.points.scene import Scene
 from omnivit.media.source import Source
 
 KINDS = ("ply", "pcd", "obj", "stl", "off", "glb", "gltf", "xyz", "xyzn", "xyzrgb", "pts", "txt", "npy", "npz")
@@ -102,7 +102,7 @@ def check_count(count: int, name: str, what: str = "points") -> None:
     if count > limit:
         raise MediaError(
             f"{name}: declares {count:,} {what}, more than the limit of {limit:,} "
-            f"(omnivit.media.points_kinds.{constant}). Thin it out first."
+            f"(omnivit.media.points.formats.{constant}). Thin it out first."
         )
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.data.sample import Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import points_files
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import opened
 from omnivit.media.isolate import isolated
-from omnivit.media.points_files import Found
-from omnivit.media.points_kinds import kind_by_content, kind_of
+from omnivit.media.locate import opened
+from omnivit.media.points import decode as points_files
+from omnivit.media.points.decode import Found
+from omnivit.media.points.formats import kind_by_content, kind_of
 from omnivit.media.source import Source
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,13 @@ def read_points(media: Media, limit: int) -> Cloud:
     """Read a cloud, or cover a mesh with points.
 
     Args:
-        media: a path (see `omnivit.media.points_kinds.KINDS`), the bytes of such a file, or an array [N, 3] or [N, 6]
+        media: a path (see `omnivit.media.points.formats.KINDS`), the bytes of such a file, or an array [N, 3] or [N, 6]
             (x, y, z and colours from 0 to 1 or to 255; a tensor will do).
         limit: of a scan with more points so many are drawn at random; a mesh is covered with exactly so many.
 
     Raises:
         MediaError: the file must not or cannot be read, is damaged, holds no finite point, or declares more points than
-            `omnivit.media.points_kinds.MAX_POINTS`.
+            `omnivit.media.points.formats.MAX_POINTS`.
     """
     found = _found(media, limit, SEED if media.seed is None else media.seed)
     return Cloud(found.xyz, found.rgb, found.centre)

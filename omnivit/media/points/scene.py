@@ -26,7 +26,7 @@ class Scene:
     """
 
     def __init__(self, source: Source, kind: str, roots: tuple[Path, ...], folder: Path) -> None:
-        """See `omnivit.media.points_files.load` for the arguments."""
+        """See `omnivit.media.points.decode.load` for the arguments."""
         self.name, self._roots, self._folder = source.name, roots, folder
         self._opened: list[Source] = []
         self.file = folder.joinpath(*["_"] * DEPTH, f"file.{kind}")

@@ -12,20 +12,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from omnivit.errors import MediaError
 from omnivit.media.source import Source
-from omnivit.media.video_sampling import Sampling, shown_at
+from omnivit.media.video.frames import ClipError, fitted
+from omnivit.media.video.images import Animation, FrameFiles
+from omnivit.media.video.sampling import Sampling, shown_at
+from omnivit.media.video.stream import Stream
 
-if TYPE_CHECKING:
-    from omnivit.media.video_pictures import Animation, FrameFiles
-    from omnivit.media.video_stream import Stream
-
-MAX_PIXELS = 36_000_000
-"""Frames that are larger are refused by their header: 8K has 33 megapixels."""
 CONTAINERS = {
     "mov": "MP4 or MOV",
     "matroska": "MKV or WebM",
@@ -67,10 +64,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"fLaC", "sound"),
     (0, b"\xff\xfb", "sound"),
 )
-
-
-class ClipError(MediaError):
-    """A clip that cannot be read by whichever library."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +127,6 @@ def decode(
             size = fitted(pictures.height, pictures.width, side, budget // max(1, len(chosen)))
             times = tuple(pictures.times[number] for number in chosen)
             return Decoded(pictures.frames(chosen, size), times, pictures.seconds, len(pictures.times))
-    from omnivit.media.video_stream import Stream
-
     with Stream(sources[0], container_of(sources[0])) as stream:
         _check(stream)
         chosen = _chosen(wanted, stream.times, stream.seconds, seed)
@@ -156,8 +147,6 @@ def describe(sources: Sequence[Source], rate: float) -> Described:
     found = _pictures(sources, rate)
     if found is not None:
         return Described(len(found.times), found.height, found.width, found.seconds, found.format, found.container)
-    from omnivit.media.video_stream import Stream
-
     with Stream(sources[0], container_of(sources[0])) as stream:
         return Described(
             len(stream.times),
@@ -182,8 +171,6 @@ def _of_clip() -> Iterator[None]:
 
 def _pictures(sources: Sequence[Source], rate: float) -> Animation | FrameFiles | None:
     """The clip as pictures, where it is of such."""
-    from omnivit.media.video_pictures import Animation, FrameFiles
-
     if len(sources) > 1:
         return FrameFiles(sources, rate)
     return Animation(sources[0]) if container_of(sources[0]) == "pictures" else None
@@ -202,24 +189,6 @@ def container_of(source: Source) -> str:
             f"{source.name}: is not a clip in a known format. Available: {', '.join(CONTAINERS.values())}. Convert it."
         )
     return kind
-
-
-def fitted(height: int, width: int, side: int | None, budget: int) -> tuple[int, int]:
-    """Height and width of a frame scaled down, ratio kept, to a short side and to bytes."""
-    scale = 1.0 if side is None else min(1.0, side / min(height, width))
-    scale = min(scale, (budget / (3 * height * width)) ** 0.5)
-    if scale == 1.0:
-        return height, width
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def scaled(frame: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
-    """[H, W, 3] -> [height, width, 3], antialiased."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _chosen(wanted: Sampling | Sequence[float], times: Sequence[float], seconds: float, seed: int | None) -> list[int]:

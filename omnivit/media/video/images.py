@@ -1,6 +1,6 @@
 """Pictures as clips: animations with the durations that they state, still pictures, frames in files of their own.
 
-Opened as all pictures are (`omnivit.media.pictures`): upright, on white. In the helper process.
+Opened as all pictures are (`omnivit.media.image_decode`): upright, on white. In the helper process.
 
 Shapes: T frames, H height and W width in pixels.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omnivit.media import pictures
+from omnivit.media import image_decode
 from omnivit.media.source import Source
-from omnivit.media.video_decode import MAX_PIXELS, ClipError, scaled
+from omnivit.media.video.frames import MAX_PIXELS, ClipError, scaled
 
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats whose pictures follow each other in time; the second picture of others (MPO, TIFF) is another one."""
@@ -39,15 +39,15 @@ class Animation:
     def __init__(self, source: Source) -> None:
         """Raises ClipError or MediaError where it is no picture, too large, or damaged."""
         self._source, self.name = source, source.name
-        with pictures.opened(source) as image:
+        with image_decode.opened(source) as image:
             self.format = self.container = str(image.format)
             _check_pixels(image, self.name)
             numbers = _numbers(image)
-            self.height, self.width = pictures.upright_size(image)
+            self.height, self.width = image_decode.upright_size(image)
         if self.width * self.height * len(numbers) > MAX_TOTAL:
             raise ClipError(
                 f"{self.name}: {len(numbers)} frames of {self.width} x {self.height} pixels, more than the limit of "
-                f"{MAX_TOTAL:,} pixels together (omnivit.media.video_pictures.MAX_TOTAL). Convert it to MP4."
+                f"{MAX_TOTAL:,} pixels together (omnivit.media.video.images.MAX_TOTAL). Convert it to MP4."
             )
         self._first = numbers[0]
         lasting = [pause for _, pause in self._walk(numbers)]
@@ -59,12 +59,12 @@ class Animation:
         unique = sorted(set(numbers))
         found = {}
         for place, (picture, _) in zip(unique, self._walk([self._first + number for number in unique]), strict=True):
-            found[place] = scaled(np.asarray(pictures.upright_rgb(picture, self.name)), *size)
+            found[place] = scaled(np.asarray(image_decode.upright_rgb(picture, self.name)), *size)
         return np.stack([found[number] for number in numbers])
 
     def _walk(self, numbers: Sequence[int]) -> Iterator[tuple[Image.Image, float]]:
         """The frames of these numbers (ascending), with their seconds."""
-        with pictures.opened(self._source) as image:
+        with image_decode.opened(self._source) as image:
             for number in numbers:
                 if number:
                     image.seek(number)
@@ -89,10 +89,10 @@ class FrameFiles:
         self._sources = sources
         self.times = [number / rate for number in range(len(sources))]
         self.seconds = len(sources) / rate
-        with pictures.opened(sources[0]) as image:
+        with image_decode.opened(sources[0]) as image:
             _check_pixels(image, sources[0].name)
             self.format = str(image.format)
-            self.height, self.width = pictures.upright_size(image)
+            self.height, self.width = image_decode.upright_size(image)
 
     def frames(self, numbers: Sequence[int], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """[T, H, W, 3] the frames of these numbers, scaled to `size`. Raises ClipError where their shapes differ."""
@@ -101,15 +101,15 @@ class FrameFiles:
 
     def _frame(self, number: int, size: tuple[int, int]) -> np.ndarray[Any, Any]:
         source = self._sources[number]
-        with pictures.opened(source) as image:
+        with image_decode.opened(source) as image:
             _check_pixels(image, source.name)
-            height, width = pictures.upright_size(image)
+            height, width = image_decode.upright_size(image)
             if (height, width) != (self.height, self.width):
                 raise ClipError(
                     f"{source.name}: has {width} x {height} pixels, but the first frame {self._sources[0].name} "
                     f"{self.width} x {self.height}. Bring the frames of a clip to one size."
                 )
-            return scaled(np.asarray(pictures.upright_rgb(image, source.name)), *size)
+            return scaled(np.asarray(image_decode.upright_rgb(image, source.name)), *size)
 
 
 def _numbers(image: Any) -> Sequence[int]:
@@ -123,5 +123,5 @@ def _check_pixels(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ClipError(
             f"{name}: frames of {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,} "
-            f"(omnivit.media.video_decode.MAX_PIXELS). Scale it down first."
+            f"(omnivit.media.video.frames.MAX_PIXELS). Scale it down first."
         )

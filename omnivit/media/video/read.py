@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from omnivit.data.sample import Frames, Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Frames, Media
 from omnivit.errors import MediaError
 from omnivit.media import isolate
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import folder_files, opened
+from omnivit.media.locate import folder_files, opened
 from omnivit.media.source import Source
-from omnivit.media.video_decode import ClipError, Decoded, decode, describe
-from omnivit.media.video_sampling import Sampling, shown_at
+from omnivit.media.video.decode import Decoded, decode, describe
+from omnivit.media.video.frames import ClipError, fitted, scaled
+from omnivit.media.video.sampling import Sampling, shown_at
 
 __all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "inspect", "look", "read_frames"]
 
@@ -173,7 +174,7 @@ class _Files:
         if frames is not None and not 0 < len(frames) <= MAX_FILES:
             raise MediaError(
                 f"{media}: is a clip of {len(frames):,} files; 1 to {MAX_FILES:,} frames may have files of their own "
-                f"(omnivit.media.video.MAX_FILES). Make it a video."
+                f"(omnivit.media.video.read.MAX_FILES). Make it a video."
             )
         self.sources: list[Source] = []
         try:
@@ -250,7 +251,6 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray[Any, Any]:
 
 def _from_array(array: np.ndarray[Any, Any], wanted: Wanted, seed: int | None, side: int | None) -> Clip:
     """The wanted frames of what is in memory."""
-    from omnivit.media.video_decode import fitted, scaled
 
     times = [number / MEMORY_RATE for number in range(len(array))]
     seconds = len(array) / MEMORY_RATE

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from omnivit.media.source import Source
-from omnivit.media.video_decode import MAX_PIXELS, ClipError
+from omnivit.media.video.frames import MAX_PIXELS, ClipError
 
 THREADS = 2
 SEARCH = 5.0
@@ -105,7 +105,7 @@ class Stream:
         self.damage = f"is damaged or cut short: {count:,} of its {self.promised:,} frames can be read"
         if count < ENOUGH * self.promised:
             self.refusal = (
-                f"{self.name}: {self.damage}, too few to show what it showed (omnivit.media.video_stream.ENOUGH). "
+                f"{self.name}: {self.damage}, too few to show what it showed (omnivit.media.video.stream.ENOUGH). "
                 f"Fetch it again, or take the sample out."
             )
 
@@ -138,7 +138,7 @@ class Stream:
         if context.width * context.height > MAX_PIXELS:
             raise ClipError(
                 f"{self.name}: frames of {context.width} x {context.height} pixels, more than the limit of "
-                f"{MAX_PIXELS:,} (omnivit.media.video_decode.MAX_PIXELS). Scale it down first."
+                f"{MAX_PIXELS:,} (omnivit.media.video.frames.MAX_PIXELS). Scale it down first."
             )
         context.thread_type, context.thread_count = "AUTO", THREADS
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from omnivit.contracts.media import MediaFacts
 from omnivit.errors import MediaError, suggest
-from omnivit.media.dicom_pixels import Picture, check_pixels, coded, picture, rendered, syntax
-from omnivit.media.facts import MediaFacts
-from omnivit.media.slices import Array, View, Volume, choose
 from omnivit.media.source import Source
+from omnivit.media.volume.dicom_pixels import Picture, check_pixels, coded, picture, rendered, syntax
+from omnivit.media.volume.slices import Array, View, Volume, choose
 
 MAX_FILES = 4096
 """Files of a series."""
@@ -152,7 +152,8 @@ def _open(source: Source, pixels: bool = True, tags: Sequence[str] | None = None
     name, size = source.name, source.size
     if size > MAX_FILE:
         raise MediaError(
-            f"{name}: has {size:,} bytes; {MAX_FILE:,} are allowed (omnivit.media.dicom.MAX_FILE). Split it into files "
+            f"{name}: has {size:,} bytes; {MAX_FILE:,} are allowed (omnivit.media.volume.dicom.MAX_FILE). Split "
+            "it into files "
             f"with fewer frames."
         )
     with _explained(name), source.open() as file:

@@ -1,6 +1,6 @@
 """Pixels of DICOM datasets: decompressed, converted to colours or measured values, windowed.
 
-Called by `omnivit.media.dicom`, which turns what pydicom raises into errors. No header value leaves this module but
+Called by `dicom` beside it, which turns what pydicom raises into errors. No header value leaves this module but
 codes of a fixed form.
 
 Shapes: H height and W width in pixels.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from omnivit.errors import MediaError
-from omnivit.media.slices import WINDOWS, Array, View, by_percentiles, linear, shrunk
+from omnivit.media.volume.slices import WINDOWS, Array, View, by_percentiles, linear, shrunk
 
 MAX_PIXELS = 64_000_000
 """Of a picture; a larger one is refused by its header."""
@@ -62,7 +62,7 @@ def check_pixels(found: Any, name: str) -> None:
     if min(rows, columns) < 1 or rows * columns > MAX_PIXELS or not 0 <= frames <= MAX_FRAMES:
         raise MediaError(
             f"{name}: its header declares {frames} frame(s) of {columns} x {rows} pixels; {MAX_PIXELS:,} pixels and "
-            f"{MAX_FRAMES:,} frames are allowed (omnivit.media.dicom_pixels). Make it smaller first."
+            f"{MAX_FRAMES:,} frames are allowed (omnivit.media.volume.dicom_pixels). Make it smaller first."
         )
     if samples not in (1, 3) or bits not in (1, 8, 16, 32):
         raise MediaError(f"{name}: {samples} samples a pixel of {bits} bits; 1 or 3 of 8, 16 or 32 can be read.")

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from omnivit.contracts.media import MediaFacts
 from omnivit.errors import MediaError
-from omnivit.media.facts import MediaFacts
-from omnivit.media.slices import AXES, WINDOWS, Array, View, Volume, by_percentiles, choose, linear, shrunk
 from omnivit.media.source import Source
+from omnivit.media.volume.slices import AXES, WINDOWS, Array, View, Volume, by_percentiles, choose, linear, shrunk
 
 MAX_BYTES = 800_000_000
 """One volume (one time) may hold so many bytes, uncompressed; more is refused by its header."""
@@ -149,7 +149,7 @@ def _check_claims(header: Any, source: Source) -> None:
     if volume > MAX_BYTES:
         raise MediaError(
             f"{name}: its header declares {' x '.join(map(str, sides))} voxels, {volume / 1e9:.1f} GB a volume; "
-            f"{MAX_BYTES / 1e9:g} GB are allowed (omnivit.media.nifti.MAX_BYTES). Make it smaller first."
+            f"{MAX_BYTES / 1e9:g} GB are allowed (omnivit.media.volume.nifti.MAX_BYTES). Make it smaller first."
         )
     offset = float(header["vox_offset"])
     if not 0 <= offset <= MAX_OFFSET:

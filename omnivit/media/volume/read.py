@@ -15,14 +15,14 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from omnivit.data.sample import Media
+from omnivit.contracts.media import MediaFacts
+from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media import dicom, nifti
-from omnivit.media.facts import MediaFacts
-from omnivit.media.files import folder_files, opened
 from omnivit.media.isolate import isolated
-from omnivit.media.slices import AXES, Array, View, Volume, choose, shrunk
+from omnivit.media.locate import folder_files, opened
 from omnivit.media.source import Source
+from omnivit.media.volume import dicom, nifti
+from omnivit.media.volume.slices import AXES, Array, View, Volume, choose, shrunk
 
 HEAD = 132
 """Bytes by which a file is recognised."""
@@ -37,8 +37,8 @@ def read_volume(media: Media, view: View) -> Volume:
         view: what is wanted.
 
     Raises:
-        MediaError: the files must not or cannot be read (see `omnivit.media.files.resolve`, `omnivit.media.dicom`,
-            `omnivit.media.nifti`); names file and reason.
+        MediaError: the files must not or cannot be read (see `omnivit.media.locate.resolve`, `dicom` beside this,
+            `omnivit.media.volume.nifti`); names file and reason.
     """
     if isinstance(media.source, (Image.Image, np.ndarray)):
         return _of_pictures(media, view)
@@ -72,7 +72,7 @@ def look(media: Media) -> MediaFacts:
 
 
 def read_header(media: Media, fields: Sequence[str]) -> dict[str, str]:
-    """Technical header fields of a DICOM file (see `omnivit.media.dicom.READABLE`), to write questions with.
+    """Technical header fields of a DICOM file (see `omnivit.media.volume.dicom.READABLE`), to write questions with.
 
     Raises:
         MediaError: a field may identify a person or is unknown, or the file is no DICOM file.
@@ -104,7 +104,7 @@ def _sources(media: Media) -> Iterator[list[Source]]:
     if len(entries) > dicom.MAX_FILES:
         raise MediaError(
             f"{media}: is {len(entries):,} files; a series may have {dicom.MAX_FILES:,} "
-            f"(omnivit.media.dicom.MAX_FILES). Split it."
+            f"(omnivit.media.volume.dicom.MAX_FILES). Split it."
         )
     if len(entries) > 1:
         yield [opened(entry).rest() for entry in entries]

@@ -8,7 +8,7 @@ the run folder's own files is seen.
     plugins        distribution and version of each; libraries: version of each
     data           fingerprint of every data file; preparation: settings that make tokens of samples
     large_files    SHA-256 of data files whose fingerprint is sampled
-    media          files, bytes, and the checksum of a table of all media (see omnivit.train.media_table)
+    media          files, bytes, and the checksum of a table of all media (see omnivit.run.provenance.media_table)
     weights        fingerprint of every component as it was before anything trained
     execution      ranks, device, threads and precision
     history        every time that the run was resumed: when, from which checkpoint, and with which changes
@@ -27,12 +27,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omnivit import remedies
 from omnivit.data.mixture import Mixture
+from omnivit.data.privacy import hidden
 from omnivit.errors import CheckpointError
-from omnivit.privacy import hidden
 from omnivit.recipe import Recipe
-from omnivit.train import plugins
+from omnivit.registry import advice
+from omnivit.run.provenance import plugins
 from omnivit.train.manifest import checksum
 
 PROVENANCE = "provenance.json"
@@ -182,7 +182,7 @@ def _pins(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for made in (old, new)
     )
     changed = [(str(name), str(was[name])) for name in was if was[name] and now.get(name) != was[name]]
-    return [package for name, old in changed if (package := remedies.package(name, pin=remedies.exactly(old)))]
+    return [package for name, old in changed if (package := advice.package(name, pin=advice.exactly(old)))]
 
 
 def _version(name: str) -> str | None:

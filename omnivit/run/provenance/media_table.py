@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.contracts.sample import Media, Sample, Target
 from omnivit.data.mixture import Mixture
-from omnivit.data.sample import Media, Sample, Target
 
 ROW = np.dtype([("path", "<u8"), ("size", "<i8"), ("time", "<i8"), ("content", "<u8")])
 """Hash of the path; bytes (-1: no such file); time of the last change in nanoseconds; hash of the content (0: none)."""
@@ -144,7 +144,7 @@ def _named(sample: Sample) -> Iterator[tuple[str, str]]:
 
 
 def _texts(source: object) -> Iterator[str]:
-    """Every text in a source: a path, several, or an object that holds some (`omnivit.data.sample.Frames`)."""
+    """Every text in a source: a path, several, or an object that holds some (`omnivit.contracts.sample.Frames`)."""
     if isinstance(source, str | os.PathLike):
         yield os.fsdecode(source)
     elif isinstance(source, dict):

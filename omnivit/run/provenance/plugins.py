@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
-from omnivit import naming, registry, remedies
+from omnivit import registry
+from omnivit.contracts import registries
 from omnivit.data.opening import AUTO
 from omnivit.errors import PluginError
 from omnivit.model.build import branches_of
-from omnivit.naming import harmless
 from omnivit.recipe import Recipe
+from omnivit.registry import advice, names
+from omnivit.registry.names import harmless
 
 MODEL = ("llms", "encoders", "adapters", "heads")
 """Kinds that a model is made of."""
-_GROUPS = {found.group: found for found in registry.ALL.values()}
+_GROUPS = {found.group: found for found in registries.ALL.values()}
 
 
 def record(recipe: Recipe) -> dict[str, dict[str, str | int]]:
@@ -30,15 +32,15 @@ def record(recipe: Recipe) -> dict[str, dict[str, str | int]]:
 
 def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
     """Registry and name of every plugin in a recipe, those inside others' options too."""
-    blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registry.llms, recipe.model.llm)]
+    blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registries.llms, recipe.model.llm)]
     for slot in recipe.model.inputs:
         for _, branch in branches_of(recipe, slot):
-            for known, block in ((registry.encoders, branch.encoder), (registry.adapters, branch.adapter)):
+            for known, block in ((registries.encoders, branch.encoder), (registries.adapters, branch.adapter)):
                 blocks += [(known, inner) for inner in _nested(block, known.knows)]
-    blocks += [(registry.heads, block) for block in recipe.model.heads.values()]
+    blocks += [(registries.heads, block) for block in recipe.model.heads.values()]
     yield from ((known, block["name"]) for known, block in blocks if "share" not in block)
     named = (source.reader for stage in recipe.stages for source in stage.data)
-    yield from ((registry.readers, name) for name in named if name != AUTO)
+    yield from ((registries.readers, name) for name in named if name != AUTO)
 
 
 def _nested(block: dict[str, Any], knows: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
@@ -72,7 +74,7 @@ class Made(NamedTuple):
         """What `pip install` takes to get a like one; empty if that cannot be said."""
         match = registry.REFERENCE.fullmatch(self.value)
         extras = [extra.strip() for extra in (match[3] or "").split(",")] if match else []
-        return remedies.package(self.distribution, [x for x in extras if x], remedies.like(self.version))
+        return advice.package(self.distribution, [x for x in extras if x], advice.like(self.version))
 
 
 def require(run: str, recipe: Recipe, recorded: Mapping[str, Any], kinds: Collection[str]) -> None:
@@ -128,7 +130,7 @@ def _problem(known: registry.Registry[Any], made: Made, run: str) -> str:
         return f"{who} is of version {version} ({origin}); {then}, of version {made.plugin_version}" + _kept(
             known, made, "Or take that version from what is installed:", run
         )
-    stated = naming.parse(made.name).version is not None
+    stated = names.parse(made.name).version is not None
     if registered and not stated and _major(made.version) != _major(str(now["version"])):
         return f"{who} is that of {origin}; {then}" + _kept(known, made, "Or, if both give the same numbers,", run)
     return ""

@@ -9,14 +9,15 @@ from typing import Any
 
 from omnivit.data.mixture import Mixture
 from omnivit.errors import CheckpointError
+from omnivit.files import write_text
 from omnivit.recipe import Recipe, to_yaml
-from omnivit.train import media_table, provenance, survey
-from omnivit.train.background import Background
-from omnivit.train.checkpoint import Checkpoint, write_text
-from omnivit.train.folder import RECIPE, explained
-from omnivit.train.media_table import Table
-from omnivit.train.provenance import PROVENANCE, Change
-from omnivit.train.survey import Survey
+from omnivit.run import provenance
+from omnivit.run.folder import RECIPE, explained
+from omnivit.run.provenance import PROVENANCE, Change, media_table, survey
+from omnivit.run.provenance.background import Background
+from omnivit.run.provenance.media_table import Table
+from omnivit.run.provenance.survey import Survey
+from omnivit.train.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Record:
         """Write down what a new run is made with, or compare it with what the checkpoint says.
 
         Args:
-            content: see `omnivit.train.provenance`; without `media`, `large_files` and `history`.
+            content: see `omnivit.run.provenance`; without `media`, `large_files` and `history`.
 
         Raises:
             CheckpointError: something has changed that the result depends on.

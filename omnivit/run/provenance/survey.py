@@ -19,13 +19,13 @@ import numpy as np
 from omnivit.data.digest import whole
 from omnivit.data.mixture import Mixture
 from omnivit.errors import DataError
+from omnivit.files import replacing
 from omnivit.recipe import Recipe
-from omnivit.train import media_table
-from omnivit.train.media_table import Table
-from omnivit.train.provenance import Change
+from omnivit.run.provenance import Change, media_table
+from omnivit.run.provenance.media_table import Table
 
 TABLE = "provenance.media.npy"
-"""In the run folder: see `omnivit.train.media_table`."""
+"""In the run folder: see `omnivit.run.provenance.media_table`."""
 _NAMED = 10
 """Files that are named one by one, where more have changed."""
 
@@ -81,10 +81,8 @@ class Survey:
 
 def save(table: Table, run: Path) -> None:
     """Write a table into the run folder, as a whole or not at all."""
-    partial = run / f".{TABLE}"
-    with partial.open("wb") as file:
+    with replacing(run / TABLE) as partial, partial.open("wb") as file:
         np.save(file, table, allow_pickle=False)
-    partial.replace(run / TABLE)
 
 
 def _whole(path: Path) -> str:

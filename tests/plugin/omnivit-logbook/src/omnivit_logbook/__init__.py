@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from omnivit.data.readers import Reader
-from omnivit.data.sample import Media, Message, Part, Sample, Text
+from omnivit.contracts.examples import ReaderExample
+from omnivit.contracts.reader import Reader
+from omnivit.contracts.sample import Media, Message, Part, Sample, Text
 from omnivit.errors import DataError
-from omnivit.examples import ReaderExample
 
 NAME = re.compile(rb"^\[(.+)\][ \t\r]*$", re.MULTILINE)
 MEDIUM = re.compile(rb"^(?![QA]:)[A-Za-z][\w-]*:", re.MULTILINE)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter, Instruction
-from omnivit.model.features import Features, Layout
-from omnivit.plugin import Card
+from omnivit.contracts.adapter import Adapter, Instruction
+from omnivit.contracts.card import Card
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.features import Features, Layout
 from torch import Tensor, nn
 
 

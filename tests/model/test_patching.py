@@ -28,16 +28,16 @@ from llm_support import (
 )
 from torch import Tensor, nn
 
-from omnivit.data.collate import Batch
+from omnivit.contracts.adapter import Adapter, Instruction, same_length
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.encoder import Encoder
+from omnivit.contracts.features import Features
+from omnivit.contracts.llm import LanguageModel
 from omnivit.errors import RecipeError
-from omnivit.model.adapter import Adapter, Instruction, same_length
 from omnivit.model.causal import CausalConfig, CausalLM
-from omnivit.model.encoder import Encoder
-from omnivit.model.features import Features
-from omnivit.model.llm import LanguageModel
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
-from omnivit.model.surgery import chosen, copy_of, find_layers, permuted
+from omnivit.model.patching import chosen, copy_of, find_layers, permuted
 
 
 class Twins(Adapter):
@@ -51,10 +51,10 @@ class Twins(Adapter):
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
         del encoder
-        for layer in llm.surgery.layers:
+        for layer in llm.patching.layers:
             for module in (*layer.projections().values(), layer.mlp, *layer.norms.values()):
                 self.twins.append(copy_of(module))
-                llm.surgery.twin(module, slot, self.twins[-1])
+                llm.patching.twin(module, slot, self.twins[-1])
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         del instruction
@@ -155,17 +155,17 @@ def test_a_function_around_a_layer_sees_the_context_in_training_and_recomputatio
 def test_inside_apart_modules_see_no_batch() -> None:
     model = changed()
     llm = model.llm
-    layer, seen = llm.surgery.layers[0], []
+    layer, seen = llm.patching.layers[0], []
 
     def ask(module: nn.Module, args: object, kwargs: object) -> None:
         del module, args, kwargs
         rows = torch.ones(1, 2, WIDTH)
-        with llm.surgery.apart():
+        with llm.patching.apart():
             seen.append(layer.norms["input_layernorm"](rows))
 
     layer.attention.register_forward_pre_hook(ask, with_kwargs=True)
     model(batch_of(ONE))
-    assert torch.equal(seen[0], llm_of().surgery.layers[0].norms["input_layernorm"](torch.ones(1, 2, WIDTH)))
+    assert torch.equal(seen[0], llm_of().patching.layers[0].norms["input_layernorm"](torch.ones(1, 2, WIDTH)))
 
 
 def test_a_later_function_stands_around_an_earlier() -> None:
@@ -177,9 +177,9 @@ def test_a_later_function_stands_around_an_earlier() -> None:
             order.append(_name)
             return plain(*args)
 
-        llm.surgery.around(llm.surgery.layers[0].mlp, note)
+        llm.patching.around(llm.patching.layers[0].mlp, note)
     llm.add_peft()
-    llm.surgery.layers[0].mlp(torch.ones(1, 1, WIDTH))
+    llm.patching.layers[0].mlp(torch.ones(1, 1, WIDTH))
     assert order == ["second", "first"]
 
 
@@ -212,7 +212,7 @@ def test_rows_in_another_order_and_their_gradient() -> None:
 
 
 def test_chosen_layers() -> None:
-    layers = llm_of(layers=5).surgery.layers
+    layers = llm_of(layers=5).patching.layers
     assert [layer.index for layer in chosen(layers, None, 1)] == [0, 1, 2, 3, 4]
     assert [layer.index for layer in chosen(layers, None, 2)] == [1, 3]
     assert [layer.index for layer in chosen(layers, [4, 0], 1)] == [4, 0]
@@ -225,13 +225,13 @@ def other_llm(family: str, **more: int) -> CausalLM:
 
 def test_layers_of_another_build_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"OPTDecoderLayer .*has not the one attention, the one MLP"):
-        _ = other_llm("opt", ffn_dim=32, word_embed_proj_dim=WIDTH).surgery
+        _ = other_llm("opt", ffn_dim=32, word_embed_proj_dim=WIDTH).patching
 
 
 def test_a_module_that_takes_more_than_rows_gets_no_twin() -> None:
     llm = other_llm("bloom")
     with pytest.raises(RecipeError, match=r"h\.0\.mlp: BloomMLP takes hidden_states, residual"):
-        llm.surgery.twin(llm.surgery.layers[0].mlp, "image", nn.Identity())
+        llm.patching.twin(llm.patching.layers[0].mlp, "image", nn.Identity())
 
 
 def test_an_llm_that_keeps_its_arguments_from_its_layers_is_refused() -> None:

@@ -1,0 +1,81 @@
+"""The reader contract: a data file in, samples out (entry-point group `omnivit.readers`).
+
+A reader is random access: sample `i` is read and parsed when it is asked for. It knows no tensor, no tokenizer and
+no medium's content; media stay references.
+
+N: samples of the file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnivit.contracts.card import Plugin
+from omnivit.contracts.examples import ReaderExample, no_example
+from omnivit.contracts.sample import Sample
+from omnivit.errors import RecipeError
+
+
+class Reader(Plugin, ABC):
+    """Samples of one file. Must pickle: a loader worker gets a copy."""
+
+    @abstractmethod
+    def __init__(self, path: Path, root: Path) -> None:
+        """Open a file.
+
+        Args:
+            path: the data file.
+            root: the folder that the paths of media start from and stay inside.
+
+        Raises:
+            DataError: the file is missing, damaged or empty.
+        """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def __getitem__(self, i: int) -> Sample:
+        """Sample `i`, from 0.
+
+        Raises:
+            IndexError: there is no sample `i`.
+            DataError: the record is bad; names file and line, what was found and what is expected.
+        """
+
+    @abstractmethod
+    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Approximate bytes of text [N] and number of media [N] of each sample, without parsing one."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the content of the file changes."""
+
+    @abstractmethod
+    def where(self, i: int) -> str:
+        """The place of sample `i`, as `file:line`."""
+
+    def ignoring(self, keys: Collection[str]) -> Reader:
+        """The same, but it passes over these keys of turns and parts, which it would refuse.
+
+        Raises:
+            RecipeError: it knows no such keys, as the default does.
+        """
+        raise RecipeError(
+            f"`ignore: [{', '.join(keys)}]`: the reader {type(self).__name__} has no keys that could be passed over."
+        )
+
+    @classmethod
+    def example(cls, folder: Path) -> ReaderExample:
+        """A data file, and damaged ones, to try the contract on. Files go to `folder`, which is empty.
+
+        Raises:
+            PluginError: it gives none, as the default does.
+        """
+        raise no_example(cls, folder)

@@ -1,0 +1,92 @@
+"""The runner: a recipe's stages one after the other, in a run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omnivit.errors import CheckpointError, RecipeError
+from omnivit.evaluate.run import check_evaluation
+from omnivit.model.build import load_model, preparer_of
+from omnivit.recipe import Recipe
+from omnivit.run import provenance
+from omnivit.run.precision import settled_here
+from omnivit.run.provenance import PROVENANCE
+from omnivit.run.provenance.execution import execution, use_threads
+from omnivit.run.provenance.record import Record
+from omnivit.run.provenance.weights import components
+from omnivit.run.trust import remember
+from omnivit.train import checkpoint
+from omnivit.train.check import check_stages
+from omnivit.train.freeze import trained_so_far
+from omnivit.train.leader import is_leader
+from omnivit.train.precision import warn_of_emulation
+from omnivit.train.stages import Run, StageResult, open_stages, run_stage
+from omnivit.train.trainer import bare_trainer
+from omnivit.train.trainer_options import check_trainer_options
+
+
+def train(
+    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False
+) -> tuple[Run, list[StageResult]]:
+    """Run all stages, or what is left of them.
+
+    Args:
+        recipe: resolved.
+        path: the run folder.
+        resume: go on from the newest checkpoint.
+        allow_changes: of a run that is resumed: go on where the recipe, data or machine are not what they were.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: with the place and the remedy.
+    """
+    if not recipe.stages:
+        raise RecipeError("the recipe has no stages: there is nothing to train.")
+    recipe = settled_here(recipe).recipe
+    check_trainer_options(recipe.trainer)
+    standing = checkpoint.latest(path / checkpoint.CHECKPOINTS) if resume else None
+    if standing is not None:
+        _check_stage(recipe, standing)
+        use_threads(provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE))
+    elif resume and is_leader():
+        print(f"{path} has no checkpoint yet: it begins with its first step.", file=sys.stderr, flush=True)
+    mixtures = open_stages(recipe)
+    record = Record(path, recipe, mixtures, standing, allow_changes) if is_leader() else None
+    if recipe.evaluation is not None:
+        check_evaluation(recipe.evaluation, recipe.data.root)
+    model = load_model(recipe)
+    check_stages(recipe, model, mixtures)
+    if is_leader():
+        warn_of_emulation(recipe, model)
+    run = Run(
+        recipe,
+        path,
+        model,
+        preparer_of(model, recipe),
+        mixtures,
+        record.documents if record is not None else dict,
+        allow_changes,
+    )
+    for stage in recipe.stages:
+        run.preparer_of(stage)  # so that a template which does not fit is not found hours later
+    if record is not None:
+        if not resume:
+            remember(recipe)
+        made = provenance.of(recipe, mixtures, run.preparer.fingerprint())
+        record.settle(made | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
+    if standing is not None:
+        trained = trained_so_far(model, recipe, standing.state["stage_index"])
+        checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
+        if is_leader():
+            checkpoint.set_aside_damaged(run.checkpoints, standing)
+    return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+
+
+def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:
+    """Raise CheckpointError where a checkpoint is of a stage that the recipe does not have in its place."""
+    names, index = [stage.name for stage in recipe.stages], standing.state["stage_index"]
+    if names[index : index + 1] != [standing.state["stage"]]:
+        raise CheckpointError(
+            f"{standing.path}: is of stage {standing.state['stage']!r} in place {index}, but the stages of the run's "
+            f"recipe are now: {', '.join(names)}. Restore them, or begin a new run."
+        )

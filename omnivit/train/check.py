@@ -1,0 +1,58 @@
+"""What of a recipe's stages is refused before anything trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from omnivit.data.mixture import Mixture
+from omnivit.errors import RecipeError
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import Recipe
+from omnivit.train.blind import check_inputs_are_fed
+from omnivit.train.freeze import base_beside_lora, high_rates, match
+from omnivit.train.leader import is_leader
+from omnivit.train.masters import check_trainable
+from omnivit.train.trainer_options import check_trainer_options
+
+log = logging.getLogger(__name__)
+
+NEW_TOKENS = "llm.tokens."
+"""What the paths of their embeddings begin with (`omnivit.contracts.llm.LanguageModel.add_tokens`)."""
+
+
+def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixture]) -> None:
+    """Refuse, before anything trains, patterns that match nothing, and parts that nothing would teach.
+
+    Args:
+        recipe: whose stages are checked.
+        model: with its names and shapes, if only on the meta device.
+        mixtures: the stages' data by name; a stage whose data is elsewhere may be left out.
+    """
+    check_trainer_options(recipe.trainer)
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
+    trained: set[str] = set()
+    for stage in recipe.stages:
+        where = f"stages.{stage.name}.train"
+        matched = match(names, stage.train, where)
+        check_trainable(((name, parameters[name]) for name in matched), where)
+        trained |= matched.keys()
+        if stage.name in mixtures:
+            check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
+        warnings = filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where)))
+        for warning in warnings if is_leader() else ():
+            log.warning("%s", warning)
+        for head in recipe.model.heads:
+            if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
+                raise RecipeError(
+                    f"stages.{stage.name}: trains heads.{head}, but its losses do not weight it, so that nothing would "
+                    f"teach it. Say losses: {{lm: 1, {head}: 1}}, or train less."
+                )
+    tokens = model.tokens()
+    rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
+    if recipe.stages and rows and not rows & trained:
+        raise RecipeError(
+            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(tokens.values())}): "
+            f'the LLM would never learn to write them. Say train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}.'
+        )

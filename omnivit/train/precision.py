@@ -1,0 +1,39 @@
+"""The precision that a stage computes in: a warning where it is emulated, and the same on all ranks."""
+
+from __future__ import annotations
+
+import warnings
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from omnivit.errors import RecipeError
+from omnivit.model.device import trainer_device
+from omnivit.model.omni import OmniModel
+from omnivit.model.precision import EmulatedPrecision, asked, emulation
+from omnivit.recipe import Recipe
+
+DEFAULT = "32-true"
+"""Lightning's, where a recipe does not name one."""
+
+
+def warn_of_emulation(recipe: Recipe, model: OmniModel) -> None:
+    """Warn where training computes in a dtype that this machine emulates."""
+    text = emulation(asked(model, recipe.trainer.get("precision")), trainer_device(recipe.trainer))
+    if text:
+        warnings.warn(text, EmulatedPrecision, stacklevel=2)
+
+
+class SamePrecision(Callback):
+    """Refuses ranks that compute in other precisions than rank zero: their sums would not be those of one model."""
+
+    def __init__(self, recipe: Recipe, model: OmniModel) -> None:
+        self.own = str((recipe.trainer.get("precision", DEFAULT), sorted({str(p.dtype) for p in model.parameters()})))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        leader = trainer.strategy.broadcast(self.own)
+        if leader != self.own:
+            raise RecipeError(
+                f"trainer.precision: rank {trainer.global_rank} has {self.own}, rank zero {leader}. Start all again, "
+                f"or name the precision in the recipe."
+            )
