@@ -22,16 +22,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.context import Context
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.llm import LanguageModel
-from omnivit.errors import RecipeError
 from omnivit.model.arguments import required
-from omnivit.model.patching import change
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Context,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    RecipeError,
+    change,
+    same_length,
+)
 
 _ATTENTIONS = ("self_attn", "attention", "attn")
 """What the blocks of transformers' and timm's encoders call their attention."""

@@ -14,14 +14,19 @@ from typing import Any, cast
 
 from torch import nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, Length
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.contracts.llm import LanguageModel
-from omnivit.contracts.nested import build_adapter
-from omnivit.errors import RecipeError
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    Layout,
+    Length,
+    RecipeError,
+    build_adapter,
+)
 
 
 @dataclass

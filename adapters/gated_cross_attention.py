@@ -21,15 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from omnivit.contracts.adapter import Adapter, FixedLength, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.context import Context, SlotContext
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.llm import LanguageModel
-from omnivit.errors import RecipeError
-from omnivit.model.weights import load_strictly, locate, read_state, require_weights
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Context,
+    Encoder,
+    Features,
+    FixedLength,
+    Instruction,
+    LanguageModel,
+    RecipeError,
+    SlotContext,
+    load_strictly,
+    locate,
+    read_state,
+    require_weights,
+)
 
 _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
 """Weights of a gated layer in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""

@@ -12,10 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
+from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, same_length
 
 
 @dataclass

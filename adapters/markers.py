@@ -15,11 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.errors import RecipeError
+from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, Layout, RecipeError
 
 
 @dataclass

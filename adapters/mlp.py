@@ -18,10 +18,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
+from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, same_length
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,

@@ -21,16 +21,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.context import Context
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.llm import LanguageModel
-from omnivit.contracts.patching import Layer, Patching
-from omnivit.errors import RecipeError
-from omnivit.model.patching import chosen, copy_of
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Context,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    Layer,
+    Patching,
+    RecipeError,
+    chosen,
+    copy_of,
+    same_length,
+)
 
 FUSED = "qkv_proj"
 """One matrix for query, key and value, in this order (Phi 3)."""

@@ -19,13 +19,20 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.errors import RecipeError
 from omnivit.model.arguments import accepted
-from omnivit.model.weights import load_strictly, locate, read_state, require_weights
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Features,
+    Instruction,
+    Layout,
+    RecipeError,
+    load_strictly,
+    locate,
+    read_state,
+    require_weights,
+)
 
 Branch = Literal["video", "audio"]
 

@@ -16,15 +16,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.contracts.llm import LanguageModel
-from omnivit.contracts.patching import Layer
-from omnivit.errors import RecipeError
-from omnivit.model.patching import chosen, copy_of
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    Layer,
+    Layout,
+    RecipeError,
+    chosen,
+    copy_of,
+    same_length,
+)
 
 
 @dataclass

@@ -14,14 +14,21 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.llm import LanguageModel
-from omnivit.errors import RecipeError
-from omnivit.model.weights import load_strictly, locate, read_state, require_weights
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    RecipeError,
+    load_strictly,
+    locate,
+    read_state,
+    require_weights,
+    same_length,
+)
 
 
 @dataclass

@@ -21,20 +21,27 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError
-from omnivit.media import synthetic
-from omnivit.media.images import look, open_image
+from omnivit.media.images import look
 from omnivit.model.activations import NAMES, beside
-from omnivit.model.precision import torch_dtype
-from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
+from omnivit.model.pretrained import REMOTE_CODE
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import locate, require_weights
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    RecipeError,
+    explained,
+    load_pretrained,
+    locate,
+    open_image,
+    processor_fingerprint,
+    require_weights,
+    synthetic,
+    torch_dtype,
+)
 
 log = logging.getLogger(__name__)
 

@@ -18,15 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import MediaError
-from omnivit.media import synthetic
-from omnivit.media.arrays import Stored, list_arrays, read_array
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaError,
+    MediaFacts,
+    Stored,
+    list_arrays,
+    read_array,
+    synthetic,
+)
 
 
 @dataclass

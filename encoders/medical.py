@@ -18,19 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder, Processor
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.nested import build_encoder
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError, suggest
-from omnivit.media import synthetic
 from omnivit.media.volume.dicom import READABLE
-from omnivit.media.volume.read import has_header, look, read_header, read_volume
+from omnivit.media.volume.read import has_header, look, read_header
 from omnivit.media.volume.slices import OTHERS, View, Window
-from omnivit.model.images import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.images import INSIDE_EXAMPLES
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    Processor,
+    RecipeError,
+    build_encoder,
+    encode_pictures,
+    layout_of_pictures,
+    prepare_pictures,
+    read_volume,
+    suggest,
+    synthetic,
+)
 
 POSITIONS, AXES = "positions", "axes"
 """Keys of the slices' places in an item: [N] millimetres from the middle, [N] axis (0 x, 1 y, 2 z)."""

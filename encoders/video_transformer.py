@@ -18,19 +18,28 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError, suggest
-from omnivit.media import synthetic
-from omnivit.media.video.read import SIDE, Sampling, inspect, read_frames
-from omnivit.model.precision import torch_dtype
-from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
+from omnivit.media.video.read import SIDE, inspect
+from omnivit.model.pretrained import REMOTE_CODE
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import locate, require_weights
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    RecipeError,
+    Sampling,
+    explained,
+    load_pretrained,
+    locate,
+    processor_fingerprint,
+    read_frames,
+    require_weights,
+    suggest,
+    synthetic,
+    torch_dtype,
+)
 
 
 @dataclass

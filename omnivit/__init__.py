@@ -5,15 +5,22 @@ Importing this package imports nothing heavy; `omnivit.load` brings in PyTorch w
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from omnivit.run.assistant import load as load
+from omnivit import moved
 
-__all__ = ["__version__", "load"]
+if TYPE_CHECKING:
+    from omnivit.run.assistant import Assistant, Sampling, load
+    from omnivit.run.reply import Prediction, Reply
+
+__all__ = ["Assistant", "Prediction", "Reply", "Sampling", "__version__", "load"]
 
 __version__ = "0.1.0"
+
+
+moved.install()
 
 
 def _shield() -> None:
@@ -28,9 +35,8 @@ if "--multiprocessing-fork" in sys.orig_argv:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        _shield()
-        from omnivit.run.assistant import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _shield()
+    home = "omnivit.run.reply" if name in ("Prediction", "Reply") else "omnivit.run.assistant"
+    return getattr(importlib.import_module(home), name)

@@ -63,6 +63,10 @@ class OmniVitWarning(UserWarning):
     """Base class: nothing fails, but a user should know. The command line prints it on one line."""
 
 
+class ContractWarning(FutureWarning):
+    """A plugin uses what a later OmniViT will refuse. Python shows it to everybody, unlike a DeprecationWarning."""
+
+
 class TrainingError(OmniVitError):
     """Training stopped before it was done: its loss is not finite, or a stage did not reach its steps."""
 

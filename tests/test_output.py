@@ -13,7 +13,7 @@ from omnivit.cli import main
 
 NOISE = """
 import os, subprocess, sys
-from omnivit.output import reserved
+from omnivit.console import reserved
 with reserved() as output:
     print("printed")
     os.write(1, b"written by a C library\\n")

@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from omnivit import console as progress
 from omnivit.console import Display, Pace, duration, joined, shown
 
 
@@ -56,7 +55,7 @@ def test_lines_go_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_bar_says_the_same_and_leaves_the_cursor_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "Console", lambda **_: console)
+    monkeypatch.setattr("rich.console.Console", lambda **_: console)
     with pytest.raises(KeyboardInterrupt), Display("align", 115, terminal=True) as display:
         display.show(12, "loss 1.234  lr 1.0e-03")
         display.note("align: validation loss 1.1 [not markup]")

@@ -81,10 +81,9 @@ def test_every_kind_of_name_is_there(found: list[str]) -> None:
         "recipe stages[].batch_size: int = 16",
         "verb train --resume RUN",
         "rule encoders length",
-        "python omnivit.errors.RecipeError (OmniVitError)",
-        "python omnivit.contracts.features.Layout.__init__"
-        "(self, rows: int, grid: tuple[int, ...] | None = None) -> None",
-        "python omnivit.contracts.encoder.Encoder.example(cls, folder: Path) -> EncoderExample",
+        "python omnivit.plugin.RecipeError (OmniVitError)",
+        "python omnivit.plugin.Layout.__init__(self, rows: int, grid: tuple[int, ...] | None = None) -> None",
+        "python omnivit.plugin.Encoder.example(cls, folder: Path) -> EncoderExample",
     ):
         assert line in found
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from omnivit import cli
+from omnivit import cli, plugin, testing
 from omnivit.commands.plugins.check import CONTRACTS, contract_of
-from omnivit.commands.plugins.info import Option, options_of
+from omnivit.commands.plugins.describe import Option, options_of
 from omnivit.contracts.registries import ALL
 from omnivit.recipe import Recipe
 
@@ -35,42 +35,12 @@ LOCK = ROOT / "tests/golden/public.lock"
 CHANGELOG = ROOT / "CHANGELOG.md"
 EVERYTHING = ("*",)
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "omnivit": ("__version__", "load"),
-    "omnivit.run.assistant": ("Assistant", "Sampling"),
+    "omnivit": ("__version__", "load", "Assistant", "Sampling", "Reply", "Prediction"),
     "omnivit.cli": ("main",),
-    "omnivit.registry.contract": ("CONTRACT", "ContractWarning"),
-    "omnivit.data.chat": ("Chat",),
-    "omnivit.data.readers": EVERYTHING,
-    "omnivit.contracts.sample": EVERYTHING,
-    "omnivit.data.targets": ("Numbers", "TargetProcessor"),
-    "omnivit.errors": EVERYTHING,
-    "omnivit.contracts.examples": EVERYTHING,
-    "omnivit.media.arrays": ("read_array", "read_table"),
-    "omnivit.contracts.media": EVERYTHING,
-    "omnivit.media.locate": ("opened", "read_bytes", "resolve"),
-    "omnivit.media.source": ("Source",),
-    "omnivit.contracts.adapter": EVERYTHING,
-    "omnivit.model.causal": ("CausalConfig", "CausalLM"),
-    "omnivit.contracts.context": ("Context",),
-    "omnivit.contracts.encoder": EVERYTHING,
-    "omnivit.contracts.features": EVERYTHING,
-    "omnivit.contracts.head": EVERYTHING,
-    "omnivit.contracts.llm": EVERYTHING,
-    "omnivit.model.new_tokens": ("NewTokens", "add_to_tokenizer"),
-    "omnivit.contracts.nested": ("build_adapter", "build_encoder"),
-    "omnivit.model.patching": ("Patching",),
-    "omnivit.model.tokens": ("read_tokenizer",),
-    "omnivit.contracts.card": EVERYTHING,
-    "omnivit.model.precision": ("torch_dtype",),
-    "omnivit.run.reply": ("Prediction", "Reply"),
-    "omnivit.testing.adapter": ("AdapterContract",),
-    "omnivit.testing.encoder": ("EncoderContract",),
-    "omnivit.testing.head": ("HeadContract",),
-    "omnivit.testing.llm": ("LLMContract",),
-    "omnivit.testing.reader": ("ReaderContract",),
-    "omnivit.testing.rule": ("Broken", "Contract", "NotApplicable", "rule"),
+    "omnivit.plugin": tuple(sorted(plugin.HOME)),
+    "omnivit.testing": tuple(testing.__all__),
 }
-"""What authors of plugins and users of Python import; all else may change at any time. `*`: what a module defines."""
+"""What authors of plugins and users of Python import; all else may change with any release."""
 SPECIAL = ("__call__", "__getitem__", "__len__")
 """Methods that are asked for by syntax."""
 OWN = "omnivit"
@@ -141,10 +111,17 @@ def rules() -> Iterator[str]:
 
 
 def module_names(module: ModuleType, wanted: tuple[str, ...] = EVERYTHING) -> Iterator[str]:
-    """Names of a module: classes with their members, functions, and what constants and types stand for."""
-    constants = defined(module)
-    for name in constants if wanted == EVERYTHING else wanted:
+    """Names of a module: classes with their members, functions, and what constants and types stand for.
+
+    Args:
+        module: defines the names, or exports them for others.
+        wanted: of its names; default: what it defines.
+    """
+    own = defined(module)
+    for name in own if wanted == EVERYTHING else wanted:
         found, path = getattr(module, name), f"python {module.__name__}.{name}"
+        home = plugin.HOME.get(name) if module is plugin else None
+        constants = own if home is None else defined(importlib.import_module(home))
         if inspect.isclass(found):
             yield from class_names(found, path)
         elif inspect.isfunction(found):
@@ -188,7 +165,7 @@ def class_names(cls: type[Any], path: str) -> Iterator[str]:
 
 def is_public(base: type[Any]) -> bool:
     """Whether a class is not one that only we know."""
-    return base.__module__ in MODULES or base.__module__.partition(".")[0] != OWN
+    return plugin.HOME.get(base.__name__) == base.__module__ or base.__module__.partition(".")[0] != OWN
 
 
 def value_of(own: Mapping[str, Any], name: str) -> str:

@@ -34,11 +34,7 @@ from omnivit_adapters.pool.kinds import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.errors import RecipeError
+from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, Layout, RecipeError
 
 Weights = Literal["mean", "learned", "transformer"]
 OPTIONS: dict[Kind, tuple[str, ...]] = {

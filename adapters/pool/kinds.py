@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omnivit.contracts.features import Layout
-from omnivit.errors import RecipeError
+from omnivit.plugin import Layout, RecipeError
 
 Kind = Literal["spatio_temporal", "temporal", "merge", "consecutive", "grid", "mean", "class_token"]
 

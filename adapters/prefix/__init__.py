@@ -1,0 +1,5 @@
+"""`prefix`: learned prompts beside the text, to which tokens of the upper layers attend through a gate."""
+
+from omnivit_adapters.prefix.adapter import PrefixAdapter
+
+__all__ = ["PrefixAdapter"]

@@ -22,15 +22,20 @@ from omnivit_adapters.prefix.attention import Beside, beside, check_attention, k
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.context import Context
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.contracts.llm import LanguageModel
-from omnivit.contracts.patching import Layer, Patching
-from omnivit.errors import RecipeError
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Context,
+    Encoder,
+    Features,
+    Instruction,
+    LanguageModel,
+    Layer,
+    Layout,
+    Patching,
+    RecipeError,
+)
 
 
 @dataclass

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omnivit.errors import LibraryError, RecipeError
 from omnivit.model.arguments import required
+from omnivit.plugin import LibraryError, RecipeError
 
 Adding = Callable[[nn.Module, Tensor, float], Tensor]
 """(attention, queries [B, H, T, E], factor of products) -> [B, T, H, E], added to what the attention found."""

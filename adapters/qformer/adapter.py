@@ -17,14 +17,19 @@ from omnivit_adapters.qformer.layouts import NORM, PLAIN_NORM, read_qformer
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.errors import RecipeError
 from omnivit.model.arguments import accepted
-from omnivit.model.tokens import read_tokenizer
-from omnivit.model.weights import load_strictly, require_weights
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Features,
+    Instruction,
+    Layout,
+    RecipeError,
+    load_strictly,
+    read_tokenizer,
+    require_weights,
+)
 
 
 @dataclass

@@ -21,9 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
-from omnivit.errors import RecipeError
-from omnivit.model.pretrained import explained
-from omnivit.model.weights import locate, read_state
+from omnivit.plugin import RecipeError, explained, locate, read_state
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -20,12 +20,17 @@ from omnivit_adapters.resampler.query import PositionedQuery
 from omnivit_adapters.resampler.weights import read_resampler
 from torch import nn
 
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.errors import RecipeError
-from omnivit.model.weights import load_strictly, require_weights
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Features,
+    Instruction,
+    Layout,
+    RecipeError,
+    load_strictly,
+    require_weights,
+)
 
 T = TypeVar("T")
 QUERIES = {"perceiver": 64, "query": 256, "abstractor": 64}

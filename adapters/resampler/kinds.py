@@ -10,8 +10,7 @@ from omnivit_adapters.resampler.parts import all_seen, attend, grid_of, grid_sin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnivit.contracts.features import Features
-from omnivit.errors import RecipeError
+from omnivit.plugin import Features, RecipeError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 

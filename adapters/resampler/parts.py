@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omnivit.contracts.features import Features
-from omnivit.errors import RecipeError
+from omnivit.plugin import Features, RecipeError
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, seen: Tensor, dropout: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from omnivit_adapters.resampler.parts import attend, grid_of, grid_sines, square
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnivit.contracts.features import Features
+from omnivit.plugin import Features
 
 
 class PositionedQuery(nn.Module):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from omnivit.errors import RecipeError
-from omnivit.model.weights import locate, read_state
+from omnivit.plugin import RecipeError, locate, read_state
 
 _LAYER = r"encoder\.layers\.(\d+)\.crossattention\."
 

@@ -1,0 +1,5 @@
+"""`document`: pages (PDF, pictures of pages) cut into crops, each seen by an image encoder."""
+
+from omnivit_encoders.document.encoder import DocumentEncoder
+
+__all__ = ["DocumentEncoder"]

@@ -22,17 +22,27 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder, Processor, layout_of
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features, Layout
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.nested import build_encoder
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError
-from omnivit.media import synthetic, tiling
-from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
-from omnivit.model.images import INSIDE_EXAMPLES, encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.media import tiling
+from omnivit.media.pages import LONGEST, MAX_PAGES, look
+from omnivit.model.images import INSIDE_EXAMPLES
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Layout,
+    Media,
+    MediaFacts,
+    Processor,
+    RecipeError,
+    build_encoder,
+    encode_pictures,
+    layout_of,
+    layout_of_pictures,
+    prepare_pictures,
+    read_pages,
+    synthetic,
+)
 
 MOST_CROPS = 100
 OWN = ("places", "order", "grid", "maps")

@@ -27,18 +27,26 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError, suggest
-from omnivit.media import synthetic
-from omnivit.media.pages import LONGEST, MAX_PAGES, look, read_pages
+from omnivit.media.pages import LONGEST, MAX_PAGES, look
 from omnivit.model.arguments import accepted
-from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained, processor_fingerprint
-from omnivit.model.weights import locate, require_weights
+from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    RecipeError,
+    explained,
+    load_pretrained,
+    locate,
+    processor_fingerprint,
+    read_pages,
+    require_weights,
+    suggest,
+    synthetic,
+)
 
 
 @dataclass

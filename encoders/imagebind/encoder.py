@@ -28,17 +28,25 @@ from omnivit_encoders.imagebind import model as imagebind_model
 from PIL import Image
 from torch import Tensor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import MediaError, RecipeError, suggest
-from omnivit.media import arrays, audio, images, synthetic
+from omnivit.media import arrays, audio, images
 from omnivit.media.video import read as video
-from omnivit.model.precision import torch_dtype
-from omnivit.model.weights import load_strictly, locate, read_state, require_weights
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaError,
+    MediaFacts,
+    RecipeError,
+    load_strictly,
+    locate,
+    read_state,
+    require_weights,
+    suggest,
+    synthetic,
+    torch_dtype,
+)
 
 log = logging.getLogger(__name__)
 

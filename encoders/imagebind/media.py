@@ -20,10 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from omnivit.contracts.sample import Media
-from omnivit.errors import MediaError
 from omnivit.media import arrays, audio, images
 from omnivit.media.video import read as video
+from omnivit.plugin import Media, MediaError
 
 SIDE = 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

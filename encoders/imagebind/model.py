@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from omnivit.errors import PluginError, RecipeError, suggest
+from omnivit.plugin import PluginError, RecipeError, suggest
 
 TOWERS = ("vision", "audio", "depth", "thermal", "imu")
 """Of ImageBind's six; text goes to the LLM."""

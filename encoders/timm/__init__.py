@@ -1,0 +1,5 @@
+"""`timm`: any backbone of timm as an encoder; its feature map becomes a grid of rows."""
+
+from omnivit_encoders.timm.encoder import TimmEncoder
+
+__all__ = ["TimmEncoder"]

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from omnivit.model.activations import QUICK_GELU, Stated, of_weights
-from omnivit.model.weights import locate
+from omnivit.plugin import locate
 
 log = logging.getLogger(__name__)
 

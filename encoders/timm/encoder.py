@@ -23,17 +23,23 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError
-from omnivit.media import images, synthetic
+from omnivit.media import images
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
-from omnivit.model.weights import load_strictly, locate, read_state, require_weights
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    RecipeError,
+    load_strictly,
+    locate,
+    read_state,
+    require_weights,
+    synthetic,
+)
 
 SMALLEST_MAP = 4
 """Fewer rows than this are no feature map (pit returns its class token alone)."""

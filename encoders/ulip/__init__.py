@@ -1,0 +1,5 @@
+"""`ulip`: point clouds through Point-BERT, as ULIP, ULIP-2 and PointLLM trained it."""
+
+from omnivit_encoders.ulip.encoder import UlipEncoder
+
+__all__ = ["UlipEncoder"]

@@ -21,17 +21,22 @@ from omnivit_encoders.ulip.point_bert import PointBert
 from omnivit_encoders.ulip.weights import read_point_bert
 from torch import Tensor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import RecipeError
-from omnivit.media import synthetic
-from omnivit.media.points.read import SEED, Cloud, look, read_points
+from omnivit.media.points.read import SEED, look
 from omnivit.media.points.sampling import farthest
-from omnivit.model.weights import load_strictly, require_weights
+from omnivit.plugin import (
+    Card,
+    Cloud,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    RecipeError,
+    load_strictly,
+    read_points,
+    require_weights,
+    synthetic,
+)
 
 Variant = Literal["ulip2", "ulip1", "pointllm_v1_2", "pointllm_v1_1"]
 CANDIDATES = 4

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnivit.errors import RecipeError
-from omnivit.model.pretrained import explained
-from omnivit.model.weights import locate, read_state
+from omnivit.plugin import RecipeError, explained, locate, read_state
 
 PREFIXES = ("point_encoder.", "model.point_backbone.", "point_backbone.", "")
 """Before the names of the encoder's tensors, once `module.` is taken off; what else there is belongs to other parts."""

@@ -20,16 +20,24 @@ from omnivit_encoders.video.temporal import FramePositions, FrameTransformer
 from PIL import Image
 from torch import Tensor
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder, Processor
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.nested import build_encoder
-from omnivit.contracts.sample import Media
-from omnivit.media import synthetic
-from omnivit.media.video.read import SIDE, Sampling, inspect, read_frames
-from omnivit.model.images import INSIDE_EXAMPLES, PICTURES, encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.media.video.read import SIDE, inspect
+from omnivit.model.images import INSIDE_EXAMPLES, PICTURES
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaFacts,
+    Processor,
+    Sampling,
+    build_encoder,
+    encode_pictures,
+    layout_of_pictures,
+    prepare_pictures,
+    read_frames,
+    synthetic,
+)
 
 TIMES = "times"
 """Key of the seconds of each frame in an item."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.errors import RecipeError
+from omnivit.plugin import RecipeError
 
 
 class FramePositions(nn.Module):

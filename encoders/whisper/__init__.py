@@ -1,0 +1,5 @@
+"""`whisper`: the encoder of OpenAI's Whisper (Radford et al., Robust Speech Recognition via Large-Scale Weak"""
+
+from omnivit_encoders.whisper.encoder import WhisperEncoder
+
+__all__ = ["WhisperEncoder"]

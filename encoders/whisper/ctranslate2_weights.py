@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnivit.errors import RecipeError
+from omnivit.plugin import RecipeError
 
 FILE = "model.bin"
 """Its name inside the folder of a CTranslate2 model."""

@@ -24,18 +24,26 @@ from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers import WhisperConfig as HFConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEncoder
 
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import MediaError, RecipeError
-from omnivit.media import synthetic
-from omnivit.media.audio import look, read_audio
-from omnivit.model.precision import torch_dtype
-from omnivit.model.pretrained import REMOTE_CODE, explained, load_pretrained
-from omnivit.model.weights import load_strictly, locate, require_weights
+from omnivit.media.audio import look
+from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.plugin import (
+    Card,
+    Encoder,
+    EncoderExample,
+    Features,
+    Media,
+    MediaError,
+    MediaFacts,
+    RecipeError,
+    explained,
+    load_pretrained,
+    load_strictly,
+    locate,
+    read_audio,
+    require_weights,
+    synthetic,
+    torch_dtype,
+)
 
 STRIDE = 2
 """Frames of the spectrum that make one row: the stride of the second convolution."""

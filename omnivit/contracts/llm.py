@@ -5,6 +5,7 @@ Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from omnivit.contracts.context import Context
 from omnivit.contracts.examples import LLMExample, no_example
 from omnivit.contracts.generate import generate_anew
 from omnivit.contracts.patching import Patching
-from omnivit.errors import RecipeError
+from omnivit.errors import ContractWarning, RecipeError
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,16 @@ class LanguageModel(nn.Module, Plugin, ABC):
         Raises:
             RecipeError: this LLM's layers cannot be changed; says why.
         """
+        if type(self).surgery is not LanguageModel.surgery:  # written before `patching` had its name
+            own: Patching = self.surgery
+            return own
         raise RecipeError(f"{type(self).__name__} offers no layers that an adapter could change. Use `causal`.")
+
+    @property
+    def surgery(self) -> Patching:
+        """The old name of `patching`, for plugins of contract 1."""
+        warnings.warn("`llm.surgery` is called `llm.patching` now.", ContractWarning, stacklevel=2)
+        return self.patching
 
     @abstractmethod
     def forward(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from omnivit.errors import ContractWarning
 from omnivit.registry.names import harmless
 
 CONTRACT = 1
@@ -22,10 +23,6 @@ ACCEPTED = range(1, CONTRACT + 1)
 DEPRECATED: Mapping[int, str] = MappingProxyType({})
 """Accepted contract that will not be for long -> what authors do about it."""
 GUIDE = "docs/plugins/migrating.md"
-
-
-class ContractWarning(FutureWarning):
-    """A plugin uses what a later OmniViT will refuse. Python shows it to everybody, unlike a DeprecationWarning."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What stands above training and evaluation: run folders, provenance, the runner, the assistant."""

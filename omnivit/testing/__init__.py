@@ -2,7 +2,7 @@
 
 Derive a test class from the contract of your plugin's kind and name the plugin; pytest runs every rule on its example:
 
-    from omnivit.testing.encoder import EncoderContract
+    from omnivit.testing import EncoderContract
 
     class TestThermal(EncoderContract):
         encoder = ThermalEncoder
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from omnivit.testing.head import HeadContract
     from omnivit.testing.llm import LLMContract
     from omnivit.testing.reader import ReaderContract
+    from omnivit.testing.rule import Broken, Contract, NotApplicable, rule
 
-__all__ = ["AdapterContract", "EncoderContract", "HeadContract", "LLMContract", "ReaderContract"]
+__all__ = [
+    "AdapterContract", "Broken", "Contract", "EncoderContract", "HeadContract", "LLMContract", "NotApplicable",
+    "ReaderContract", "rule",
+]  # fmt: skip
+_RULES = ("Broken", "Contract", "NotApplicable", "rule")
 
 
 def __getattr__(name: str) -> Any:
-    """A contract by its name, imported when it is asked for: most need torch."""
+    """A name of `__all__`, imported when it is asked for: most contracts need torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{name.removesuffix('Contract').lower()}")
+    home = "rule" if name in _RULES else name.removesuffix("Contract").lower()
+    module = importlib.import_module(f"{__name__}.{home}")
     return getattr(module, name)

@@ -28,9 +28,9 @@ More.
 """
 from dataclasses import dataclass, field
 from omnivit.errors import RecipeError
-from omnivit.examples import AdapterExample
-from omnivit.model.adapter import Adapter
-from omnivit.model.features import Features, Layout
+from omnivit.contracts.examples import AdapterExample
+from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.features import Features, Layout
 from omnivit.plugin import Card
 
 @dataclass
@@ -73,7 +73,7 @@ class Shrink(Adapter):
 '''
 PLAIN = """
 from dataclasses import dataclass
-from omnivit.model.adapter import Adapter
+from omnivit.contracts.adapter import Adapter
 class Plain(Adapter):
     @dataclass
     class Config: ...
@@ -270,7 +270,7 @@ def test_a_class_that_is_named_directly(
 def test_a_head_has_a_token(install: Install) -> None:
     head = """
 from dataclasses import dataclass
-from omnivit.model.head import Head
+from omnivit.contracts.head import Head
 class Boxes(Head):
     token, losses = "[BOX]", ("box",)
     @dataclass

@@ -18,7 +18,7 @@ from omnivit.run.assistant import load
 
 THERMAL = """
 from dataclasses import dataclass
-from omnivit.model.encoder import Encoder
+from omnivit.contracts.encoder import Encoder
 
 class Thermal(Encoder):
     modality = "image"

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from omnivit.train import checkpoint, folder
+from omnivit.run import folder
+from omnivit.train import checkpoint
 
 
 @contextlib.contextmanager

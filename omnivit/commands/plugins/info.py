@@ -12,7 +12,7 @@ from omnivit.commands.plugins.describe import Sheet, describe
 from omnivit.commands.plugins.find import find
 from omnivit.commands.plugins.sheet import text
 from omnivit.console import quieten_transformers, reserved
-from omnivit.registry.contract import ContractWarning
+from omnivit.errors import ContractWarning
 
 
 def run(args: argparse.Namespace) -> int:

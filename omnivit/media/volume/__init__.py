@@ -1,0 +1,1 @@
+"""Volumes (CT, MRI) and medical images: DICOM and NIfTI. See `read`."""

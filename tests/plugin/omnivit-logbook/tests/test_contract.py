@@ -1,6 +1,6 @@
 """The plugin contract on LogbookReader."""
 
-from omnivit.testing.reader import ReaderContract
+from omnivit.testing import ReaderContract
 
 from omnivit_logbook import LogbookReader
 

@@ -1,6 +1,6 @@
 """The plugin contract on SalientAdapter."""
 
-from omnivit.testing.adapter import AdapterContract
+from omnivit.testing import AdapterContract
 
 from omnivit_salient import SalientAdapter
 

@@ -1,6 +1,6 @@
 """The plugin contract on ThermalEncoder."""
 
-from omnivit.testing.encoder import EncoderContract
+from omnivit.testing import EncoderContract
 
 from omnivit_thermal.encoder import ThermalEncoder
 

@@ -15,10 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from omnivit.contracts.examples import ReaderExample
-from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Media, Message, Part, Sample, Text
-from omnivit.errors import DataError
+from omnivit.plugin import DataError, Media, Message, Part, Reader, ReaderExample, Sample, Text
 
 NAME = re.compile(rb"^\[(.+)\][ \t\r]*$", re.MULTILINE)
 MEDIUM = re.compile(rb"^(?![QA]:)[A-Za-z][\w-]*:", re.MULTILINE)

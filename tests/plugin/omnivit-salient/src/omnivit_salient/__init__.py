@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omnivit.contracts.adapter import Adapter, Instruction
-from omnivit.contracts.card import Card
-from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
+from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, Layout
 from torch import Tensor, nn
 
 

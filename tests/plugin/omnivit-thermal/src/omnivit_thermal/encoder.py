@@ -11,14 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omnivit.contracts.card import Card
-from omnivit.contracts.encoder import Encoder
-from omnivit.contracts.examples import EncoderExample
-from omnivit.contracts.features import Features
-from omnivit.contracts.media import MediaFacts
-from omnivit.contracts.sample import Media
-from omnivit.errors import MediaError
-from omnivit.media.locate import read_bytes
+from omnivit.plugin import Card, Encoder, EncoderExample, Features, Media, MediaError, MediaFacts, read_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
