@@ -135,7 +135,7 @@ def omnivit(job: Job, meter: Meter, group: bool = True, all_logits: bool = False
         _keep_all_logits(model)
     stage = recipe.stages[0]
     mixtures = {stage.name: open_mixture(stage.data, recipe.data.root)}
-    run = Run(recipe, Path(job.run), model, preparer_of(model, recipe), mixtures, record=None)
+    run = Run(recipe, Path(job.run), model, preparer_of(model, recipe), mixtures)
     run_stage(run, 0, stage, None)
     curve = loss_curves(run.path, [stage.name])[stage.name]
     return meter.result([loss for _, loss in curve] if job.check else [])

@@ -167,7 +167,8 @@ def appearing(folder: Path) -> Iterator[Path]:
         An empty folder beside it, in which to write.
     """
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists():
+        shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -93,7 +93,9 @@ def watched(many: Many, work: str) -> dict[str, Any]:
 
 
 def test_a_list_imports_nothing_and_reads_each_file_once(many: Many) -> None:
-    found = watched(many, "from omnivit import registry\n[known.survey() for known in registries.ALL.values()]")
+    found = watched(
+        many, "from omnivit.contracts import registries\n[known.survey() for known in registries.ALL.values()]"
+    )
     assert found["imported"] == []
     often = {name: count for name, count in found["opened"].items() if count > 2}
     assert often == {}  # METADATA once for what it claims, once for who requires it
@@ -102,7 +104,7 @@ def test_a_list_imports_nothing_and_reads_each_file_once(many: Many) -> None:
 
 def test_a_recipe_that_uses_none_reads_their_claims_once_and_nothing_else(many: Many) -> None:
     work = (
-        "from omnivit import registry\n"
+        "from omnivit.contracts import registries\n"
         "for _ in range(5):\n"
         "    registries.readers.get('llava'), registries.encoders.names(), registries.adapters.knows('mlp@1')\n"
         "    registries.encoders.health('features'), registries.readers.provenance('messages')"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omnivit.testing.head import HeadContract
     from omnivit.testing.llm import LLMContract
     from omnivit.testing.reader import ReaderContract
-    from omnivit.testing.rule import Broken, Contract, NotApplicable, rule
+    from omnivit.testing.rules import Broken, Contract, NotApplicable, rule
 
 __all__ = [
     "AdapterContract", "Broken", "Contract", "EncoderContract", "HeadContract", "LLMContract", "NotApplicable",
@@ -34,6 +34,6 @@ def __getattr__(name: str) -> Any:
     """A name of `__all__`, imported when it is asked for: most contracts need torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "rule" if name in _RULES else name.removesuffix("Contract").lower()
+    home = "rules" if name in _RULES else name.removesuffix("Contract").lower()
     module = importlib.import_module(f"{__name__}.{home}")
     return getattr(module, name)

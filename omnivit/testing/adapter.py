@@ -34,7 +34,7 @@ from omnivit.testing.adapter_trial import (
 from omnivit.testing.generation import Prompted, check_steps
 from omnivit.testing.parts import CLOSE, check_gradients, check_pickles, fresh, save_and_load
 from omnivit.testing.plugin import example_of
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
 SAME = 1e-5

@@ -34,7 +34,7 @@ from omnivit.testing.adapter_trial import (
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import CLOSE, ROUGH, check_meta, check_pickles, check_same_weights, fresh
 from omnivit.testing.plugin import ConfiguredContract, example_of
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
 COUNT = (

@@ -33,7 +33,7 @@ from omnivit.model.tokens import read_tokenizer
 from omnivit.seeds import seeded
 from omnivit.testing.parts import fresh
 from omnivit.testing.plugin import config_of, example_of
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 
 SLOT, OTHER = "image", "video"
 USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))

@@ -20,7 +20,7 @@ from omnivit.testing.encoder_processor import check_item
 from omnivit.testing.encoder_weights import WeightRules
 from omnivit.testing.parts import fresh
 from omnivit.testing.plugin import example_of
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 
 
 class EncoderContract(WeightRules):

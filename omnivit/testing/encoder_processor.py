@@ -16,7 +16,7 @@ from omnivit.contracts.encoder import PrefacingProcessor, Processor
 from omnivit.contracts.sample import Media
 from omnivit.seeds import seed_all
 from omnivit.testing.plugin import ConfiguredContract
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, built, item_difference
 from omnivit.testing.variants import variants
 from omnivit.testing.worker import LARGEST, Unpicklable, pickled, work

@@ -16,7 +16,7 @@ from omnivit.contracts.encoder import Encoder, GridProcessor, Processor
 from omnivit.contracts.features import Features
 from omnivit.model.splice import splice
 from omnivit.testing.encoder_processor import ProcessorRules
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, batch_of, batches, difference, encoded, real_rows, stacked
 
 NEAR = 1e-5

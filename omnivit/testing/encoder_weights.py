@@ -16,7 +16,7 @@ from omnivit.testing.encoder_processor import steady_items
 from omnivit.testing.encoder_rows import RowRules
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import SEED, Trial, built, difference, encoded, item_difference, stacked
 
 

@@ -24,7 +24,7 @@ from omnivit.model.causal import CausalLM
 from omnivit.model.splice import splice
 from omnivit.seeds import seeded
 from omnivit.testing.parts import CLOSE
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 from omnivit.testing.trial import difference
 
 GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

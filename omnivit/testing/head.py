@@ -37,7 +37,7 @@ from omnivit.testing.parts import (
     save_and_load,
 )
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference, item_difference
 
 COUNT = 3

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 
 MAKERS = frozenset(
     {torch.arange, torch.as_tensor, torch.asarray, torch.empty, torch.eye, torch.full, torch.hann_window}

@@ -28,7 +28,7 @@ from omnivit.testing.homeless import Homes
 from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
 from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
 

@@ -18,7 +18,7 @@ from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.seeds import seeded
 from omnivit.testing.parts import CLOSE, fresh
 from omnivit.testing.plugin import config_of, example_of
-from omnivit.testing.rule import Broken, NotApplicable
+from omnivit.testing.rules import Broken, NotApplicable
 from omnivit.testing.trial import difference
 
 TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")

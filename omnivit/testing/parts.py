@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 from omnivit.testing.trial import difference
 from omnivit.testing.worker import call
 

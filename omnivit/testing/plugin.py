@@ -13,7 +13,7 @@ from omnivit.contracts.card import Plugin
 from omnivit.contracts.options import describe_config, merge_options
 from omnivit.errors import OmniVitError, PluginError
 from omnivit.registry.contract import CONTRACT, judge, warn
-from omnivit.testing.rule import Broken, Contract, NotApplicable, rule
+from omnivit.testing.rules import Broken, Contract, NotApplicable, rule
 
 PLACE = "example.config"
 """Where the options of an example stand, for errors."""

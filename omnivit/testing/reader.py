@@ -26,7 +26,7 @@ from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.plugin import PluginContract, example_of
 from omnivit.testing.reader_files import changed, damaged, plain, read_elsewhere, unreadable
-from omnivit.testing.rule import Broken, NotApplicable, rule
+from omnivit.testing.rules import Broken, NotApplicable, rule
 
 ROLES = get_args(Role)
 LEAST, MOST = 0.5, 20

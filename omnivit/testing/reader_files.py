@@ -13,7 +13,7 @@ from typing import Any
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Part, Sample, Target, Text
 from omnivit.files import CACHE_VARIABLE
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 from omnivit.testing.worker import LARGEST, call
 
 

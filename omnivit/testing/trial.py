@@ -22,7 +22,7 @@ from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.seeds import seeded
 from omnivit.testing.plugin import config_of, example_of
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 
 Item = Mapping[str, Tensor]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from omnivit.contracts.encoder import Processor
 from omnivit.contracts.sample import Media
 from omnivit.processes import end_with_parent_process
-from omnivit.testing.rule import Broken, NotApplicable
+from omnivit.testing.rules import Broken, NotApplicable
 
 LARGEST = 1 << 20
 """Bytes of what is sent to each loader worker: a pickled processor or reader."""

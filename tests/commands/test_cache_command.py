@@ -10,7 +10,7 @@ import pytest
 from omnivit import cli
 from omnivit.data.digest import whole
 from omnivit.data.readers import MessagesReader
-from omnivit.files import CACHE_VARIABLE, KINDS
+from omnivit.files import CACHE_VARIABLE, CACHED
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_it_lists_kinds_and_sizes(cache: Path, capsys: pytest.CaptureFixture[str
     assert out.startswith(f"{cache}: ") and "index" in out and "1 files" in out and "omnivit cache --clear" in out
     assert cli.main(["cache", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kinds"].keys() == KINDS.keys() and found["kinds"]["digests"] == {"files": 1, "bytes": 64}
+    assert found["kinds"].keys() == CACHED.keys() and found["kinds"]["digests"] == {"files": 1, "bytes": 64}
     assert found["kinds"]["index"]["bytes"] > 0 and found["cleared"] is False
 
 

@@ -242,7 +242,7 @@ def test_a_record_is_one_that_is_read(text: str) -> None:
 def test_pages_with_yaml_have_a_test() -> None:
     pages = {page for page, _ in of_language("yaml")}
     assert {"README.md", "recipes.md", *OWN_TESTS} <= pages
-    assert all((ROOT / "tests" / name).is_file() for name in OWN_TESTS.values())
+    assert all((ROOT / "tests/docs" / name).is_file() for name in OWN_TESTS.values())
 
 
 def test_no_block_is_of_another_kind() -> None:

@@ -14,7 +14,7 @@ from scratch_support import Scratch
 
 from omnivit.commands.plugins.check import CONTRACTS, contract_of
 from omnivit.testing.plugin import ConfiguredContract, PluginContract
-from omnivit.testing.rule import Contract, Rule
+from omnivit.testing.rules import Contract, Rule
 
 FOLDER = Path(__file__).parents[2] / "docs/plugins"
 RULE = re.compile(r"\*\*`(\w+)`\*\*: (.*) \*Why:\* (.*)")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from omnivit.errors import PluginError, RecipeError
-from omnivit.files import cache_dir
+from omnivit.files import PARTIAL, cache_dir
 from omnivit.model import hub, weights
 from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.tokens import byte_tokenizer
@@ -243,7 +243,7 @@ def test_broken_off_conversion_leaves_nothing(fake_gguf: Path, monkeypatch: pyte
 
 def test_rest_of_a_killed_conversion_is_swept_up(fake_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = converted_gguf(fake_gguf)
-    (target.parent / f".{target.name}.killed").mkdir(parents=True)
+    (target.parent / f"{PARTIAL}{target.name}").mkdir(parents=True)
     monkeypatch.setattr(weights, "_save_as_hf", lambda _, folder: (folder / "config.json").touch())
     assert convert_gguf(fake_gguf) == target
     assert sorted(path.name for path in target.parent.iterdir()) == [target.name, f"{target.name}.lock"]

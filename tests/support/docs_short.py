@@ -10,7 +10,7 @@ from pathlib import Path
 
 from warm_support import run, runs_here
 
-TESTS = "tests/test_options.py"
+TESTS = "tests/contracts/test_options.py"
 """What is left of `python -m pytest`: it would run the test that runs it."""
 QUICK = ("--quick", "--stage", "1", "--precision", "float32", "--workers", "0")
 """Of the speed benchmark: every contender, at a tiny size, in one of the four settings."""

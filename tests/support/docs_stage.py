@@ -36,7 +36,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "bin"
         self.bin.mkdir(parents=True)
-        self._command("python", f'exec {self.bin}/warm {ROOT}/tests/docs_short.py "$@"')
+        self._command("python", f'exec {self.bin}/warm {ROOT}/tests/support/docs_short.py "$@"')
         self._command("omnivit", f'exec {self.bin}/python -m omnivit "$@"')
         self._command("torchrun", f'exec {self.bin}/python -m torch.distributed.run "$@"')
         self._command("pip", PIP_COMMAND.format(python=sys.executable, folder=folder))

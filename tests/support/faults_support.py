@@ -6,7 +6,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from omnivit.testing.rule import Contract, Outcome, outcomes
+from omnivit.testing.rules import Contract, Outcome, outcomes
 
 Expected = tuple[tuple[str, ...], str]
 """The rules that find a plugin's fault, the one that is meant for it first, and what that shows."""

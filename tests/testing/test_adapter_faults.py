@@ -18,7 +18,7 @@ from omnivit.model import patching
 from omnivit.model.arguments import step_of
 from omnivit.testing.adapter import AdapterContract
 from omnivit.testing.plugin import ConfiguredContract
-from omnivit.testing.rule import outcome
+from omnivit.testing.rules import outcome
 
 GOOD = (Pairs, Asked, Gated, SaysThatItEnters)
 FAULTS: dict[type[Adapter], tuple[str, str]] = {

@@ -8,7 +8,7 @@ from faulty_encoders import FAULTS, CountsOneLess, LeavesRoot
 from pcm_encoder import Pcm
 
 from omnivit.testing.encoder import EncoderContract
-from omnivit.testing.rule import Outcome, outcomes
+from omnivit.testing.rules import Outcome, outcomes
 
 
 def told(plugin: type[Pcm]) -> dict[str, Outcome]:

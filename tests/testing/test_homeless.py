@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.testing.homeless import Homes
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 
 X = torch.ones(3, 4)
 INDEX = torch.tensor([0, 2])

@@ -11,7 +11,7 @@ from omnivit.contracts.adapter import Adapter
 from omnivit.contracts.examples import AdapterExample
 from omnivit.contracts.features import Layout
 from omnivit.testing.adapter import AdapterContract
-from omnivit.testing.rule import outcomes
+from omnivit.testing.rules import outcomes
 
 OURS = [name for name, entry in registries.adapters.names().items() if entry.value.startswith("omnivit_adapters.")]
 QFORMER = {"queries": 3, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}

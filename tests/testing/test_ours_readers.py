@@ -6,7 +6,7 @@ import pytest
 
 from omnivit.contracts import registries
 from omnivit.testing.reader import ReaderContract
-from omnivit.testing.rule import outcomes
+from omnivit.testing.rules import outcomes
 
 OURS = [name for name, entry in registries.readers.names().items() if entry.value.startswith("omnivit.")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnivit.testing import rule as module
-from omnivit.testing.rule import Broken, Contract, NotApplicable, Rule, outcome, outcomes, rule
+from omnivit.testing.rules import Broken, Contract, NotApplicable, Rule, outcome, outcomes, rule
 
 
 class Base(Contract):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pcm_encoder import Pcm, PcmConfig
 
-from omnivit.testing.rule import Broken
+from omnivit.testing.rules import Broken
 from omnivit.testing.trial import Trial, batches, difference, item_difference
 from omnivit.testing.variants import variants
 

@@ -19,7 +19,7 @@ from omnivit import cli
 from omnivit.recipe import Recipe, load
 from omnivit.run import folder
 from omnivit.run.runner import train
-from omnivit.train import checkpoint, stages
+from omnivit.train import checkpoint, trainer
 from omnivit.train.finite import NotFiniteError, gradients_are_finite
 
 ONE_STAGE = ("stages=[{name: align, data: [{path: train.jsonl}], train: {'adapters.*': 1e-2}, batch_size: 1}]",)
@@ -148,7 +148,7 @@ def test_16_mixed_resumes_with_its_scale_and_lowers_it_by_steps_that_do_not_coun
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
         return Trainer(**settings, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
 
-    monkeypatch.setattr(stages, "Trainer", scaling)
+    monkeypatch.setattr(trainer, "Trainer", scaling)
     full = "stages=[{name: align, data: [{path: train.jsonl}], train: {'*': 1e-2}, batch_size: 1}]"
     recipe = load_recipe(full, "checkpoint_every=1", "nan_budget=0")
     _, whole = train(recipe, tmp_path / "whole")

@@ -19,9 +19,9 @@ from process_support import left_of, started
 from omnivit import cli
 from omnivit.errors import Interrupted
 from omnivit.recipe import load
-from omnivit.run import folder
+from omnivit.run import folder, runner
 from omnivit.run.runner import train
-from omnivit.train import checkpoint, stages
+from omnivit.train import checkpoint
 from omnivit.train.module import StageModule
 from omnivit.train.signals import signals
 
@@ -95,7 +95,7 @@ def test_a_signal_ends_the_run_after_the_running_step_and_the_resumed_run_has_th
     remedy = f"Continue: omnivit train --resume {tmp_path / 'b'}\n"
 
     # while the model is loaded: at once
-    found = interrupt(signal.SIGTERM, stages, "load_model")
+    found = interrupt(signal.SIGTERM, runner, "load_model")
     assert found == (143, f"stopped by SIGTERM before the first step. {remedy}")
     assert steps(tmp_path / "b") == []
     # ctrl-C in the second step

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from omnivit.commands.plugins.find import find
 from omnivit.console import BOLD, GREEN, RED, paint, reserved, wants_colour
-from omnivit.testing.rule import Contract, Outcome, outcomes
+from omnivit.testing.rules import Contract, Outcome, outcomes
 
 CONTRACTS: Mapping[str, str] = MappingProxyType(
     {
