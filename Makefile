@@ -18,7 +18,7 @@ DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
 PICTURE := samples/pictures/emoji/laptop.webp
 QUESTION := Which category is it?
 
-.PHONY: demo plan test lint types assets setup setup-dev models libraries clean
+.PHONY: demo plan test lint types assets setup setup-dev models debian libraries clean
 
 # A demo that was interrupted is continued, not begun again.
 demo: plan setup
@@ -50,6 +50,9 @@ assets: setup
 
 models:
 	@echo $(MODELS)
+
+debian:
+	@echo $(DEBIAN)
 
 libraries:
 	@$(BIN)/python -c "import open3d" 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \

@@ -43,7 +43,7 @@ def test_where_pip_fails_the_end_of_its_log_is_shown(tmp_path: Path) -> None:
     assert "This failed" in said and str(tmp_path / "venv" / "install.log") in said
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/versions"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/versions", ".ci/wheel"])
 def test_scripts_of_ci_can_be_read_by_bash(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
     assert (ROOT / script).stat().st_mode & 0o111
