@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
 
-from omnivit.media.images import look
+from omnivit.media.images import facts_of
 from omnivit.model.activations import NAMES, beside
 from omnivit.model.pretrained import REMOTE_CODE
 from omnivit.model.unused import remove, sketching, unused
@@ -137,7 +137,7 @@ class ClipEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Size and format of a picture. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

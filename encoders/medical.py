@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.media.volume.dicom import READABLE
-from omnivit.media.volume.read import has_header, look, read_header
+from omnivit.media.volume.read import has_header, facts_of, read_header
 from omnivit.media.volume.slices import OTHERS, View, Window
 from omnivit.model.images import INSIDE_EXAMPLES
 from omnivit.plugin import (
@@ -206,7 +206,7 @@ class MedicalEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Of DICOM and NIfTI files; pictures are for the image encoders. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
 
 class LearnedPlaces(nn.Module):

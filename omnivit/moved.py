@@ -112,7 +112,7 @@ NAMES = MappingProxyType(
     }
 )
 """(module that stays, name that has left it) -> the module that the name is in now."""
-RENAMED = MappingProxyType({"Surgery": "Patching"})
+RENAMED = MappingProxyType({"Surgery": "Patching", "look": "facts_of"})
 """Old name -> new name, of what an old module exported."""
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from omnivit.media import tiling
-from omnivit.media.pages import LONGEST, MAX_PAGES, look
+from omnivit.media.pages import LONGEST, MAX_PAGES, facts_of
 from omnivit.model.images import INSIDE_EXAMPLES
 from omnivit.plugin import (
     Card,
@@ -254,7 +254,7 @@ class DocumentEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Number of pages and their size. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

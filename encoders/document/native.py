@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor
 
-from omnivit.media.pages import LONGEST, MAX_PAGES, look
+from omnivit.media.pages import LONGEST, MAX_PAGES, facts_of
 from omnivit.model.arguments import accepted
 from omnivit.model.pretrained import REMOTE_CODE
 from omnivit.plugin import (
@@ -235,7 +235,7 @@ class DocumentNativeEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Number of pages and their size. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

@@ -321,9 +321,9 @@ def _motion(numbers: str) -> MediaFacts:
 def _first_that_reads(media: Media) -> MediaFacts:
     """As a picture, a sound or a clip: whichever takes the file; of a clip with sound, the clip."""
     refusals = []
-    for slot, look in (("image", images.look), ("video", video.inspect), ("audio", audio.look)):
+    for slot, facts_of in (("image", images.facts_of), ("video", video.inspect), ("audio", audio.facts_of)):
         try:
-            return replace(look(media), slot=slot)
+            return replace(facts_of(media), slot=slot)
         except MediaError as error:
             refusals.append(str(error))
     raise MediaError(f"{media}: is no picture, clip or sound that can be read. The last reader says: {refusals[-1]}")

@@ -67,7 +67,7 @@ def sound(media: Media, clips: int) -> Tensor:
     Raises:
         MediaError: it cannot be read, or is shorter than one window (25 ms).
     """
-    seconds = audio.look(media).seconds
+    seconds = audio.facts_of(media).seconds
     if seconds is not None and seconds > LONG:
         starts = clip_starts(seconds, clips)
         return torch.stack([_mel(piece - piece.mean()) for piece in (_piece(media, start) for start in starts)])
@@ -125,7 +125,7 @@ def clip(media: Media, clips: int, crops: int) -> Tensor:
     Raises:
         MediaError: it cannot be read.
     """
-    facts = video.look(media)
+    facts = video.facts_of(media)
     seconds, total = facts.seconds or 0.0, facts.shape["frames"]
     rate = total / seconds if seconds else float(total)
     wanted: list[int] = []

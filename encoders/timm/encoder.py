@@ -207,7 +207,7 @@ class TimmEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Size and format of a picture. Raises MediaError."""
-        return images.look(media)
+        return images.facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

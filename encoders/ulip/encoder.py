@@ -21,7 +21,7 @@ from omnivit_encoders.ulip.point_bert import PointBert
 from omnivit_encoders.ulip.weights import read_point_bert
 from torch import Tensor
 
-from omnivit.media.points.read import SEED, look
+from omnivit.media.points.read import SEED, facts_of
 from omnivit.media.points.sampling import farthest
 from omnivit.plugin import (
     Card,
@@ -237,7 +237,7 @@ class UlipEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Points or triangles of a file, its format, size and whether it has colours. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`points` [M, N, C] and `centres` [M, G] -> Features [M, S, D], the class token first; no grid."""

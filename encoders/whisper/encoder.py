@@ -24,7 +24,7 @@ from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers import WhisperConfig as HFConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEncoder
 
-from omnivit.media.audio import look
+from omnivit.media.audio import facts_of
 from omnivit.model.pretrained import REMOTE_CODE
 from omnivit.plugin import (
     Card,
@@ -182,7 +182,7 @@ class WhisperEncoder(Encoder):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         """Channels, samples, length and codec of a sound. Raises MediaError."""
-        return look(media)
+        return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
@@ -286,5 +286,5 @@ def _fill(tower: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _length(media: Media) -> str:
-    seconds = look(media).seconds
+    seconds = facts_of(media).seconds
     return "longer" if seconds is None else f"{seconds:.1f} seconds"

@@ -11,7 +11,7 @@ class MediaFacts:
     """A medium in words and numbers, found without a model."""
 
     kind: str
-    """What it is: `picture`, `clip`, `sound`, `points`, `volume`, `pages`, ..."""
+    """What it is: `image`, `video`, `audio`, `points`, `volume`, `pages`, ..."""
     shape: Mapping[str, int]
     """Its sizes by name, such as {"frames": 250, "height": 360, "width": 640}."""
     seconds: float | None = None

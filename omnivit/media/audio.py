@@ -74,7 +74,7 @@ def read_audio(media: Media, rate: int, seconds: float | None = None, start: flo
     return samples if seconds is None else samples[: round(seconds * rate)]
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a sound file's header says: channels, samples, length, codec. Nothing is decoded.
 
     Raises:
@@ -84,7 +84,7 @@ def look(media: Media) -> MediaFacts:
     if isinstance(media.source, tuple):
         array, rate = _checked_tuple(media.source, str(media))
         shape = {"channels": len(array), "samples": array.shape[1]}
-        return MediaFacts("sound", shape, array.shape[1] / rate, {"rate": f"{rate} Hz", "samples": str(array.dtype)})
+        return MediaFacts("audio", shape, array.shape[1] / rate, {"rate": f"{rate} Hz", "samples": str(array.dtype)})
     with _opened(media) as source:
         return isolated(facts, source, name=source.name, size=source.size)
 

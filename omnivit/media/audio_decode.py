@@ -185,7 +185,7 @@ def _facts_sndfile(file: Any, name: str) -> MediaFacts:
         raise MediaError(f"{name}: holds no sound (0 samples). Fetch it again, or take the sample out.")
     details = {"format": file.format, "samples": file.subtype, "rate": f"{file.samplerate} Hz", "decoder": "libsndfile"}
     shape = {"channels": int(file.channels), "samples": int(file.frames)}
-    return MediaFacts("sound", shape, file.frames / file.samplerate, details)
+    return MediaFacts("audio", shape, file.frames / file.samplerate, details)
 
 
 def _opened_av(source: Source) -> Any:
@@ -259,7 +259,7 @@ def _facts_av(source: Source) -> MediaFacts:
         if seconds is not None:
             shape["samples"] = round(seconds * track.rate)
         details = {"format": container.format.name, "codec": track.codec_context.name, "rate": f"{track.rate} Hz"}
-        return MediaFacts("sound", shape, seconds, details | {"decoder": "FFmpeg (PyAV)"})
+        return MediaFacts("audio", shape, seconds, details | {"decoder": "FFmpeg (PyAV)"})
 
 
 def check_rate(rate: int, name: str) -> None:

@@ -115,7 +115,7 @@ def facts(image: Image.Image, name: str) -> MediaFacts:
     if getattr(image, "n_frames", 1) > 1:
         details["frames"] = f"{image.n_frames}, of which the first is seen"  # type: ignore[attr-defined]
     upright = upright_rgb(image, name)
-    return MediaFacts("picture", {"height": upright.height, "width": upright.width}, details=details)
+    return MediaFacts("image", {"height": upright.height, "width": upright.width}, details=details)
 
 
 def upright_rgb(image: Image.Image, name: str) -> Image.Image:

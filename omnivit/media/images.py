@@ -27,7 +27,7 @@ from omnivit.media.locate import opened
 from omnivit.media.source import reading
 
 __all__ = [
-    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "look", "open_image", "open_plane", "random_view",
+    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "facts_of", "open_image", "open_plane", "random_view",
     "to_tensor",
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def open_plane(media: Media) -> NDArray[Any]:
     return _read(media, image_decode.upright_plane)
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a picture is: height and width (upright), format and mode. It is decoded, so that damage shows.
 
     Raises:

@@ -69,7 +69,7 @@ def read_pages(media: Media, pages: int = 1, longest: int = LONGEST) -> list[Ima
         return _frames(document, pages)
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a medium holds: its number of pages, and the size of the first one (in points, 1/72 inch, for a PDF).
 
     Raises:
@@ -79,7 +79,7 @@ def look(media: Media) -> MediaFacts:
     if not _is_file(media):
         count = len(media.source) if isinstance(media.source, (list, tuple)) else 1
         size = _pictures_in_memory(media, 1)[0].size
-        return _facts(count, size, {"format": "pictures" if count > 1 else "picture"})
+        return _facts(count, size, {"format": "images" if count > 1 else "image"})
     with _opened(media) as document:
         if document.is_pdf:
             count, version, first = document.isolated(_look_at_pdf)
@@ -247,7 +247,7 @@ def _look_at_frames(document: _Document) -> tuple[tuple[int, int], int, dict[str
     with _tiff(document) as frames:
         if frames is not None:
             return _frame(document, frames, 0).size, _count(document, frames), {"format": "TIFF"}
-    return _picture(document).size, 1, {"format": "picture"}
+    return _picture(document).size, 1, {"format": "image"}
 
 
 def _picture(document: _Document) -> Image.Image:

@@ -73,7 +73,7 @@ def _facts(plugin: type[Encoder], bad: Bad) -> MediaFacts | None:
     except Exception as error:
         raise _wrong_exception(error, bad) from error
     if not isinstance(facts, MediaFacts) or not facts.kind:
-        raise Broken(f"for {bad.what} it returns {facts!r}.", "Return `MediaFacts('picture', {'height': 3, ...})`.")
+        raise Broken(f"for {bad.what} it returns {facts!r}.", "Return `MediaFacts('image', {'height': 3, ...})`.")
     odd = [name for name, size in facts.shape.items() if type(size) is not int or size < 0]
     if odd:
         raise Broken(f"for {bad.what} it says that `{odd[0]}` is {facts.shape[odd[0]]!r}.", "Give sizes as int.")

@@ -54,7 +54,7 @@ def test_encoders_that_agree_are_one_line(media: Callable[..., Outcome], picture
     assert status == 0
     [line] = [line for line in out.splitlines() if line.startswith("  image: ")]
     facts, _, encoders = line.partition(" (encoders: ")
-    assert facts == "  image: picture, height 36, width 40, format PNG, mode RGB"
+    assert facts == "  image: image, height 36, width 40, format PNG, mode RGB"
     assert {"clip", "imagebind", "timm"} <= set(encoders.rstrip(")").split(", "))
 
 
@@ -63,7 +63,7 @@ def test_json(media: Callable[..., Outcome], tmp_path: Path) -> None:
     status, out, _ = media(tmp_path / "a.wav", "--json")
     found = readings(out)["audio"]
     assert status == 0
-    assert (found["kind"], found["shape"], found["seconds"]) == ("sound", {"channels": 1, "samples": 12000}, 1.5)
+    assert (found["kind"], found["shape"], found["seconds"]) == ("audio", {"channels": 1, "samples": 12000}, 1.5)
     assert {"imagebind", "whisper"} <= set(found["encoders"])
     [file] = json.loads(out)["files"]
     assert file["usable"] is True and "no file of arrays" in file["refusals"]["features"]

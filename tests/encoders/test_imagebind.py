@@ -252,7 +252,7 @@ def test_inspect(tmp_path: Path) -> None:
         name: ImageBindEncoder.inspect(Media("", str(tmp_path / name))).kind
         for name in ("a.png", "map.npy", "motion.npy")
     }
-    assert kinds == {"a.png": "picture", "map.npy": "map", "motion.npy": "motion"}
+    assert kinds == {"a.png": "image", "map.npy": "map", "motion.npy": "motion"}
     for name in ("cube.npy", "nothing.bin"):
         with pytest.raises(MediaError, match=name):
             ImageBindEncoder.inspect(Media("", str(tmp_path / name)))

@@ -18,7 +18,7 @@ from sounds import RATE, tone, write, write_av
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError
 from omnivit.media import audio_decode
-from omnivit.media.audio import look, read_audio
+from omnivit.media.audio import facts_of, read_audio
 from omnivit.media.locate import opened
 
 
@@ -57,8 +57,8 @@ def test_containers_that_libsndfile_does_not_know(
     assert len(found) == pytest.approx(RATE, abs=1600)
     expected = np.abs(np.fft.rfft(found)).argmax() * RATE / len(found)
     assert expected == pytest.approx(440, abs=2)
-    facts = look(Media("audio", str(path)))
-    assert facts.kind == "sound" and facts.shape["channels"] == 1 and facts.details["decoder"] == "FFmpeg (PyAV)"
+    facts = facts_of(Media("audio", str(path)))
+    assert facts.kind == "audio" and facts.shape["channels"] == 1 and facts.details["decoder"] == "FFmpeg (PyAV)"
     assert facts.seconds == pytest.approx(1.0, abs=0.2)  # codecs count their padding
 
 
@@ -121,7 +121,7 @@ def test_part_of_a_sound_in_memory() -> None:
     assert read((np.arange(8000) / 8000, 8000), 8000, seconds=0.001, start=0.5).tolist() == [
         pytest.approx((4000 + i) / 8000) for i in range(8)
     ]
-    facts = look(Media("audio", (tone(2.0), RATE)))
+    facts = facts_of(Media("audio", (tone(2.0), RATE)))
     assert (facts.seconds, facts.shape) == (2.0, {"channels": 1, "samples": 2 * RATE})
 
 
@@ -149,12 +149,12 @@ def test_bad_sounds_in_memory(source: object, message: str) -> None:
 
 def test_facts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.flac", np.stack([tone(2.0, 44_100)] * 2, 1), 44_100, "PCM_24")
-    facts = look(Media("audio", "a.flac", str(tmp_path)))
-    assert (facts.kind, facts.seconds, facts.shape) == ("sound", 2.0, {"channels": 2, "samples": 88_200})
+    facts = facts_of(Media("audio", "a.flac", str(tmp_path)))
+    assert (facts.kind, facts.seconds, facts.shape) == ("audio", 2.0, {"channels": 2, "samples": 88_200})
     assert facts.details == {"format": "FLAC", "samples": "PCM_24", "rate": "44100 Hz", "decoder": "libsndfile"}
     path.write_text("not a sound")
     with pytest.raises(MediaError, match=r"a\.flac: is no sound that can be decoded \(libsndfile: "):
-        look(Media("audio", "a.flac", str(tmp_path)))
+        facts_of(Media("audio", "a.flac", str(tmp_path)))
 
 
 def test_bad_arguments() -> None:

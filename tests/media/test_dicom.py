@@ -20,7 +20,7 @@ from omnivit.data.records import typed_messages
 from omnivit.errors import DataError, MediaError
 from omnivit.media.locate import opened
 from omnivit.media.volume import dicom
-from omnivit.media.volume.read import look, read_header, read_volume
+from omnivit.media.volume.read import facts_of, read_header, read_volume
 from omnivit.media.volume.slices import View
 
 RAMP = (np.arange(64, dtype=np.int16) * 30).reshape(8, 8)
@@ -308,7 +308,7 @@ def test_burned_in_annotation_is_refused_unless_allowed(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"x.dcm: has annotations burned into the picture .*allow_burned_in: true"):
         read(path)
     assert read(path, allow_burned_in=True).pixels[0].shape == (8, 8)
-    assert look(Media("volume", str(path))).details["burned-in annotation"].startswith("yes")
+    assert facts_of(Media("volume", str(path))).details["burned-in annotation"].startswith("yes")
 
 
 @pytest.mark.parametrize(
@@ -337,11 +337,11 @@ def test_the_patient_appears_nowhere(
         "cut": whole[:-40],
     }
     caplog.clear()  # pydicom quotes values already while these are written
-    seen = [repr(found(Media("volume", str(good)))) for found in (look, lambda media: read_volume(media, View()))]
+    seen = [repr(found(Media("volume", str(good)))) for found in (facts_of, lambda media: read_volume(media, View()))]
     for name, content in damaged.items():
         path = tmp_path / f"{name}.dcm"
         path.write_bytes(content)
-        for function in (look, lambda media: read_volume(media, View())):
+        for function in (facts_of, lambda media: read_volume(media, View())):
             try:
                 seen.append(repr(function(Media("volume", str(path)))))
             except MediaError as error:
@@ -353,12 +353,12 @@ def test_the_patient_appears_nowhere(
 
 def test_look(tmp_path: Path) -> None:
     series(tmp_path / "s", 3)
-    facts = look(Media("volume", str(tmp_path / "s")))
+    facts = facts_of(Media("volume", str(tmp_path / "s")))
     assert (facts.kind, dict(facts.shape)) == ("volume", {"slices": 3, "height": 8, "width": 8})
     assert facts.details["modality"] == "CT"
     assert facts.details["compression"] == "Explicit VR Little Endian"
     with pytest.raises(MediaError, match="is neither DICOM nor NIfTI"):
-        look(Media("volume", b"\x89PNG\r\n" + b"0" * 300))
+        facts_of(Media("volume", b"\x89PNG\r\n" + b"0" * 300))
 
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "waveform_ecg.dcm", "rtstruct.dcm"])

@@ -28,16 +28,16 @@ Use = Callable[[Media], Any]
 
 PICTURE: tuple[Use, ...] = (
     images.open_image,
-    images.look,
+    images.facts_of,
     images.open_plane,
     pages.read_pages,
-    pages.look,
+    pages.facts_of,
     lambda media: volumes.read_volume(media, View()),
 )
-CLIP: tuple[Use, ...] = (lambda media: video.read_frames(media, video.Sampling(frames=3)), video.look)
-SOUND: tuple[Use, ...] = (lambda media: audio.read_audio(media, 16_000), audio.look)
-CLOUD: tuple[Use, ...] = (lambda media: points.read_points(media, 20), points.look)
-VOLUME: tuple[Use, ...] = (lambda media: volumes.read_volume(media, View(slices=2)), volumes.look)
+CLIP: tuple[Use, ...] = (lambda media: video.read_frames(media, video.Sampling(frames=3)), video.facts_of)
+SOUND: tuple[Use, ...] = (lambda media: audio.read_audio(media, 16_000), audio.facts_of)
+CLOUD: tuple[Use, ...] = (lambda media: points.read_points(media, 20), points.facts_of)
+VOLUME: tuple[Use, ...] = (lambda media: volumes.read_volume(media, View(slices=2)), volumes.facts_of)
 ARRAY: tuple[Use, ...] = (arrays.read_array, arrays.list_arrays, arrays.holds_array)
 
 

@@ -16,7 +16,7 @@ from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, RecipeError
 from omnivit.media.locate import opened
 from omnivit.media.volume import nifti as module
-from omnivit.media.volume.read import look, read_volume
+from omnivit.media.volume.read import facts_of, read_volume
 from omnivit.media.volume.slices import View, choose, linear
 
 GREY = {"*": (127.5, 255.0)}
@@ -141,7 +141,7 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
 
 def test_look(tmp_path: Path) -> None:
     path = nifti(tmp_path / "x.nii.gz", np.stack([CUBE, CUBE], axis=3), np.diag([2.0, 2.0, 3.0, 1.0]))
-    facts = look(Media("volume", str(path)))
+    facts = facts_of(Media("volume", str(path)))
     assert dict(facts.shape) == {"x": 4, "y": 5, "z": 6, "times": 2}
     assert facts.details["voxel"] == "2 x 2 x 3 mm"
 

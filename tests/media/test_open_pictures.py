@@ -17,7 +17,7 @@ from omnivit.media import image_decode, isolate
 from omnivit.media.images import open_image, open_plane
 from omnivit.media.pages import read_pages
 from omnivit.media.source import Source
-from omnivit.media.video.read import Sampling, look, read_frames
+from omnivit.media.video.read import Sampling, facts_of, read_frames
 from omnivit.media.volume.read import read_volume
 from omnivit.media.volume.slices import View
 
@@ -54,7 +54,7 @@ def test_pictures_are_upright_in_every_slot(tmp_path: Path, suffix: str) -> None
         for slot, pixels in seen(media).items():
             assert pixels.shape == UPRIGHT.shape, (slot, tag)
             assert np.abs(pixels.astype(int) - UPRIGHT).mean() < 6, (slot, tag)
-        facts = look(media).shape
+        facts = facts_of(media).shape
         assert (facts["height"], facts["width"]) == (32, 48)
 
 

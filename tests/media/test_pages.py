@@ -14,7 +14,7 @@ from PIL import Image
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media.pages import MAX_PAGES, look, read_pages
+from omnivit.media.pages import MAX_PAGES, facts_of, read_pages
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 
@@ -134,20 +134,20 @@ def test_a_password_for_changes_alone_opens() -> None:
 
 
 def test_look_says_what_a_file_holds(root: Path) -> None:
-    facts = look(media(root, "five.pdf"))
+    facts = facts_of(media(root, "five.pdf"))
     assert (facts.kind, dict(facts.shape)) == ("pages", {"pages": 5, "height": 300, "width": 200})
     assert facts.details["format"] == "PDF 1.4"
-    assert dict(look(media(root, "scan.tiff#page=2")).shape) == {"pages": 3, "height": 60, "width": 40}
-    assert dict(look(media(root, "page.png")).shape) == {"pages": 1, "height": 20, "width": 30}
+    assert dict(facts_of(media(root, "scan.tiff#page=2")).shape) == {"pages": 3, "height": 60, "width": 40}
+    assert dict(facts_of(media(root, "page.png")).shape) == {"pages": 1, "height": 20, "width": 30}
     with pytest.raises(MediaError, match="has no page 7"):
-        look(media(root, "five.pdf#page=7"))
+        facts_of(media(root, "five.pdf#page=7"))
 
 
 def test_hostile_files_are_told_as_well_by_look(tmp_path: Path) -> None:
     for name, fate in files(tmp_path).items():
         if name in ("password.pdf", "no pages.pdf", "noise.pdf", "html.pdf", "huge.tiff"):
             with pytest.raises(MediaError, match=fate):
-                look(media(tmp_path, name))
+                facts_of(media(tmp_path, name))
 
 
 def test_the_helper_process_need_not_import_torch() -> None:

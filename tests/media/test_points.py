@@ -21,7 +21,7 @@ from omnivit.contracts.encoder import Processor
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media.points import formats as points_kinds
-from omnivit.media.points.read import Cloud, look, read_points
+from omnivit.media.points.read import Cloud, facts_of, read_points
 from omnivit.media.points.sampling import farthest, on_surface
 
 Array = np.ndarray[Any, Any]
@@ -227,7 +227,7 @@ def test_points_that_are_not_finite_are_left_out_and_said(caplog: pytest.LogCapt
         cloud = read(tmp_path / "a.npy")
     np.testing.assert_allclose(absolute(cloud), XYZ, atol=1e-6)
     assert "a.npy: 3 of its points are not finite, and were left out" in caplog.text
-    assert look(Media("points", str(tmp_path / "a.npy"))).details["not finite"] == "3 points, left out"
+    assert facts_of(Media("points", str(tmp_path / "a.npy"))).details["not finite"] == "3 points, left out"
     mesh = write(tmp_path / "b.obj", "v 0 0 0\nv 1 0 0\nv 1 1 0\nv nan 0 0\nf 1 2 3\nf 1 2 4\n")
     assert np.isfinite(read(mesh, 100).xyz).all()
 
@@ -249,7 +249,7 @@ def test_look_says_what_a_file_holds(name: str, tmp_path: Path) -> None:
     else:
         write(tmp_path / name, "v 0 0 0\nv 3 0 0\nv 3 1 0\nf 1 2 3\n")
         expected = ("mesh", {"vertices": 3, "triangles": 1}, {"format": "obj", "colours": "no", "size": "3 x 1 x 0"})
-    facts = look(Media("points", str(tmp_path / name)))
+    facts = facts_of(Media("points", str(tmp_path / name)))
     assert (facts.kind, facts.shape, facts.details) == expected and facts.seconds is None
 
 

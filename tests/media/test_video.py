@@ -23,7 +23,7 @@ from omnivit.media.locate import opened
 from omnivit.media.video import read as video
 from omnivit.media.video import stream as video_stream
 from omnivit.media.video.decode import Decoded, decode, fitted
-from omnivit.media.video.read import Clip, Sampling, frames_at, look, read_frames
+from omnivit.media.video.read import Clip, Sampling, frames_at, facts_of, read_frames
 
 
 def decoded(
@@ -132,7 +132,7 @@ def test_turned_clips_are_upright_by_either_library(
     expected = np.rot90(picture(12), -degrees // 90)
     assert found.frames.shape[1:] == expected.shape
     assert np.abs(found.frames[0].astype(int) - expected).mean() < 4
-    facts = look(medium(path))
+    facts = facts_of(medium(path))
     assert (facts.shape["height"], facts.shape["width"]) == expected.shape[:2]
 
 
@@ -244,7 +244,7 @@ def test_clips_in_memory(clip: Path) -> None:
     assert pictures.frames.shape == (3, 24, 32, 3)
     of_bytes = read_frames(medium(clip.read_bytes()), Sampling(frames=2))
     assert (of_bytes.frames == read_frames(medium(clip), Sampling(frames=2)).frames).all()
-    assert look(medium(array)).shape == {"frames": 50, "height": 48, "width": 64}
+    assert facts_of(medium(array)).shape == {"frames": 50, "height": 48, "width": 64}
 
 
 def test_frames_in_files_of_their_own_are_a_clip(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_frames_in_files_of_their_own_are_a_clip(tmp_path: Path) -> None:
         assert (found.frames == expected).all() and found.times == pytest.approx([k / 25 for k in range(5)])
     slow = Media("video", Frames(tuple(names), fps=2.0), str(tmp_path))
     assert read_frames(slow, Sampling("fps", 8, 1.0)).times == pytest.approx([0.0, 1.0])
-    facts = look(slow)
+    facts = facts_of(slow)
     assert facts.shape == {"frames": 5, "height": 48, "width": 64} and facts.seconds == pytest.approx(2.5)
 
 
@@ -299,8 +299,8 @@ def test_what_is_no_clip_in_memory_is_refused(source: object) -> None:
 
 
 def test_look_tells_what_a_file_holds(clip: Path) -> None:
-    facts = look(medium(clip))
-    assert facts.kind == "clip" and facts.shape == {"frames": 50, "height": 48, "width": 64}
+    facts = facts_of(medium(clip))
+    assert facts.kind == "video" and facts.shape == {"frames": 50, "height": 48, "width": 64}
     assert facts.seconds == pytest.approx(2.0) and facts.details == {"codec": "h264", "container": "MP4 or MOV"}
 
 
@@ -350,6 +350,6 @@ def test_files_are_not_read_through_the_network_or_lists(tmp_path: Path) -> None
     write_clip(tmp_path / "good.mp4", 4)
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/good.mp4\n")
     with pytest.raises(MediaError, match="not a clip in a known format"):
-        look(medium(tmp_path / "list.mp4"))
+        facts_of(medium(tmp_path / "list.mp4"))
     with pytest.raises(MediaError, match="not a clip in a known format"):
-        look(medium(io.BytesIO(b"ffconcat version 1.0").getvalue()))
+        facts_of(medium(io.BytesIO(b"ffconcat version 1.0").getvalue()))

@@ -11,7 +11,7 @@ from video_files import cut, picture, write_clip
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media.video.read import Sampling, frames_at, inspect, look, read_frames
+from omnivit.media.video.read import Sampling, frames_at, inspect, facts_of, read_frames
 
 
 def medium(source: Path) -> Media:
@@ -45,7 +45,7 @@ def test_what_is_left_of_a_damaged_clip_is_read_and_said_of_each_file(
     said = [record.message for record in caplog.records if "frames can be read" in record.message]
     count = f"is damaged or cut short: {clips[0].total} of its 50 frames can be read"
     assert said == [f"{path}: {count}" for path in paths]
-    assert look(medium(paths[0])).details["damage"] == count
+    assert facts_of(medium(paths[0])).details["damage"] == count
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.75, 1.0), (0.3, 0.6)])
@@ -73,7 +73,7 @@ def test_a_clip_of_which_less_than_half_can_be_read_is_refused(indexed: Path, tm
             read_frames(medium(path), Sampling(frames=6))
     with pytest.raises(MediaError, match="of its 50 frames can be read, too few"):
         inspect(medium(short))
-    assert "of its 50 frames" in look(medium(short)).details["damage"]
+    assert "of its 50 frames" in facts_of(medium(short)).details["damage"]
 
 
 def test_a_count_in_the_header_that_is_too_high_costs_no_frame(tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ def test_a_count_in_the_header_that_is_too_high_costs_no_frame(tmp_path: Path) -
         content[place : place + 4] = (431).to_bytes(4, "little")
     path.write_bytes(content)
     assert len(read_frames(medium(path), Sampling(frames=20)).frames) == 12
-    assert look(medium(path)).details["damage"].startswith("its header promises 431 frames, but 12 are there")
+    assert facts_of(medium(path)).details["damage"].startswith("its header promises 431 frames, but 12 are there")

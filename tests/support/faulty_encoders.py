@@ -272,7 +272,7 @@ class InspectsAnything(Pcm):
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
         del media
-        return MediaFacts("sound", {"samples": 0})
+        return MediaFacts("audio", {"samples": 0})
 
 
 FAULTS: dict[type[Pcm], tuple[str, ...]] = {

@@ -114,7 +114,7 @@ class Pcm(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        return MediaFacts("sound", {"samples": len(samples_of(media))})
+        return MediaFacts("audio", {"samples": len(samples_of(media))})
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

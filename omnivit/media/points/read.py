@@ -64,7 +64,7 @@ def read_points(media: Media, limit: int) -> Cloud:
     return Cloud(found.xyz, found.rgb, found.centre)
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a file of points or a mesh holds. Raises MediaError as `read_points`."""
     found = _found(media, 1, SEED)
     details = {

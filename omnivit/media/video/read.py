@@ -29,7 +29,7 @@ from omnivit.media.video.decode import Decoded, decode, describe
 from omnivit.media.video.frames import ClipError, fitted, scaled
 from omnivit.media.video.sampling import Sampling, shown_at
 
-__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "inspect", "look", "read_frames"]
+__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "inspect", "facts_of", "read_frames"]
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> 
     return _clip(media, tuple(float(moment) for moment in times), side)
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a clip is: frames, height, width (upright), seconds, codec; of a damaged one, how much can be read.
 
     No frame is decoded but the first.
@@ -93,29 +93,29 @@ def look(media: Media) -> MediaFacts:
     Raises:
         MediaError, PluginError: as `read_frames`; but of a clip that is refused as too damaged, the facts are told.
     """
-    return _look(media)[0]
+    return _facts(media)[0]
 
 
 def inspect(media: Media) -> MediaFacts:
-    """As `look`, and raises MediaError for what `read_frames` refuses, as far as the packets tell."""
-    facts, refusal = _look(media)
+    """As `facts_of`, and raises MediaError for what `read_frames` refuses, as far as the packets tell."""
+    facts, refusal = _facts(media)
     if refusal:
         raise MediaError(refusal)
     return facts
 
 
-def _look(media: Media) -> tuple[MediaFacts, str]:
+def _facts(media: Media) -> tuple[MediaFacts, str]:
     """Facts, and why the clip is not used, where it is not."""
     source = _in_memory(media)
     if source is not None:
         total, height, width, _ = source.shape
         shape = {"frames": total, "height": height, "width": width}
-        return MediaFacts("clip", shape, total / MEMORY_RATE), ""
+        return MediaFacts("video", shape, total / MEMORY_RATE), ""
     with _Files(media) as files:
         found = isolate.isolated(describe, files.sources, files.rate, name=files.name, size=files.size)
     shape = {"frames": found.frames, "height": found.height, "width": found.width}
     details = {"codec": found.codec, "container": found.container} | ({"damage": found.damage} if found.damage else {})
-    return MediaFacts("clip", shape, found.seconds, details), found.refusal
+    return MediaFacts("video", shape, found.seconds, details), found.refusal
 
 
 MEMORY_RATE = 25.0

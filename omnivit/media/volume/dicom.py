@@ -90,7 +90,7 @@ def read(sources: Sequence[Source], view: View) -> Volume:
     return Volume(pixels, positions, np.array([one.axis for one in chosen], np.int64))
 
 
-def look(sources: Sequence[Source]) -> MediaFacts:
+def facts_of(sources: Sequence[Source]) -> MediaFacts:
     """What a file or a series holds; nothing that identifies anybody. Raises MediaError as `read`."""
     names = [source.name for source in sources]
     first = _open(sources[0])
@@ -106,7 +106,7 @@ def look(sources: Sequence[Source]) -> MediaFacts:
         }
         if first.get("BurnedInAnnotation") == "YES":
             details["burned-in annotation"] = "yes: refused unless `allow_burned_in` is set"
-    return MediaFacts("volume" if len(slices) > 1 else "picture", shape, details=details)
+    return MediaFacts("volume" if len(slices) > 1 else "image", shape, details=details)
 
 
 def header(source: Source, fields: Sequence[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def read(source: Source, view: View) -> Volume:
     return Volume(pixels, np.array(positions, np.float32), np.array(axes, np.int64))
 
 
-def look(source: Source) -> MediaFacts:
+def facts_of(source: Source) -> MediaFacts:
     """What a NIfTI file holds. Raises MediaError as `read`."""
     name = source.name
     with _opened(source) as stream:

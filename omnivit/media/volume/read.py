@@ -56,7 +56,7 @@ def read_volume(media: Media, view: View) -> Volume:
     return _of_pictures(media, view)
 
 
-def look(media: Media) -> MediaFacts:
+def facts_of(media: Media) -> MediaFacts:
     """What a volume holds: its kind, sizes and format, nothing that identifies a person.
 
     Raises:
@@ -65,9 +65,9 @@ def look(media: Media) -> MediaFacts:
     with _sources(media) as sources:
         name, size = sources[0].name, sum(source.size for source in sources)
         if _all_dicom(sources):
-            return isolated(dicom.look, sources, name=name, size=size)
+            return isolated(dicom.facts_of, sources, name=name, size=size)
         if nifti.is_nifti(sources[0]):
-            return isolated(nifti.look, sources[0], name=name, size=size)
+            return isolated(nifti.facts_of, sources[0], name=name, size=size)
     raise MediaError(f"{name}: is neither DICOM nor NIfTI. Single slices as pictures are `image` media.")
 
 
