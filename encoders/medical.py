@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivit.media.volume.dicom import READABLE
-from omnivit.media.volume.read import has_header, facts_of, read_header
+from omnivit.media.volume.read import facts_of, has_header, read_header
 from omnivit.media.volume.slices import OTHERS, View, Window
 from omnivit.model.images import INSIDE_EXAMPLES
 from omnivit.plugin import (

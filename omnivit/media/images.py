@@ -27,8 +27,8 @@ from omnivit.media.locate import opened
 from omnivit.media.source import reading
 
 __all__ = [
-    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "facts_of", "open_image", "open_plane", "random_view",
-    "to_tensor",
+    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "facts_of", "open_image", "open_plane",
+    "random_view", "to_tensor",
 ]  # fmt: skip
 
 T = TypeVar("T")

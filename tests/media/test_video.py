@@ -23,7 +23,7 @@ from omnivit.media.locate import opened
 from omnivit.media.video import read as video
 from omnivit.media.video import stream as video_stream
 from omnivit.media.video.decode import Decoded, decode, fitted
-from omnivit.media.video.read import Clip, Sampling, frames_at, facts_of, read_frames
+from omnivit.media.video.read import Clip, Sampling, facts_of, frames_at, read_frames
 
 
 def decoded(

@@ -11,7 +11,7 @@ from video_files import cut, picture, write_clip
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
-from omnivit.media.video.read import Sampling, frames_at, inspect, facts_of, read_frames
+from omnivit.media.video.read import Sampling, facts_of, frames_at, inspect, read_frames
 
 
 def medium(source: Path) -> Media:

@@ -29,7 +29,7 @@ from omnivit.media.video.decode import Decoded, decode, describe
 from omnivit.media.video.frames import ClipError, fitted, scaled
 from omnivit.media.video.sampling import Sampling, shown_at
 
-__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "frames_at", "inspect", "facts_of", "read_frames"]
+__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "facts_of", "frames_at", "inspect", "read_frames"]
 
 log = logging.getLogger(__name__)
 
