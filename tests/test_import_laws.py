@@ -1,7 +1,8 @@
 """What may import what, proved on the syntax trees of all sources: imports inside functions and for types included.
 
-Law 3: the core imports no plugin, and no plugin imports another. Inside the core, each package imports only packages
-that stand before it in `ORDER`, and modules import each other in no circle.
+Law 3: the core imports no plugin, and no plugin imports another, nor a helper of tests. Inside the core, each package
+imports only packages that stand before it in `ORDER`, and modules import each other in no circle. What shows authors
+how to write a plugin imports public modules alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from docs_support import blocks
+
+import omnivit
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = {"omnivit_encoders": ROOT / "encoders", "omnivit_adapters": ROOT / "adapters"}
@@ -34,6 +38,9 @@ ORDER = (
 )
 """The first level of `omnivit/`: a package imports only what stands in an earlier line. Names of one line do not import
 each other, but for the modules of the first."""
+
+PUBLIC = {"omnivit.plugin", "omnivit.testing", *(f"omnivit.{name}" for name in omnivit.__all__)}
+"""What a plugin may import of us: two modules, and the names of `omnivit` itself."""
 
 
 def imported(source: str, package: str) -> Iterator[str]:
@@ -152,6 +159,54 @@ def test_no_plugin_imports_another() -> None:
         names = imported(path.read_text(), ".".join([package, *inside.parts[:-1]]))
         bad = [name for name in names if foreign(name, package, own, stems)]
         assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+def test_no_plugin_imports_a_helper_of_tests() -> None:
+    for package, path in plugin_files():
+        names = imported(path.read_text(), package)
+        bad = [name for name in names if name == "omnivit.testing" or name.startswith("omnivit.testing.")]
+        assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Place and text of all Python that shows authors how to write a plugin."""
+    for path in sorted((ROOT / "tests/plugin").rglob("*.py")):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "omnivit/scaffold").rglob("*.py.in")):
+        yield str(path.relative_to(ROOT)), re.sub(r"\$\{?(\w+)\}?", r"\1", path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "docs/plugins").glob("*.md")):
+        for block in blocks(path):
+            if block.language == "python":
+                yield f"{path.relative_to(ROOT)}:{block.line}", block.text
+
+
+def private(source: str) -> list[str]:
+    """The modules of ours that a text imports and that are not public."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += (
+                [f"omnivit.{alias.name}" for alias in node.names] if node.module == "omnivit" else [str(node.module)]
+            )
+    return [name for name in names if name.startswith("omnivit.") and name not in PUBLIC]
+
+
+@pytest.mark.parametrize(("place", "source"), [pytest.param(*example, id=example[0]) for example in examples()])
+def test_what_authors_read_imports_public_modules_alone(place: str, source: str) -> None:
+    assert not private(source), place
+
+
+def test_an_import_of_a_private_module_is_seen() -> None:
+    lines = [
+        "from omnivit.plugin import Encoder",
+        "from omnivit import load, plugin",
+        "import omnivit, omnivit.testing",
+    ]
+    assert not private("\n".join(lines))
+    lines = ["from omnivit.media.arrays import read_array", "from omnivit import media", "import omnivit.testing.rule"]
+    assert private("\n".join(lines)) == ["omnivit.media.arrays", "omnivit.media", "omnivit.testing.rule"]
 
 
 @pytest.mark.parametrize(

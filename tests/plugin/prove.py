@@ -9,6 +9,7 @@ folder outside the checkout: `.ci/run` makes both. Uninstalls omnivit-thermal at
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import os
@@ -136,7 +137,8 @@ def omnivit(*arguments: str) -> str:
 
 def here(*arguments: str) -> str:
     """Run a command in this process, which has not trained; what it printed."""
-    from omnivit.cli import main as command
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="omnivit")
+    command = script.load()
 
     said: Any = io.StringIO()
     with contextlib.redirect_stdout(said):
