@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cros
 class GatedCrossAttentionConfig:
     """What a recipe may say to `gated_cross_attention`."""
 
-    every: int = 4
+    layer_interval: int = 4
     """A gated layer stands before every n-th layer of the LLM: 4 puts them before layers 4, 8, 12, ... (from 1)."""
     heads: int = 8
     """H."""
@@ -62,8 +62,10 @@ class GatedCrossAttentionConfig:
     path: str | None = None
     """Weights of the gated layers: a checkpoint file of OpenFlamingo or Otter. Their `<image>` token is not in them."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval"}
+
     def __post_init__(self) -> None:
-        for name in ("every", "heads", "head_width", "mlp_ratio"):
+        for name in ("layer_interval", "heads", "head_width", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1.")
 
@@ -101,7 +103,7 @@ class GatedCrossAttentionAdapter(Adapter):
     def example(cls, folder: Path) -> AdapterExample:
         """Two gated layers."""
         del folder
-        return AdapterExample({"every": 2, "heads": 2, "head_width": 8}, text_unchanged=True)
+        return AdapterExample({"layer_interval": 2, "heads": 2, "head_width": 8}, text_unchanged=True)
 
     def load(self) -> None:
         """Read the weights of `path`; `install` puts them into the layers.
@@ -117,7 +119,8 @@ class GatedCrossAttentionAdapter(Adapter):
         """Put a gated layer before every n-th layer of the LLM.
 
         Raises:
-            RecipeError: the LLM has fewer layers than `every`, `path` holds other layers, or the adapter is shared.
+            RecipeError: the LLM has fewer layers than `layer_interval`, `path` contains other layers, or the adapter
+                is shared.
         """
         del encoder
         config, patching = self.config, llm.patching
@@ -126,11 +129,11 @@ class GatedCrossAttentionAdapter(Adapter):
                 f"gated_cross_attention: its layers serve another input already, so that input {slot!r} cannot share "
                 f"them. Name the adapter again there; encoders can be shared."
             )
-        chosen = [layer for layer in patching.layers if (layer.index + 1) % config.every == 0]
+        chosen = [layer for layer in patching.layers if (layer.index + 1) % config.layer_interval == 0]
         if not chosen:
             raise RecipeError(
-                f"gated_cross_attention: `every: {config.every}` leaves no place for a gated layer, because the "
-                f"LLM has {len(patching.layers)} layers. Say at most {len(patching.layers)}."
+                f"gated_cross_attention: `layer_interval: {config.layer_interval}` leaves no place for a gated layer, "
+                f"because the LLM has {len(patching.layers)} layers. Set it to at most {len(patching.layers)}."
             )
         for layer in chosen:
             gated = GatedLayer(config, self._memory_width, llm.width)

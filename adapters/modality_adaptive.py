@@ -14,9 +14,10 @@ all keys and values.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,15 +48,17 @@ class ModalityAdaptiveConfig:
     """What a recipe may say to `modality_adaptive`."""
 
     layers: list[int] | None = None
-    """Numbers of the layers that tell modalities apart, from 0; default: all, or what `every` says."""
-    every: int = 1
+    """Numbers of the layers that tell modalities apart, from 0; default: all, or what `layer_interval` says."""
+    layer_interval: int = 1
     """Every n-th layer does: with 4, layers 3, 7, 11, ..."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval"}
+
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every ({self.every}) must be at least 1.")
-        if self.layers is not None and (not self.layers or self.every != 1):
-            raise ValueError("say `every`, or `layers` with at least one number.")
+        if self.layer_interval < 1:
+            raise ValueError(f"layer_interval ({self.layer_interval}) must be at least 1.")
+        if self.layers is not None and (not self.layers or self.layer_interval != 1):
+            raise ValueError("set either `layer_interval`, or `layers` with at least one number.")
 
 
 class ModalityAdaptiveAdapter(Adapter):
@@ -93,7 +96,7 @@ class ModalityAdaptiveAdapter(Adapter):
             RecipeError: no such layer; projections that are not understood; quantized weights.
         """
         del encoder
-        for layer in chosen(llm.patching.layers, self.config.layers, self.config.every):
+        for layer in chosen(llm.patching.layers, self.config.layers, self.config.layer_interval):
             if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
                 self.layers[str(layer.index)] = _copies(layer)
             own = self.layers[str(layer.index)]

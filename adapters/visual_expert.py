@@ -9,9 +9,10 @@ Shapes: M media, S rows a medium, D LLM width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,20 +39,22 @@ class VisualExpertConfig:
     """What a recipe may say to `visual_expert`."""
 
     layers: list[int] | None = None
-    """Numbers of the layers that get experts, from 0; default: all, or what `every` says."""
-    every: int = 1
+    """Numbers of the layers that get experts, from 0; default: all, or what `layer_interval` says."""
+    layer_interval: int = 1
     """Every n-th layer gets experts: with 4, layers 3, 7, 11, ..."""
     parts: Literal["all", "attention", "mlp"] = "all"
     """What gets an expert in a layer: the attention's projections, the MLP, or both as in CogVLM."""
-    ends: bool = False
+    boundary_tokens: bool = False
     """A medium's first and last row are its begin and end vectors, and are treated as CogVLM does: all rows between
     them share one position, and the last row goes through the LLM's own weights."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval", "ends": "boundary_tokens"}
+
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every ({self.every}) must be at least 1.")
-        if self.layers is not None and (not self.layers or self.every != 1):
-            raise ValueError("say `every`, or `layers` with at least one number.")
+        if self.layer_interval < 1:
+            raise ValueError(f"layer_interval ({self.layer_interval}) must be at least 1.")
+        if self.layers is not None and (not self.layers or self.layer_interval != 1):
+            raise ValueError("set either `layer_interval`, or `layers` with at least one number.")
 
 
 class VisualExpertAdapter(Adapter):
@@ -72,8 +75,8 @@ class VisualExpertAdapter(Adapter):
         super().__init__(config, width, llm_width)
         self.width = width
         self.config = config
-        self.length = between_markers if config.ends else same_length
-        self.positions = between_ends if config.ends else None
+        self.length = between_markers if config.boundary_tokens else same_length
+        self.positions = between_ends if config.boundary_tokens else None
         self.layers = nn.ModuleDict()
 
     @classmethod
@@ -89,14 +92,14 @@ class VisualExpertAdapter(Adapter):
             RecipeError: no such layer; quantized weights; an LLM whose layers are not understood.
         """
         del encoder
-        for layer in chosen(llm.patching.layers, self.config.layers, self.config.every):
+        for layer in chosen(llm.patching.layers, self.config.layers, self.config.layer_interval):
             modules = self._replaced(layer)
             if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
                 self.layers[str(layer.index)] = nn.ModuleDict({name: copy_of(part) for name, part in modules.items()})
             experts = self.layers[str(layer.index)]
             assert isinstance(experts, nn.ModuleDict)
             for name, module in modules.items():
-                llm.patching.twin(module, slot, experts[name], inner=self.config.ends)
+                llm.patching.twin(module, slot, experts[name], inner=self.config.boundary_tokens)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] as they are."""
@@ -121,7 +124,8 @@ def between_markers(layout: Layout) -> Layout:
     """The rule where the first and last row are begin and end vectors. Raises RecipeError where they cannot be."""
     if layout.rows < 2:
         raise RecipeError(
-            f"visual_expert: `ends: true` says that a medium begins and ends with vectors of its own; this one has "
-            f"{layout.rows} rows. Put `markers` before it, with `begin: true, end: true`, or leave `ends` out."
+            f"visual_expert: `boundary_tokens: true` expects that the first and last token of a medium are its begin "
+            f"and end vectors, but this medium has {layout.rows} tokens. Put `{{name: markers, begin: true, end: "
+            f"true}}` before `visual_expert` in the chain, or remove `boundary_tokens`."
         )
     return layout

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -66,13 +66,13 @@ class MedicalConfig:
     """Of files that do not tell theirs (NIfTI): CT, MR, ..."""
     positions: Literal["none", "learned", "sinusoidal"] = "none"
     """Add the slice's place along its axis to its rows: a learned table that starts at zero, or fixed sines."""
-    reach: float = 256.0
+    max_distance: float = 256.0
     """Millimetres from the middle that the learned table covers, to both sides; places beyond it share its ends."""
     bins: int = 64
     """Entries of the learned table for each axis."""
     side: int = 512
     """Slices are made smaller to so many pixels before the image encoder prepares them."""
-    at_once: int | None = None
+    batch_size: int | None = None
     """Most slices that pass through the image encoder together, to bound memory; null: all of a batch."""
     allow_burned_in: bool = False
     """Read DICOM pictures that say that annotations are burned in; these may name the patient."""
@@ -80,11 +80,13 @@ class MedicalConfig:
     """DICOM header fields that the LLM reads as text before the volume: [Modality, BodyPartExamined, ...], technical
     ones only. All others are dropped."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"reach": "max_distance", "at_once": "batch_size"}
+
     def __post_init__(self) -> None:
-        if self.bins < 1 or not 0 < self.reach < math.inf:
-            raise ValueError(f"`bins` is {self.bins} and `reach` {self.reach}; both must be above 0.")
-        if self.at_once is not None and self.at_once < 1:
-            raise ValueError(f"`at_once` is {self.at_once}; it must be at least 1.")
+        if self.bins < 1 or not 0 < self.max_distance < math.inf:
+            raise ValueError(f"`bins` is {self.bins} and `max_distance` {self.max_distance}; both must be above 0.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"`batch_size` is {self.batch_size}; it must be at least 1.")
         for name in self.header:
             if name not in READABLE:
                 raise ValueError(f"`header`: {name} may identify a person, or is unknown; {suggest(name, READABLE)}")
@@ -168,7 +170,7 @@ class MedicalEncoder(Encoder):
         self.width = self.encoder.width
         self.places: nn.Module | None = None
         if config.positions == "learned":
-            self.places = LearnedPlaces(self.width, config.bins, config.reach)
+            self.places = LearnedPlaces(self.width, config.bins, config.max_distance)
         elif config.positions == "sinusoidal":
             self.places = SinusoidalPlaces(self.width)
 
@@ -182,7 +184,7 @@ class MedicalEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, N S, D], grid (n, y, x): slices in the order of their places."""
-        features = encode_pictures(self.encoder, _pictures(items), self.config.at_once)
+        features = encode_pictures(self.encoder, _pictures(items), self.config.batch_size)
         if self.places is None:
             return features
         places = self.places(items[POSITIONS], items[AXES]).to(features.values.dtype)

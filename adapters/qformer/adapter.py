@@ -8,9 +8,10 @@ Shapes: M media, S rows a medium, D encoder width, Q queries, T instruction toke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from omnivit_adapters.qformer.layouts import NORM, PLAIN_NORM, read_qformer
@@ -46,7 +47,7 @@ class QFormerConfig:
     """Width H inside."""
     intermediate: int = 3072
     """Width inside the feed-forward parts."""
-    every: int = 2
+    cross_attention_frequency: int = 2
     """The first layer, and every n-th after it, looks at the medium (cross-attention)."""
     dropout: float = 0.1
     """While training, on hidden states and attention."""
@@ -70,10 +71,14 @@ class QFormerConfig:
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation of transformers."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"every": "cross_attention_frequency"}
+
     def __post_init__(self) -> None:
-        sizes = (self.queries, self.layers, self.heads, self.hidden, self.intermediate, self.every)
+        sizes = (self.queries, self.layers, self.heads, self.hidden, self.intermediate, self.cross_attention_frequency)
         if min(sizes) < 1:
-            raise ValueError("queries, layers, heads, hidden, intermediate and every must be at least 1.")
+            raise ValueError(
+                "queries, layers, heads, hidden, intermediate and cross_attention_frequency must be at least 1."
+            )
         if self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) cannot be divided among {self.heads} heads.")
         if not 0 <= self.dropout < 1:
@@ -228,7 +233,7 @@ def _settings(config: QFormerConfig, width: int) -> dict[str, Any]:
         "intermediate_size": config.intermediate,
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
-        "cross_attention_frequency": config.every,
+        "cross_attention_frequency": config.cross_attention_frequency,
         "encoder_hidden_size": width,
         "attn_implementation": config.attention,
     }

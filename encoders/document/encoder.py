@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -73,13 +73,15 @@ class DocumentConfig:
     """Learned row and column vectors of the grid: their mean is added to all rows of a crop."""
     pages: int = 1
     """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
-    longest: int = LONGEST
+    max_side: int = LONGEST
     """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
-    at_once: int = 32
+    batch_size: int = 32
     """Most crops that pass through the image encoder together."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
+
     def __post_init__(self) -> None:
-        bounds = {"crops": (1, MOST_CROPS), "pages": (1, MAX_PAGES), "longest": (16, 8192), "at_once": (1, 1 << 20)}
+        bounds = {"crops": (1, MOST_CROPS), "pages": (1, MAX_PAGES), "max_side": (16, 8192), "batch_size": (1, 1 << 20)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -248,7 +250,7 @@ class DocumentEncoder(Encoder):
             config.global_view,
             _patches(inside) if config.joined else None,
             config.pages,
-            config.longest,
+            config.max_side,
         )
 
     @classmethod
@@ -273,7 +275,7 @@ class DocumentEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, L, D], grid (crop, y, x), or (view, y, x) where crops are joined."""
-        found = encode_pictures(self.encoder, _inner(items), self.config.at_once)
+        found = encode_pictures(self.encoder, _inner(items), self.config.batch_size)
         if self.positions is not None:
             places = items["places"]
             crops = found.values.reshape(*places.shape[:2], -1, self.width)

@@ -62,15 +62,22 @@ class DocumentNativeConfig:
     """Most patches, and rows, of a page; default: the checkpoint's image processor's (2048 and 256)."""
     pages: int = 1
     """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
-    longest: int = LONGEST
+    max_side: int = LONGEST
     """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
-    at_once: int = 8
+    batch_size: int = 8
     """Most pages that pass through the model together."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):
             raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        bounds = {"max_patches": (1, 1 << 14), "pages": (1, MAX_PAGES), "longest": (16, 8192), "at_once": (1, 1 << 20)}
+        bounds = {
+            "max_patches": (1, 1 << 14),
+            "pages": (1, MAX_PAGES),
+            "max_side": (16, 8192),
+            "batch_size": (1, 1 << 20),
+        }
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -260,7 +267,7 @@ class DocumentNativeEncoder(Encoder):
     def processor(self) -> DocumentNativeProcessor:
         """Reads pages and prepares them as the checkpoint's own image processor does."""
         return DocumentNativeProcessor(
-            self._process, self._family, self.max_patches, self.config.pages, self.config.longest
+            self._process, self._family, self.max_patches, self.config.pages, self.config.max_side
         )
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
@@ -270,9 +277,9 @@ class DocumentNativeEncoder(Encoder):
         patches, shapes = items["patches"][real], shapes[real]
         hidden = [
             row
-            for start in range(0, len(shapes), self.config.at_once)
+            for start in range(0, len(shapes), self.config.batch_size)
             for row in self._run(
-                patches[start : start + self.config.at_once], shapes[start : start + self.config.at_once]
+                patches[start : start + self.config.batch_size], shapes[start : start + self.config.batch_size]
             )
         ]
         number = real.nonzero()[:, 1]

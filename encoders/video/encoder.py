@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from omnivit_encoders.video.temporal import FramePositions, FrameTransformer
@@ -65,11 +65,13 @@ class VideoConfig:
     """Of the transformer."""
     heads: int = 8
     """Of the transformer."""
-    at_once: int = 64
+    batch_size: int = 64
     """Most frames that pass through the image encoder together, to bound memory."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"at_once": "batch_size"}
+
     def __post_init__(self) -> None:
-        for name in ("side", "layers", "heads", "at_once"):
+        for name in ("side", "layers", "heads", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
         self.chosen()
@@ -154,7 +156,7 @@ class VideoEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, T P, D], frame by frame, with the grid (t, y, x) where frames have (y, x)."""
-        features = encode_pictures(self.encoder, _pictures(items), self.config.at_once)
+        features = encode_pictures(self.encoder, _pictures(items), self.config.batch_size)
         if self.temporal is None:
             return features
         frames = next(value.shape[1] for key, value in items.items() if key not in (PICTURES, TIMES))

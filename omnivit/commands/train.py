@@ -62,6 +62,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _begin(args: argparse.Namespace) -> int:
+    from omnivit.contracts.renamed import with_current_options
     from omnivit.recipe import load
     from omnivit.run import folder
     from omnivit.run import precision as run_precision
@@ -76,7 +77,7 @@ def _begin(args: argparse.Namespace) -> int:
     if folder.is_leader():
         folder.check_free(path, args.overwrite)
     with _held(path):
-        settled = run_precision.settled_for(path, recipe)
+        settled = run_precision.settled_for(path, with_current_options(recipe))
         if folder.is_leader():
             folder.create(path, settled.recipe, args.overwrite)
             settled.record(path)

@@ -6,17 +6,22 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
+from omnivit.errors import ContractWarning, RecipeError
 from omnivit.recipe.convert import Where, convert, describe_type, hints
 
 T = TypeVar("T")
 
 
 def merge_options(config_class: type[T], options: Mapping[str, Any], where: Where | str) -> T:
-    """Lay the options of a block over the defaults of a plugin's `Config`.
+    """Merge the options of a block with the defaults of a plugin's `Config`.
+
+    A `Config` lists options that have a new name in a class variable: `renamed: ClassVar[Mapping[str, str]] =
+    {"old": "new"}`. The old name is accepted, with a warning.
 
     Args:
         config_class: a dataclass.
@@ -28,8 +33,34 @@ def merge_options(config_class: type[T], options: Mapping[str, Any], where: Wher
         PluginError: the plugin's `Config` has an annotation that is not understood.
     """
     place = Where.of(where) if isinstance(where, str) else where
-    merged: T = convert(options, config_class, place)
+    merged: T = convert(rename_options(config_class, options, place), config_class, place)
     return merged
+
+
+def rename_options(
+    config_class: type[Any], options: Mapping[str, Any], where: Where, warn: bool = True
+) -> dict[str, Any]:
+    """The options of a block under their current names, in the order of the block.
+
+    Args:
+        config_class: a plugin's `Config`, whose class variable `renamed` maps old names to current names.
+        options: the block, with or without `name`.
+        where: the place of the block, for errors and warnings.
+        warn: warn of every old name (ContractWarning).
+
+    Raises:
+        RecipeError: the block contains an option under both names.
+    """
+    renamed: Mapping[str, str] = getattr(config_class, "renamed", {})
+    for old, new in renamed.items():
+        if old not in options:
+            continue
+        if new in options:
+            raise RecipeError(f"{where / old}: `{old}` is the old name of `{new}`, which is given too. Remove `{old}`.")
+        if warn:
+            text = f"{where / old}: the option `{old}` is called `{new}` now. The old name works for contract 1 only."
+            warnings.warn(f"{text} Write `{new}`.", ContractWarning, stacklevel=2)
+    return {renamed.get(name, name): value for name, value in options.items()}
 
 
 class ConfigField(NamedTuple):

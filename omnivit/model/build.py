@@ -17,6 +17,7 @@ from omnivit.contracts.faults import naming
 from omnivit.contracts.head import Head
 from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.options import merge_options
+from omnivit.contracts.renamed import with_current_options
 from omnivit.data.chat import chat_of
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
@@ -91,6 +92,7 @@ class ModelBlueprint:
         Raises:
             PluginError, RecipeError: with the place.
         """
+        recipe = with_current_options(recipe)
         known: dict[str, Blueprint] = {}
         for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
             for name in names:

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from omnivit.contracts import registries
+from omnivit.contracts.renamed import with_current_options
 from omnivit.errors import CheckpointError
 from omnivit.files import write_text
 from omnivit.recipe import Recipe, load, to_yaml
@@ -134,7 +135,7 @@ def reopen(folder: Path, trust: bool = False) -> Recipe:
     recipe = load(folder / RECIPE)
     require_trust(recipe, trust, folder)
     require_plugins(folder, recipe, registries.ALL)
-    return recipe
+    return with_current_options(recipe, warn=False)  # nobody edits the recipe of a run
 
 
 def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugins.MODEL) -> None:

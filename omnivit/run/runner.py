@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from omnivit.contracts.renamed import with_current_options
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
@@ -42,7 +43,7 @@ def train(
     """
     if not recipe.stages:
         raise RecipeError("the recipe has no stages: there is nothing to train.")
-    recipe = settled_here(recipe).recipe
+    recipe = settled_here(with_current_options(recipe)).recipe
     check_trainer_options(recipe.trainer)
     standing = checkpoint.latest(path / checkpoint.CHECKPOINTS) if resume else None
     if standing is not None:

@@ -212,7 +212,7 @@ def test_without_a_marker_the_token_after_the_medium_is_the_first_to_see_it() ->
 def test_in_a_chain_gradients_reach_the_adapter_before_it() -> None:
     steps: list[dict[str, Any]] = [
         {"name": "omnivit_adapters.mlp:MLPAdapter"},
-        {"name": "omnivit_adapters.gated_cross_attention:GatedCrossAttentionAdapter", "every": 2},
+        {"name": "omnivit_adapters.gated_cross_attention:GatedCrossAttentionAdapter", "layer_interval": 2},
     ]
     model = model_of(llm_of(), {"image": ChainAdapter(ChainConfig(steps), WIDTH, 16)}, trained=True)
     model(batch_of(ONE, TWO, NONE)).logits.square().mean().backward()
@@ -264,7 +264,7 @@ def test_checkpoints_of_open_flamingo_and_otter(style: str, tmp_path: Path) -> N
 
 def test_a_checkpoint_with_layers_elsewhere_is_refused(tmp_path: Path) -> None:
     save_file(checkpoint("flamingo"), tmp_path / "weights.safetensors")
-    adapter = adapter_of(path=str(tmp_path / "weights.safetensors"), every=1)
+    adapter = adapter_of(path=str(tmp_path / "weights.safetensors"), layer_interval=1)
     adapter.load()
     with pytest.raises(
         RecipeError, match=r"gated_cross_attention\.path .*does not fit the model\. Missing: 0\.attn_gate"
@@ -283,15 +283,17 @@ def test_a_checkpoint_without_gated_layers_is_refused(tmp_path: Path) -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["every", "heads", "head_width", "mlp_ratio"])
+@pytest.mark.parametrize("name", ["layer_interval", "heads", "head_width", "mlp_ratio"])
 def test_impossible_options_name_the_place(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"model\.inputs\.image\.adapter: {name} \(0\) must be at least 1"):
         merge_options(GatedCrossAttentionConfig, {name: 0}, "model.inputs.image.adapter")
 
 
 def test_an_llm_with_too_few_layers_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`every: 5` leaves no place .* LLM has 4 layers\. Say at most 4"):
-        model_of(llm_of(), {"image": adapter_of(every=5)})
+    with pytest.raises(
+        RecipeError, match=r"`layer_interval: 5` leaves no place .* LLM has 4 layers\. Set it to at most 4"
+    ):
+        model_of(llm_of(), {"image": adapter_of(layer_interval=5)})
 
 
 def test_two_inputs_cannot_share_the_layers() -> None:

@@ -96,7 +96,7 @@ def test_the_mlp_works_on_text_alone_and_every_parameter_gets_a_gradient() -> No
 
 
 def test_two_inputs_each_have_their_own_layers() -> None:
-    adapters = {"image": adapter_of(), "sound": adapter_of(every=1)}
+    adapters = {"image": adapter_of(), "sound": adapter_of(layer_interval=1)}
     model = model_of(llm_of(), adapters, trained=True)
     sample: tuple[Item, ...] = (5, Medium(0.1), 9, Medium(0.6, slot="sound"), 17, 18)
     batch = batch_of(sample, NONE, slots=("image", "sound"), left=True)

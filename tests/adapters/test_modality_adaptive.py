@@ -207,7 +207,7 @@ def test_builds_and_installs_on_meta() -> None:
     assert all(parameter.is_meta for parameter in model.adapters.parameters())
 
 
-@pytest.mark.parametrize(("options", "layers"), [({"every": 2}, {"1", "3"}), ({"layers": [0, 3]}, {"0", "3"})])
+@pytest.mark.parametrize(("options", "layers"), [({"layer_interval": 2}, {"1", "3"}), ({"layers": [0, 3]}, {"0", "3"})])
 def test_chosen_layers(options: dict[str, object], layers: set[str]) -> None:
     adapter = adapter_of(**options)
     adapter.install(llm_of(layers=4), None, "image")  # type: ignore[arg-type]
@@ -215,9 +215,9 @@ def test_chosen_layers(options: dict[str, object], layers: set[str]) -> None:
 
 
 def test_impossible_options() -> None:
-    with pytest.raises(ValueError, match=r"every \(-1\) must be at least 1"):
-        ModalityAdaptiveConfig(every=-1)
-    with pytest.raises(ValueError, match="say `every`, or `layers`"):
+    with pytest.raises(ValueError, match=r"layer_interval \(-1\) must be at least 1"):
+        ModalityAdaptiveConfig(layer_interval=-1)
+    with pytest.raises(ValueError, match="set either `layer_interval`, or `layers`"):
         ModalityAdaptiveConfig(layers=[])
     with pytest.raises(RecipeError, match="`layers` names 7: the LLM has layers 0 to 1"):
         adapter_of(layers=[7]).install(llm_of(), None, "image")  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def test_states_are_those_of_cogvlm() -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     llm = llm_of()
     fill(llm.hf, 0.0, 0.3)
-    adapter = adapter_of(ends=True)
+    adapter = adapter_of(boundary_tokens=True)
     model = model_of(llm, {"image": adapter})
     fill(adapter, 3.0, 0.3)
     samples = []
@@ -80,7 +80,7 @@ def test_states_are_those_of_cogvlm() -> None:
 
 @pytest.mark.parametrize(("rows", "positions"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (6, [0, 1, 1, 1, 1, 2])])
 def test_rows_between_the_ends_share_a_position(rows: int, positions: list[int]) -> None:
-    count = pickle.loads(pickle.dumps(adapter_of(ends=True).positions))
+    count = pickle.loads(pickle.dumps(adapter_of(boundary_tokens=True).positions))
     assert count(rows).tolist() == positions
     assert adapter_of().positions is None
 
@@ -88,7 +88,7 @@ def test_rows_between_the_ends_share_a_position(rows: int, positions: list[int])
 @pytest.mark.parametrize("ends", [False, True])
 def test_each_row_is_computed_once_by_the_weights_of_its_kind(ends: bool) -> None:
     llm = llm_of()
-    adapter = adapter_of(ends=ends)
+    adapter = adapter_of(boundary_tokens=ends)
     model = model_of(llm, {"image": adapter})
     seen: dict[str, int] = {}
 
@@ -112,7 +112,7 @@ def test_each_row_is_computed_once_by_the_weights_of_its_kind(ends: bool) -> Non
 
 
 def test_the_last_row_of_neighbours_is_the_text_experts_too() -> None:
-    model = trained(llm_of(), ends=True)
+    model = trained(llm_of(), boundary_tokens=True)
     batch = batch_of((5, Medium(0.1), Medium(0.2), 9))
     _, context = model.embed(batch)
     parts = context.parts((("image", True),))
@@ -247,7 +247,7 @@ def test_builds_and_installs_on_meta() -> None:
     ("options", "layers", "parts"),
     [
         ({}, {"0", "1", "2", "3"}, {"q_proj", "k_proj", "v_proj", "o_proj", "mlp"}),
-        ({"every": 2, "parts": "mlp"}, {"1", "3"}, {"mlp"}),
+        ({"layer_interval": 2, "parts": "mlp"}, {"1", "3"}, {"mlp"}),
         ({"layers": [0, 3], "parts": "attention"}, {"0", "3"}, {"q_proj", "k_proj", "v_proj", "o_proj"}),
     ],
 )
@@ -262,9 +262,9 @@ def test_what_gets_experts(options: dict[str, object], layers: set[str], parts: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, r"every \(0\) must be at least 1"),
+        ({"layer_interval": 0}, r"layer_interval \(0\) must be at least 1"),
         ({"layers": []}, "at least one number"),
-        ({"layers": [1], "every": 2}, "say `every`, or `layers`"),
+        ({"layers": [1], "layer_interval": 2}, "set either `layer_interval`, or `layers`"),
     ],
 )
 def test_impossible_options(options: dict[str, object], message: str) -> None:
@@ -277,7 +277,7 @@ def test_impossible_options(options: dict[str, object], message: str) -> None:
     [
         ({"layers": [0, 2]}, "`layers` names 2: the LLM has layers 0 to 1"),
         ({"layers": [-1]}, "`layers` names -1"),
-        ({"every": 3}, "no layer is chosen: the LLM has layers 0 to 1"),
+        ({"layer_interval": 3}, "no layer is chosen: the LLM has layers 0 to 1"),
     ],
 )
 def test_layers_that_the_llm_has_not(options: dict[str, object], message: str) -> None:

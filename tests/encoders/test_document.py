@@ -127,7 +127,7 @@ def test_learned_positions_are_the_mean_of_row_and_column() -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"positions": True, "crops": 4, "at_once": 3},
+    {"positions": True, "crops": 4, "batch_size": 3},
     {"cropping": "any_resolution", "joined": True, "positions": True},
     {"joined": True, "global_view": False, "grids": [[1, 2], [2, 1]]},
     {"cropping": "none"},
@@ -164,7 +164,7 @@ def test_the_grid_is_told_where_rows_fill_one() -> None:
 
 
 def test_pages_of_a_pdf_are_cut_one_after_the_other() -> None:
-    process = encoder(longest=90, pages=2).processor()
+    process = encoder(max_side=90, pages=2).processor()
     item = process(Media("page", pages([painted((1, 0, 0)), painted((0, 0, 1))])))
     assert item["places"][:, 0].tolist() == [0] * 7 + [1] * 7
     assert item["pixels"].shape == (14, 3, 32, 32)
@@ -176,7 +176,7 @@ def test_the_processor_pickles_small_and_has_a_fingerprint() -> None:
     assert len(raw) < 10_000
     media = Media("page", noise(50, 50))
     assert torch.equal(pickle.loads(raw)(media)["pixels"], process(media)["pixels"])
-    others = [{"crops": 4}, {"joined": True}, {"pages": 2}, {"longest": 99}, {"cropping": "any_resolution"}]
+    others = [{"crops": 4}, {"joined": True}, {"pages": 2}, {"max_side": 99}, {"cropping": "any_resolution"}]
     prints = {encoder(**options).processor().fingerprint() for options in others}
     assert len(prints | {process.fingerprint()}) == 6
 
@@ -219,7 +219,7 @@ def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
     [
         ({"crops": 0}, "`crops` is 0; it must lie between 1 and 100"),
         ({"pages": 65}, "`pages` is 65"),
-        ({"longest": 100_000}, "`longest` is 100000"),
+        ({"max_side": 100_000}, "`max_side` is 100000"),
         ({"crops": 4, "grids": [[1, 1]]}, "exclude each other"),
         ({"grids": [[1, 2, 3]]}, r"`grids` holds \[1, 2, 3\]"),
         ({"grids": []}, "`grids` holds nothing"),
@@ -238,7 +238,7 @@ def test_inspect_needs_no_model(tmp_path: Path) -> None:
 
 
 def test_hostile_files_end_in_a_good_item_or_an_error_that_names_file_and_reason(tmp_path: Path) -> None:
-    process = encoder(longest=64, pages=2).processor()
+    process = encoder(max_side=64, pages=2).processor()
     fates = files(tmp_path)
     assert len(fates) >= 40
     for name, fate in fates.items():

@@ -90,7 +90,7 @@ def test_naflex_is_that_of_transformers(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("config", [PIX2STRUCT, NAFLEX])
 def test_a_document_gives_in_a_batch_what_it_gives_alone(config: dict[str, Any]) -> None:
-    model = encoder(config, pages=3, at_once=2)
+    model = encoder(config, pages=3, batch_size=2)
     items = prepared(model, [noise(90, 60), [noise(40, 130), noise(64, 64), noise(7, 5)], noise(20, 300)])
     together = encode(model, *items)
     assert together.mask.sum(1).tolist() == [model.processor().length(item) for item in items]
@@ -175,7 +175,7 @@ def test_the_processor_pickles_small_and_has_a_fingerprint(config: dict[str, Any
 
 def test_files_are_read_and_inspected(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pages([painted((1, 0, 0))] * 4))
-    process = encoder(PIX2STRUCT, longest=64).processor()
+    process = encoder(PIX2STRUCT, max_side=64).processor()
     assert int(process(Media("page", "a.pdf#page=2-4", str(tmp_path)))["count"]) == 3
     assert DocumentNativeEncoder.inspect(Media("page", "a.pdf", str(tmp_path))).shape["pages"] == 4
     with pytest.raises(MediaError, match="no such file"):

@@ -202,7 +202,7 @@ def test_construction_on_meta_reads_no_weights() -> None:
         ({"windows": {"CT": "brian"}}, r"window 'brian' is unknown; did you mean 'brain'"),
         ({"planes": ["axiel"]}, r"axiel"),
         ({"bins": 0}, r"`bins` is 0"),
-        ({"at_once": 0}, r"`at_once` is 0"),
+        ({"batch_size": 0}, r"`batch_size` is 0"),
         ({"slices": 0}, r"`slices` is 0"),
         ({"header": ["PatientName"]}, r"`header`: PatientName may identify a person, or is unknown"),
         ({"header": ["Modalty"]}, r"`header`: Modalty .*did you mean 'Modality'"),

@@ -124,7 +124,7 @@ def test_frames_see_each_other_only_through_the_transformer() -> None:
 
 
 def test_only_a_few_frames_pass_through_at_once() -> None:
-    encoder, other = made(frames=5, at_once=2), made(frames=5)
+    encoder, other = made(frames=5, batch_size=2), made(frames=5)
     sizes: list[int] = []
     encoder.encoder.register_forward_hook(lambda _, args, __: sizes.append(len(args[0]["pixels"])))
     item = batch(encoder.processor()(medium(5)), encoder.processor()(medium(2)))

@@ -290,9 +290,11 @@ def test_two_tokenizers_for_one_instruction_are_refused(load_recipe: Load, other
 
 
 def test_a_branch_that_cannot_change_the_llm_is_named(load_recipe: Load) -> None:
-    steps = "[{name: linear}, {name: gated_cross_attention, every: 9}]"
+    steps = "[{name: linear}, {name: gated_cross_attention, layer_interval: 9}]"
     last = f"{{encoder: {{share: 'image[0]'}}, adapter: {{name: chain, steps: {steps}}}}}"
-    with pytest.raises(RecipeError, match=r"^model\.inputs\.image\[1\]\.adapter: gated_cross_attention: `every: 9`"):
+    with pytest.raises(
+        RecipeError, match=r"^model\.inputs\.image\[1\]\.adapter: gated_cross_attention: `layer_interval: 9`"
+    ):
         check(load_recipe(f"model.inputs.image=[{FIRST}, {last}]"), with_data=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 RESAMPLER = {"name": "resampler", "queries": 4, "heads": 2}
-GATED = {"name": "gated_cross_attention", "every": 1, "heads": 2, "head_width": 8}
+GATED = {"name": "gated_cross_attention", "layer_interval": 1, "heads": 2, "head_width": 8}
 QFORMER = {"name": "qformer", "queries": 4, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
 
 VIDEO_QFORMER = {"name": "video_qformer", "queries": 4, "hidden": 16, "heads": 2, "intermediate": 24}
@@ -49,7 +49,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "conv, then vocabulary": chain({"name": "conv", "kernel": 5, "stride": 4}, {"name": "vocabulary", "heads": 4}),
     "visual_expert": chain(LINEAR, {"name": "visual_expert"}),
     "visual_expert between markers": chain(
-        LINEAR, {"name": "markers", "begin": True, "end": True}, {"name": "visual_expert", "ends": True}
+        LINEAR, {"name": "markers", "begin": True, "end": True}, {"name": "visual_expert", "boundary_tokens": True}
     ),
     "modality_adaptive": chain(LINEAR, {"name": "modality_adaptive"}),
     "bottleneck": chain({"name": "mlp"}, {"name": "bottleneck", "encoder": False}),

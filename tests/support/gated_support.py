@@ -77,7 +77,7 @@ def batch_of(*samples: Sequence[Item], marker: int = 1, left: bool = False, slot
 
 
 def adapter_of(**options: Any) -> GatedCrossAttentionAdapter:
-    options = {"every": 2, "heads": 2, "head_width": 8} | options
+    options = {"layer_interval": 2, "heads": 2, "head_width": 8} | options
     return GatedCrossAttentionAdapter(GatedCrossAttentionConfig(**options), WIDTH, 16)
 
 

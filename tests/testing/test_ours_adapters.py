@@ -17,7 +17,11 @@ OURS = [name for name, entry in registries.adapters.names().items() if entry.val
 QFORMER = {"queries": 3, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
 PICTURES = [Layout(16, (4, 4)), Layout(8, (2, 4))]
 CLIPS = [Layout(24, (2, 3, 4)), Layout(18, (3, 2, 3))]
-ENDED = [{"name": "linear"}, {"name": "markers", "begin": True, "end": True}, {"name": "visual_expert", "ends": True}]
+ENDED = [
+    {"name": "linear"},
+    {"name": "markers", "begin": True, "end": True},
+    {"name": "visual_expert", "boundary_tokens": True},
+]
 OTHERS: dict[str, tuple[str, AdapterExample]] = {
     "chain to experts": ("chain", AdapterExample({"steps": ENDED}, text_unchanged=True)),
     "conv over the grid": ("conv", AdapterExample({"kernel": 3, "stride": 2, "padding": 1, "dims": 2}, PICTURES)),
@@ -35,10 +39,13 @@ OTHERS: dict[str, tuple[str, AdapterExample]] = {
         AdapterExample({"kind": "abstractor", "queries": 4, "heads": 2, "depth": 2, "hidden": 16}),
     ),
     "video_qformer audio": ("video_qformer", AdapterExample({**QFORMER, "branch": "audio", "frames": 24})),
-    "visual_expert between ends": ("visual_expert", AdapterExample({"ends": True}, width=32, text_unchanged=True)),
+    "visual_expert between ends": (
+        "visual_expert",
+        AdapterExample({"boundary_tokens": True}, width=32, text_unchanged=True),
+    ),
     "visual_expert mlp": (
         "visual_expert",
-        AdapterExample({"every": 2, "parts": "mlp"}, width=32, text_unchanged=True),
+        AdapterExample({"layer_interval": 2, "parts": "mlp"}, width=32, text_unchanged=True),
     ),
 }
 """What is tried -> adapter, and an example in place of its own."""

@@ -27,6 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from omnivit.contracts.renamed import plugin_names, rename_in_model
 from omnivit.data.mixture import Mixture
 from omnivit.data.privacy import hidden
 from omnivit.errors import CheckpointError
@@ -83,6 +84,21 @@ def of(recipe: Recipe, mixtures: Mapping[str, Mixture], preparation: str) -> dic
         },
         "preparation": preparation,
     }
+
+
+def with_current_options(record: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A record whose recipe has the current names of plugins' options, as a resolved recipe has.
+
+    Args:
+        record: of a run, perhaps of an older version.
+        recipe: the run's recipe now. Plugins that it does not name are not imported.
+    """
+    old = record.get("recipe")
+    if not isinstance(old, dict) or not isinstance(old.get("model"), dict):
+        return dict(record)
+    names = set(plugin_names(dataclasses.asdict(recipe.model)))
+    model = rename_in_model(old["model"], recipe.where("model"), warn=False, only=names)
+    return {**record, "recipe": {**old, "model": model}}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from omnivit import registry
 from omnivit.contracts import registries
+from omnivit.contracts.renamed import plugin_names
 from omnivit.data.opening import AUTO
 from omnivit.errors import PluginError
 from omnivit.model.build import branches_of
@@ -92,7 +93,7 @@ def require(run: str, recipe: Recipe, recorded: Mapping[str, Any], kinds: Collec
     Raises:
         PluginError: names every such plugin, and what to install.
     """
-    used = set(_names_in([recipe.model.llm, *_blocks(recipe)])) | {s.reader for g in recipe.stages for s in g.data}
+    used = set(plugin_names([recipe.model.llm, *_blocks(recipe)])) | {s.reader for g in recipe.stages for s in g.data}
     problems: list[tuple[str, str]] = []
     for key, entry in recorded.items():
         group, _, name = key.partition(":")
@@ -168,14 +169,3 @@ def _blocks(recipe: Recipe) -> Iterator[dict[str, Any]]:
             yield branch.encoder
             yield branch.adapter
     yield from recipe.model.heads.values()
-
-
-def _names_in(value: Any) -> Iterator[str]:
-    """Every `name` in blocks, at any depth."""
-    if isinstance(value, dict):
-        if isinstance(value.get("name"), str):
-            yield value["name"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _names_in(item)

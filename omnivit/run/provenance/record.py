@@ -55,7 +55,8 @@ class Record:
             self._table = Background(self._survey.take)
             return
         self._check_own(standing)
-        self._old = old = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
+        old = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
+        self._old = old = provenance.with_current_options(old, recipe)
         state = standing.state
         first = state["stage_index"] + (state["step"] == state["total_steps"])
         self._comparison = Background(lambda: self._survey.compare(run, old, first))
