@@ -104,6 +104,13 @@ def test_the_citation_is_of_this_version() -> None:
     assert f'\nlicense = "{citation["license"]}"\n' in pyproject()
 
 
+def test_the_folders_of_tests_are_those_of_the_code() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    packages = {path.parent.name for path in (ROOT / "omnivit").glob("*/__init__.py")}
+    beside = {"adapters", "docs", "encoders", "golden", "plugin", "support", "tools"}
+    assert folders - beside <= packages and beside <= folders
+
+
 @pytest.mark.parametrize("folder", ["omnivit", "encoders", "adapters"])
 def test_each_package_is_marked_as_typed(folder: str) -> None:
     package = folder if folder == "omnivit" else f"omnivit_{folder}"

@@ -24,6 +24,7 @@ OVERRIDES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one(recipe_file: Path, data_root: Path, tmp_path: Path) -> None:
     records = [picture_record(f"p{i}", ("red.png", "blue.png")[i % 2], ("red", "blue")[i % 2]) for i in range(6)]

@@ -117,6 +117,7 @@ def test_a_rate_that_is_far_too_high_ends_with_status_1_and_finite_weights(
     assert finite(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_resume_after_skipped_steps_is_exact(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = load_recipe(SPOILT, CLIP, *ONE_STAGE, "checkpoint_every=1")
     _, whole = train(recipe, tmp_path / "whole")
@@ -139,6 +140,7 @@ def test_resume_after_skipped_steps_is_exact(load_recipe: Callable[..., Recipe],
         assert found.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in found.items())
 
 
+@pytest.mark.slow
 def test_16_mixed_resumes_with_its_scale_and_lowers_it_by_steps_that_do_not_count(
     load_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,7 @@ def _newest(path: Path) -> list[dict[str, torch.Tensor]]:
     return [found.weights(), found.optimizer()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_skip_together_and_count_bad_samples_of_both(
     recipe_file: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
