@@ -1,6 +1,6 @@
-"""Pictures: from a medium to a PIL image in RGB, and the transforms that image processors share.
+"""Images: from a medium to a PIL image in RGB, and the transforms that image processors share.
 
-How a file becomes a picture is in `omnivit.media.image_decode`.
+`omnivit.media.image_decode` decodes the files.
 
 Shapes: H height and W width in pixels.
 """
@@ -34,35 +34,36 @@ __all__ = [
 T = TypeVar("T")
 
 CROP_SCALE = (0.6, 1.0)
-"""Share of the area that a random crop keeps. ImageNet training goes down to 0.08, where the answer leaves the crop."""
+"""Share of the area that a random crop keeps. ImageNet training goes down to 0.08, which can cut off the answer."""
 CROP_RATIO = (3 / 4, 4 / 3)
+"""Ratio of width to height of a random crop."""
 
 
 def open_image(media: Media) -> Image.Image:
-    """Decode a picture: upright (EXIF), the first frame, RGB, transparent parts on white, 16-bit grey scaled to 8.
+    """Decode an image: upright (EXIF), the first frame, RGB, transparent parts on white, 16-bit grey scaled to 8 bits.
 
-    The source may be a path, encoded bytes, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4].
+    The source is a path, encoded bytes, a PIL image, or an array of uint8 [H, W], [H, W, 3] or [H, W, 4].
 
     Raises:
-        MediaError: the file must not or cannot be read (see `omnivit.media.locate.opened`), is no picture, is damaged
-            or cut short, is larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT`, or takes too long.
+        MediaError: the file cannot be opened (see `omnivit.media.locate.opened`), is not an image, is damaged or cut
+            short, has more than `MAX_PIXELS` pixels, is more elongated than `MAX_ASPECT`, or takes too long to decode.
     """
     return _read(media, image_decode.upright_rgb)
 
 
 def open_plane(media: Media) -> NDArray[Any]:
-    """Decode a picture of one channel to its own numbers, upright: [H, W] of 8, 16 or 32 bits (a depth map, say).
+    """Decode an image of one channel to its stored values, upright: [H, W] of 8, 16 or 32 bits (e.g. a depth map).
 
-    The source may be a path, encoded bytes, or a PIL image.
+    The source is a path, encoded bytes, or a PIL image.
 
     Raises:
-        MediaError: as `open_image`; or the picture has several channels.
+        MediaError: as `open_image`; or the image has several channels.
     """
     return _read(media, image_decode.upright_plane)
 
 
 def facts_of(media: Media) -> MediaFacts:
-    """What a picture is: height and width (upright), format and mode. It is decoded, so that damage shows.
+    """Height and width of an image (upright), its format and mode. The image is decoded, to detect damage.
 
     Raises:
         MediaError: as `open_image`.
@@ -71,32 +72,32 @@ def facts_of(media: Media) -> MediaFacts:
 
 
 def _read(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
-    """Open what a medium names within our limits, and hand it to `finish` with its name."""
-    source = media.source
-    if isinstance(source, np.ndarray):
-        source = _from_array(source, str(media))
-    if isinstance(source, Image.Image):
+    """Open an image within our limits, and return `finish(image, name)`."""
+    image = media.source
+    if isinstance(image, np.ndarray):
+        image = _from_array(image, str(media))
+    if isinstance(image, Image.Image):
         with reading(str(media)):
-            image_decode.check_size(source, str(media))
-            return finish(source, str(media))
-    with opened(media) as file:
-        return image_decode.read(file, finish)
+            image_decode.check_size(image, str(media))
+            return finish(image, str(media))
+    with opened(media) as source:
+        return image_decode.read(source, finish)
 
 
 def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise MediaError(
-            f"{name}: an array of {array.dtype} with shape {list(array.shape)} is no picture. "
+            f"{name}: an array of {array.dtype} with shape {list(array.shape)} is not an image. "
             f"Available: uint8 with shape [H, W], [H, W, 3] or [H, W, 4]."
         )
     return Image.fromarray(array)
 
 
 def cover(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
-    """Scale so that the picture just covers `height` x `width` pixels, ratio kept, antialiased.
+    """Scale an image to the smallest size that covers `height` x `width` pixels; keeps the aspect ratio, antialiased.
 
-    For a square, sizes are those of torchvision's Resize(int) (the longer side rounds down); else of timm's
-    ResizeKeepRatio.
+    For a square, the size is that of torchvision's Resize(int), which rounds the longer side down; otherwise that of
+    timm's ResizeKeepRatio.
     """
     if height == width:
         short = min(image.size)
@@ -108,26 +109,26 @@ def cover(image: Image.Image, height: int, width: int, resample: Image.Resamplin
 
 
 def contain(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
-    """Scale so that the picture just fits into `height` x `width` pixels, ratio kept, antialiased."""
+    """Scale an image to the largest size within `height` x `width` pixels; keeps the aspect ratio, antialiased."""
     ratio = max(image.height / height, image.width / width)
     size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     return image.resize(size, resample)
 
 
 def center_crop(image: Image.Image, height: int, width: int, fill: tuple[int, ...] = (0, 0, 0)) -> Image.Image:
-    """Cut out the middle, `height` x `width` pixels; where the picture is smaller, `fill` surrounds it."""
+    """Crop the centre of an image to `height` x `width` pixels; a smaller image is padded with the colour `fill`."""
     canvas = Image.new("RGB", (width, height), fill)
     canvas.paste(image, (_margin(width, image.width), _margin(height, image.height)))
     return canvas
 
 
 def _margin(outer: int, inner: int) -> int:
-    """Where the picture starts on the canvas; halves round as in torchvision's CenterCrop."""
+    """Offset of the image on the canvas; halves round as in torchvision's CenterCrop."""
     return (outer - inner) // 2 if outer > inner else -round((inner - outer) / 2)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB image -> float32 [3, H, W]: scaled to 0..1, then (x - mean) / std for each channel."""
+    """RGB image -> float32 [3, H, W]: scaled to [0, 1], then (x - mean) / std for each channel."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).to(torch.float32).div_(255.0)
     shift = torch.tensor(mean, dtype=torch.float32)[:, None, None]
     scale = torch.tensor(std, dtype=torch.float32)[:, None, None]
@@ -135,10 +136,10 @@ def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -
 
 
 def random_view(image: Image.Image, height: int, width: int, resample: Image.Resampling, seed: int) -> Image.Image:
-    """A random crop scaled to `height` x `width`, mirrored half of the time: a function of `seed` alone.
+    """A random crop scaled to `height` x `width`, mirrored with probability 0.5. It depends only on `seed`.
 
-    The crop keeps a share of the area in `CROP_SCALE` with a ratio of its sides in `CROP_RATIO`, as torchvision's
-    RandomResizedCrop draws them; after ten misses it is the whole picture.
+    The crop keeps a share of the area in `CROP_SCALE` with an aspect ratio in `CROP_RATIO`, drawn as in torchvision's
+    RandomResizedCrop; after ten draws that do not fit, it is the complete image.
     """
     draw = random.Random(seed)
     box = _random_box(image.width, image.height, draw)

@@ -1,10 +1,10 @@
-"""Decoding in a process of its own: a decoder that crashes, hangs or eats memory costs one medium, not the run.
+"""Decoding in a helper process: a decoder that crashes, hangs or exhausts memory costs one medium, not the run.
 
-Libraries written in C meet files that nobody has tested them with. `isolated` calls a function in a helper process that
-this process keeps (a loader worker has its own), and starts anew after each accident. The helper is given a function by
-name and its arguments, never code of a file; what it returns are arrays and plain values.
+Libraries written in C read files that they were never tested with. `isolated` calls a function in a helper process,
+which this process keeps between calls (each loader worker has its own) and starts again after a crash. The helper
+receives the name of a function and its arguments, never code from a file; it returns arrays and plain values.
 
-Unix only for the limit on memory; on other systems there is none.
+Memory is limited on Unix only.
 """
 
 from __future__ import annotations
@@ -25,35 +25,37 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from omnivit.errors import MediaError, OmniVitError, PluginError
+from omnivit.media.advice import download_again, or_remove
 from omnivit.processes import end_with_parent, kernel_can_watch, signals_blocked
 
 T = TypeVar("T")
 
 SECONDS = 9.0
-"""A call may compute so long,"""
+"""Processor time that each call may take."""
 BYTES_PER_SECOND = 10_000_000
-"""and a second more for each so many bytes of its file."""
+"""A call may take one second more for each of these many bytes of its file."""
 PATIENCE = 2
-"""So many times as long may pass on the clock: a busy machine is not the fault of the file, waiting for ever is."""
+"""Limit on the clock, as a multiple of the limit on processor time: on a busy machine, a good file takes longer."""
 MEMORY = 2_000_000_000
-"""Bytes that the helper may hold."""
+"""Memory that the helper may use, in bytes."""
 
-_HEAD = struct.Struct("<Q")
+_LENGTH = struct.Struct("<Q")
+"""What precedes each message in the pipes: its length."""
 
 
 def isolated(function: Callable[..., T], *args: Any, name: str, size: int = 0) -> T:
     """Call `function(*args)` in the helper process.
 
     Args:
-        function: of a module that can be imported by name, and quickly: not one that imports torch.
-        args: pickled; paths, numbers, bytes.
-        name: the medium, for errors.
-        size: bytes of its file; large ones may take longer.
+        function: a function that can be imported by name. Its module must import quickly, so without torch.
+        args: its arguments, which are pickled: paths, numbers, bytes.
+        name: name of the medium, for errors.
+        size: size of its file in bytes; large files may take longer.
 
     Raises:
-        MediaError: raised by the function; or it raised something else, crashed, took too long, or wanted too much
+        MediaError: the function raised it, or raised another exception, crashed, took too long, or needed too much
             memory.
-        PluginError: a library is missing.
+        PluginError: a library is not installed.
     """
     return _helper_of_this_process().call(function, args, name, SECONDS + size / BYTES_PER_SECOND)
 
@@ -72,7 +74,7 @@ class _Helper:
         with self._lock:
             process = self._started()
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it has died: reading finds out how
+            with contextlib.suppress(BrokenPipeError):  # the helper has died; `_wait` reports how
                 _write(process.stdin, request)
             try:
                 answer = self._wait(process.pid, seconds)
@@ -80,18 +82,18 @@ class _Helper:
                 self._end()
                 raise MediaError(
                     f"{name}: reading it took more than {seconds:.0f} seconds and was stopped. The file is damaged or "
-                    f"very large: convert it, or take the sample out."
+                    f"very large. {or_remove('Convert it')}"
                 ) from None
             if answer is None:
-                raise MediaError(f"{name}: {self._death()}. Convert the file, or take the sample out.")
-        good, found = pickle.loads(answer)  # of our own helper, never of a file
-        if not good:
-            raise _explained(found, name)
-        value: T = found
+                raise MediaError(f"{name}: {self._death()}. {or_remove('Convert the file')}")
+        succeeded, result = pickle.loads(answer)  # written by our own helper, never by a file
+        if not succeeded:
+            raise _explained(result, name)
+        value: T = result
         return value
 
     def _wait(self, pid: int, seconds: float) -> bytes | None:
-        """The answer, or None where the process died. Raises TimeoutError."""
+        """The answer of the helper, or None if it died. Raises TimeoutError."""
         begun, computed = time.monotonic(), _processor_seconds(pid)
         while True:
             with contextlib.suppress(queue.Empty):
@@ -117,7 +119,7 @@ class _Helper:
         return f"the library that reads it ended the process (status {status})"
 
     def _end(self) -> int:
-        """End the process, if it still runs -> its exit status."""
+        """Stop the helper if it still runs. Returns its exit status."""
         assert self._process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=0.5)
@@ -128,7 +130,7 @@ class _Helper:
 
 
 def _explained(error: OmniVitError | tuple[type[Exception], str], name: str) -> OmniVitError:
-    """What a call that failed is to be told as."""
+    """The exception to raise for a call that failed in the helper."""
     if isinstance(error, OmniVitError):
         return error
     kind, text = error
@@ -137,10 +139,9 @@ def _explained(error: OmniVitError | tuple[type[Exception], str], name: str) -> 
             f"{name}: a library that reads it cannot be imported: {text}. Run: pip install 'omnivit[all]'"
         )
     if issubclass(kind, MemoryError):
-        return MediaError(f"{name}: reading it wants more than {MEMORY / 1e9:g} GB of memory. Make it smaller first.")
+        return MediaError(f"{name}: reading it needs more than {MEMORY / 1e9:g} GB of memory. Reduce its size first.")
     return MediaError(
-        f"{name}: cannot be read, it is damaged or of another kind ({kind.__name__}: {text}). Fetch it again, or take "
-        f"the sample out."
+        f"{name}: cannot be read, it is damaged or has another format ({kind.__name__}: {text}). {download_again()}"
     )
 
 
@@ -148,7 +149,7 @@ _helper: _Helper | None = None
 
 
 def _helper_of_this_process() -> _Helper:
-    """After a fork the parent's helper is the parent's."""
+    """The helper of this process: after a fork, the child must not use the helper of its parent."""
     global _helper
     if _helper is None or _helper.owner != os.getpid():
         _helper = _Helper()
@@ -156,7 +157,7 @@ def _helper_of_this_process() -> _Helper:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Seconds that a process has computed; 0 where the system does not tell as Linux does."""
+    """Processor time of a process in seconds; 0 on systems without Linux's /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -165,33 +166,33 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _listen(stream: IO[bytes], answers: queue.Queue[bytes | None]) -> None:
-    """Put every message into the queue, and None when the stream ends."""
+    """Put each message into the queue, then None when the stream ends."""
     while (message := _read(stream)) is not None:
         answers.put(message)
     answers.put(None)
 
 
 def _write(stream: IO[bytes], message: bytes) -> None:
-    stream.write(_HEAD.pack(len(message)))
+    stream.write(_LENGTH.pack(len(message)))
     stream.write(message)
     stream.flush()
 
 
 def _read(stream: IO[bytes]) -> bytes | None:
-    head = stream.read(_HEAD.size)
-    if len(head) < _HEAD.size:
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
         return None
-    (size,) = _HEAD.unpack(head)
+    (size,) = _LENGTH.unpack(head)
     message = stream.read(size)
     return message if len(message) == size else None
 
 
 def _serve(memory: int, parent: int, kernel: bool) -> None:
-    """The helper: answer calls until the pipe closes, or the parent ends while a call is answered."""
+    """The main loop of the helper: answer calls until the pipe closes, or the parent ends during a call."""
     end_with_parent(parent, kernel)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)  # libraries print to both
+    os.dup2(quiet, 1)  # libraries print to stdout and stderr; answers use a duplicate of stdout
     os.dup2(quiet, 2)
     _limit(memory)
     while (request := _read(requests)) is not None:

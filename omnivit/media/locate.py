@@ -1,36 +1,40 @@
-"""Media files: from the path that a record gives to a file that may be read.
+"""Media files: from the path in a record to an open file. `opened` is the only way in which a medium is opened.
 
-A record is not trusted: its paths stay inside the data root, and only ordinary files are opened. Only a medium that
-the person at the keyboard names (`root` is None) may lie anywhere. Links inside the root are followed, as long as they
-lead to what lies inside. A file is opened first and checked then, so that a link exchanged in between changes nothing.
-This module knows no format and no tensor.
+A record is not trusted: its paths must stay inside the data root, and only regular files are opened. Only a medium that
+the user names directly (`root` is None) may be anywhere. Symbolic links are followed if their targets are inside the
+root. A file is opened first and checked afterwards, so replacing a link in between has no effect. This module knows no
+format and no tensor.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.files import NotRegularError, listed, open_descriptor, place_of
+from omnivit.media.advice import download_again
 from omnivit.media.source import Source
 
 
 def opened(media: Media) -> Source:
-    """The content of a medium: the ordinary, non-empty file that it names, or the bytes that a Python caller passed.
+    """Open a medium: the regular, non-empty file that it names, or the bytes that a Python caller passed.
 
-    To be used in a `with` block; everything that reads the medium reads this.
+    Use the result in a `with` block. Everything that reads a medium reads it through this function.
 
     Raises:
-        MediaError: the source is neither, the path leads out of `media.root` (absolute, `..`, a link), nothing is
-            there, or it is no ordinary file or empty; names the file, the reason and a remedy.
+        MediaError: the source is neither a path nor bytes, the path leads out of `media.root` (it is absolute, contains
+            `..`, or is a link), or the file does not exist, is not a regular file, or is empty. The message names the
+            file, the reason and a remedy.
     """
     if isinstance(media.source, bytes):
         if not media.source:
-            raise MediaError(f"{media}: is empty (0 bytes). Pass the content of a file.")
+            raise MediaError(f"{media}: the content is empty (0 bytes). Pass the content of a file.")
         return Source.of_bytes(media.source, str(media))
     path = _joined(media)
     try:
@@ -41,73 +45,96 @@ def opened(media: Media) -> Source:
         real = _checked_place(descriptor, path, media)
         size = os.fstat(descriptor).st_size
         if size == 0:
-            raise MediaError(f"{path}: the file is empty (0 bytes). Fetch it again, or take the sample out.")
+            raise MediaError(f"{path}: the file is empty (0 bytes). {download_again()}")
     except BaseException:
         os.close(descriptor)
         raise
     return Source(str(real), size, descriptor=descriptor, path=real, suffix=path.suffix)
 
 
-def resolve(media: Media) -> Path:
-    """The ordinary, non-empty file that a medium names, links followed.
-
-    Who opens this path afterwards trusts that nobody exchanges it in between; `opened` need not.
+@contextmanager
+def opened_all(files: Sequence[Media]) -> Iterator[list[Source]]:
+    """Open the files of one medium. Where there are several, each of them is open only while it is read.
 
     Raises:
-        MediaError: as `opened`; or the source is no path.
+        MediaError: as `opened`, for the first file that cannot be opened.
     """
-    if isinstance(media.source, bytes):
-        raise _no_path(media)
+    sources: list[Source] = []
+    try:
+        for file in files:
+            sources.append(opened(file) if len(files) == 1 else opened(file).rest())
+        yield sources
+    finally:
+        for source in sources:
+            source.close()
+
+
+def resolve(media: Media) -> Path:
+    """The path of the regular, non-empty file that a medium names, with symbolic links resolved.
+
+    The file at this path can be replaced before the caller opens it; `opened` does not have this risk.
+
+    Raises:
+        MediaError: as `opened`; or the source is not a path.
+    """
     with opened(media) as source:
-        assert source.path is not None
+        if source.path is None:
+            raise _no_path(media)
         return source.path
 
 
+def files_of(media: Media) -> list[Media]:
+    """The files that a medium names: those of its list or of its folder (see `folder_files`), else itself."""
+    if isinstance(media.source, (list, tuple)):
+        return [replace(media, source=source) for source in media.source]
+    return folder_files(media) or [media]
+
+
 def folder_files(media: Media) -> list[Media] | None:
-    """The files of the folder that a medium names, in the order of their names; None where it names no folder.
+    """The files in the folder that a medium names, in the order of their names; None if it does not name a folder.
 
     Numbers in names count as numbers: `frame9.png` comes before `frame10.png`. Hidden files (`.DS_Store`) are left
-    out; whether the others may be read is for `opened` to say, one by one.
+    out. The files are not checked here; `opened` checks each of them.
 
     Raises:
-        MediaError: the folder lies outside `media.root` or cannot be read, or nothing is in it.
+        MediaError: the folder is outside `media.root`, cannot be read, or is empty.
     """
     if not isinstance(media.source, (str, os.PathLike)):
         return None
     path = _joined(media)
     try:
-        with listed(path) as (descriptor, found):
+        with listed(path) as (descriptor, entries):
             _checked_place(descriptor, path, media)
-            names = sorted((name for name in found if not name.startswith(".")), key=natural)
+            names = sorted((name for name in entries if not name.startswith(".")), key=natural)
     except PermissionError as error:
-        raise MediaError(f"{path}: cannot be read: {_reason(error)}. Check the folder's permissions.") from error
+        raise MediaError(
+            f"{path}: the folder cannot be read: {_reason(error)}. Check the permissions of the folder."
+        ) from error
     except (OSError, ValueError):
         return None
     if not names:
-        raise MediaError(f"{path}: the folder is empty. Fetch its files again, or take the sample out.")
+        raise MediaError(f"{path}: the folder is empty. {download_again('its files')}")
     return [replace(media, source=str(Path(media.source) / name)) for name in names]
 
 
 def read_bytes(media: Media) -> bytes:
-    """The content of a medium's file, or the bytes that a Python caller passed.
+    """The content of the file that a medium names, or the bytes that a Python caller passed.
 
     Raises:
-        MediaError: as `opened`, or reading fails.
+        MediaError: as `opened`; or reading fails.
     """
-    if isinstance(media.source, bytes):
-        return media.source
     with opened(media) as source:
         return source.read()
 
 
 def natural(name: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
-    """A key by which names are sorted as people do: `b2` before `b10`."""
+    """A sort key that compares numbers in names as numbers: `b2` before `b10`."""
     parts = re.split(r"([0-9]+)", name)
     return tuple((0, int(part)) if number % 2 else (1, part) for number, part in enumerate(parts)), name
 
 
 def _checked_place(descriptor: int, path: Path, media: Media) -> Path:
-    """Where the opened file lies. Raises MediaError where that is outside of the root."""
+    """The real path of an open file. Raises MediaError if it is outside the data root."""
     try:
         real = place_of(descriptor, path)
         outside = media.root is not None and not real.is_relative_to(os.path.realpath(media.root))
@@ -115,42 +142,43 @@ def _checked_place(descriptor: int, path: Path, media: Media) -> Path:
         raise _refusal(path, media, error) from error
     if outside:
         raise MediaError(
-            f"{path}: is a link to {real}, outside the data root {media.root}. Copy the file into the root, or set "
-            f"`data.root` to a folder that holds both."
+            f"{path}: is a link to {real}, outside the data root {media.root}. Copy the file into the data "
+            f"root, or set `data.root` to a folder that contains both."
         )
     return real
 
 
 def _refusal(path: Path, media: Media, error: Exception) -> MediaError:
-    """Why a file could not be opened."""
+    """The error for a file that could not be opened."""
     if isinstance(error, FileNotFoundError):
         return MediaError(f"{path}: no such file. {_where(media)}")
     if isinstance(error, NotRegularError):
-        return MediaError(f"{path}: is {error.kind}, not an ordinary file. {_where(media)}")
-    # no permission, a name too long, links in a circle
-    return MediaError(f"{path}: cannot be reached: {_reason(error)}. {_where(media)}")
+        return MediaError(f"{path}: is {error.kind}, not a regular file. {_where(media)}")
+    # no permission, a name that is too long, links in a circle
+    return MediaError(f"{path}: cannot be opened: {_reason(error)}. {_where(media)}")
 
 
 def _no_path(media: Media) -> MediaError:
     kind = type(media.source).__name__
-    return MediaError(f"{media}: a path was expected, not {kind}. Pass the path of a file.")
+    return MediaError(f"{media}: the source is {kind}, but a path is expected. Pass the path of a file.")
 
 
 def _joined(media: Media) -> Path:
+    """The path of a medium below its root. Raises MediaError for what is not a path or leads out of the root."""
     source = media.source
     if not isinstance(source, (str, os.PathLike)):
         raise _no_path(media)
     text = os.fspath(source)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise MediaError(f"{text!r}: is not a path (empty, bytes, or it holds a NUL). Mend the record.")
+        raise MediaError(f"{text!r}: is not a path (it is empty, bytes, or contains a NUL). Correct the record.")
     if media.root is None:
         return Path(text)
     path = Path(text)
     if path.is_absolute() or ".." in path.parts:
-        what = "is absolute" if path.is_absolute() else "climbs out with `..`"
+        reason = "is absolute" if path.is_absolute() else "contains `..`"
         raise MediaError(
-            f"{text}: the path {what}, but media paths start from the data root {media.root} and stay inside it. "
-            f"Write the path relative to the root, or set `data.root` (`media_root` of the source) accordingly."
+            f"{text}: the path {reason}, but media paths are relative to the data root {media.root} and stay inside "
+            f"it. Write the path relative to the data root, or change `data.root` (or `media_root` of the source)."
         )
     return Path(media.root) / path
 
@@ -160,7 +188,7 @@ def _where(media: Media) -> str:
         return "Check the path."
     if not Path(media.root).is_dir():
         return f"The data root {media.root} is not a folder either: set `data.root`."
-    return f"Media paths start from the data root {media.root}: check the record, or set `data.root`."
+    return f"Media paths are relative to the data root {media.root}: check the record, or set `data.root`."
 
 
 def _reason(error: Exception) -> str:

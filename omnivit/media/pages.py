@@ -265,7 +265,7 @@ def _tiff(document: _Document) -> Iterator[Image.Image | None]:
     if document.source.head(4) not in TIFF:
         yield None
         return
-    with image_decode.opened(document.source, ("TIFF",)) as image:
+    with image_decode.opened_image(document.source, ("TIFF",)) as image:
         yield image
 
 

@@ -1,8 +1,8 @@
-"""A medium's content, opened once: what was checked is what every decoder reads, in this process or in the helper.
+"""The content of a medium, opened once: every decoder reads the file that was checked, here or in the helper process.
 
-Libraries differ in what they take: a stream, the content, or a name. A `Source` gives each of them, always of the one
-file that was opened, so that nobody opens a path a second time. Pickled for the helper process
-(`omnivit.media.isolate`), it names the open file of this process, and is opened there from it.
+Libraries accept different things: a stream, bytes, or a file name. A `Source` provides all three, always for the one
+file that was opened, so that no path is opened a second time. When it is pickled for the helper process
+(`omnivit.media.isolate`), it refers to the open file of this process, and the helper opens that.
 """
 
 from __future__ import annotations
@@ -17,34 +17,39 @@ from typing import Any, BinaryIO
 
 from omnivit.errors import MediaError, OmniVitError
 from omnivit.files import name_of, open_descriptor
+from omnivit.media.advice import download_again
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Whatever a decoder raises on a damaged medium becomes a MediaError with its name: the one place that does so.
+    """Turn any exception of a decoder into a MediaError that names the medium: the only place that does so.
 
-    Libraries raise whatever the damage of their format leads to (SyntaxError of EXIF, RuntimeError, struct.error).
+    On damaged files, libraries raise many types of exceptions (SyntaxError for EXIF, RuntimeError, struct.error).
     """
     try:
         yield
     except OmniVitError:
         raise
     except Exception as error:
-        what = (str(error).strip().splitlines() or ["no more is known"])[0][:200]
         raise MediaError(
-            f"{name}: cannot be decoded, it is damaged or cut short ({type(error).__name__}: {what}). Fetch it again, "
-            f"or take the sample out."
+            f"{name}: cannot be decoded, it is damaged or cut short ({type(error).__name__}: {first_line(error)}). "
+            f"{download_again()}"
         ) from error
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, at most 200 characters."""
+    return (str(error).strip().splitlines() or ["no details"])[0][:200]
+
+
 class Source:
-    """A file, or bytes in memory. To be closed, or used in a `with` block.
+    """A file, or bytes in memory. Close it, or use it in a `with` block.
 
     Attributes:
-        name: of the medium, for errors.
-        size: in bytes.
-        suffix: how the record's name of the file ends, in small letters (`.ply`); empty for bytes.
-        path: where the file lies, no link in it; None for bytes.
+        name: name of the medium, for errors.
+        size: size in bytes.
+        suffix: suffix of the file name in the record, in lower case (`.ply`); empty for bytes.
+        path: path of the file without symbolic links; None for bytes.
     """
 
     def __init__(
@@ -57,17 +62,18 @@ class Source:
         path: Path | None = None,
         suffix: str = "",
     ) -> None:
-        """Takes over the descriptor. There is either that, with a path, or the content."""
+        """Pass either `content`, or `descriptor` and `path`. The source owns the descriptor and closes it."""
         self.name, self.size, self.suffix, self.path = name, size, suffix.lower(), path
         self._content, self._descriptor = content, descriptor
-        self._other: tuple[int, int] | None = None
-        """Process and descriptor that this one was sent from, until it is opened here."""
-        self._rests = False
+        self._sender: tuple[int, int] | None = None
+        """Process and descriptor that this source was pickled from, until it is opened here."""
+        self._reopens = False
+        """The file is open only while it is read, see `rest`."""
         self._file_id = (0, 0) if descriptor is None else _id(descriptor)
 
     @classmethod
     def of_bytes(cls, content: bytes, name: str) -> Source:
-        """What is in memory."""
+        """A source for bytes in memory."""
         return cls(name, len(content), content=content)
 
     def __enter__(self) -> Source:
@@ -80,64 +86,66 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Streams that were opened of it stay open."""
+        """Close the file. Streams that `open` returned stay open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def rest(self) -> Source:
-        """Close the file until it is read, and after each reading: for media of so many files that not all may be open.
+        """Close the file now and after each read. For media of many files, which cannot all be open at once.
 
-        It is opened by its path then, and has to be the same file.
+        Each read opens the path again, and raises MediaError where the path names a different file by then.
         """
-        self._rests = self._content is None
+        self._reopens = self._content is None
         self.close()
         return self
 
     def head(self, count: int) -> bytes:
-        """The first bytes. Raises MediaError where reading fails."""
+        """The first `count` bytes. Raises MediaError if the file cannot be read."""
         if self._content is not None:
             return self._content[:count]
         try:
-            if hasattr(os, "pread") and not self._rests:
+            if hasattr(os, "pread") and not self._reopens:
                 return os.pread(self._opened(), count, 0)
             with self.open() as file:
                 return file.read(count)
         except OSError as error:
-            raise MediaError(f"{self.name}: cannot be read: {error.strerror}. Check the file.") from error
+            raise MediaError(f"{self.name}: the file cannot be read: {error.strerror}. Check the file.") from error
 
     def read(self) -> bytes:
-        """The whole content. Raises MediaError where reading fails, or ends early."""
+        """The complete content. Raises MediaError if the file cannot be read, or is shorter than when it was opened."""
         content = self.head(self.size)
         while len(content) < self.size and self._descriptor is not None:  # the system reads 2 GB at a time
             more = os.pread(self._descriptor, self.size - len(content), len(content))
             if not more:
-                raise MediaError(f"{self.name}: became shorter while it was read. Leave the data alone during a run.")
+                raise MediaError(
+                    f"{self.name}: the file became shorter while it was read. Do not change the data during a run."
+                )
             content += more
         return content
 
     def open(self) -> BinaryIO:
-        """The content as a stream from its beginning; the caller closes it."""
+        """A stream that starts at the first byte of the content; the caller closes it."""
         if self._content is not None:
             return io.BytesIO(self._content)
-        if self._rests and self._descriptor is None:
+        if self._reopens and self._descriptor is None:
             return os.fdopen(self._reopened(), "rb")
         descriptor = self._opened()
         name = name_of(descriptor)
         file = os.fdopen(os.dup(descriptor) if name is None else os.open(name, os.O_RDONLY), "rb")
-        file.seek(0)  # some systems share the place in the file among all that opened it
+        file.seek(0)  # on some systems, duplicated descriptors share one position in the file
         return file
 
     def nameable(self) -> str | BinaryIO:
-        """What a library takes that opens names: a name of the file that is open here, or a stream of what has none.
+        """For libraries that open files by name: a name of the open file, or a stream where there is no such name.
 
-        The name ends in a number and not as the file's own does: tell the library the format.
+        The name ends with a number instead of the suffix of the file, so pass the format to the library.
         """
         name = None if self._content is not None else name_of(self._opened())
         return self.open() if name is None else name
 
     def put(self, place: Path) -> None:
-        """Give the content a name of the caller's, for libraries that go by how a name ends: a link, or a copy."""
+        """Create `place` with this content, as a link or a copy. For libraries that need a certain suffix."""
         name = None if self._content is not None else name_of(self._opened())
         if name is None:
             place.write_bytes(self.read())
@@ -147,14 +155,14 @@ class Source:
     def _opened(self) -> int:
         """The descriptor in this process."""
         if self._descriptor is None:
-            if self._other is None and not self._rests:
+            if self._sender is None and not self._reopens:
                 raise ValueError(f"{self.name} is closed")
             self._descriptor = self._reopened()
         return self._descriptor
 
     def _reopened(self) -> int:
-        """The file that another process has open: from that process, or by its path, where that still is the same."""
-        places = [self.path] if self._other is None else [Path("/proc/{}/fd/{}".format(*self._other)), self.path]
+        """Open the file again: from the process that has it open, or by its path if that is still the same file."""
+        places = [self.path] if self._sender is None else [Path("/proc/{}/fd/{}".format(*self._sender)), self.path]
         for place in places:
             assert place is not None
             try:
@@ -164,16 +172,16 @@ class Source:
             if _id(descriptor) == self._file_id:
                 return descriptor
             os.close(descriptor)
-        raise MediaError(f"{self.name}: was exchanged while it was read. Leave the data alone during a run.")
+        raise MediaError(f"{self.name}: the file was replaced while it was read. Do not change the data during a run.")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self._descriptor is not None:
-            state |= {"_descriptor": None, "_other": (os.getpid(), self._descriptor)}
+            state |= {"_descriptor": None, "_sender": (os.getpid(), self._descriptor)}
         return state
 
 
 def _id(descriptor: int) -> tuple[int, int]:
-    """Which file it is, whatever its name."""
+    """Device and inode, which identify a file independently of its name."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino

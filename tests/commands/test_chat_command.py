@@ -91,7 +91,7 @@ def test_chat_goes_on_after_errors(
     chat(run, lines, monkeypatch)
     captured = capfd.readouterr()
     assert captured.out == expected + "\n"
-    for message in ("broken.png: is not a picture", "absent.png: no such file", "which file?",
+    for message in ("broken.png: is not an image", "absent.png: no such file", "which file?",
                     "no command /imgae; did you mean 'image'", "context of 1024"):  # fmt: skip
         assert message in captured.err
     assert captured.err.count("error: ") == 5

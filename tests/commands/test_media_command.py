@@ -98,7 +98,7 @@ def test_tokens_under_a_recipe(media: Callable[..., Outcome], recipe_file: Path,
     good, bad = json.loads(out)["files"]
     assert (good["usable"], good["slots"]) == (True, {"image": {"tokens": 4}})
     assert (bad["usable"], bool(bad["readings"])) == (False, True)
-    assert "is not a picture" in bad["slots"]["image"]["refusal"]
+    assert "is not an image" in bad["slots"]["image"]["refusal"]
 
 
 def test_a_run_folder_is_its_recipe(

@@ -172,7 +172,7 @@ def test_builds_without_weights_and_loads_those_of_the_image_encoder(tmp_path: P
 def test_inspect_and_errors(tmp_path: Path) -> None:
     assert VideoEncoder.inspect(medium(7)).shape == {"frames": 7, "height": 40, "width": 50}
     (tmp_path / "a.mp4").write_text("no clip")
-    with pytest.raises(MediaError, match=r"a\.mp4: is not a clip"):
+    with pytest.raises(MediaError, match=r"a\.mp4: is not a video"):
         made().processor()(Media("video", "a.mp4", root=str(tmp_path)))
     with pytest.raises(RecipeError, match="16 wide cannot be divided among 3 `heads`"):
         made(temporal="transformer", heads=3)

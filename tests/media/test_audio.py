@@ -139,7 +139,7 @@ def test_part_of_a_sound_in_memory() -> None:
         ((tone(), 1), "1 samples a second are outside 4,000 to 384,000 Hz"),
         (tone(), r"an array alone does not tell its rate"),
         (b"", "is empty"),
-        (7, "a path was expected"),
+        (7, "but a path is expected"),
     ],
 )
 def test_bad_sounds_in_memory(source: object, message: str) -> None:

@@ -79,7 +79,7 @@ def test_a_file_at_rest_is_refused_where_it_was_exchanged(tmp_path: Path) -> Non
     assert source.read() == b"checked"
     (tmp_path / "b").write_bytes(SECRET)
     (tmp_path / "b").replace(tmp_path / "a")
-    with pytest.raises(MediaError, match="was exchanged while it was read"):
+    with pytest.raises(MediaError, match="was replaced while it was read"):
         source.read()
 
 

@@ -59,7 +59,7 @@ def test_computing_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_is_limited() -> None:
-    with pytest.raises(MediaError, match=r"^bomb: reading it wants more than 2 GB of memory"):
+    with pytest.raises(MediaError, match=r"^bomb: reading it needs more than 2 GB of memory"):
         isolated(bytearray, 3_000_000_000, name="bomb")
 
 
@@ -69,7 +69,9 @@ def test_our_own_errors_come_back_as_they_are() -> None:
 
 
 def test_any_other_error_is_that_of_the_medium() -> None:
-    with pytest.raises(MediaError, match=r"^a\.json: cannot be read, it is damaged or of another kind \(ValueError: "):
+    with pytest.raises(
+        MediaError, match=r"^a\.json: cannot be read, it is damaged or has another format \(ValueError: "
+    ):
         isolated(json.loads, "{", name="a.json")
 
 

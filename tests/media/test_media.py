@@ -71,14 +71,14 @@ def test_person_at_the_keyboard_may_name_any_file(root: Path, tmp_path: Path) ->
     [
         ("{tmp}/secret.png", "is absolute"),
         ("{root}/sub/a.png", "is absolute"),
-        ("../secret.png", "climbs out"),
-        ("sub/../../secret.png", "climbs out"),
+        ("../secret.png", "contains `..`"),
+        ("sub/../../secret.png", "contains `..`"),
         ("missing.png", "no such file"),
         ("sub", "is a folder"),
-        ("sub/a.png/x", "cannot be reached"),
+        ("sub/a.png/x", "cannot be opened"),
         ("", "is not a path"),
         ("a\0.png", "NUL"),
-        ("x" * 5000, "cannot be reached"),
+        ("x" * 5000, "cannot be opened"),
     ],
 )
 def test_refused_paths(root: Path, tmp_path: Path, source: str, reason: str) -> None:
@@ -97,7 +97,7 @@ def test_refuses_links_out_of_the_root(root: Path, tmp_path: Path) -> None:
 def test_refuses_links_in_a_circle(root: Path) -> None:
     (root / "a").symlink_to(root / "b")
     (root / "b").symlink_to(root / "a")
-    with pytest.raises(MediaError, match="cannot be reached"):
+    with pytest.raises(MediaError, match="cannot be opened"):
         resolve(media("a", root))
 
 
@@ -126,7 +126,7 @@ def test_missing_root_is_named(tmp_path: Path) -> None:
 
 
 def test_source_in_memory_has_no_path() -> None:
-    with pytest.raises(MediaError, match="a path was expected, not Image"):
+    with pytest.raises(MediaError, match="the source is Image, but a path is expected"):
         resolve(media(gradient()))
     assert read_bytes(media(b"abc")) == b"abc"
 
@@ -173,7 +173,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 
 def test_float_grey_has_no_white() -> None:
-    with pytest.raises(MediaError, match="no fixed white"):
+    with pytest.raises(MediaError, match="no value is defined as white"):
         open_image(media(encoded(Image.new("F", (2, 2), 0.5), "TIFF")))
 
 
@@ -211,7 +211,7 @@ def test_elongated_picture_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 def test_cut_short(kind: str) -> None:
     whole = encoded(gradient(200, 200), kind)
-    with pytest.raises(MediaError, match=r"damaged or cut short|not a picture"):
+    with pytest.raises(MediaError, match=r"damaged or cut short|not an image"):
         open_image(media(whole[: len(whole) // 2]))
 
 
@@ -225,7 +225,7 @@ def test_damaged_in_the_middle() -> None:
 @pytest.mark.parametrize("data", [b"hello", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_no_picture(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.png").write_bytes(data)
-    with pytest.raises(MediaError, match=r"x\.png: (is not a picture|cannot be decoded)"):
+    with pytest.raises(MediaError, match=r"x\.png: (is not an image|cannot be decoded)"):
         open_image(media("x.png", tmp_path))
 
 

@@ -85,7 +85,7 @@ def scans(count: int, side: int = 512) -> bytes:
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_by_its_header() -> None:
     began = time.process_time()
-    with pytest.raises(MediaError, match=r"is a JPEG of 2,010 scans, more than the limit of 500 .*Save it anew"):
+    with pytest.raises(MediaError, match=r"is a JPEG of 2,010 scans, more than the limit of 500 .*Save it again"):
         open_image(Media("image", scans(2000, 16)))
     assert time.process_time() - began < 2
 
@@ -101,7 +101,7 @@ def test_what_may_take_long_is_decoded_apart(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(image_decode, "isolated", counted)
     ordinary = np.asarray(open_image(Media("image", scans(0))))
     assert not apart
-    monkeypatch.setattr(image_decode, "HERE", 0.02)
+    monkeypatch.setattr(image_decode, "SECONDS_IN_PROCESS", 0.02)
     assert (np.asarray(open_image(Media("image", scans(0)))) == ordinary).all() and not apart
     assert open_image(Media("image", scans(50))).size == (512, 512) and len(apart) == 1
 
@@ -111,6 +111,6 @@ def test_a_baseline_jpeg_is_known_by_its_first_scan_alone() -> None:
     for mode, progressive in (("RGB", False), ("L", False), ("CMYK", False), ("RGB", True)):
         buffer = io.BytesIO()
         picture.convert(mode).save(buffer, "JPEG", progressive=progressive)
-        with image_decode.opened(Source.of_bytes(buffer.getvalue(), "x")) as image:
+        with image_decode.opened_image(Source.of_bytes(buffer.getvalue(), "x")) as image:
             assert image_decode._has_one_scan(image) != progressive
             assert image.convert("RGB").size == (48, 32)

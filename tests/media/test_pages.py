@@ -67,7 +67,7 @@ def test_too_many_pages_and_missing_ones_are_refused(root: Path) -> None:
 
 
 def test_the_choice_does_not_loosen_the_root(root: Path) -> None:
-    with pytest.raises(MediaError, match="climbs out"):
+    with pytest.raises(MediaError, match=r"contains `\.\.`"):
         read_pages(media(root, "../five.pdf#page=1"))
 
 

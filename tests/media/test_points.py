@@ -306,7 +306,7 @@ def test_files_that_a_file_names_stay_in_the_root(name: str, tmp_path: Path) -> 
         (np.full((5, 6), 300.0), r"its colours go from 300 to 300"),
         (np.full((5, 6), -1.0), r"its colours go from -1 to -1"),
         (b"who knows", r"these 9 bytes do not say which format they have"),
-        (17, r"a path was expected, not int"),
+        (17, r"the source is int, but a path is expected"),
         (torch.zeros(5, 3, requires_grad=True), r"cannot be seen as an array"),
     ],
 )

@@ -155,7 +155,7 @@ def test_probabilities_of_all_next_tokens_add_up_to_one(assistant: Assistant) ->
         ({"image": "https://example.org/x.png"}, "nothing is fetched from a network"),
         ({"image": " "}, "is empty; expected the path"),
         ({"image": 3}, "expected the path of a medium"),
-        ({"image": np.zeros((2, 2), dtype=np.float32)}, "is no picture"),
+        ({"image": np.zeros((2, 2), dtype=np.float32)}, "is not an image"),
     ],
 )
 def test_bad_media(assistant: Assistant, options: dict[str, Any], message: str) -> None:

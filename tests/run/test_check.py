@@ -183,7 +183,7 @@ def test_a_bad_sample_is_named(recipe_file: Path, data_root: Path, capfd: pytest
     (data_root / "red.png").write_bytes(b"not a picture")
     status, _, err = outcome(capfd, str(recipe_file), "--all")
     assert status == 2 and err.startswith("error: stages.align.data: 5 of 24 records are bad:\n  sample 'p0' (")
-    assert re.search(r"\n  sample 'p0' \(.*train.jsonl:1\): .*red.png: is not a picture", err)
+    assert re.search(r"\n  sample 'p0' \(.*train.jsonl:1\): .*red.png: is not an image", err)
     assert "\n`data.on_bad_sample: skip` would leave such samples out" in err
     status, _, err = outcome(capfd, str(recipe_file), "--all", "data.on_bad_sample=skip")
     assert status == 2 and "`data.skip_budget: 0.01` allows 1 of them." in err

@@ -127,7 +127,7 @@ def _places(folder: Path, whole: dict[str, bytes]) -> dict[str, str]:
         file.setparams((1, 1, 8000, 8000, "NONE", ""))
         file.writeframes(bytes(range(256)) * 4)
     return {
-        "link.wav": "outside the data root", "folder.wav": "is a folder, not an ordinary file",
-        "pipe.wav": "is a named pipe", "../up.wav": "climbs out", "absent.wav": "no such file", odd: GOOD,
+        "link.wav": "outside the data root", "folder.wav": "is a folder, not a regular file",
+        "pipe.wav": "is a named pipe", "../up.wav": "contains `..`", "absent.wav": "no such file", odd: GOOD,
         "eight_bit.wav": GOOD,
     }  # fmt: skip

@@ -124,7 +124,7 @@ def files(folder: Path) -> dict[str, str]:
         "cut half.pdf": (good[: len(good) // 2], "damaged, cut short"),
         "noise.pdf": (b"%PDF-1.4\n" + bytes(range(256)) * 400, "damaged, cut short"),
         "zero bytes.pdf": (b"", r"empty \(0 bytes\)"),
-        "html.pdf": (b"<html><body>404 Not Found</body></html>", "not a picture in a known format"),
+        "html.pdf": (b"<html><body>404 Not Found</body></html>", "not an image in a supported format"),
         "password.pdf": (encrypted(red, b"secret", b"owner"), "encrypted and wants a password"),
         "owner only.pdf": (encrypted(red, b"", b"owner"), "good"),
         "strange lock.pdf": (encrypted(red, b"", b"owner", b"Strange"), "encrypted in a way"),
@@ -142,10 +142,10 @@ def files(folder: Path) -> dict[str, str]:
         "flate bomb.pdf": (_flate_bomb(), "crashed|memory|seconds"),
         "image bomb.pdf": (_image_bomb(), "good"),
         "good.tiff": (tiff(["red", "lime", "blue"]), "good"),
-        "cut.tiff": (tiff(["red", "lime", "blue"])[:120], "cannot be decoded|not a picture"),
+        "cut.tiff": (tiff(["red", "lime", "blue"])[:120], "cannot be decoded|not an image"),
         "huge.tiff": (_huge_tiff(), "exceeds limit|more than the limit"),
         "round.tiff": (_circular_tiff(), "good"),
-        "archive.pdf": (_zip(), "not a picture in a known format"),
+        "archive.pdf": (_zip(), "not an image in a supported format"),
     }
     for name, (content, _) in written.items():
         (folder / name).write_bytes(content)

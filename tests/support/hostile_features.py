@@ -141,8 +141,8 @@ def files(folder: Path) -> dict[str, str]:
     (folder / "a_folder.npy").mkdir()
     return expected | {
         "link_out.npy": "outside the data root",
-        "circle.npy": "cannot be reached",
+        "circle.npy": "cannot be opened",
         "a_folder.npy": "is a folder",
         "missing.npy": "no such file",
-        "../outside.npy": "climbs out",
+        "../outside.npy": "contains `..`",
     }

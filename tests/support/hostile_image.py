@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 DAMAGED = "cannot be decoded, it is damaged or cut short"
-UNKNOWN = "is not a picture in a known format"
+UNKNOWN = "is not an image in a supported format"
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -64,9 +64,12 @@ def _lying(folder: Path) -> dict[str, str]:
     (folder / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", encoding="ascii")
     (folder / "vector.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>", encoding="ascii")
     Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "grey.tiff")
-    expected = {"bomb.png": "pixels, more than the limit of|refused, ", "ribbon.png": "more elongated than 100:1"}
+    expected = {
+        "bomb.png": "pixels, more than the limit of|exceeds the limit",
+        "ribbon.png": "more elongated than 100:1",
+    }
     expected |= {"nothing.png": f"has no pixels|{DAMAGED}|{UNKNOWN}", "script.eps": UNKNOWN, "vector.svg": UNKNOWN}
-    return {**expected, "grey.tiff": "have no fixed white"}
+    return {**expected, "grey.tiff": "no value is defined as white"}
 
 
 def _png(path: Path, width: int, height: int) -> None:
@@ -90,4 +93,9 @@ def _places(folder: Path) -> dict[str, str]:
         "folder.png": "is a folder",
         "pipe.png": "named pipe",
     }
-    return {**expected, "circle.png": "cannot be reached", "../secret.png": r"climbs out", "absent.png": "no such file"}
+    return {
+        **expected,
+        "circle.png": "cannot be opened",
+        "../secret.png": r"contains `..`",
+        "absent.png": "no such file",
+    }

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from video_files import changed, cut, picture, turned, write_clip, write_sound
 
-UNKNOWN = "is not a clip in a known format. Available: MP4"
+UNKNOWN = "is not a video in a supported format. Available: MP4"
 UNOPENED = "cannot be opened, it is damaged or cut short"
 LIMIT = "more than the limit of"
 
@@ -162,7 +162,7 @@ def _places(folder: Path, good: Path) -> dict[str, str]:
     return {
         **dict.fromkeys(names, "good"),
         "link.mp4": "outside the data root",
-        "../outside.mp4": "climbs out",
+        "../outside.mp4": "contains `..`",
         "folder.mp4": "the folder is empty",
         "pipe.mp4": "is a named pipe",
         "missing.mp4": "no such file",

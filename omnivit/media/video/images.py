@@ -39,7 +39,7 @@ class Animation:
     def __init__(self, source: Source) -> None:
         """Raises ClipError or MediaError where it is no picture, too large, or damaged."""
         self._source, self.name = source, source.name
-        with image_decode.opened(source) as image:
+        with image_decode.opened_image(source) as image:
             self.format = self.container = str(image.format)
             _check_pixels(image, self.name)
             numbers = _numbers(image)
@@ -64,7 +64,7 @@ class Animation:
 
     def _walk(self, numbers: Sequence[int]) -> Iterator[tuple[Image.Image, float]]:
         """The frames of these numbers (ascending), with their seconds."""
-        with image_decode.opened(self._source) as image:
+        with image_decode.opened_image(self._source) as image:
             for number in numbers:
                 if number:
                     image.seek(number)
@@ -89,7 +89,7 @@ class FrameFiles:
         self._sources = sources
         self.times = [number / rate for number in range(len(sources))]
         self.seconds = len(sources) / rate
-        with image_decode.opened(sources[0]) as image:
+        with image_decode.opened_image(sources[0]) as image:
             _check_pixels(image, sources[0].name)
             self.format = str(image.format)
             self.height, self.width = image_decode.upright_size(image)
@@ -101,7 +101,7 @@ class FrameFiles:
 
     def _frame(self, number: int, size: tuple[int, int]) -> np.ndarray[Any, Any]:
         source = self._sources[number]
-        with image_decode.opened(source) as image:
+        with image_decode.opened_image(source) as image:
             _check_pixels(image, source.name)
             height, width = image_decode.upright_size(image)
             if (height, width) != (self.height, self.width):
