@@ -25,6 +25,7 @@ VERBS = MappingProxyType(
         "train": "train a recipe, or resume a run",
         "check": "validate a recipe without loading a weight: stages, what trains, parameters, memory",
         "show": "print a recipe resolved",
+        "schema": "print the JSON Schema of recipes, for completion and checks in an editor",
         "plugins": "list plugins with their health; say what one is and takes; try the contract on it",
         "new": "make a distribution with a plugin of your own: encoder, adapter, LLM, reader or head",
         "generate": "answer one question about media",

@@ -89,7 +89,7 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     """
     check_evaluation(evaluation, data_root)
     files = [_open(source, data_root, assistant) for source in evaluation.data]
-    scores = {}
+    scores: dict[str, Score] = {}
     for name in evaluation.conditions:
         answered = [
             ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size) for file in files

@@ -74,12 +74,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     tree = override(compose(Path(path)), overrides)
     where = Where((), dict(tree.places()))
-    draft = convert(tree.plain(), Recipe, where, draft=True)
-    recipe: Recipe = convert(resolve(draft, where), Recipe, where)
+    # read twice: an interpolation can name a default, which is known once the rest of the recipe is typed
+    draft = convert(tree.plain(), Recipe, where, draft=True, problems=[])
+    messages: list[str] = []
+    recipe: Recipe = convert(resolve(draft, where), Recipe, where, problems=messages)
     recipe._places = where.places
-    found = list(problems(recipe))
-    if found:
-        raise RecipeError("\n".join(found))
+    messages += problems(recipe)
+    if messages:
+        raise RecipeError("\n".join(messages))
     return recipe
 
 

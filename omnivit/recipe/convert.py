@@ -2,7 +2,7 @@
 
 Recipes and plugin options are checked here alike. This module knows neither YAML nor files: a `Where` carries what its
 maker knows about them. Understood annotations: bool, int, float, str, Path, Any, Literal, Optional and unions, list,
-tuple, dict, dataclasses, and any nesting of them.
+tuple, dict, dataclasses, any nesting of them, and numbers with a range (`Annotated[int, Range(ge=1)]`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omnivit.errors import PluginError, RecipeError
+from omnivit.recipe.ranges import Range
 
 Keys = tuple[str | int, ...]
 """The way from the root to a value: mapping keys and list indices."""
@@ -81,95 +82,126 @@ def split(path: str) -> Keys:
 
 def near(name: object, available: Iterable[object]) -> str:
     """How a sentence about an unknown name ends: `; did you mean 'layer'?`, or a full stop where no name is near."""
-    found = difflib.get_close_matches(str(name), sorted(map(str, available)), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else "."
+    nearest = difflib.get_close_matches(str(name), sorted(map(str, available)), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
 
 
-def hints(config_class: type[Any]) -> dict[str, Any]:
+def hints(config_class: type[Any], with_ranges: bool = False) -> dict[str, Any]:
     """Field -> annotation of a dataclass, for the fields that its constructor takes.
+
+    Args:
+        config_class: a dataclass.
+        with_ranges: keep `Annotated[...]`, which carries ranges of numbers; default: the types alone.
 
     Raises:
         PluginError: an annotation names something that cannot be found.
     """
     try:
-        found = get_type_hints(config_class)
+        annotations = get_type_hints(config_class, include_extras=with_ranges)
     except NameError as error:
         raise PluginError(
             f"{config_class.__module__}.{config_class.__qualname__}: an annotation cannot be resolved: {error}. "
             "Define or import what it names at the top of the module."
         ) from error
-    return {f.name: found[f.name] for f in dataclasses.fields(config_class) if f.init}
+    return {f.name: annotations[f.name] for f in dataclasses.fields(config_class) if f.init}
 
 
-def convert(value: Any, wanted: Any, where: Where, draft: bool = False) -> Any:
+@dataclass(frozen=True)
+class _Mode:
+    """How a tree of values is read."""
+
+    draft: bool
+    """Texts that contain an interpolation may be of any type."""
+    problems: list[str] | None
+    """Takes the values of the right type that are not allowed; None: the first one is raised."""
+
+    def refuse(self, message: str) -> None:
+        """Note a value that is not allowed, or raise."""
+        if self.problems is None:
+            raise RecipeError(message)
+        self.problems.append(message)
+
+
+def convert(value: Any, annotation: Any, where: Where, draft: bool = False, problems: list[str] | None = None) -> Any:
     """Check `value` against an annotation and return it as that type.
 
-    Text that spells a number or truth value passes for one where one is wanted: environment variables are text.
+    A text that spells a number or truth value is accepted where one is expected: environment variables are text.
 
     Args:
         value: mappings, lists, scalars.
-        wanted: the annotation.
+        annotation: the expected type.
         where: named by errors.
-        draft: let texts that hold an interpolation (`${...}`) stand for any type; they are resolved later.
+        draft: accept texts that contain an interpolation (`${...}`) for any type; they are resolved later.
+        problems: takes one message for each number outside its range and each word that is not allowed, so that a user
+            sees all of them at once; default: the first one is raised.
 
     Raises:
         RecipeError: unknown or missing key, or a value of another type.
         PluginError: an annotation that is not understood.
     """
+    return _convert(value, annotation, where, _Mode(draft, problems))
+
+
+def _convert(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
     if isinstance(value, str) and value == MISSING:
         raise RecipeError(
-            f"{where}: a value is mandatory here (it says {MISSING}): {describe_type(wanted)}. Write it there, or "
+            f"{where}: a value is mandatory here (it says {MISSING}): {describe_type(annotation)}. Write it there, or "
             "give it on the command line."
         )
-    if draft and isinstance(value, str) and "${" in value:
+    if mode.draft and isinstance(value, str) and "${" in value:
         return value
-    if wanted is Any:
-        return _anything(value, where, draft)
-    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
-        return _construct(value, wanted, where, draft)
-    if wanted in _SCALARS:
-        return _scalar(value, wanted, where)
-    origin, arguments = get_origin(wanted) or wanted, get_args(wanted)
+    if annotation is Any:
+        return _anything(value, where, mode)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _construct(value, annotation, where, mode)
+    if annotation in _SCALARS:
+        return _scalar(value, annotation, where)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Annotated:
+        return _in_range(_convert(value, arguments[0], where, mode), arguments[1:], where, mode)
     if origin is Literal:
-        return _literal(value, arguments, where)
+        return _literal(value, annotation, where, mode)
     if origin in (Union, types.UnionType):
-        return _union(value, wanted, where, draft)
+        return _union(value, annotation, where, mode)
     if origin in _LISTS:
-        items = _expect(value, list, wanted, where)
+        items = _expect(value, list, annotation, where)
         item_type = arguments[0] if arguments else Any
-        return [convert(item, item_type, where / i, draft) for i, item in enumerate(items)]
+        return [_convert(item, item_type, where / i, mode) for i, item in enumerate(items)]
     if origin is tuple:
-        return _tuple(value, wanted, where, draft)
+        return _tuple(value, annotation, where, mode)
     if origin in _MAPPINGS:
-        return _mapping(value, wanted, where, draft)
-    raise PluginError(f"{where}: annotation {wanted!r} is not understood. Use {_UNDERSTOOD}.")
+        return _mapping(value, annotation, where, mode)
+    raise PluginError(f"{where}: annotation {annotation!r} is not understood. Use {_UNDERSTOOD}.")
 
 
 _UNDERSTOOD = "bool, int, float, str, Path, Any, Literal, Optional, unions, list, tuple, dict or dataclasses"
 
 
-def _construct(value: Any, wanted: type[Any], where: Where, draft: bool) -> Any:
-    given = _expect(value, dict, wanted, where)
-    types_by_key = hints(wanted)
+def _construct(value: Any, annotation: type[Any], where: Where, mode: _Mode) -> Any:
+    given = _expect(value, dict, annotation, where)
+    types_by_key = hints(annotation, with_ranges=True)
     for key in given:
         if key not in types_by_key:
             raise RecipeError(f"{where / key}: unknown key{near(key, types_by_key)} {_allowed(types_by_key)}")
-    for needed in dataclasses.fields(wanted):
+    for needed in dataclasses.fields(annotation):
         if needed.name in types_by_key and needed.name not in given and is_mandatory(needed):
             raise RecipeError(
                 f"{where}: lacks the mandatory key '{needed.name}' ({describe_type(types_by_key[needed.name])}). "
                 f"{_allowed(types_by_key)}"
             )
-    arguments = {key: convert(item, types_by_key[key], where / key, draft) for key, item in given.items()}
+    # in the order of the fields, so that several problems are listed as the reference has them
+    arguments = {
+        key: _convert(given[key], kind, where / key, mode) for key, kind in types_by_key.items() if key in given
+    }
     try:
-        return wanted(**arguments)
+        return annotation(**arguments)
     except ValueError as error:  # a __post_init__ that refuses
         raise RecipeError(f"{where}: {error}") from error
 
 
-def is_mandatory(found: dataclasses.Field[Any]) -> bool:
+def is_mandatory(field: dataclasses.Field[Any]) -> bool:
     """Whether a dataclass field has no default."""
-    return found.default is dataclasses.MISSING and found.default_factory is dataclasses.MISSING
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _allowed(types_by_key: Mapping[str, Any]) -> str:
@@ -177,39 +209,52 @@ def _allowed(types_by_key: Mapping[str, Any]) -> str:
     return f"Allowed: {keys or 'no keys'}."
 
 
-def _anything(value: Any, where: Where, draft: bool) -> Any:
+def _anything(value: Any, where: Where, mode: _Mode) -> Any:
     if isinstance(value, Mapping):
-        return {key: convert(item, Any, where / key, draft) for key, item in value.items()}
+        return {key: _convert(item, Any, where / key, mode) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [convert(item, Any, where / i, draft) for i, item in enumerate(value)]
+        return [_convert(item, Any, where / i, mode) for i, item in enumerate(value)]
     return value
 
 
-def _literal(value: Any, allowed: tuple[Any, ...], where: Where) -> Any:
+def _literal(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
+    allowed = get_args(annotation)
     for choice in allowed:
         if type(choice) is type(value) and choice == value:
             return choice
-    raise RecipeError(f"{where}: {value!r} is not allowed{near(value, allowed)} Allowed: {_choices(allowed)}.")
+    if isinstance(value, bool | int | float) and all(isinstance(choice, str) for choice in allowed):
+        raise _wrong(value, annotation, where)  # `true` of YAML is no text: the message says how to write it
+    mode.refuse(f"{where}: {value!r} is not allowed{near(value, allowed)} Allowed: {_choices(allowed)}.")
+    return value
 
 
-def _union(value: Any, wanted: Any, where: Where, draft: bool) -> Any:
-    members = [member for member in get_args(wanted) if member is not type(None)]
-    if value is None and len(members) < len(get_args(wanted)):
+def _in_range(value: Any, metadata: tuple[Any, ...], where: Where, mode: _Mode) -> Any:
+    """The value; refused where it is a number outside a range that the annotation carries."""
+    for limit in metadata:
+        if isinstance(limit, Range) and isinstance(value, int | float) and value not in limit:
+            mode.refuse(f"{where}: {value} {limit}.")
+    return value
+
+
+def _union(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    if value is None and len(members) < len(get_args(annotation)):
         return None
     fitting = [member for member in members if _is_container(member, value)] or members
     if len(fitting) == 1:
-        return convert(value, fitting[0], where, draft)
+        return _convert(value, fitting[0], where, mode)
 
     # an int stays an int in `float | int`, and text that spells a number stays text in `int | str`
     def unlike(member: Any) -> bool:
         return (get_origin(member) or member) is not type(value)
 
+    attempt = _Mode(mode.draft, None)  # a value that one member refuses may be one of the next
     for member in sorted(members, key=unlike):
         try:
-            return convert(value, member, where, draft)
+            return _convert(value, member, where, attempt)
         except RecipeError:
             continue
-    raise _wrong(value, wanted, where)
+    raise _wrong(value, annotation, where)
 
 
 def _is_container(member: Any, value: Any) -> bool:
@@ -220,41 +265,41 @@ def _is_container(member: Any, value: Any) -> bool:
     return isinstance(value, list | tuple) and (origin in _LISTS or origin is tuple)
 
 
-def _tuple(value: Any, wanted: Any, where: Where, draft: bool) -> tuple[Any, ...]:
-    items, kinds = _expect(value, list, wanted, where), get_args(wanted)
+def _tuple(value: Any, annotation: Any, where: Where, mode: _Mode) -> tuple[Any, ...]:
+    items, kinds = _expect(value, list, annotation, where), get_args(annotation)
     if not kinds or kinds[-1] is Ellipsis:
         kinds = (kinds[0] if kinds else Any,) * len(items)
     if len(kinds) != len(items):
-        raise RecipeError(f"{where}: {len(items)} values are given, {describe_type(wanted)} is wanted.")
+        raise RecipeError(f"{where}: {len(items)} values are given, {describe_type(annotation)} is wanted.")
     pairs = zip(items, kinds, strict=True)
-    return tuple(convert(item, kind, where / i, draft) for i, (item, kind) in enumerate(pairs))
+    return tuple(_convert(item, kind, where / i, mode) for i, (item, kind) in enumerate(pairs))
 
 
-def _mapping(value: Any, wanted: Any, where: Where, draft: bool) -> dict[Any, Any]:
-    key_type, item_type = get_args(wanted) or (Any, Any)
+def _mapping(value: Any, annotation: Any, where: Where, mode: _Mode) -> dict[Any, Any]:
+    key_type, item_type = get_args(annotation) or (Any, Any)
     converted = {}
-    for key, item in _expect(value, dict, wanted, where).items():
+    for key, item in _expect(value, dict, annotation, where).items():
         if key_type is not Any and type(key) is not key_type:
             raise RecipeError(f"{where}: the key {key!r} is {_noun(key)}; {describe_type(key_type)} is wanted.")
-        converted[key] = convert(item, item_type, where / key, draft)
+        converted[key] = _convert(item, item_type, where / key, mode)
     return converted
 
 
-def _expect(value: Any, container: type[Any], wanted: Any, where: Where) -> Any:
+def _expect(value: Any, container: type[Any], annotation: Any, where: Where) -> Any:
     fits = isinstance(value, Mapping) if container is dict else isinstance(value, list | tuple)
     if not fits:
-        raise _wrong(value, wanted, where)
+        raise _wrong(value, annotation, where)
     return value
 
 
-def _scalar(value: Any, wanted: type[Any], where: Where) -> Any:
+def _scalar(value: Any, annotation: type[Any], where: Where) -> Any:
     try:
-        found = _SCALARS[wanted](value)
+        scalar = _SCALARS[annotation](value)
     except OverflowError:  # an integer beyond the range of floats
-        raise _wrong(value, wanted, where) from None
-    if isinstance(found, Path) if wanted is Path else type(found) is wanted:  # a bool is no int here
-        return found
-    raise _wrong(value, wanted, where)
+        raise _wrong(value, annotation, where) from None
+    if isinstance(scalar, Path) if annotation is Path else type(scalar) is annotation:  # a bool is no int here
+        return scalar
+    raise _wrong(value, annotation, where)
 
 
 def _to_bool(value: Any) -> Any:
@@ -297,11 +342,12 @@ def parse_number(text: str) -> int | float | None:
     return float(text.replace(".inf", "inf").replace(".nan", "nan")) if FLOAT.fullmatch(text) else None
 
 
-def _wrong(value: Any, wanted: Any, where: Where) -> RecipeError:
-    hint = " Quote it to make it text." if wanted is str and isinstance(value, int | float) else ""
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-    what = "null" if value is None else f"{shown} is {_noun(value)}"
-    return RecipeError(f"{where}: {what}; wanted: {describe_type(wanted)}.{hint}")
+def _wrong(value: Any, annotation: Any, where: Where) -> RecipeError:
+    is_text = annotation is str or (get_origin(annotation) is Literal and isinstance(get_args(annotation)[0], str))
+    hint = " Quote it to make it text." if is_text and isinstance(value, int | float) else ""
+    short = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    what = "null" if value is None else f"{short} is {_noun(value)}"
+    return RecipeError(f"{where}: {what}; wanted: {describe_type(annotation)}.{hint}")
 
 
 def _noun(value: Any) -> str:
@@ -313,13 +359,15 @@ def _choices(values: Iterable[Any]) -> str:
     return ", ".join(repr(value) for value in values)
 
 
-def describe_type(wanted: Any) -> str:
+def describe_type(annotation: Any) -> str:
     """An annotation in words: `int`, `float or null`, `list of str`, `one of 'a', 'b'`."""
-    origin, arguments = get_origin(wanted), get_args(wanted)
-    if wanted is Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
         return "anything"
-    if wanted is type(None):
+    if annotation is type(None):
         return "null"
+    if origin is Annotated:
+        return describe_type(arguments[0])
     if origin is Literal:
         return f"one of {_choices(arguments)}"
     if origin in (Union, types.UnionType):
@@ -332,7 +380,7 @@ def describe_type(wanted: Any) -> str:
         return f"list of {describe_type(arguments[0])}"
     if origin in _MAPPINGS:
         return f"mapping of {describe_type(arguments[0])} to {describe_type(arguments[1])}"
-    if wanted is tuple:
+    if annotation is tuple:
         return "list"
-    name = getattr(wanted, "__name__", str(wanted))
-    return f"mapping: {name}" if dataclasses.is_dataclass(wanted) else name
+    name = getattr(annotation, "__name__", str(annotation))
+    return f"mapping: {name}" if dataclasses.is_dataclass(annotation) else name

@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from omnivit.recipe.convert import Keys, Where
+from omnivit.recipe.ranges import Range
+
+Count = Annotated[int, Range(ge=1)]
+CountOrNone = Annotated[int, Range(ge=0)]
+NotNegative = Annotated[float, Range(ge=0)]
+Share = Annotated[float, Range(ge=0, le=1)]
+Beta = Annotated[float, Range(ge=0, lt=1)]
+Shape = Literal["cosine", "linear", "constant"]
+"""How the learning rate falls after the warmup."""
+Condition = Literal["true", "shuffled", "none"]
+"""With which media a question is asked."""
 
 LM = "lm"
 """The loss of the words of answers; a head's is called by its name."""
@@ -51,11 +62,11 @@ class DataSource:
     """The file, inside `data.root`."""
     reader: str = "messages"
     """Name of a registered reader; `auto` takes the built-in one that the file's first record asks for."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Share of the mixture relative to the other sources, per sample: 2 shows each of its samples twice an epoch."""
     media_root: str | None = None
     """Folder inside `data.root` that media paths of this file start from; default: `data.root`."""
-    limit: int | None = None
+    limit: Count | None = None
     """Use only the first so many samples."""
     ignore: list[str] = field(default_factory=list)
     """Keys of turns and of their parts to pass over, such as `timestamp`; any other that is not read is an error."""
@@ -65,11 +76,11 @@ class DataSource:
 class Schedule:
     """The learning rate over a stage."""
 
-    name: str = "cosine"
+    name: Shape = "cosine"
     """`cosine`, `linear` or `constant`, after the warmup."""
-    warmup: float = 0.03
+    warmup: NotNegative = 0.03
     """Share of the stage's steps (below 1) or number of steps (1 and more) that rise linearly from 0."""
-    minimum: float = 0.0
+    minimum: Share = 0.0
     """The final rate as a share of the peak."""
 
 
@@ -78,7 +89,7 @@ class Validation:
     """Loss on held-back samples inside a stage."""
 
     data: list[DataSource]
-    every: int = 0
+    every: CountOrNone = 0
     """Optimizer steps between validations, which come at the end of the stage too; 0: only there."""
 
 
@@ -88,25 +99,25 @@ class Stage:
 
     name: str
     data: list[DataSource]
-    train: dict[str, float]
+    train: dict[str, NotNegative]
     """Glob over component paths (`adapters.*`, `llm.*lora*`) -> peak learning rate. The first match wins."""
-    epochs: int = 1
-    steps: int | None = None
+    epochs: Count = 1
+    steps: Count | None = None
     """Optimizer steps; overrides `epochs`."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Samples per optimizer step, over all devices and accumulation."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Split every batch into so many forward passes; changes memory, never the result."""
     schedule: Schedule = field(default_factory=Schedule)
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    losses: dict[str, float] = field(default_factory=lambda: {LM: 1.0})
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    losses: dict[str, NotNegative] = field(default_factory=lambda: {LM: 1.0})
     """Losses and their weights: `lm`, of the words of answers, and a head's by its name in `model.heads`. Each is a
     mean over the step: of the supervised tokens, or of the head's targets. A head that is not named rests."""
     template: str | None = None
     """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
-    supervise: str = "all"
+    supervise: Literal["all", "last"] = "all"
     """The answers of a conversation that are learnt: `all`, or only the `last`; none whose record says otherwise."""
     markup: list[str] | None = None
     """Tokens of the tokenizer that answers of this stage's files hold as tokens: their texts, or globs (`<loc*>`) over
@@ -122,16 +133,16 @@ class Data:
 
     root: str = "."
     """Every path of a sample stays inside this folder; a relative one in a YAML file starts from that file's folder."""
-    max_length: int = 2048
+    max_length: Count = 2048
     """Tokens per sample, media rows included."""
     truncate: bool = False
     """True: cut longer samples at the end (never through a medium); False: a longer sample is a bad sample."""
-    on_bad_sample: str = "error"
+    on_bad_sample: Literal["error", "skip"] = "error"
     """`error` stops at the first bad sample; `skip` counts and reports them, up to `skip_budget`."""
-    skip_budget: float = 0.01
+    skip_budget: Share = 0.01
     """The share of a stage's samples (each counted once, however often it is shown) that may be skipped before the run
     stops. One sample always may be, unless this is 0."""
-    workers: int = 2
+    workers: CountOrNone = 2
     """Loader processes per device."""
     privacy: bool = False
     """True: checkpoints and reports name samples by their number alone, never by paths or by what their records say."""
@@ -142,21 +153,21 @@ class Evaluation:
     """What the run is asked after its last stage; the table in report.md."""
 
     data: list[DataSource]
-    conditions: list[str] = field(default_factory=lambda: ["true", "shuffled", "none"])
+    conditions: list[Condition] = field(default_factory=lambda: ["true", "shuffled", "none"])
     """Show each question with its own media, with another sample's media, with none."""
     linear_probe: list[DataSource] = field(default_factory=list)
     """Training samples of the same closed question; a linear classifier on the frozen features is fitted on them."""
     metric: str = "accuracy"
     """`accuracy` (answers equal to the reference), or `word_error_rate` beside it, for transcripts."""
-    max_new_tokens: int = 16
-    batch_size: int = 16
+    max_new_tokens: Count = 16
+    batch_size: Count = 16
 
 
 @dataclass
 class Keep:
     """Which checkpoints of a run are kept, besides the last one of each stage."""
 
-    last: int = 2
+    last: Count = 2
     """So many of the newest; where one is damaged, the run continues from the one before."""
     best: str | None = None
     """`validation_loss`, or that of a head (`validation_loss/HEAD.LOSS`): the step with the lowest is saved and kept,
@@ -176,9 +187,9 @@ class Recipe:
     checkpoint_every: int | str = "10m"
     """Time (`90s`, `10m`, `1h`) or number of optimizer steps between checkpoints; 0: only at the end of each stage."""
     keep: Keep = field(default_factory=Keep)
-    nan_budget: int = 3
+    nan_budget: CountOrNone = 3
     """Steps in a row that may be skipped because their loss or gradient is not finite; one more stops the run."""
-    seed: int = 0
+    seed: Annotated[int, Range(ge=0, le=2**32 - 1)] = 0
 
     _places = _NOWHERE  # no annotation, so not a field: neither compared, printed nor written
 

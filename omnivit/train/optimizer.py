@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from omnivit.recipe import Schedule, Stage
+from omnivit.recipe.schema import Shape
 from omnivit.train.masters import MasterAdamW
 
 
@@ -42,7 +43,7 @@ def schedule_factor(schedule: Schedule, total: int) -> Callable[[int], float]:
         total: optimizer steps of the stage.
     """
     warmup = math.ceil(schedule.warmup * total) if schedule.warmup < 1 else int(schedule.warmup)
-    shapes: dict[str, Callable[[float], float]] = {
+    shapes: dict[Shape, Callable[[float], float]] = {
         "constant": lambda _: 1.0,
         "linear": lambda done: 1.0 - done,
         "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, get_args
 
 import pytest
 from recipe_support import TINY, refusal, write
 
+from omnivit.errors import RecipeError
 from omnivit.recipe.checks import TAKEN
+from omnivit.recipe.convert import Where, convert, hints
+from omnivit.recipe.ranges import Range
+from omnivit.recipe.schema import Condition
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +55,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["checkpoint_every=-1"], "checkpoint_every (command line): -1 is neither"),
         (
             ["evaluation={data: [{path: x}], conditions: [true, tru]}"],
-            "evaluation.conditions[0] (command line): True is a bool; wanted: str. Quote it to make it text.",
+            "evaluation.conditions[0] (command line): True is a bool; wanted: one of 'true', 'shuffled', 'none'. Qu",
         ),
         (
             ["evaluation={data: [{path: x}], conditions: ['true', tru]}"],
-            "evaluation.conditions[1] (command line): 'tru' is not allowed; did you mean 'true'? Allowed: true, ",
+            "evaluation.conditions[1] (command line): 'tru' is not allowed; did you mean 'true'? Allowed: 'true', ",
         ),
         (
             ["model.inputs={a.b: {encoder: {name: x}, adapter: {name: y}}}"],
@@ -77,6 +83,26 @@ def test_a_stage_must_train_something() -> None:
 def test_every_problem_is_listed_at_once() -> None:
     lines = refusal(write(TINY), "data.workers=-1", "stages.0.epochs=0").splitlines()
     assert [line.split(" ")[0] for line in lines] == ["stages[0].epochs", "data.workers"]
+
+
+def test_a_range_in_the_options_of_a_plugin_is_checked() -> None:
+    @dataclass
+    class Config:
+        depth: Annotated[int, Range(ge=1)] = 2
+        drop: Annotated[float, Range(ge=0, lt=1)] | None = None
+
+    assert convert({"depth": 3, "drop": 0}, Config, Where(("model",))) == Config(3, 0.0)
+    with pytest.raises(RecipeError, match=r"^model\.depth: 0 is not a finite number of at least 1\.$"):
+        convert({"depth": 0, "drop": 1}, Config, Where(("model",)))
+    with pytest.raises(RecipeError, match=r"^model\.drop: 1\.0 is not in \[0, 1\)\.$"):
+        convert({"drop": 1}, Config, Where(("model",)))
+    assert hints(Config) == {"depth": int, "drop": float | None}
+
+
+def test_the_conditions_of_the_schema_are_those_of_the_evaluation() -> None:
+    from omnivit.evaluate.conditions import CONDITIONS
+
+    assert get_args(Condition) == tuple(CONDITIONS)
 
 
 def test_no_input_takes_the_name_of_an_argument_of_ask() -> None:
