@@ -8,7 +8,6 @@ Shapes: M pictures, H x W pixels, y x x patches, S rows, D width.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 from collections.abc import Mapping
@@ -18,12 +17,13 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor
+from torch import Tensor
+from transformers import AutoImageProcessor, CLIPImageProcessor
 
+from omnivit.contracts.options import require_within
 from omnivit.media.images import facts_of
 from omnivit.model.activations import NAMES, beside
-from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.model.hf_tower import Dtype, Tower, all_tokens, patch_grid, require_one_source
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
     Card,
@@ -34,7 +34,6 @@ from omnivit.plugin import (
     MediaFacts,
     RecipeError,
     explained,
-    load_pretrained,
     locate,
     open_image,
     processor_fingerprint,
@@ -61,16 +60,12 @@ class ClipConfig:
     out always."""
     image_size: int | None = None
     """Side in pixels; default: the checkpoint's. Position embeddings are interpolated for another one."""
-    dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("`config` lacks `model_type`, for example `clip_vision_model`.")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"`image_size` is {self.image_size}; it must be at least 1.")
+        require_one_source(self.path, self.config, "clip_vision_model")
+        require_within(self, 1, None, "image_size")
 
 
 @dataclass(frozen=True)
@@ -119,11 +114,12 @@ class ClipEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
         super().__init__()
         self.config = config
-        self._settings = _cut(_vision_config(config), config.layer)
+        self._source = Tower("clip", config.path, config.config, config.dtype)
+        self._settings = self._source.up_to_layer(_vision_config(self._source), config.layer)
         require_weights(config.path)
-        self._process, height, width = _image_processor(config, self._settings)
+        self._process, height, width = _image_processor(config, self._source, self._settings)
         with sketching():
-            tower = self._build()
+            tower = self._source.build(self._settings)
             with explained(f"clip encoder: {type(tower).__name__} does not take pictures of {height} x {width} pixels"):
                 output = self._run(tower, torch.empty(1, 3, height, width))
         y_patch, x_patch = _pair(self._settings.patch_size)
@@ -131,7 +127,7 @@ class ClipEncoder(Encoder):
         self.prefix = self._count_prefix(output.shape[1])
         self.unused = unused(tower, output)
         self.width = int(output.shape[2])
-        self.tower = tower if config.path is not None else self._build()
+        self.tower = tower if config.path is not None else self._source.build(self._settings)
         remove(self.tower, self.unused)
 
     @classmethod
@@ -153,9 +149,7 @@ class ClipEncoder(Encoder):
         if config.path is None:
             return
         _warn_of_conflict(locate(config.path), self._settings)
-        dtype, name = torch_dtype(config.dtype), f"clip encoder, path {config.path!r}"
-        cls = type(self.tower)
-        self.tower = load_pretrained(cls, locate(config.path), name, config=copy.deepcopy(self._settings), dtype=dtype)
+        self.tower = self._source.load(type(self.tower), self._settings)
         remove(self.tower, self.unused)
 
     def processor(self) -> ClipProcessor:
@@ -171,38 +165,21 @@ class ClipEncoder(Encoder):
         The grid is (y, x); (-1, -1) for the class token.
         """
         tokens = self._run(self.tower, items["pixels"].to(torch_dtype(self.config.dtype)))
-        y, x = (torch.arange(side, device=tokens.device) for side in self.patches)
-        grid, beside = torch.cartesian_prod(y, x), torch.full((1, 2), -1, device=tokens.device)
-        values = tokens[:, self.prefix :]
+        values, grid = tokens[:, self.prefix :], patch_grid(self.patches, tokens.device)
+        outside = torch.full((1, 2), -1, device=tokens.device)
         if self.config.class_token == "keep":
-            values, grid = torch.cat([tokens[:, :1], values], dim=1), torch.cat([beside, grid])
+            values, grid = torch.cat([tokens[:, :1], values], dim=1), torch.cat([outside, grid])
         elif self.config.class_token == "only":
-            values, grid = tokens[:, :1], beside
-        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        return Features(values, mask, grid.expand(len(values), -1, -1))
-
-    def _build(self) -> Any:
-        with explained(f"clip encoder: a model of type {self._settings.model_type!r} cannot be built"):
-            options: dict[str, Any] = {"dtype": torch_dtype(self.config.dtype)}
-            settings = copy.deepcopy(self._settings)
-            return AutoModel.from_config(settings, **options).eval()  # type: ignore[no-untyped-call]
+            values, grid = tokens[:, :1], outside
+        return all_tokens(values, grid)
 
     def _run(self, tower: Any, pixels: Tensor) -> Tensor:
         """All tokens of the last layer that is left, before any final norm: [M, prefix + y * x, D]."""
-        seen: list[Tensor] = []
-
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        own = _pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]
-        options = {"interpolate_pos_encoding": True} if tuple(own) != tuple(pixels.shape[2:]) else {}
+        usual = _pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]
+        options = {"interpolate_pos_encoding": True} if tuple(usual) != tuple(pixels.shape[2:]) else {}
         accepted = inspect.signature(tower.forward).parameters
-        hook = _last_layer(tower, self._settings.num_hidden_layers).register_forward_hook(keep)
-        try:
-            tower(pixels.to(tower.dtype), **{key: value for key, value in options.items() if key in accepted})
-        finally:
-            hook.remove()
-        return seen[0]
+        options = {key: value for key, value in options.items() if key in accepted}
+        return self._source.run(tower, self._settings.num_hidden_layers, pixels, **options)[1]
 
     def _count_prefix(self, tokens: int) -> int:
         prefix = tokens - self.patches[0] * self.patches[1]
@@ -233,46 +210,26 @@ def _warn_of_conflict(place: Path | str, settings: Any) -> None:
         )
 
 
-def _vision_config(config: ClipConfig) -> Any:
-    if config.config is not None:
-        values = dict(config.config)
-        with explained(f"clip encoder: no config can be made of {values}"):
-            return AutoConfig.for_model(values.pop("model_type"), **values)
-    place = locate(config.path or "")
-    with explained(f"clip encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(place, **REMOTE_CODE)
-    found = getattr(found, "vision_config", found)
-    if found.model_type == "siglip2_vision_model":
+def _vision_config(source: Tower) -> Any:
+    settings = source.settings()
+    settings = getattr(settings, "vision_config", settings)
+    if settings.model_type == "siglip2_vision_model":
         raise RecipeError(
-            f"clip encoder, path {config.path!r}: NaFlex models take pictures of varying size. Use a SigLIP 2 of fixed "
-            f"size, such as google/siglip2-base-patch16-224."
+            f"{source}: NaFlex models take pictures of varying size. Use a SigLIP 2 of fixed size, such as "
+            f"google/siglip2-base-patch16-224."
         )
-    return found
-
-
-def _cut(settings: Any, layer: int) -> Any:
-    """The config with as many layers as the wanted hidden state needs."""
-    count = getattr(settings, "num_hidden_layers", None)
-    if count is None:
+    if not hasattr(settings, "num_hidden_layers"):
         raise RecipeError(f"clip encoder: {settings.model_type!r} is no vision transformer. Try the `timm` encoder.")
-    needed = layer if layer >= 0 else count + 1 + layer
-    if not 1 <= needed <= count:
-        raise RecipeError(
-            f"clip encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to -{count}."
-        )
-    settings = copy.deepcopy(settings)
-    settings.num_hidden_layers = needed
     return settings
 
 
-def _image_processor(config: ClipConfig, settings: Any) -> tuple[Any, int, int]:
+def _image_processor(config: ClipConfig, source: Tower, settings: Any) -> tuple[Any, int, int]:
     """The image processor, and the height and width of what it makes of any picture."""
     if config.path is None:
         side = config.image_size or max(_pair(settings.image_size))
         process: Any = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     else:
-        with explained(f"clip encoder, path {config.path!r}: has no readable image processor settings"):
-            process = AutoImageProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
+        process = source.preprocessor(AutoImageProcessor)
         if config.image_size is not None:
             process = _resized(process, config.image_size)
     shapes = {tuple(_pixels(process, Image.new("RGB", size)).shape[1:]) for size in ((60, 45), (45, 60))}
@@ -300,13 +257,6 @@ def _resized(process: Any, side: int) -> Any:
 def _pixels(process: Any, image: Image.Image) -> Tensor:
     pixels: Tensor = process(images=image, return_tensors="pt")["pixel_values"][0]
     return pixels
-
-
-def _last_layer(tower: nn.Module, count: int) -> nn.Module:
-    stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    if not stacks:
-        raise RecipeError(f"clip encoder: {type(tower).__name__} has no list of {count} layers. Try `timm`.")
-    return stacks[0][-1]
 
 
 def _pair(size: Any) -> tuple[int, int]:

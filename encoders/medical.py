@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.options import require_within
 from omnivit.media.volume.dicom import READABLE
 from omnivit.media.volume.read import facts_of, has_header, read_header
 from omnivit.media.volume.slices import OTHERS, View, Window
-from omnivit.model.images import INSIDE_EXAMPLES
+from omnivit.model.images import INSIDE_EXAMPLES, without
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -85,8 +86,7 @@ class MedicalConfig:
     def __post_init__(self) -> None:
         if self.bins < 1 or not 0 < self.max_distance < math.inf:
             raise ValueError(f"`bins` is {self.bins} and `max_distance` {self.max_distance}; both must be above 0.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"`batch_size` is {self.batch_size}; it must be at least 1.")
+        require_within(self, 1, None, "batch_size")
         for name in self.header:
             if name not in READABLE:
                 raise ValueError(f"`header`: {name} may identify a person, or is unknown; {suggest(name, READABLE)}")
@@ -98,16 +98,8 @@ class MedicalConfig:
     def view(self) -> View:
         """What is wanted of each volume."""
         windows: dict[str, Window] = {"CT": "soft_tissue", OTHERS: "percentile", **self.windows}
-        return View(
-            slices=self.slices,
-            planes=tuple(self.planes),
-            windows=windows,
-            percentiles=self.percentiles,
-            time=self.time,
-            modality=self.modality,
-            side=self.side,
-            allow_burned_in=self.allow_burned_in,
-        )
+        options = {name: getattr(self, name) for name in View.__dataclass_fields__}
+        return View(**(options | {"planes": tuple(self.planes), "windows": windows}))
 
 
 @dataclass(frozen=True)
@@ -139,11 +131,11 @@ class MedicalProcessor:
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Rows of all slices."""
-        return layout_of_pictures(self.inside, _pictures(item)).rows
+        return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).rows
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """(n, y, x) where the image encoder's rows fill (y, x)."""
-        return layout_of_pictures(self.inside, _pictures(item)).grid
+        return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).grid
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
@@ -184,7 +176,7 @@ class MedicalEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, N S, D], grid (n, y, x): slices in the order of their places."""
-        features = encode_pictures(self.encoder, _pictures(items), self.config.batch_size)
+        features = encode_pictures(self.encoder, without(items, POSITIONS, AXES), self.config.batch_size)
         if self.places is None:
             return features
         places = self.places(items[POSITIONS], items[AXES]).to(features.values.dtype)
@@ -247,8 +239,3 @@ class SinusoidalPlaces(nn.Module):
         here = nn.functional.one_hot(axes, 3).to(waves.dtype)
         placed = (here[..., None] * waves[..., None, :]).flatten(-2)
         return nn.functional.pad(placed, (0, self.width - placed.shape[-1]))
-
-
-def _pictures(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the slices' places."""
-    return {key: value for key, value in items.items() if key not in (POSITIONS, AXES)}

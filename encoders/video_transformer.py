@@ -8,18 +8,18 @@ Shapes: M clips, F frames, H x W pixels, t x y x patches, S = t y x rows, D widt
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+from torch import Tensor
+from transformers import AutoVideoProcessor
 
+from omnivit.contracts.options import require_within
 from omnivit.media.video.read import SIDE, inspect
-from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.model.hf_tower import Dtype, Tower, all_tokens, patch_grid, require_one_source
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
     Card,
@@ -31,8 +31,6 @@ from omnivit.plugin import (
     RecipeError,
     Sampling,
     explained,
-    load_pretrained,
-    locate,
     processor_fingerprint,
     read_frames,
     require_weights,
@@ -59,16 +57,12 @@ class VideoTransformerConfig:
     """Frames a second, for `sampling: fps`."""
     side: int = SIDE
     """Frames whose short side is longer are scaled down to it while they are decoded."""
-    dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("`config` lacks `model_type`, for example `videomae`.")
-        if self.side < 1:
-            raise ValueError(f"`side` is {self.side}; it must be at least 1.")
+        require_one_source(self.path, self.config, "videomae")
+        require_within(self, 1, None, "side")
         self.chosen(1)
 
     def chosen(self, frames: int) -> Sampling:
@@ -147,22 +141,23 @@ class VideoTransformerEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, is of another family, or has no such layer."""
         super().__init__()
         self.config = config
-        self._settings = _cut(_model_config(config), config.layer)
+        self._source = Tower("video_transformer", config.path, config.config, config.dtype)
+        self._settings = self._source.up_to_layer(_model_config(self._source), config.layer)
         require_weights(config.path)
         self._kind = KINDS[self._settings.model_type]
         self.frames, self.side = (
             int(_first(getattr(self._settings, key))) for key in (self._kind.frames, self._kind.side)
         )
         self.patches = _patches(self._settings, self.frames, self.side)
-        self._process = _video_processor(config, self._kind, self.side)
+        self._process = _video_processor(self._source, self._kind, self.side)
         with sketching():
-            tower = self._build()
+            tower = self._source.build(self._settings, **self._extra())
             with explained(f"video_transformer encoder: {type(tower).__name__} cannot be run"):
                 output = self._run(tower, torch.empty(1, self.frames, 3, self.side, self.side))
         self.prefix = self._count_prefix(output.shape[1])
         self.unused = unused(tower, output)
         self.width = int(output.shape[2])
-        self.tower = tower if config.path is not None else self._build()
+        self.tower = tower if config.path is not None else self._source.build(self._settings, **self._extra())
         remove(self.tower, self.unused)
 
     @classmethod
@@ -181,12 +176,9 @@ class VideoTransformerEncoder(Encoder):
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""
-        config = self.config
-        if config.path is None:
+        if self.config.path is None:
             return
-        name, cls = f"video_transformer encoder, path {config.path!r}", type(self.tower)
-        options = {"config": copy.deepcopy(self._settings), "dtype": torch_dtype(config.dtype), **self._extra()}
-        self.tower = load_pretrained(cls, locate(config.path), name, **options)
+        self.tower = self._source.load(type(self.tower), self._settings, **self._extra())
         remove(self.tower, self.unused)
 
     def processor(self) -> VideoTransformerProcessor:
@@ -199,35 +191,17 @@ class VideoTransformerEncoder(Encoder):
         t, y, x = self.patches
         if self._kind.space_first:
             values = values.reshape(len(values), y * x, t, self.width).transpose(1, 2).flatten(1, 2)
-        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        grid = torch.cartesian_prod(*(torch.arange(side, device=values.device) for side in (t, y, x)))
-        return Features(values, mask, grid.expand(len(values), -1, -1))
+        return all_tokens(values, patch_grid(self.patches, values.device))
 
     def _extra(self) -> dict[str, Any]:
         """Options of the model's constructor. ViViT's pooler is in no checkpoint of a classifier."""
         return {"add_pooling_layer": False} if self._settings.model_type == "vivit" else {}
 
-    def _build(self) -> Any:
-        with explained(f"video_transformer encoder: a model of type {self._settings.model_type!r} cannot be built"):
-            options = {"dtype": torch_dtype(self.config.dtype), **self._extra()}
-            settings = copy.deepcopy(self._settings)
-            return AutoModel.from_config(settings, **options).eval()  # type: ignore[no-untyped-call]
-
     def _run(self, tower: Any, pixels: Tensor) -> Tensor:
-        """All tokens of the wanted hidden state, in the model's own order: [M, prefix + S, D]."""
-        seen: list[Tensor] = []
-
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = _last_layer(tower, self._settings.num_hidden_layers).register_forward_hook(keep)
+        """All tokens of the chosen hidden state, in the model's own order: [M, prefix + S, D]."""
         options = {"skip_predictor": True} if self._settings.model_type == "vjepa2" else {}
-        try:
-            output = tower(pixels.to(tower.dtype), **options)
-        finally:
-            hook.remove()
-        found: Tensor = output.last_hidden_state if self.config.layer is None else seen[0]
-        return found
+        output, state = self._source.run(tower, self._settings.num_hidden_layers, pixels, **options)
+        return output.last_hidden_state if self.config.layer is None else state
 
     def _count_prefix(self, tokens: int) -> int:
         t, y, x = self.patches
@@ -240,17 +214,12 @@ class VideoTransformerEncoder(Encoder):
         return prefix
 
 
-def _model_config(config: VideoTransformerConfig) -> Any:
-    if config.config is not None:
-        values = dict(config.config)
-        name = values.pop("model_type")
-        _check_kind(name)
-        with explained(f"video_transformer encoder: no config can be made of {config.config}"):
-            return AutoConfig.for_model(name, **values)
-    with explained(f"video_transformer encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(locate(config.path or ""), **REMOTE_CODE)
-    _check_kind(found.model_type)
-    return found
+def _model_config(source: Tower) -> Any:
+    if source.config is not None:
+        _check_kind(source.config["model_type"])  # before transformers looks for it
+    settings = source.settings()
+    _check_kind(settings.model_type)
+    return settings
 
 
 def _check_kind(name: str) -> None:
@@ -259,20 +228,6 @@ def _check_kind(name: str) -> None:
             f"video_transformer encoder: {name!r} is no transformer over time that it knows; {suggest(name, KINDS)} "
             f"Image models go through `video`: {{name: video, encoder: {{name: clip, ...}}}}."
         )
-
-
-def _cut(settings: Any, layer: int | None) -> Any:
-    """The config with as many layers as the wanted hidden state needs."""
-    count = settings.num_hidden_layers
-    needed = count if layer is None else layer if layer >= 0 else count + 1 + layer
-    if not 1 <= needed <= count:
-        raise RecipeError(
-            f"video_transformer encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to "
-            f"-{count}."
-        )
-    settings = copy.deepcopy(settings)
-    settings.num_hidden_layers = needed
-    return settings
 
 
 def _patches(settings: Any, frames: int, side: int) -> tuple[int, int, int]:
@@ -287,17 +242,16 @@ def _patches(settings: Any, frames: int, side: int) -> tuple[int, int, int]:
     return frames // long, side // patch, side // patch
 
 
-def _video_processor(config: VideoTransformerConfig, kind: Kind, side: int) -> Any:
+def _video_processor(source: Tower, kind: Kind, side: int) -> Any:
     """The video processor; it has to make frames of `side` x `side`."""
-    if config.path is None:
+    if source.path is None:
         import transformers
 
         process: Any = getattr(transformers, kind.processor)(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
         )
     else:
-        with explained(f"video_transformer encoder, path {config.path!r}: has no readable video processor settings"):
-            process = AutoVideoProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
+        process = source.preprocessor(AutoVideoProcessor)
     made = _pixels(process, torch.zeros(1, 3, 90, 120, dtype=torch.uint8)).shape
     if tuple(made[2:]) != (side, side):
         raise RecipeError(
@@ -312,11 +266,6 @@ def _pixels(process: Any, frames: Tensor) -> Tensor:
     made = process(videos=[frames], return_tensors="pt", do_sample_frames=False)
     pixels: Tensor = next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0]
     return pixels
-
-
-def _last_layer(tower: nn.Module, count: int) -> nn.Module:
-    """V-JEPA 2 has layers in its predictor too; those of the encoder come first."""
-    return next(module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == count)[-1]
 
 
 def _first(value: Any) -> Any:

@@ -22,9 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from omnivit.contracts.options import require_within
 from omnivit.media import tiling
 from omnivit.media.pages import LONGEST, MAX_PAGES, facts_of
-from omnivit.model.images import INSIDE_EXAMPLES
+from omnivit.model.images import INSIDE_EXAMPLES, without
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -81,11 +82,10 @@ class DocumentConfig:
     renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
 
     def __post_init__(self) -> None:
-        bounds = {"crops": (1, MOST_CROPS), "pages": (1, MAX_PAGES), "max_side": (16, 8192), "batch_size": (1, 1 << 20)}
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"`{name}` is {value}; it must lie between {least} and {most}.")
+        require_within(self, 1, MOST_CROPS, "crops")
+        require_within(self, 1, MAX_PAGES, "pages")
+        require_within(self, 16, 8192, "max_side")
+        require_within(self, 1, None, "batch_size")
         if self.crops is not None and self.grids is not None:
             raise ValueError("`crops` and `grids` exclude each other: both say which grids there are.")
         bad = [grid for grid in self.grids or [] if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > MOST_CROPS]
@@ -115,26 +115,22 @@ class DocumentProcessor:
     """
 
     inside: Processor
+    config: DocumentConfig
     side: tiling.Size
-    cropping: str
-    grids: tuple[tiling.Grid, ...]
-    global_view: bool
     patches: tuple[int, int] | None
-    """The grid (y, x) of a crop's rows if they are to be joined."""
-    pages: int
-    longest: int
+    """The grid (y, x) of a crop's tokens if they are to be joined."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read, cut and prepare the pages of a document. Raises MediaError."""
         crops: list[Image.Image] = []
         places: list[tuple[int, int, int]] = []
         views: list[View] = []
-        for number, page in enumerate(read_pages(media, self.pages, self.longest)):
-            if self.global_view:
+        for number, page in enumerate(read_pages(media, self.config.pages, self.config.max_side)):
+            if self.config.global_view:
                 views.append(View(len(places), (1, 1)))
                 crops += tiling.squeezed(page, (1, 1), self.side)
                 places.append((number, -1, -1))
-            if self.cropping != "none":
+            if self.config.cropping != "none":
                 cells, grid = self._cut(page)
                 views.append(View(len(places), grid, (page.height, page.width) if self._padded else None))
                 crops += cells
@@ -152,26 +148,28 @@ class DocumentProcessor:
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
-        own = (self.side, self.cropping, self.grids, self.global_view, self.patches, self.pages, self.longest)
-        return f"document {own} {self.inside.fingerprint()}"
+        config = self.config
+        grids = config.choices()
+        values = (self.side, config.cropping, grids, config.global_view, self.patches, config.pages, config.max_side)
+        return f"document {values} {self.inside.fingerprint()}"
 
     def _layout(self, item: Mapping[str, Tensor]) -> Layout:
         if "maps" not in item:
-            return layout_of_pictures(self.inside, _inner(item))
+            return layout_of_pictures(self.inside, without(item, *OWN))
         sizes = [(int(y), int(x)) for y, x in item["maps"] if y * x > 0]
         grid = (len(sizes), *sizes[0]) if len(set(sizes)) == 1 else None
         return Layout(sum(y * x for y, x in sizes), grid)
 
     @property
     def _padded(self) -> bool:
-        return self.cropping == "any_resolution"
+        return self.config.cropping == "any_resolution"
 
     def _cut(self, page: Image.Image) -> tuple[list[Image.Image], tiling.Grid]:
         size = page.height, page.width
         if self._padded:
-            grid = tiling.best_grid(size, self.side, self.grids)
+            grid = tiling.best_grid(size, self.side, self.config.choices())
             return tiling.padded(page, grid, self.side), grid
-        grid = tiling.adaptive_grid(size, self.side, self.grids)
+        grid = tiling.adaptive_grid(size, self.side, self.config.choices())
         return tiling.squeezed(page, grid, self.side), grid
 
 
@@ -238,20 +236,10 @@ class DocumentEncoder(Encoder):
         self.config = config
         self.encoder = build_encoder(config.encoder, "encoder", "image")
         self.width = self.encoder.width
-        grids = config.choices()
-        most = max(itertools.chain(*grids))
+        most = max(itertools.chain(*config.choices()))
         self.positions = CropPositions(most, self.width) if config.positions else None
         inside = self.encoder.processor()
-        self._processor = DocumentProcessor(
-            inside,
-            _side(inside),
-            config.cropping,
-            grids,
-            config.global_view,
-            _patches(inside) if config.joined else None,
-            config.pages,
-            config.max_side,
-        )
+        self._processor = DocumentProcessor(inside, config, _side(inside), _patches(inside) if config.joined else None)
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
@@ -275,7 +263,7 @@ class DocumentEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, L, D], grid (crop, y, x), or (view, y, x) where crops are joined."""
-        found = encode_pictures(self.encoder, _inner(items), self.config.batch_size)
+        found = encode_pictures(self.encoder, without(items, *OWN), self.config.batch_size)
         if self.positions is not None:
             places = items["places"]
             crops = found.values.reshape(*places.shape[:2], -1, self.width)
@@ -291,10 +279,6 @@ def _in_order(found: Features, items: Mapping[str, Tensor]) -> Features:
     mask = torch.arange(order.shape[1], device=order.device) < lengths[:, None]
     values = found.values.gather(1, order[..., None].expand(-1, -1, found.values.shape[2]))
     return Features(values * mask[..., None], mask, items["grid"])
-
-
-def _inner(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in items.items() if key not in OWN}
 
 
 def _side(inside: Processor) -> tiling.Size:

@@ -25,11 +25,12 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoImageProcessor
 
+from omnivit.contracts.options import require_within
 from omnivit.media.pages import LONGEST, MAX_PAGES, facts_of
 from omnivit.model.arguments import accepted
-from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.model.hf_tower import Tower, require_one_source
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -70,18 +71,11 @@ class DocumentNativeConfig:
     renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        bounds = {
-            "max_patches": (1, 1 << 14),
-            "pages": (1, MAX_PAGES),
-            "max_side": (16, 8192),
-            "batch_size": (1, 1 << 20),
-        }
-        for name, (least, most) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"`{name}` is {value}; it must lie between {least} and {most}.")
+        require_one_source(self.path, self.config)
+        require_within(self, 1, 1 << 14, "max_patches")
+        require_within(self, 1, MAX_PAGES, "pages")
+        require_within(self, 16, 8192, "max_side")
+        require_within(self, 1, None, "batch_size")
 
 
 class Family(ABC):
@@ -224,10 +218,11 @@ class DocumentNativeEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, or is of another family."""
         super().__init__()
         self.config = config
-        self._settings = _settings(config)
+        self._source = Tower("document_native", config.path, config.config)
+        self._settings = _settings(self._source)
         require_weights(config.path)
         self._family = FAMILIES[self._settings.model_type]
-        self._process = _image_processor(config, self._family, self._settings)
+        self._process = _image_processor(self._source, self._family, self._settings)
         self.max_patches = config.max_patches or int(getattr(self._process, self._family.budget))
         longest = getattr(self._settings, "seq_len", None)
         if longest is not None and self.max_patches >= longest:
@@ -259,7 +254,7 @@ class DocumentNativeEncoder(Encoder):
         self.tower = load_pretrained(
             _class(self._family),
             locate(self.config.path),
-            f"document_native encoder, path {self.config.path!r}",
+            str(self._source),
             config=copy.deepcopy(self._settings),
             key_mapping={r"^encoder\.(embeddings|encoder|layernorm)\.": r"\1."},  # of a whole Pix2Struct
         )
@@ -322,38 +317,32 @@ def _class(family: type[Family]) -> Any:
     return getattr(transformers, family.model)
 
 
-def _settings(config: DocumentNativeConfig) -> Any:
-    if config.config is not None:
-        values = dict(config.config)
-        kind = str(values.pop("model_type", ""))
+def _settings(source: Tower) -> Any:
+    if source.config is not None:
+        kind = str(source.config.get("model_type", ""))
         if kind not in FAMILIES:
-            raise RecipeError(f"document_native encoder, config: model_type {kind!r}; {suggest(kind, FAMILIES)}")
-        with explained(f"document_native encoder: no config can be made of {values}"):
-            found: Any = AutoConfig.for_model(kind, **values)
-    else:
-        with explained(f"document_native encoder, path {config.path!r}: has no readable model config"):
-            found = AutoConfig.from_pretrained(locate(config.path or ""), **REMOTE_CODE)
-        found = getattr(found, "vision_config", found)
-        if found.model_type not in FAMILIES:
-            raise RecipeError(
-                f"document_native encoder, path {config.path!r}: {found.model_type!r} takes pictures of one size. "
-                f"Available: {', '.join(FAMILIES)}. For others, take `document` with `clip` or `timm` inside."
-            )
-    if hasattr(found, "vision_use_head"):
-        found.vision_use_head = False  # the pooled vector above the rows is not wanted
-    return found
+            raise RecipeError(f"{source}, config: model_type {kind!r}; {suggest(kind, FAMILIES)}")
+    settings = source.settings()
+    settings = getattr(settings, "vision_config", settings)
+    if settings.model_type not in FAMILIES:
+        raise RecipeError(
+            f"{source}: {settings.model_type!r} takes images of one size. Available: {', '.join(FAMILIES)}. For "
+            f"others, use `document` with `clip` or `timm` inside."
+        )
+    if hasattr(settings, "vision_use_head"):
+        settings.vision_use_head = False  # the pooled vector above the tokens is not used
+    return settings
 
 
-def _image_processor(config: DocumentNativeConfig, family: type[Family], settings: Any) -> Any:
-    if config.path is None:
+def _image_processor(source: Tower, family: type[Family], settings: Any) -> Any:
+    if source.path is None:
         return getattr(transformers, family.processor)(**family.options(settings))
-    with explained(f"document_native encoder, path {config.path!r}: has no readable image processor settings"):
-        process: Any = AutoImageProcessor.from_pretrained(locate(config.path), **REMOTE_CODE)  # type: ignore[no-untyped-call]
+    process = source.preprocessor(AutoImageProcessor)
     if getattr(process, "is_vqa", False):
         process.is_vqa = False
     if not hasattr(process, family.budget):
         raise RecipeError(
-            f"document_native encoder, path {config.path!r}: its image processor {type(process).__name__} makes "
-            f"pictures of one size. Take a NaFlex checkpoint, such as google/siglip2-base-patch16-naflex."
+            f"{source}: its image processor {type(process).__name__} creates images of one size. Use a NaFlex "
+            f"checkpoint, such as google/siglip2-base-patch16-naflex."
         )
     return process

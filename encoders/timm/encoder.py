@@ -23,6 +23,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnivit.contracts.options import require_within
 from omnivit.media import images
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
@@ -79,10 +80,7 @@ class TimmConfig:
     def __post_init__(self) -> None:
         if self.pretrained and self.path is not None:
             raise ValueError("`pretrained` and `path` exclude each other: one source of weights.")
-        for name in ("grid", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+        require_within(self, 1, None, "grid", "image_size")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"`crop_pct` is {self.crop_pct}; it must be above 0 and at most 1.")
 

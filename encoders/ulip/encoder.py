@@ -21,6 +21,7 @@ from omnivit_encoders.ulip.point_bert import PointBert
 from omnivit_encoders.ulip.weights import read_point_bert
 from torch import Tensor
 
+from omnivit.contracts.options import require_within
 from omnivit.media.points.read import SEED, facts_of
 from omnivit.media.points.sampling import farthest
 from omnivit.plugin import (
@@ -117,10 +118,7 @@ class UlipConfig:
         if self.file is not None and self.path is None:
             raise ValueError("`file` says which file of `path`, but there is no `path`.")
         sizes = self.sizes
-        for name in ("points", "groups", "group_size", "group_widths", "width", "depth", "heads"):
-            value = getattr(sizes, name)
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+        require_within(sizes, 1, None, "points", "groups", "group_size", "group_widths", "width", "depth", "heads")
         if max(sizes.groups, sizes.group_size) > sizes.points:
             raise ValueError(
                 f"{sizes.groups} groups of {sizes.group_size} points cannot be formed of {sizes.points} points. "

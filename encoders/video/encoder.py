@@ -20,8 +20,9 @@ from omnivit_encoders.video.temporal import FramePositions, FrameTransformer
 from PIL import Image
 from torch import Tensor
 
+from omnivit.contracts.options import require_within
 from omnivit.media.video.read import SIDE, inspect
-from omnivit.model.images import INSIDE_EXAMPLES, PICTURES
+from omnivit.model.images import INSIDE_EXAMPLES, PICTURES, without
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -71,9 +72,7 @@ class VideoConfig:
     renamed: ClassVar[Mapping[str, str]] = {"at_once": "batch_size"}
 
     def __post_init__(self) -> None:
-        for name in ("side", "layers", "heads", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        require_within(self, 1, None, "side", "layers", "heads", "batch_size")
         self.chosen()
 
     def chosen(self) -> Sampling:
@@ -98,11 +97,11 @@ class VideoProcessor:
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Rows of all frames."""
-        return layout_of_pictures(self.inside, _pictures(item)).rows
+        return layout_of_pictures(self.inside, without(item, TIMES)).rows
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """(t, y, x), where the rows of a frame fill a grid."""
-        return layout_of_pictures(self.inside, _pictures(item)).grid
+        return layout_of_pictures(self.inside, without(item, TIMES)).grid
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
@@ -156,7 +155,7 @@ class VideoEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, T P, D], frame by frame, with the grid (t, y, x) where frames have (y, x)."""
-        features = encode_pictures(self.encoder, _pictures(items), self.config.batch_size)
+        features = encode_pictures(self.encoder, without(items, TIMES), self.config.batch_size)
         if self.temporal is None:
             return features
         frames = next(value.shape[1] for key, value in items.items() if key not in (PICTURES, TIMES))
@@ -164,8 +163,3 @@ class VideoEncoder(Encoder):
         mask = features.mask.reshape(shape[:3])
         values = self.temporal(features.values.reshape(shape), mask).flatten(1, 2)
         return replace(features, values=values.masked_fill(~features.mask[..., None], 0.0))
-
-
-def _pictures(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the times."""
-    return {key: value for key, value in items.items() if key != TIMES}

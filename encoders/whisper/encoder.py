@@ -20,12 +20,13 @@ from typing import Any, Literal
 import torch
 from omnivit_encoders.whisper import ctranslate2_weights as whisper_ctranslate2
 from torch import Tensor, nn
-from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers import WhisperConfig as HFConfig
+from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFEncoder
 
+from omnivit.contracts.options import require_within
 from omnivit.media.audio import facts_of
-from omnivit.model.pretrained import REMOTE_CODE
+from omnivit.model.hf_tower import Dtype, Tower, require_one_source
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -36,13 +37,11 @@ from omnivit.plugin import (
     MediaFacts,
     RecipeError,
     explained,
-    load_pretrained,
     load_strictly,
     locate,
     read_audio,
     require_weights,
     synthetic,
-    torch_dtype,
 )
 
 STRIDE = 2
@@ -70,16 +69,12 @@ class WhisperConfig:
     so many rows of the silence after the sound are kept. It must divide the rows of a window (1500 in 30 seconds)."""
     too_long: Literal["error", "cut"] = "error"
     """A sound longer than all windows: refuse it, or leave out its end."""
-    dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        if self.windows < 1:
-            raise ValueError(f"`windows` is {self.windows}; it must be at least 1.")
-        if self.multiple < 1:
-            raise ValueError(f"`multiple` is {self.multiple}; it must be at least 1.")
+        require_one_source(self.path, self.config)
+        require_within(self, 1, None, "windows", "multiple")
         if self.window is not None and not self.window > 0:
             raise ValueError(f"`window` is {self.window}; it must be above 0 seconds.")
 
@@ -139,10 +134,11 @@ class WhisperEncoder(Encoder):
         """Raises RecipeError where the model cannot be found or built, has no such layer, or other windows."""
         super().__init__()
         self.config = config
-        full = _settings(config)
+        self._source = Tower("whisper", config.path, config.config, config.dtype)
+        full = _settings(self._source)
         require_weights(config.path)
         self._extract = _extractor(config, full)
-        self._settings = _cut(full, config.layer)
+        self._settings = self._source.up_to_layer(full, config.layer, "encoder_layers")
         self._settings.max_source_positions = self._extract.nb_max_frames // STRIDE
         rows = self._settings.max_source_positions
         if rows % config.multiple:
@@ -150,25 +146,21 @@ class WhisperEncoder(Encoder):
                 f"whisper encoder: a window has {rows} rows, which `multiple: {config.multiple}` does not divide."
             )
         self.width = int(full.d_model)
-        with explained("whisper encoder: cannot be built"):
-            self.tower = self._built(self._settings)
+        self.tower = self._built(self._settings)
 
     def load(self) -> None:
         """Load the weights of `path`. Raises RecipeError where they do not fit."""
         if self.config.path is None:
             return
-        name, place = f"whisper encoder, path {self.config.path!r}", locate(self.config.path)
-        dtype = torch_dtype(self.config.dtype)
+        # The weights have a position for each token of 30 seconds: all are loaded, then cut to those of a window.
         settings = copy.deepcopy(self._settings)
-        settings.max_source_positions = int(_settings(self.config).max_source_positions)
-        file = whisper_ctranslate2.find(place)
+        settings.max_source_positions = int(_settings(self._source).max_source_positions)
+        file = whisper_ctranslate2.find(locate(self.config.path))
         if file is None:
-            tower = load_pretrained(
-                HFEncoder, place, name, config=settings, dtype=dtype, key_mapping={r"^(model\.)?encoder\.": ""}
-            )
+            tower = self._source.load(HFEncoder, settings, key_mapping={r"^(model\.)?encoder\.": ""})
         else:
             tower = self._built(settings)
-            _fill(tower, whisper_ctranslate2.convert(file).state, name)
+            _fill(tower, whisper_ctranslate2.convert(file).state, str(self._source))
         rows = self._settings.max_source_positions
         positions = tower.embed_positions.weight[:rows].detach().clone()
         tower.embed_positions = nn.Embedding(rows, self.width, _weight=positions, _freeze=True)
@@ -206,8 +198,7 @@ class WhisperEncoder(Encoder):
         return Features(values * mask[:, :, None], mask)
 
     def _built(self, settings: HFConfig) -> Any:
-        tower: Any = HFEncoder._from_config(settings, dtype=torch_dtype(self.config.dtype))  # type: ignore[no-untyped-call]
-        return self._without_norm(tower.eval())
+        return self._without_norm(self._source.build(settings, HFEncoder._from_config))
 
     def _without_norm(self, tower: Any) -> Any:
         """The tower without its final norm where the recipe chose a layer."""
@@ -216,23 +207,19 @@ class WhisperEncoder(Encoder):
         return tower
 
 
-def _settings(config: WhisperConfig) -> HFConfig:
+def _settings(source: Tower) -> HFConfig:
     """The config of the whole model."""
-    if config.config is not None:
-        values = {key: value for key, value in config.config.items() if key != "model_type"}
-        with explained(f"whisper encoder: no config can be made of {config.config}"):
+    if source.config is not None:
+        values = {key: value for key, value in source.config.items() if key != "model_type"}
+        with explained(f"{source}: no config can be created from {source.config}"):
             return HFConfig(**values)
-    place = locate(config.path or "")
-    file = whisper_ctranslate2.find(place)
+    file = whisper_ctranslate2.find(locate(source.path or ""))
     if file is not None:
         return HFConfig(**whisper_ctranslate2.convert(file).config)
-    with explained(f"whisper encoder, path {config.path!r}: has no readable model config"):
-        found = AutoConfig.from_pretrained(place, **REMOTE_CODE)
-    if not isinstance(found, HFConfig):
-        raise RecipeError(
-            f"whisper encoder, path {config.path!r}: is a model of type {found.model_type!r}, not a Whisper."
-        )
-    return found
+    settings = source.settings()
+    if not isinstance(settings, HFConfig):
+        raise RecipeError(f"{source}: is a model of type {settings.model_type!r}, not a Whisper.")
+    return settings
 
 
 def _extractor(config: WhisperConfig, settings: HFConfig) -> Any:
@@ -258,19 +245,6 @@ def _extractor(config: WhisperConfig, settings: HFConfig) -> Any:
     extract.n_samples = round(wanted * extract.sampling_rate)
     extract.nb_max_frames = round(frames)
     return extract
-
-
-def _cut(settings: HFConfig, layer: int | None) -> HFConfig:
-    """The config with as many layers as the wanted hidden state needs."""
-    count = settings.encoder_layers
-    needed = count if layer is None else layer if layer >= 0 else count + 1 + layer
-    if not 1 <= needed <= count:
-        raise RecipeError(
-            f"whisper encoder: layer {layer}, but the model has {count}. Available: 1 to {count}, or -1 to -{count}."
-        )
-    settings = copy.deepcopy(settings)
-    settings.encoder_layers = needed
-    return settings
 
 
 def _fill(tower: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -63,6 +63,27 @@ def rename_options(
     return {renamed.get(name, name): value for name, value in options.items()}
 
 
+def require_within(config: object, least: int, most: int | None, *names: str) -> None:
+    """Check numbers of a `Config`; every number of a tuple, and none of an option that is None.
+
+    Args:
+        config: the `Config`.
+        least: the least allowed value.
+        most: the greatest allowed value; None: any.
+        *names: of the options.
+
+    Raises:
+        ValueError: names the option, its value and the bounds.
+    """
+    for name in names:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if all(least <= number and (most is None or number <= most) for number in numbers):
+            continue
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"`{name}` is {value}; it must be {bounds}.")
+
+
 class ConfigField(NamedTuple):
     """One option of a plugin."""
 

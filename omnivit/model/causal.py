@@ -26,6 +26,7 @@ from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
+from omnivit.model.hf_tower import require_one_source
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
 from omnivit.model.patching import LayerPatching, find_layers
@@ -65,10 +66,7 @@ class CausalConfig:
     """Run Python code that comes with the checkpoint. Only where you trust its author."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("say either `path` (pretrained weights) or `config` (random weights).")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("`config` lacks `model_type`, for example `llama`.")
+        require_one_source(self.path, self.config, "llama")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model made from `config` needs a `tokenizer`; `bytes` needs no file.")
         if self.quantize and self.path is None:

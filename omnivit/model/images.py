@@ -46,14 +46,14 @@ def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Me
 def layout_of_pictures(inside: Processor, item: Mapping[str, Tensor]) -> Layout:
     """Rows of a medium: those of its first picture times their number, in a grid (n, y, x) where one has (y, x)."""
     count = int(item[PICTURES])
-    one = layout_of(inside, {key: value[0] for key, value in inner_items(item).items()})
+    one = layout_of(inside, {key: value[0] for key, value in without(item, PICTURES).items()})
     grid = (count, *one.grid) if one.grid is not None and len(one.grid) == 2 else None
     return Layout(count * one.rows, grid)
 
 
-def inner_items(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the number of pictures."""
-    return {key: value for key, value in items.items() if key != PICTURES}
+def without(items: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
+    """An item, or a stack of items, without the tensors that are not the inner encoder's."""
+    return {key: value for key, value in items.items() if key not in keys}
 
 
 def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int | None = None) -> Features:
@@ -64,7 +64,7 @@ def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int 
         items: as stacked by the collator: `pictures` [M], the others [M, N, ...].
         at_once: most pictures that pass through the encoder together, to bound memory; None: all.
     """
-    counts, inner = items[PICTURES], inner_items(items)
+    counts, inner = items[PICTURES], without(items, PICTURES)
     most = next(iter(inner.values())).shape[1]
     real = torch.arange(most, device=counts.device) < counts[:, None]
     pictures = {key: value[real] for key, value in inner.items()}

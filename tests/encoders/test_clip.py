@@ -206,10 +206,14 @@ def test_impossible_options_name_the_place(options: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        ({"model_type": "clip_vision_model"}, {"layer": -4}, r"layer -4, but the model has 3. Available: 1 to 3"),
-        ({"model_type": "clip_vision_model"}, {"layer": 0}, "layer 0"),
+        (
+            {"model_type": "clip_vision_model"},
+            {"layer": -4},
+            r"`layer` is -4, but the model has 3 layers. Available: 1 to 3",
+        ),
+        ({"model_type": "clip_vision_model"}, {"layer": 0}, "`layer` is 0"),
         ({"model_type": "siglip_vision_model"}, {"class_token": "keep"}, "'siglip_vision_model' has none"),
-        ({"model_type": "clip_vison_model"}, {}, "no config can be made"),
+        ({"model_type": "clip_vison_model"}, {}, "no config can be created"),
         ({"model_type": "vit_mae"}, {}, "no plain vision transformer"),
         ({"model_type": "clip_vision_model"}, {"image_size": 4}, "does not take pictures of 4 x 4"),
     ],
@@ -220,11 +224,11 @@ def test_models_that_do_not_fit(config: dict[str, Any], options: dict[str, Any],
 
 
 def test_folder_without_weights_or_settings(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no readable model config"):
+    with pytest.raises(RecipeError, match="the model config cannot be read"):
         ClipEncoder(ClipConfig(path=str(tmp_path)))
     model = save(tmp_path, "clip_vision_model")
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(RecipeError, match="no readable image processor settings"):
+    with pytest.raises(RecipeError, match="the preprocessor settings cannot be read"):
         ClipEncoder(ClipConfig(path=str(tmp_path)))
     state = {key: value for key, value in model.state_dict().items() if "layers.1.mlp" not in key}
     save(tmp_path, "clip_vision_model").save_pretrained(tmp_path, state_dict=state)

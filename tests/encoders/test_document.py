@@ -217,7 +217,7 @@ def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crops": 0}, "`crops` is 0; it must lie between 1 and 100"),
+        ({"crops": 0}, "`crops` is 0; it must be between 1 and 100"),
         ({"pages": 65}, "`pages` is 65"),
         ({"max_side": 100_000}, "`max_side` is 100000"),
         ({"crops": 4, "grids": [[1, 1]]}, "exclude each other"),

@@ -220,8 +220,8 @@ def test_gradients_reach_the_weights_but_not_the_positions() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": 4}, "layer 4, but the model has 3"),
-        ({"layer": 0}, "layer 0, but the model has 3"),
+        ({"layer": 4}, "`layer` is 4, but the model has 3 layers"),
+        ({"layer": 0}, "`layer` is 0, but the model has 3 layers"),
         ({"multiple": 3}, "a window has 50 rows, which `multiple: 3` does not divide"),
         ({"window": 2.0}, r"windows of 2 seconds do not fit: the model has positions for 1 seconds"),
         ({"window": 0.031}, r"windows of 0\.031 seconds do not fit"),
@@ -248,7 +248,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(RecipeError, match=r"is a model of type 'clip', not a Whisper"):
         WhisperEncoder(WhisperConfig(path=str(tmp_path)))
-    with pytest.raises(RecipeError, match="no config can be made of"):
+    with pytest.raises(RecipeError, match="no config can be created from"):
         WhisperEncoder(WhisperConfig(config={"d_model": "wide"}))
 
 
