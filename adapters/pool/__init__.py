@@ -1,4 +1,4 @@
-"""`pool`: fewer rows by means of them, or by laying neighbours side by side"""
+"""`pool`: fewer tokens by means of them, or by concatenating neighbours."""
 
 from omnivit_adapters.pool.adapter import PoolAdapter
 

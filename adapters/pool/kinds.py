@@ -1,226 +1,329 @@
-"""The kinds of `pool`: how many rows come out of each, and the sums that give them. One function each, without state.
+"""The kinds of `pool`, in one table: `KINDS`.
 
-Shapes: m media that lie alike, R rows of each, P of them on the grid (t, y, x), C class tokens, L rows that come out,
-D width of the rows.
+A kind is its name, the options that it reads, its length rule, and what it computes. A new kind is a class here, a line
+in `KINDS` and a name in `KindName`.
+
+Shapes: m media with the same layout, R tokens of each, P of them on the grid (t, y, x), C class tokens, L tokens that
+come out, D width of the tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
+from omnivit_adapters.pool.groups import Group, as_video
 from torch import Tensor
 
 from omnivit.plugin import Layout, RecipeError
 
-Kind = Literal["spatio_temporal", "temporal", "merge", "consecutive", "grid", "mean", "class_token"]
+KindName = Literal["spatio_temporal", "temporal", "merge", "consecutive", "grid", "mean", "class_token"]
+OverTime = Callable[[Tensor], Tensor]
+"""[m, t, y x, D] -> [m, y x, D]: how `temporal` joins the frames."""
 
 
 @dataclass(frozen=True)
 class PoolLength:
-    """The rule of each kind. The options that a kind does not know are left as they are."""
+    """The length rule of a kind with its options. Options that the kind does not read keep their defaults."""
 
-    kind: Kind
+    kind: KindName
     n: int = 1
     size: tuple[int, ...] = ()
     frames: int = 0
     patches: int | None = None
-    """Rows of a frame, where they are to be so many."""
+    """Tokens of a frame, where the weights are for a fixed number."""
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError for a medium without rows, and for rows that do not lie as the kind needs it."""
+        """Raises RecipeError for a medium without tokens, and for a layout that the kind cannot pool."""
         if layout.rows < 1:
-            raise RecipeError(f"pool, kind {self.kind}: the medium has no rows.")
-        return RULES[self.kind](self, layout)
+            raise RecipeError(f"pool, kind {self.kind}: the medium has no tokens.")
+        return KINDS[self.kind].length(self, layout)
 
     def grid(self, layout: Layout) -> tuple[int, int, int]:
-        """Sizes (t, y, x) of the grid that the rows fill; a picture is a clip of one frame."""
+        """Sizes (t, y, x) of the grid that the tokens fill; an image is a video of one frame."""
         grid = filled(layout)
         if grid is None or len(grid) not in (2, 3):
             raise RecipeError(
-                f"pool, kind {self.kind}: needs rows that fill a grid ((t,) y, x); the {layout.rows} rows here lie in "
-                f"{_described(layout)}. Use it right after an encoder that gives the patches alone, or before the "
-                f"steps of a chain that give up the grid; `consecutive` and `mean` need no grid."
+                f"pool, kind {self.kind}: the tokens must fill a grid (y, x) or (t, y, x), but these {layout.rows} "
+                f"tokens have {_described(layout)}. Put `pool` directly after an encoder that returns patch tokens "
+                f"only, or before the steps of a chain that drop the grid. `consecutive` and `mean` need no grid."
             )
-        return as_clip(grid)
+        return as_video(grid)
+
+
+class Kind(ABC):
+    """A way to pool. The docstring of a kind says what it computes and from which paper it is."""
+
+    name: ClassVar[KindName]
+    options: ClassVar[tuple[str, ...]] = ()
+    """Options of `PoolConfig` that the kind reads."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Those without a default."""
+
+    @abstractmethod
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """The layout that comes out. Raises RecipeError for one that the kind cannot pool."""
+
+    @abstractmethod
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """Pool the media of a group, whose layout the length rule accepted: [m, L, D'].
+
+        Args:
+            group: the media.
+            layout: that comes out.
+            rule: the options.
+            over_time: the adapter's, which may have weights.
+        """
+
+    def widening(self, n: int) -> int:
+        """D' / D."""
+        del n
+        return 1
+
+
+class SpatioTemporal(Kind):
+    """The mean over space of each frame, then the mean over time of each place.
+
+    Video-ChatGPT (Maaz et al., arXiv 2306.05424, section 3.1).
+    """
+
+    name = "spatio_temporal"
+    options = ("frames",)
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """Frames, or `frames` if they are more, and places."""
+        t, y, x = rule.grid(layout)
+        return Layout(max(t, rule.frames) + y * x)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, P, D] -> [m, max(t, frames) + y x, D]."""
+        del layout, over_time
+        video = _frames(group)
+        missing = max(0, rule.frames - group.sizes[0])
+        # zeros stand for the missing frames only among the frames; the mean over time is of the real ones
+        frames = torch.nn.functional.pad(video.mean(dim=2), (0, 0, 0, missing))
+        return torch.cat([frames, video.mean(dim=1)], dim=1)
+
+
+class Temporal(Kind):
+    """Each place over time, then one vector for each frame: its class token, or the mean of its patches.
+
+    Valley (Luo et al., arXiv 2306.07207, section 3.1).
+    """
+
+    name = "temporal"
+    options = ("weights", "patches", "heads")
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """Places and frames. One class token for each frame may be outside the grid."""
+        t = 1 if layout.grid is None or len(layout.grid) == 2 else layout.grid[0]
+        with_class_tokens = layout.grid is not None and layout.rows == prod(layout.grid) + t
+        t, y, x = rule.grid(Layout(layout.rows - t, layout.grid) if with_class_tokens else layout)
+        if rule.patches not in (None, y * x):
+            raise RecipeError(
+                f"pool, kind temporal: the `learned` weights are for frames of {rule.patches} tokens, but these frames "
+                f"have {y} x {x} = {y * x} tokens. Set `patches: {y * x}`, or use an encoder with {rule.patches} "
+                f"tokens for each frame."
+            )
+        return Layout(y * x + t)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, P, D] and class tokens [m, t or 0, D] -> [m, y x + t, D]."""
+        del layout, rule
+        video, class_tokens = _frames(group), group.class_tokens
+        return torch.cat([over_time(video), class_tokens if class_tokens.shape[1] else video.mean(dim=2)], dim=1)
+
+
+class Merge(Kind):
+    """Blocks of n x n neighbours become one wider token.
+
+    Pixel shuffle of Idefics 3 (arXiv 2408.12637) and InternVL.
+    """
+
+    name = "merge"
+    options = required = ("n",)
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """A grid that is n times smaller along y and x."""
+        _, y, x = rule.grid(layout)
+        if y % rule.n or x % rule.n:
+            raise RecipeError(
+                f"pool, kind merge: a grid of {y} x {x} tokens cannot be divided into blocks of {rule.n} x {rule.n}. "
+                f"Choose an `n` that divides both sizes or another image size, or resize the grid before it: "
+                f"{{name: pool, kind: grid, size: [{_multiple(y, rule.n)}, {_multiple(x, rule.n)}]}}."
+            )
+        before = (layout.grid or ())[:-2]
+        return Layout(layout.rows // rule.n**2, (*before, y // rule.n, x // rule.n))
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, P, D] -> [m, P / n^2, n^2 D]: the tokens of a block row by row from the top left."""
+        del layout, over_time
+        patches, n, (t, y, x) = group.patches, rule.n, group.sizes
+        # split y and x into blocks and places inside a block, then bring the two places next to the channels
+        blocks = patches.reshape(len(patches), t, y // n, n, x // n, n, patches.shape[2]).transpose(3, 4)
+        return blocks.reshape(len(patches), -1, n * n * patches.shape[2])
+
+    def widening(self, n: int) -> int:
+        """n^2."""
+        return n * n
+
+
+class Consecutive(Kind):
+    """n tokens in reading order become one wider token.
+
+    MiniGPT-v2 (Chen et al., arXiv 2310.09478, section 2.1).
+    """
+
+    name = "consecutive"
+    options = required = ("n",)
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """Tokens / n; the grid stays where n divides its last axis."""
+        if layout.rows % rule.n:
+            raise RecipeError(
+                f"pool, kind consecutive: {layout.rows} tokens cannot be divided into groups of {rule.n}. Choose an "
+                f"`n` that divides {layout.rows}. If one of them is a class token, drop it in the encoder."
+            )
+        grid = filled(layout)
+        divides = grid is not None and grid[-1] % rule.n == 0
+        return Layout(layout.rows // rule.n, (*grid[:-1], grid[-1] // rule.n) if grid and divides else None)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, R, D] -> [m, R / n, n D]."""
+        del layout, over_time
+        media, tokens, width = group.tokens.shape
+        return group.tokens.reshape(media, tokens // rule.n, rule.n * width)
+
+    def widening(self, n: int) -> int:
+        """n."""
+        return n
+
+
+class Grid(Kind):
+    """Means to a grid of the given size: the adaptive average pooling of torch."""
+
+    name = "grid"
+    options = required = ("size",)
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """The size. An axis of time that the size does not have stays."""
+        rule.grid(layout)
+        grid = layout.grid or ()
+        if len(rule.size) > len(grid):
+            raise RecipeError(
+                f"pool, kind grid: `size` {list(rule.size)} has a time axis, but these tokens have "
+                f"{_described(layout)}, without one. Set `size: {list(rule.size[1:])}`."
+            )
+        sizes = (*grid[: len(grid) - len(rule.size)], *rule.size)
+        return Layout(prod(sizes), sizes)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, P, D] -> [m, L, D].
+
+        By one matrix for each axis, in float32 at least: the gradient of `adaptive_avg_pool3d` of torch is not
+        deterministic on a GPU.
+        """
+        del rule, over_time
+        patches = group.patches
+        with torch.autocast(patches.device.type, enabled=False):
+            means = patches.to(torch.promote_types(patches.dtype, torch.float32))
+            means = means.reshape(len(means), *group.sizes, means.shape[2])
+            for axis, (size, target) in enumerate(zip(group.sizes, as_video(layout.grid or ()), strict=True), start=1):
+                if size != target:
+                    weights = adaptive_means(size, target).to(means)
+                    means = (means.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+        return means.flatten(1, 3).to(patches.dtype)
+
+
+class Mean(Kind):
+    """The mean of all tokens, class tokens included."""
+
+    name = "mean"
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """One token."""
+        del rule, layout
+        return Layout(1)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, R, D] -> [m, 1, D]."""
+        del layout, rule, over_time
+        return group.tokens.mean(dim=1, keepdim=True)
+
+
+class ClassToken(Kind):
+    """The class tokens alone, as PandaGPT (arXiv 2305.16355) has one token for each medium."""
+
+    name = "class_token"
+
+    def length(self, rule: PoolLength, layout: Layout) -> Layout:
+        """The tokens outside the grid. Without a grid nothing is known here, and `forward` looks at the tokens."""
+        del rule
+        if filled(layout) is not None:
+            raise _no_class_token(f"the {layout.rows} tokens fill {_described(layout)}")
+        return Layout(layout.rows - prod(layout.grid) if layout.grid else 1)
+
+    def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
+        """[m, C, D], as they are. Raises RecipeError where there are not as many as the length rule promised."""
+        del rule, over_time
+        count = group.class_tokens.shape[1]
+        if count == 0:
+            raise _no_class_token("no token is marked as one (grid coordinates of -1)")
+        if count != layout.rows:
+            raise RecipeError(
+                f"pool, kind class_token: the encoder returned {count} class tokens, but {layout.rows} was expected "
+                f"before the model ran. The `grid` method of the encoder's processor must return the grid of the "
+                f"patches."
+            )
+        return group.class_tokens
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {kind.name: kind for kind in (SpatioTemporal(), Temporal(), Merge(), Consecutive(), Grid(), Mean(), ClassToken())}
+)
+"""Every kind by its name."""
 
 
 def filled(layout: Layout) -> tuple[int, ...] | None:
-    """Sizes of the grid, if the rows fill it and there are no others beside it."""
+    """Sizes of the grid, if the tokens fill it and none is outside it."""
     return layout.grid if layout.grid and prod(layout.grid) == layout.rows else None
 
 
-def as_clip(grid: tuple[int, ...]) -> tuple[int, int, int]:
-    """(t, y, x) of ((t,) y, x)."""
-    return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])
-
-
-def _described(layout: Layout) -> str:
-    if layout.grid is None:
-        return "no grid"
-    beside = layout.rows - prod(layout.grid)
-    return f"a grid {layout.grid}" + (f", with {beside} beside it" if beside else "")
-
-
-def _spatio_temporal(rule: PoolLength, layout: Layout) -> Layout:
-    t, y, x = rule.grid(layout)
-    return Layout(max(t, rule.frames) + y * x)
-
-
-def _temporal(rule: PoolLength, layout: Layout) -> Layout:
-    """As many class tokens as frames may stand beside the grid."""
-    t = 1 if layout.grid is None or len(layout.grid) == 2 else layout.grid[0]
-    with_tokens = layout.grid is not None and layout.rows == prod(layout.grid) + t
-    t, y, x = rule.grid(Layout(layout.rows - t, layout.grid) if with_tokens else layout)
-    if rule.patches not in (None, y * x):
-        raise RecipeError(
-            f"pool, kind temporal: `weights: learned` was made for frames of {rule.patches} rows, and those here have "
-            f"{y} x {x} = {y * x}. Say `patches: {y * x}`, or use an encoder whose frames have {rule.patches}."
-        )
-    return Layout(y * x + t)
-
-
-def _merge(rule: PoolLength, layout: Layout) -> Layout:
-    _, y, x = rule.grid(layout)
-    if y % rule.n or x % rule.n:
-        raise RecipeError(
-            f"pool, kind merge: a grid of {y} x {x} rows cannot be cut into blocks of {rule.n} x {rule.n}. Choose an "
-            f"`n` that divides both, or another size of picture, or bring the grid to a size before: "
-            f"{{name: pool, kind: grid, size: [{_up(y, rule.n)}, {_up(x, rule.n)}]}}."
-        )
-    before = (layout.grid or ())[:-2]
-    return Layout(layout.rows // rule.n**2, (*before, y // rule.n, x // rule.n))
-
-
-def _consecutive(rule: PoolLength, layout: Layout) -> Layout:
-    if layout.rows % rule.n:
-        raise RecipeError(
-            f"pool, kind consecutive: {layout.rows} rows cannot be cut into groups of {rule.n}. Choose an `n` that "
-            f"divides them; if a class token is among them, drop it in the encoder."
-        )
-    grid = filled(layout)
-    whole = grid is not None and grid[-1] % rule.n == 0
-    return Layout(layout.rows // rule.n, (*grid[:-1], grid[-1] // rule.n) if grid and whole else None)
-
-
-def _grid(rule: PoolLength, layout: Layout) -> Layout:
-    rule.grid(layout)
-    grid = layout.grid or ()
-    if len(rule.size) > len(grid):
-        raise RecipeError(
-            f"pool, kind grid: `size` {list(rule.size)} has a time axis, and the rows lie in {_described(layout)} "
-            f"without one. Say `size: {list(rule.size[1:])}`."
-        )
-    found = (*grid[: len(grid) - len(rule.size)], *rule.size)
-    return Layout(prod(found), found)
-
-
-def _mean(rule: PoolLength, layout: Layout) -> Layout:
-    del rule, layout
-    return Layout(1)
-
-
-def _class_token(rule: PoolLength, layout: Layout) -> Layout:
-    """Without a grid nothing is known here, and `class_tokens` looks at the rows themselves."""
-    del rule
-    if filled(layout) is not None:
-        raise no_class_token(f"the {layout.rows} rows fill {_described(layout)}")
-    return Layout(layout.rows - prod(layout.grid) if layout.grid else 1)
-
-
-def no_class_token(why: str) -> RecipeError:
-    """The refusal of rows among which there is none."""
-    return RecipeError(
-        f"pool, kind class_token: {why}, so that none of them is a class token. Let the encoder give it "
-        f"(`class_token: keep` or `only`), or use `kind: mean`."
-    )
-
-
-def _up(size: int, n: int) -> int:
-    """The next size that n divides."""
-    return -(-size // n) * n
-
-
-RULES: dict[Kind, Callable[[PoolLength, Layout], Layout]] = {
-    "spatio_temporal": _spatio_temporal,
-    "temporal": _temporal,
-    "merge": _merge,
-    "consecutive": _consecutive,
-    "grid": _grid,
-    "mean": _mean,
-    "class_token": _class_token,
-}
-
-
-def spatio_temporal(patches: Tensor, sizes: tuple[int, int, int], frames: int) -> Tensor:
-    """[m, P, D] -> [m, max(t, frames) + y x, D]: means over space, zeros up to `frames`, then means over time."""
-    clip = _frames(patches, sizes)
-    times = torch.nn.functional.pad(clip.mean(dim=2), (0, 0, 0, max(0, frames - sizes[0])))
-    return torch.cat([times, clip.mean(dim=1)], dim=1)
-
-
-def temporal(
-    patches: Tensor, tokens: Tensor, sizes: tuple[int, int, int], over_time: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """[m, P, D] and class tokens [m, t or 0, D] -> [m, y x + t, D]: patches by `over_time`, a vector of each frame.
-
-    `over_time`: [m, t, y x, D] -> [m, y x, D].
-    """
-    clip = _frames(patches, sizes)
-    return torch.cat([over_time(clip), tokens if tokens.shape[1] else clip.mean(dim=2)], dim=1)
-
-
-def merge(patches: Tensor, sizes: tuple[int, int, int], n: int) -> Tensor:
-    """[m, P, D] -> [m, P / n^2, n^2 D]: blocks of n x n neighbours, those of a block row by row from the top left."""
-    t, y, x = sizes
-    blocks = patches.reshape(len(patches), t, y // n, n, x // n, n, patches.shape[2]).transpose(3, 4)
-    return blocks.reshape(len(patches), -1, n * n * patches.shape[2])
-
-
-def consecutive(rows: Tensor, n: int) -> Tensor:
-    """[m, R, D] -> [m, R / n, n D]: n rows one after the other."""
-    return rows.reshape(len(rows), rows.shape[1] // n, n * rows.shape[2])
-
-
-def averaged(patches: Tensor, sizes: tuple[int, int, int], target: tuple[int, int, int]) -> Tensor:
-    """[m, P, D] -> [m, product of `target`, D]: the means of torch's `adaptive_avg_pool3d`.
-
-    By a matrix an axis, in float32 at least: the gradient of torch's function is not the same twice on a GPU.
-    """
-    with torch.autocast(patches.device.type, enabled=False):
-        found = patches.to(torch.promote_types(patches.dtype, torch.float32))
-        found = found.reshape(len(found), *sizes, found.shape[2])
-        for axis, (size, wanted) in enumerate(zip(sizes, target, strict=True), start=1):
-            if size != wanted:
-                means = adaptive_means(size, wanted).to(found)
-                found = (found.movedim(axis, -1) @ means.T).movedim(-1, axis)
-    return found.flatten(1, 3).to(patches.dtype)
-
-
-def adaptive_means(size: int, wanted: int) -> Tensor:
-    """[wanted, size]: what each of `size` counts for in each mean, whose window is from floor(i s / w) to its ceil."""
-    first = torch.arange(wanted) * size // wanted
-    end = ((torch.arange(wanted) + 1) * size + wanted - 1) // wanted
+def adaptive_means(size: int, target: int) -> Tensor:
+    """[target, size] weights of the means; window i is from floor(i size / target) to ceil((i + 1) size / target)."""
+    first = torch.arange(target) * size // target
+    end = ((torch.arange(target) + 1) * size + target - 1) // target
     place = torch.arange(size)
     inside = (place >= first[:, None]) & (place < end[:, None])
     return inside / (end - first)[:, None]
 
 
-def class_tokens(tokens: Tensor, wanted: int) -> Tensor:
-    """[m, C, D], as they are. Raises RecipeError where there are not as many as were promised."""
-    if tokens.shape[1] == 0:
-        raise no_class_token("no row here is marked (grid coordinates of -1)")
-    if tokens.shape[1] != wanted:
-        raise RecipeError(
-            f"pool, kind class_token: {tokens.shape[1]} of the rows are class tokens, and {wanted} was counted on "
-            f"before the model ran. The encoder's `processor.grid` must say of a clip how its patches lie."
-        )
-    return tokens
+def _described(layout: Layout) -> str:
+    if layout.grid is None:
+        return "no grid"
+    outside = layout.rows - prod(layout.grid)
+    return f"a grid {layout.grid}" + (f" and {outside} tokens outside it" if outside else "")
 
 
-def _frames(patches: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+def _no_class_token(why: str) -> RecipeError:
+    """The error for tokens without a class token."""
+    return RecipeError(
+        f"pool, kind class_token: there is no class token, because {why}. Set `class_token: keep` or `only` in the "
+        f"encoder, or use `kind: mean`."
+    )
+
+
+def _multiple(size: int, n: int) -> int:
+    """The next size that n divides."""
+    return -(-size // n) * n
+
+
+def _frames(group: Group) -> Tensor:
     """[m, P, D] -> [m, t, y x, D]."""
-    return patches.reshape(len(patches), sizes[0], sizes[1] * sizes[2], patches.shape[2])
+    patches, (t, y, x) = group.patches, group.sizes
+    return patches.reshape(len(patches), t, y * x, patches.shape[2])

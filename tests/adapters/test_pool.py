@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from matrix_support import model_of, recipe_of, samples
 from omnivit_adapters.pool.adapter import PoolAdapter, PoolConfig
+from omnivit_adapters.pool.kinds import KINDS, KindName
 from torch import Tensor, nn
 
 from omnivit.contracts.features import Features, Layout
@@ -234,18 +236,34 @@ def test_bfloat16_and_meta_and_pickle(name: str) -> None:
         (
             {"kind": "spatio_temporal"},
             Layout(12),
-            r"kind spatio_temporal: needs rows .* the 12 rows here lie in no grid",
+            r"kind spatio_temporal: the tokens must fill a grid .* these 12 tokens have no grid",
         ),
-        ({"kind": "spatio_temporal"}, Layout(14, (2, 2, 3)), r"grid \(2, 2, 3\), with 2 beside it"),
-        ({"kind": "temporal"}, Layout(15, (2, 2, 3)), r"the 15 rows .* grid \(2, 2, 3\), with 3 beside it"),
-        ({"kind": "temporal"}, Layout(12), "kind temporal: needs rows .* the 12 rows here lie in no grid"),
-        ({"kind": "merge", "n": 2}, Layout(12, (12,)), r"lie in a grid \(12,\)"),
-        ({"kind": "merge", "n": 2}, Layout(15, (3, 5)), r"3 x 5 rows cannot be cut into blocks of 2 x 2.*\[4, 6\]"),
-        ({"kind": "consecutive", "n": 4}, Layout(257), "257 rows cannot be cut into groups of 4"),
-        ({"kind": "grid", "size": [2, 3, 3]}, Layout(16, (4, 4)), r"has a time axis.*Say `size: \[3, 3\]`"),
-        ({"kind": "temporal", "weights": "learned"}, Layout(12, (2, 2, 3)), r"256 rows.*2 x 3 = 6.*`patches: 6`"),
-        ({"kind": "class_token"}, Layout(12, (3, 4)), r"fill a grid \(3, 4\), so that none .*`class_token: keep`"),
-        ({"kind": "mean"}, Layout(0), "kind mean: the medium has no rows"),
+        ({"kind": "spatio_temporal"}, Layout(14, (2, 2, 3)), r"a grid \(2, 2, 3\) and 2 tokens outside it"),
+        (
+            {"kind": "temporal"},
+            Layout(15, (2, 2, 3)),
+            r"these 15 tokens have a grid \(2, 2, 3\) and 3 tokens outside it",
+        ),
+        (
+            {"kind": "temporal"},
+            Layout(12),
+            "kind temporal: the tokens must fill a grid .* these 12 tokens have no grid",
+        ),
+        ({"kind": "merge", "n": 2}, Layout(12, (12,)), r"have a grid \(12,\)"),
+        (
+            {"kind": "merge", "n": 2},
+            Layout(15, (3, 5)),
+            r"3 x 5 tokens cannot be divided into blocks of 2 x 2.*\[4, 6\]",
+        ),
+        ({"kind": "consecutive", "n": 4}, Layout(257), "257 tokens cannot be divided into groups of 4"),
+        ({"kind": "grid", "size": [2, 3, 3]}, Layout(16, (4, 4)), r"has a time axis.*Set `size: \[3, 3\]`"),
+        ({"kind": "temporal", "weights": "learned"}, Layout(12, (2, 2, 3)), r"256 tokens.*2 x 3 = 6.*`patches: 6`"),
+        (
+            {"kind": "class_token"},
+            Layout(12, (3, 4)),
+            r"there is no class token, .* fill a grid \(3, 4\)\. .*`class_token: keep`",
+        ),
+        ({"kind": "mean"}, Layout(0), "kind mean: the medium has no tokens"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(options: dict[str, Any], layout: Layout, reason: str) -> None:
@@ -255,20 +273,20 @@ def test_rows_that_do_not_fit_are_refused(options: dict[str, Any], layout: Layou
 
 def test_what_only_the_rows_show_is_refused_when_they_come() -> None:
     rows = media((2, 2))
-    with pytest.raises(RecipeError, match="no row here is marked"):
+    with pytest.raises(RecipeError, match="no token is marked"):
         build(kind="class_token")(Features(rows.values, rows.mask))
-    with pytest.raises(RecipeError, match="2 of the rows are class tokens, and 1 was counted on"):
+    with pytest.raises(RecipeError, match="returned 2 class tokens, but 1 was expected"):
         build(kind="class_token")(Features(rows.values[:, :2], rows.mask[:, :2], torch.full((1, 2, 2), -1)))
     assert rows.grid is not None
-    with pytest.raises(RecipeError, match="kind merge: needs rows that fill a grid"):
+    with pytest.raises(RecipeError, match="kind merge: the tokens must fill a grid"):
         build(kind="merge", n=2)(Features(rows.values, rows.mask, rows.grid.flip(1)))
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"kind": "mean", "n": 2}, "kind mean has no option `n` .that is of merge, consecutive.; it knows: none"),
-        ({"kind": "merge", "n": 2, "frames": 3}, "kind merge has no option `frames`.*it knows: n"),
+        ({"kind": "mean", "n": 2}, "kind mean has no option `n`, .* of merge, consecutive. .*: none"),
+        ({"kind": "merge", "n": 2, "frames": 3}, "kind merge has no option `frames`.* for merge: n"),
         ({"kind": "merge"}, "kind merge needs `n`"),
         ({"kind": "grid"}, "kind grid needs `size`"),
         ({"kind": "grid", "size": [4]}, r"size \(\[4\]\) must be \[y, x\] or \[t, y, x\]"),
@@ -285,8 +303,15 @@ def test_impossible_options_are_refused(options: dict[str, Any], reason: str) ->
         merge_options(PoolConfig, options, "model.inputs.video.adapter")
 
 
+def test_the_table_and_the_option_name_the_same_kinds() -> None:
+    assert tuple(KINDS) == get_args(KindName) and all(KINDS[name].name == name for name in KINDS)
+    names = {field.name for field in fields(PoolConfig)} - {"kind"}
+    assert {option for kind in KINDS.values() for option in kind.options} == names
+    assert all(set(kind.required) <= set(kind.options) and kind.__doc__ for kind in KINDS.values())
+
+
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(RecipeError, match="rows 4 wide cannot be divided among 3 `heads`"):
+    with pytest.raises(RecipeError, match="token width \\(4\\) cannot be divided by `heads` \\(3\\)"):
         build(kind="temporal", weights="transformer", heads=3)
 
 

@@ -243,11 +243,11 @@ def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path)
     [
         (
             ["model.inputs.image.encoder.class_token=keep", MERGE.format(n=2)],
-            r"error: model\.inputs\.image\.adapter: pool, kind merge: needs rows that fill a grid",
+            r"error: model\.inputs\.image\.adapter: pool, kind merge: the tokens must fill a grid",
         ),
         (
             [MERGE.format(n=3)],
-            r"error: model\.inputs\.image\.adapter: pool, kind merge: a grid of 2 x 2 rows cannot be cut",
+            r"error: model\.inputs\.image\.adapter: pool, kind merge: a grid of 2 x 2 tokens cannot be divided",
         ),
         (
             ["model.inputs.image.adapter={name: pool, kind: mean}"],
