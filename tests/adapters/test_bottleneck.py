@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_support import read_golden
 from llm_support import (
     FAMILIES,
     LATE,
@@ -38,7 +37,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/bottleneck.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/bottleneck")
 
 
 def adapter_of(**options: Any) -> BottleneckAdapter:

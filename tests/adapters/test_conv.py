@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_blocks import chain
+from golden_support import read_golden
 from matrix_support import model_of, recipe_of, samples
 from omnivit_adapters.conv import ConvAdapter, ConvConfig
 from torch import Tensor
@@ -24,7 +24,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
 from omnivit.train.freeze import freeze
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/conv.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/conv")
 WIDTH = 6
 CONV = "omnivit_adapters.conv:ConvAdapter"
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1,

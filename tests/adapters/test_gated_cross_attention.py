@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from gated_support import (
     model_of,
     wave,
 )
+from golden_support import read_golden
 from omnivit_adapters.chain import ChainAdapter, ChainConfig
 from omnivit_adapters.gated_cross_attention import (
     GatedCrossAttentionConfig,
@@ -46,7 +46,7 @@ from omnivit.contracts.features import Features, Layout
 from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/gated_cross_attention.json").read_text())
+GOLDEN = read_golden("adapters/gated_cross_attention")
 
 
 # -- the block against the original's numbers --------------------------------------------------------------------------

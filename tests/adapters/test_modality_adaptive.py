@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from golden_support import read_golden
 from llm_support import (
     FAMILIES,
     LATE,
@@ -34,7 +32,6 @@ from omnivit.model.causal import CausalLM
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
 
-GOLDEN = Path(__file__).parents[1] / "golden/adapters/modality_adaptive.json"
 NORMS = {
     "phi": {"input_layernorm"},
     "gemma2": {
@@ -58,7 +55,7 @@ def trained(llm: CausalLM) -> OmniModel:
 
 
 def test_logits_are_those_of_mplug_owl2() -> None:
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    golden = read_golden("adapters/modality_adaptive")
     llm = llm_of(shared=1)
     fill(llm.hf, 0.0, 0.3)
     model = model_of(llm, {"image": adapter_of()})

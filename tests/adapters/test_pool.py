@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from golden_support import read_golden
 from matrix_support import model_of, recipe_of, samples
 from omnivit_adapters.pool.adapter import PoolAdapter, PoolConfig
 from omnivit_adapters.pool.kinds import KINDS, KindName
@@ -22,7 +21,7 @@ from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/pool.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/pool")
 WIDTH = 4
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip

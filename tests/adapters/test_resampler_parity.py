@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_support import read_golden
 from omnivit_adapters.resampler.adapter import ResamplerAdapter
 from resampler_support import build, filled, numbers, places, whole
 from torch import Tensor
 
 from omnivit.contracts.features import Features
 from omnivit.errors import RecipeError
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "adapters" / "resampler.json"
 
 
 def case(name: str, **options: Any) -> tuple[ResamplerAdapter, Features]:
@@ -38,7 +36,7 @@ def case(name: str, **options: Any) -> tuple[ResamplerAdapter, Features]:
 
 
 def golden(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(GOLDEN.read_text())["cases"][name]
+    found: dict[str, Any] = read_golden("adapters/resampler")["cases"][name]
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_support import read_golden
 from matrix_support import model_of, recipe_of, samples
 from omnivit_adapters.video_qformer import VideoQFormerAdapter, VideoQFormerConfig
 from torch import Tensor
@@ -22,7 +22,7 @@ from omnivit.data.collate import collate
 from omnivit.errors import RecipeError
 from omnivit.model.build import preparer_of
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/video_qformer.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/video_qformer")
 LLM = 12
 SMALL = {"heads": 2, "hidden": 16, "intermediate": 24}
 BRANCHES: dict[str, dict[str, int]] = {"video": {"queries": 4, "frames": 6}, "audio": {"queries": 3, "frames": 5}}

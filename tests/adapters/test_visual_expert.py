@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from golden_support import read_golden
 from llm_support import (
     FAMILIES,
     LATE,
@@ -40,8 +39,6 @@ from omnivit.model.causal import CausalLM
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
 
-GOLDEN = Path(__file__).parents[1] / "golden/adapters/visual_expert.json"
-
 
 def adapter_of(**options: object) -> VisualExpertAdapter:
     return VisualExpertAdapter(VisualExpertConfig(**options), WIDTH, WIDTH)  # type: ignore[arg-type]
@@ -57,7 +54,7 @@ def trained(llm: CausalLM, **options: object) -> OmniModel:
 
 
 def test_states_are_those_of_cogvlm() -> None:
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    golden = read_golden("adapters/visual_expert")
     llm = llm_of()
     fill(llm.hf, 0.0, 0.3)
     adapter = adapter_of(boundary_tokens=True)

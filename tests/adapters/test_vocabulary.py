@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import pickle
 import zlib
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_support import read_golden
 from matrix_support import RowsConfig, RowsEncoder
 from omnivit_adapters.vocabulary import VocabularyAdapter, VocabularyConfig
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
 from omnivit.model.causal import CausalConfig, CausalLM
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/vocabulary.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/vocabulary")
 WIDTH, LLM, TOKENS, TABLE = 10, 32, 23, "llm.model.embed_tokens.weight"
 
 

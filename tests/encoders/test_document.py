@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_support import read_golden
 from hostile_document import files, pages, painted
 from omnivit_adapters.markers import MarkersAdapter, MarkersConfig
 from omnivit_encoders.document.encoder import DocumentConfig, DocumentEncoder
@@ -103,7 +103,7 @@ def test_a_newline_ends_every_line_of_the_page_where_the_global_view_is_another_
 
 
 def test_places_are_those_of_docowl() -> None:
-    golden = json.loads((Path(__file__).parents[1] / "golden" / "encoders" / "tiling.json").read_text("utf-8"))["crops"]
+    golden = read_golden("encoders/tiling")["crops"]
     process = encoder().processor()
     for case, crops in golden.items():
         height, width = map(int, case.split())

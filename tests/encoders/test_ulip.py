@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_support import read_golden
 from omnivit_encoders.ulip.encoder import UlipConfig, UlipEncoder, augmented, normalised
 from omnivit_encoders.ulip.point_bert import grouped
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.errors import MediaError, RecipeError
 from omnivit.media.points.sampling import farthest
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/encoders/ulip.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("encoders/ulip")
 SMALL: dict[str, Any] = {"points": 70, "groups": 8, "group_size": 6, "group_widths": (128, 256, 512, 20), "width": 24,
                          "depth": 3, "heads": 4}  # fmt: skip
 """The sizes of the golden numbers."""

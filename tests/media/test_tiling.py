@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+from golden_support import read_golden
 from PIL import Image
 
 from omnivit.media.tiling import (
@@ -21,7 +19,7 @@ from omnivit.media.tiling import (
     unpadded,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "encoders" / "tiling.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("encoders/tiling")
 MOST = {"grid_4": 4, "grid_9": 9, "grid_20": 20}
 
 

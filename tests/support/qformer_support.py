@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from golden_support import read_golden
 from omnivit_adapters.qformer.adapter import QFormerAdapter, QFormerConfig
 from torch import Tensor
 from transformers import (
@@ -21,7 +21,7 @@ from transformers import (
 from omnivit.contracts.adapter import Instruction
 from omnivit.contracts.features import Features
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/adapters/qformer.json").read_text(encoding="utf-8"))
+GOLDEN = read_golden("adapters/qformer")
 WIDTH, LLM = 10, 12
 SIZES = {"queries": 4, "layers": 3, "heads": 2, "hidden": 16, "intermediate": 24}
 TEXT = {"instruction_tokenizer": "bytes", "positions": 32, "instruction_limit": 32}
