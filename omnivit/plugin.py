@@ -1,4 +1,4 @@
-"""The door for plugin authors: every name that an encoder, adapter, head, LLM or reader needs, from one module.
+"""The door for plugin authors: every name that an encoder, adapter, head, LLM, reader or metric needs.
 
     from omnivit.plugin import Card, Encoder, Features, Media
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.examples import EncoderExample as EncoderExample
     from omnivit.contracts.examples import HeadExample as HeadExample
     from omnivit.contracts.examples import LLMExample as LLMExample
+    from omnivit.contracts.examples import MetricExample as MetricExample
     from omnivit.contracts.examples import ReaderExample as ReaderExample
     from omnivit.contracts.features import Features as Features
     from omnivit.contracts.features import Layout as Layout
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from omnivit.contracts.llm import LanguageModel as LanguageModel
     from omnivit.contracts.llm import LMOutput as LMOutput
     from omnivit.contracts.media import MediaFacts as MediaFacts
+    from omnivit.contracts.metric import Interval as Interval
+    from omnivit.contracts.metric import Metric as Metric
     from omnivit.contracts.nested import build_adapter as build_adapter
     from omnivit.contracts.nested import build_encoder as build_encoder
     from omnivit.contracts.patching import Layer as Layer
@@ -67,6 +70,8 @@ if TYPE_CHECKING:
     from omnivit.errors import PluginError as PluginError
     from omnivit.errors import RecipeError as RecipeError
     from omnivit.errors import suggest as suggest
+    from omnivit.evaluate.intervals import bootstrap as bootstrap
+    from omnivit.evaluate.intervals import mean_interval as mean_interval
     from omnivit.media import synthetic as synthetic
     from omnivit.media.arrays import Stored as Stored
     from omnivit.media.arrays import list_arrays as list_arrays
@@ -132,6 +137,7 @@ _HOME = {
         "EncoderExample",
         "HeadExample",
         "LLMExample",
+        "MetricExample",
         "ReaderExample",
     ),
     "omnivit.contracts.features": (
@@ -150,6 +156,10 @@ _HOME = {
         "LanguageModel",
     ),
     "omnivit.contracts.media": ("MediaFacts",),
+    "omnivit.contracts.metric": (
+        "Interval",
+        "Metric",
+    ),
     "omnivit.contracts.nested": (
         "build_adapter",
         "build_encoder",
@@ -180,6 +190,10 @@ _HOME = {
         "PluginError",
         "RecipeError",
         "suggest",
+    ),
+    "omnivit.evaluate.intervals": (
+        "bootstrap",
+        "mean_interval",
     ),
     "omnivit.media.arrays": (
         "Stored",

@@ -19,8 +19,10 @@ from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
     from omnivit.contracts.reader import Reader
-    from omnivit.evaluate.run import Answered, Score
+    from omnivit.evaluate.score import Answered, Score
     from omnivit.recipe import DataSource
+
+ACCURACY, EXACT_MATCH = "accuracy", "exact_match"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask all questions of the file, and print exact match and token F1 with 95% intervals.
 
-    Where the run's recipe says `evaluation.metric: word_error_rate`, that as well.
+    Where the run's recipe names another `evaluation.metric`, that is printed too.
     """
     with reserved():
-        condition, found = _measure(args)
-    print(json.dumps(summary(condition, found), indent=1) if args.json else "\n".join(table(condition, found)))
+        condition, scores = _measure(args)
+    print(json.dumps(summary(condition, scores), indent=1) if args.json else "\n".join(table(condition, scores)))
     return 0
 
 
@@ -67,19 +69,22 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
 
     quieten_transformers()
     from omnivit.evaluate.heads import head_losses
-    from omnivit.evaluate.run import ask, gather, score
+    from omnivit.evaluate.run import ask, gather
+    from omnivit.evaluate.score import metric_named, score
     from omnivit.run.assistant import load
 
     assistant = load(args.run, args.device, args.trust, args.checkpoint)
+    metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else ACCURACY
+    metric_named(metric)  # one that is missing is an error before the questions are asked, not after
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
     answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)
     if args.out is not None:
         from omnivit.files import write_text
 
-        write_text(args.out, "".join(json.dumps(as_record(one), ensure_ascii=False) + "\n" for one in answered))
-    metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else "accuracy"
-    asked = [one.sample for one in answered]
+        records = (as_record(each, metric) for each in answered)
+        write_text(args.out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    asked = [each.sample for each in answered]
     heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
     return condition, replace(score(answered, questions.refused, metric), heads=heads)
 
@@ -137,48 +142,57 @@ def _reader_of(alike: Sequence[DataSource], known: Sequence[DataSource], path: P
     return names[0]
 
 
-def as_record(answered: Answered) -> dict[str, Any]:
+def as_record(answered: Answered, metric: str) -> dict[str, Any]:
     """One line of `--out`."""
-    from omnivit.evaluate.metrics import exact_match, token_f1
+    from omnivit.evaluate.score import ALWAYS, metric_named
 
     prediction, reference = answered.prediction, answered.reference
-    return {
+    record = {
         "id": answered.sample.id,
         "origin": answered.sample.origin,
         "question": answered.sample.messages[-1].text,
         "media": [str(media) for media in answered.sample.media()],
         "reference": reference,
         "prediction": prediction,
-        "exact_match": exact_match(prediction, reference),
-        "token_f1": token_f1(prediction, reference),
     }
+    for name in dict.fromkeys((*ALWAYS, metric)):
+        if (single := metric_named(name).answer(prediction, reference)) is not None:
+            record[_key(name)] = single
+    return record
 
 
 def summary(condition: str, score: Score) -> dict[str, Any]:
     """What `--json` prints."""
-    assert score.token_f1 is not None, "words were compared"
-    rate = score.word_error_rate
     return {
         "condition": condition,
-        "exact_match": asdict(score.accuracy),
-        "token_f1": asdict(score.token_f1),
-        **({} if rate is None else {"word_error_rate": asdict(rate)}),
-        **({"heads": {name: asdict(found) for name, found in score.heads.items()}} if score.heads else {}),
+        **{_key(name): asdict(interval) for name, interval in score.metrics.items()},
+        **({"heads": {name: asdict(loss) for name, loss in score.heads.items()}} if score.heads else {}),
         "refused": list(score.refused),
     }
 
 
 def table(condition: str, score: Score) -> Sequence[str]:
     """What is printed for people."""
-    from omnivit.run.report import LABELS
+    from omnivit.run.scores import LABELS
 
-    assert score.token_f1 is not None, "words were compared"
     lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]
-    measured = [("exact match", score.accuracy), ("token F1", score.token_f1), ("word errors", score.word_error_rate)]
-    for name, found in [*measured, *score.heads.items()]:
-        if found is not None:
-            lines.append(f"{name:<12} {found.mean:.3f}   95% interval {found.low:.3f} to {found.high:.3f}")
+    measured = {_label(name): interval for name, interval in score.metrics.items()} | dict(score.heads)
+    width = max(map(len, [EXACT_MATCH, *(_label(name) for name in score.metrics)]))
+    for label, interval in measured.items():
+        bounds = f"95% interval {interval.low:.3f} to {interval.high:.3f}"
+        lines.append(f"{label:<{width + 1}} {interval.mean:.3f}   {bounds}")
     return lines + [f"left out: {' '.join(reason.split())}" for reason in score.refused]
+
+
+def _key(name: str) -> str:
+    """The key of a metric in JSON. The accuracy is `exact_match` there, and programs rely on that."""
+    return EXACT_MATCH if name == ACCURACY else name
+
+
+def _label(name: str) -> str:
+    from omnivit.evaluate.score import metric_named
+
+    return EXACT_MATCH.replace("_", " ") if name == ACCURACY else metric_named(name).label
 
 
 def _positive(text: str) -> int:

@@ -22,7 +22,7 @@ class Card:
 
 
 class Plugin:
-    """What encoders, adapters, LLMs, readers and heads have in common."""
+    """What encoders, adapters, LLMs, readers, heads and metrics have in common."""
 
     contract: ClassVar[int]
     """The version of the plugin contract that it was written for: `omnivit.registry.contract.CONTRACT` of that time."""

@@ -76,6 +76,14 @@ class HeadExample:
     """D_llm."""
 
 
+@dataclass(frozen=True)
+class MetricExample:
+    """References that a metric can score."""
+
+    references: Sequence[str] = ("a red car", "two dogs on a beach", "Yes.", "The answer is 42.")
+    """At least three, all different. The contract compares each with itself, with another one, and with no text."""
+
+
 def no_example(plugin: type, folder: Path) -> PluginError:
     """The error of a plugin that gives no example for `folder`."""
     del folder

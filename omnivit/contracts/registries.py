@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.encoder import Encoder
     from omnivit.contracts.head import Head
     from omnivit.contracts.llm import LanguageModel
+    from omnivit.contracts.metric import Metric
     from omnivit.contracts.reader import Reader
 
 encoders: Registry[Encoder] = Registry("omnivit.encoders", "omnivit.contracts.encoder:Encoder")
@@ -20,8 +21,9 @@ adapters: Registry[Adapter] = Registry("omnivit.adapters", "omnivit.contracts.ad
 llms: Registry[LanguageModel] = Registry("omnivit.llms", "omnivit.contracts.llm:LanguageModel")
 readers: Registry[Reader] = Registry("omnivit.readers", "omnivit.contracts.reader:Reader", configured=False)
 heads: Registry[Head] = Registry("omnivit.heads", "omnivit.contracts.head:Head")
+metrics: Registry[Metric] = Registry("omnivit.metrics", "omnivit.contracts.metric:Metric", configured=False)
 
 ALL: Mapping[str, Registry[Any]] = MappingProxyType(
-    {"encoders": encoders, "adapters": adapters, "llms": llms, "readers": readers, "heads": heads}
+    {"encoders": encoders, "adapters": adapters, "llms": llms, "readers": readers, "heads": heads, "metrics": metrics}
 )
 """Every registry by kind."""

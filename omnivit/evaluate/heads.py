@@ -15,15 +15,16 @@ import numpy as np
 import torch
 
 from omnivit.contracts.batch import Batch
+from omnivit.contracts.metric import Interval
 from omnivit.contracts.sample import Sample
 from omnivit.data.collate import collate
 from omnivit.data.prepare import Preparer
-from omnivit.evaluate.metrics import Interval, bootstrap
+from omnivit.evaluate.intervals import bootstrap
 from omnivit.model.omni import OmniModel
 
 
 def head_losses(
-    model: OmniModel, preparer: Preparer, asked: Sequence[Sample], whole: Sequence[Sample], batch_size: int
+    model: OmniModel, preparer: Preparer, asked: Sequence[Sample], answered: Sequence[Sample], batch_size: int
 ) -> dict[str, Interval]:
     """`HEAD.LOSS` -> its mean over targets, with a 95% interval (a bootstrap over the targets).
 
@@ -31,7 +32,7 @@ def head_losses(
         model: whose heads are read, in `eval()`.
         preparer: as it serves the model.
         asked: the questions, with the media of some condition.
-        whole: the same samples as they were read, with their answers.
+        answered: the same samples as they were read, with their answers.
         batch_size: samples of one pass.
 
     Raises:
@@ -42,25 +43,26 @@ def head_losses(
     preparer = replace(preparer, reads_targets=True)
     samples = [
         replace(question, messages=question.messages + sample.messages[len(question.messages) :])
-        for question, sample in zip(asked, whole, strict=True)
+        for question, sample in zip(asked, answered, strict=True)
     ]
-    found: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {}
     for start in range(0, len(samples), batch_size):
         encoded = [preparer(sample) for sample in samples[start : start + batch_size]]
         batch = collate(encoded, tuple(preparer.slots), preparer.chat.pad_id)
         for name, loss in _losses(model, batch.to(next(model.parameters()).device)):
-            found.setdefault(name, []).append(loss)
-    return {name: bootstrap(np.array(losses), np.ones(len(losses))) for name, losses in sorted(found.items())}
+            losses.setdefault(name, []).append(loss)
+    return {name: bootstrap(np.array(values), np.ones(len(values))) for name, values in sorted(losses.items())}
 
 
 @torch.inference_mode()
 def _losses(model: OmniModel, batch: Batch) -> Iterator[tuple[str, float]]:
     """Name and loss of every target of a batch, one by one."""
     states = model.states(batch) if batch.triggers else None
-    for head, found in batch.triggers.items():
+    for head, triggers in batch.triggers.items():
         assert states is not None
-        for one in range(len(found.places)):
-            state = states[found.samples[one : one + 1], found.places[one : one + 1]]
-            target: Mapping[str, torch.Tensor] = {key: value[one : one + 1] for key, value in found.targets.items()}
+        for i in range(len(triggers.places)):
+            # one occurrence at a time: a head's losses are sums over the occurrences that it is given
+            state = states[triggers.samples[i : i + 1], triggers.places[i : i + 1]]
+            target: Mapping[str, torch.Tensor] = {key: value[i : i + 1] for key, value in triggers.targets.items()}
             losses = model.heads[head](state, target).losses
             yield from ((f"{head}.{name}", float(loss)) for name, loss in losses.items())

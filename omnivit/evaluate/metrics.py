@@ -1,36 +1,52 @@
-"""Comparing answers with references, and how sure one may be of the result. Knows no model and no tensor."""
+"""The metrics of every evaluation: exact matches and token F1. Knows no model and no tensor."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from omnivit.contracts.metric import Interval, Metric, Pairs
+from omnivit.evaluate.intervals import mean_interval, wilson
 from omnivit.evaluate.normalise import normalise, tokens
 
-RESAMPLES = 2000
-"""Draws of a bootstrap."""
-Z_95 = 1.96
-"""Standard normal quantile of a two-sided 95% interval."""
+
+class Accuracy(Metric):
+    """The share of answers that equal their reference after normalisation."""
+
+    contract = 1
+    label = "accuracy"
+    better = "higher"
+    note = (
+        "Accuracy counts answers equal to the reference but for case, white space, quotes and punctuation around the "
+        "answer, a leading article, and how a number is written; intervals are Wilson's."
+    )
+
+    def score(self, pairs: Pairs) -> Interval:
+        return wilson(sum(exact_match(*pair) for pair in pairs), len(pairs))
+
+    def answer(self, prediction: str, reference: str) -> bool:
+        return exact_match(prediction, reference)
+
+    def compared(self, true: Interval, control: Interval, label: str) -> str:
+        often = f" ({true.mean / control.mean:.1f} times as often)" if control.mean else ""
+        return (
+            f"it is right in {true.mean:.1%} of the questions with the true ones and in {control.mean:.1%} with "
+            f"{label}{often}"
+        )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95% confidence interval: in [0, 1], but for word error rates and losses, which may be above."""
+class TokenF1(Metric):
+    """The words that answers and references share, as the mean of the F1 of each answer."""
 
-    mean: float
-    low: float
-    high: float
-    n: int
-    """Number of observations."""
+    contract = 1
+    label = "token F1"
+    better = "higher"
+    shows_interval = False
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], n={self.n}"
+    def score(self, pairs: Pairs) -> Interval:
+        return mean_interval([token_f1(*pair) for pair in pairs])
+
+    def answer(self, prediction: str, reference: str) -> float:
+        return token_f1(prediction, reference)
 
 
 def exact_match(prediction: str, reference: str) -> bool:
@@ -48,57 +64,3 @@ def token_f1(prediction: str, reference: str) -> float:
         return float(ours == theirs)
     shared = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs))
-
-
-def wilson(successes: float, n: int, z: float = Z_95) -> Interval:
-    """The Wilson score interval of a proportion.
-
-    Unlike mean +- z * deviation it stays inside [0, 1] and does not shrink to a point at 0 or n successes.
-    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
-    American Statistical Association 22 (1927), 209-212.
-
-    Args:
-        successes: between 0 and `n`.
-        n: trials, at least 1.
-        z: standard normal quantile.
-
-    Raises:
-        ValueError: no trials, or successes outside [0, n].
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes in {n} trials: expected 1 trial or more, and 0 to n successes")
-    mean = successes / n
-    centre = mean + z * z / (2 * n)
-    spread = z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
-    scale = 1 + z * z / n
-    return Interval(mean, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale), n)
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """A mean of scores in [0, 1], with the Wilson interval that a proportion of the same mean would have.
-
-    Scores in [0, 1] with mean p vary by at most p (1 - p), the variance of zeros and ones (Bhatia and Davis, "A Better
-    Bound on the Variance", American Mathematical Monthly 107 (2000)): the interval is never too narrow on that account.
-
-    Raises:
-        ValueError: no values, or one outside [0, 1].
-    """
-    if any(not 0 <= value <= 1 for value in values):
-        raise ValueError("expected scores between 0 and 1")
-    return wilson(min(math.fsum(values), len(values)), len(values))
-
-
-def bootstrap(terms: NDArray[Any], sizes: NDArray[Any], seed: int = 0) -> Interval:
-    """The sum of n terms by the sum of their sizes, with a 95% interval of a bootstrap over the n.
-
-    Args:
-        terms: [n] at least one.
-        sizes: [n] not all zero.
-        seed: of the draws.
-    """
-    pairs = np.stack([terms, sizes], axis=1)
-    whole = pairs.sum(axis=0)
-    drawn = np.random.default_rng(seed).integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    sums = pairs[drawn].sum(axis=1)
-    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
-    return Interval(float(whole[0] / whole[1]), float(low), float(high), len(pairs))

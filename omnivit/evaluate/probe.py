@@ -17,12 +17,13 @@ from torch.nn import functional
 from omnivit.console import shown
 from omnivit.contracts.encoder import Processor
 from omnivit.contracts.features import Features
+from omnivit.contracts.metric import Interval
 from omnivit.contracts.sample import Media, Sample
 from omnivit.data.collate import stacked_items
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError, suggest
 from omnivit.evaluate.conditions import question, reference
-from omnivit.evaluate.metrics import Interval, wilson
+from omnivit.evaluate.intervals import wilson
 from omnivit.evaluate.normalise import normalise
 from omnivit.model.omni import OmniModel
 from omnivit.seeds import derive_seed

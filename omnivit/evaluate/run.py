@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,22 +13,19 @@ from omnivit.contracts.sample import Sample
 from omnivit.data import privacy
 from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
-from omnivit.errors import DataError, RecipeError
+from omnivit.errors import DataError, PluginError, RecipeError
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
 from omnivit.evaluate.heads import head_losses
-from omnivit.evaluate.metrics import Interval, exact_match, mean_interval, token_f1, wilson
 from omnivit.evaluate.probe import linear_probe
-from omnivit.evaluate.words import word_error_rate
+from omnivit.evaluate.score import ACCURACY, Answered, Score, metric_named, score
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 LINEAR_PROBE = "linear_probe"
-WORD_ERROR_RATE = "word_error_rate"
-"""The metric of a recipe that asks for transcripts."""
 
 
 class Answerer(Protocol):
-    """What is evaluated: `omnivit.run.assistant.Assistant`, or whatever answers like it."""
+    """What is evaluated: `omnivit.run.assistant.Assistant`, or any object with the same methods."""
 
     @property
     def model(self) -> OmniModel: ...
@@ -39,34 +36,6 @@ class Answerer(Protocol):
     def answer(
         self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int, answered: Callable[[int], None]
     ) -> list[str]: ...
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question under some condition, with what was said and what should have been."""
-
-    sample: Sample
-    """As it was asked: without its last answer, with the media of the condition."""
-    reference: str
-    prediction: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """How the answers compare with the references."""
-
-    accuracy: Interval
-    """Exact matches, normalised (see `omnivit.evaluate.normalise`)."""
-    token_f1: Interval | None = None
-    """None for what gives a class rather than words."""
-    refused: tuple[str, ...] = ()
-    """Reason of every bad sample that was left out (`data.on_bad_sample: skip`)."""
-    word_error_rate: Interval | None = None
-    """None unless the recipe asks for it. It may be above 1."""
-    by_file: Mapping[str, Score] = field(default_factory=dict)
-    """Of each file of questions, where there are several."""
-    heads: Mapping[str, Interval] = field(default_factory=dict)
-    """`HEAD.LOSS` -> its mean over the targets of given answers."""
 
 
 @dataclass(frozen=True)
@@ -94,31 +63,36 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
         answered = [
             ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size) for file in files
         ]
-        whole = score([one for part in answered for one in part], _refused(files), evaluation.metric)
+        total = score([each for part in answered for each in part], _refused(files), evaluation.metric)
         parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
-        asked = [one.sample for part in answered for one in part]
+        asked = [each.sample for part in answered for each in part]
         heads = head_losses(assistant.model, assistant.preparer, asked, _joined(files), evaluation.batch_size)
-        scores[name] = replace(whole, by_file=parts if len(parts) > 1 else {}, heads=heads)
+        scores[name] = replace(total, by_file=parts if len(parts) > 1 else {}, heads=heads)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
             assistant.model, assistant.preparer.slots, _joined(train), _joined(files), evaluation.batch_size,
             assistant.recipe.seed,
         )  # fmt: skip
-        scores[LINEAR_PROBE] = Score(accuracy, refused=_refused([*train, *files]))
+        scores[LINEAR_PROBE] = Score({ACCURACY: accuracy}, _refused([*train, *files]))
     return scores
 
 
 def check_evaluation(evaluation: Evaluation, data_root: str | Path) -> None:
-    """Find what can be wrong with an evaluation without a model, so that it is known before training.
+    """Check an evaluation as far as that needs no model, so that mistakes show before training.
 
     Raises:
         RecipeError: an unknown condition, or no data.
+        PluginError: an unknown metric, or one that cannot be used.
         DataError: a data file is missing or lies outside the root.
     """
     check_conditions(evaluation.conditions)
     if not evaluation.data:
-        raise RecipeError("evaluation.data: names no data source. Add one, or leave `evaluation` out.")
+        raise RecipeError("evaluation.data: the list is empty. Add a data source, or remove `evaluation`.")
+    try:
+        metric_named(evaluation.metric)
+    except PluginError as error:
+        raise PluginError(f"evaluation.metric: {error}") from error
     for source in (*evaluation.data, *evaluation.linear_probe):
         open_source(source, data_root)
 
@@ -143,11 +117,11 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
     if len(refused) > skips_allowed(data, count):
         raise DataError(
             f"{len(refused)} of {count} samples are bad, more than `data.skip_budget: {data.skip_budget}` allows. The "
-            f"last: {refused[-1]}"
+            f"last one: {refused[-1]}"
         )
     if not samples:
-        why = f"all {count} are bad. The last: {refused[-1]}" if refused else "`limit` is 0."
-        raise DataError(f"no sample to evaluate: {why}")
+        why = f"All {count} are bad. The last one: {refused[-1]}" if refused else "`limit` is 0."
+        raise DataError(f"There is no sample to evaluate. {why}")
     return Questions(tuple(samples), tuple(refused))
 
 
@@ -166,32 +140,15 @@ def ask(
     asked = CONDITIONS[condition]([question(sample) for sample in samples], assistant.recipe.seed)
     pace = Pace()
     with Display(f"asking ({condition})", len(asked), "question") as display:
-        said = assistant.answer(
+        answers = assistant.answer(
             asked, max_new_tokens, batch_size, lambda done: display.show(done, pace.left(done, len(asked)))
         )
     chat = assistant.preparer.chat
     tokens = {head: chat.decode([id]) for head, id in chat.token_ids().items()}  # as answers show them
     return [
-        Answered(sample, reference(whole, tokens), answer)
-        for sample, whole, answer in zip(asked, samples, said, strict=True)
+        Answered(sample, reference(complete, tokens), answer)
+        for sample, complete, answer in zip(asked, samples, answers, strict=True)
     ]
-
-
-def score(answered: Sequence[Answered], refused: tuple[str, ...] = (), metric: str = "accuracy") -> Score:
-    """Exact matches and token F1 of at least one answer; with the metric `word_error_rate`, that as well.
-
-    Raises:
-        DataError: the word error rate is wanted, but no reference holds a word.
-    """
-    pairs = [(one.prediction, one.reference) for one in answered]
-    right = sum(exact_match(*pair) for pair in pairs)
-    found = Score(wilson(right, len(pairs)), mean_interval([token_f1(*pair) for pair in pairs]), refused)
-    if metric != WORD_ERROR_RATE:
-        return found
-    try:
-        return replace(found, word_error_rate=word_error_rate(pairs))
-    except ValueError as error:
-        raise DataError(f"evaluation.metric is {metric}, but there is {error}.") from error
 
 
 def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Questions:

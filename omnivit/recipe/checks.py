@@ -11,7 +11,6 @@ from omnivit.recipe.interval import read_interval
 from omnivit.recipe.schema import LM, Condition, DataSource, Evaluation, Recipe, Stage
 
 VALIDATION_LOSS = "validation_loss"
-METRICS = ("accuracy", "word_error_rate")
 TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
     | {"self", "target", "text", "type", "url"}
@@ -93,7 +92,6 @@ def _evaluation(evaluation: Evaluation, where: Where) -> Problems:
             yield f"{where / 'conditions' / i}: '{condition}' is listed twice."
     if evaluation.linear_probe:
         yield from _sources(evaluation.linear_probe, where / "linear_probe")
-    yield from _one_of(METRICS, evaluation.metric, where / "metric")
 
 
 def _sources(sources: Sequence[DataSource], where: Where) -> Problems:

@@ -158,7 +158,8 @@ class Evaluation:
     linear_probe: list[DataSource] = field(default_factory=list)
     """Training samples of the same closed question; a linear classifier on the frozen features is fitted on them."""
     metric: str = "accuracy"
-    """`accuracy` (answers equal to the reference), or `word_error_rate` beside it, for transcripts."""
+    """A metric that is computed in addition to exact matches (`accuracy`) and token F1: the name of a plugin, such as
+    `word_error_rate` for transcripts."""
     max_new_tokens: Count = 16
     batch_size: Count = 16
 

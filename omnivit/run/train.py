@@ -14,8 +14,9 @@ from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Recipe
 from omnivit.run import folder
 from omnivit.run.assistant import Assistant
-from omnivit.run.report import console_table, write_report
+from omnivit.run.report import write_report
 from omnivit.run.runner import train
+from omnivit.run.scores import console_table
 from omnivit.train.signals import signals
 
 
@@ -26,17 +27,17 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
     if not folder.is_leader():
         return
     recipe = run.recipe
-    found = {}
+    scores = {}
     if recipe.evaluation is not None:
         device = "cpu" if trainer_device(recipe.trainer) == "cpu" else default_device()
         model = run.model.to(device).eval()  # Lightning leaves it on the CPU
         assistant = Assistant(model, run.preparer, recipe)
-        found = evaluate(assistant, recipe.evaluation, recipe.data.root)
-        print(console_table(found))
+        scores = evaluate(assistant, recipe.evaluation, recipe.data.root)
+        print(console_table(scores))
     curves = loss_curves(path, [stage.name for stage in recipe.stages])
     with folder.explained(path):
         plot_losses(path, curves, {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results})
-        write_report(path, recipe, found, results, peak_memory_mb(), curves)
+        write_report(path, recipe, scores, results, peak_memory_mb(), curves)
     print(f"Report: {path / 'report.md'}")
 
 

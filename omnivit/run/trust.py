@@ -34,14 +34,16 @@ def foreign_code(recipe: Recipe, readers: bool = True) -> list[str]:
     """
     root = recipe.where("")
     model = {"llm": recipe.model.llm, "heads": recipe.model.heads}
-    found = [line for key, block in model.items() for line in _in_block(block, root / "model" / key)]
+    places = [line for key, block in model.items() for line in _in_block(block, root / "model" / key)]
     for slot, parts in recipe.model.inputs.items():
         here = root / "model" / "inputs" / slot
         for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
-            found += [*_in_block(part.encoder, place / "encoder"), *_in_block(part.adapter, place / "adapter")]
+            places += [*_in_block(part.encoder, place / "encoder"), *_in_block(part.adapter, place / "adapter")]
     for where, source in _sources(recipe) if readers else ():
-        found += _named(source.reader, where / "reader")
-    return found
+        places += _named(source.reader, where / "reader")
+    if recipe.evaluation is not None:
+        places += _named(recipe.evaluation.metric, root / "evaluation" / "metric")
+    return places
 
 
 def require(recipe: Recipe, trust: bool, what: object, readers: bool = True) -> None:

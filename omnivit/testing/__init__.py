@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from omnivit.testing.encoder import EncoderContract
     from omnivit.testing.head import HeadContract
     from omnivit.testing.llm import LLMContract
+    from omnivit.testing.metric import MetricContract
     from omnivit.testing.reader import ReaderContract
     from omnivit.testing.rules import Broken, Contract, NotApplicable, rule
 
 __all__ = [
-    "AdapterContract", "Broken", "Contract", "EncoderContract", "HeadContract", "LLMContract", "NotApplicable",
-    "ReaderContract", "rule",
+    "AdapterContract", "Broken", "Contract", "EncoderContract", "HeadContract", "LLMContract", "MetricContract",
+    "NotApplicable", "ReaderContract", "rule",
 ]  # fmt: skip
 _RULES = ("Broken", "Contract", "NotApplicable", "rule")
 

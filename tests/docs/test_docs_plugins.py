@@ -27,7 +27,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     return Scratch(tmp_path_factory.mktemp("environment") / "venv")
 
 
-@pytest.mark.parametrize("page", ["write-an-encoder.md", "contract.md", "publishing.md"])
+@pytest.mark.parametrize("page", ["write-an-encoder.md", "write-a-metric.md", "contract.md", "publishing.md"])
 def test_every_block_works(page: str, scratch: Scratch, tmp_path: Path) -> None:
     found = blocks(FOLDER / page)
     text = script(found)
@@ -53,7 +53,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda page: page.name)
 def test_every_page_is_tried(page: Path) -> None:
     """A block in a language that is run belongs to a page whose blocks are run; others parse, or are output."""
-    tried = {"write-an-encoder.md", "contract.md", "publishing.md"}
+    tried = {"write-an-encoder.md", "write-a-metric.md", "contract.md", "publishing.md"}
     for block in blocks(page):
         assert page.name in tried or block.language not in ("bash", "python"), f"{page.name}:{block.line} is not tried"
         assert block.language in ("bash", "python", "yaml", "toml", "text", ""), f"{page.name}:{block.line}"

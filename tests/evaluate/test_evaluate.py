@@ -69,8 +69,7 @@ def test_scores_by_condition(looking: Looking, data_root: Path) -> None:
     assert list(scores) == ["true", "shuffled", "none"]
     assert [score.accuracy.mean for score in scores.values()] == [1.0, 0.0, 0.0]
     assert all(score.accuracy.n == 20 and score.refused == () for score in scores.values())
-    f1 = scores["none"].token_f1
-    assert f1 is not None and f1.mean == pytest.approx(0.5 * 5 / 20)  # "it is grey" against 5 times "grey"
+    assert scores["none"].metrics["token_f1"].mean == pytest.approx(0.5 * 5 / 20)  # "it is grey" against 5 times "grey"
     assert looking.sizes == [20] * 3
 
 
@@ -92,7 +91,7 @@ def test_media_are_shuffled_inside_their_file(looking: Looking, data_root: Path)
 @pytest.mark.parametrize(
     ("evaluation", "error", "message"),
     [
-        (Evaluation([]), RecipeError, "evaluation.data: names no data source"),
+        (Evaluation([]), RecipeError, "evaluation.data: the list is empty"),
         (Evaluation([DataSource("train.jsonl")], ["tru"]), RecipeError, "no condition 'tru'; did you mean 'true'"),
         (Evaluation([DataSource("absent.jsonl")]), DataError, "absent.jsonl"),
         (Evaluation([DataSource("train.jsonl")], linear_probe=[DataSource("../x.jsonl")]), DataError, "outside"),

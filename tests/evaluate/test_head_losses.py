@@ -12,16 +12,18 @@ from head_support import BOXES, box_record, with_heads, write_boxes
 from tests_support import RECIPE, text_record, write_jsonl
 
 from omnivit.cli import main
+from omnivit.contracts.metric import Interval
 from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.evaluate.heads import head_losses
-from omnivit.evaluate.metrics import Interval
-from omnivit.evaluate.run import Score, evaluate
+from omnivit.evaluate.run import evaluate
+from omnivit.evaluate.score import Score
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe, load
 from omnivit.run.assistant import Assistant
 from omnivit.run.folder import create
-from omnivit.run.report import as_markdown, verdict
+from omnivit.run.report import as_markdown
+from omnivit.run.scores import verdict
 from omnivit.run.train import train_and_report
 
 
@@ -83,7 +85,7 @@ def test_the_report_tells_whether_heads_look(
 def test_the_verdict_names_each_loss() -> None:
     def scored(right: float, loss: float) -> Score:
         accuracy = Interval(right, right - 0.1, right + 0.1, 9)
-        return Score(accuracy, heads={"box.corners": Interval(loss, loss - 0.1, loss + 0.1, 9)})
+        return Score({"accuracy": accuracy}, heads={"box.corners": Interval(loss, loss - 0.1, loss + 0.1, 9)})
 
     said = verdict({"true": scored(0.5, 0.2), "shuffled": scored(0.5, 0.9)})
     assert said[0].startswith("No sign in its words that the model uses its media")
@@ -109,5 +111,5 @@ def test_models_without_heads_have_none(load_recipe: Callable[..., Recipe], tmp_
     recipe = load_recipe()
     model = load_model(recipe)
     assert head_losses(model, preparer_of(model, recipe), [], [], 4) == {}
-    found = Score(Interval(0.5, 0.4, 0.6, 9))
+    found = Score({"accuracy": Interval(0.5, 0.4, 0.6, 9)})
     assert "loss of a head" not in as_markdown(tmp_path, recipe, {"true": found}, [], 0.0, {})

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from omnivit.evaluate.metrics import mean_interval, token_f1, wilson
+from omnivit.evaluate.intervals import mean_interval, wilson
+from omnivit.evaluate.metrics import token_f1
 
 
 @pytest.mark.parametrize(

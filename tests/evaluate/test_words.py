@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from omnivit.contracts.sample import Sample
-from omnivit.errors import DataError, RecipeError
-from omnivit.evaluate.metrics import wilson
-from omnivit.evaluate.run import Answered, Score, score
+from omnivit.errors import DataError, PluginError
+from omnivit.evaluate.intervals import wilson
+from omnivit.evaluate.run import check_evaluation
+from omnivit.evaluate.score import Answered, Score, score
 from omnivit.evaluate.words import word_error_rate, word_errors, words_of
 from omnivit.recipe import Recipe
-from omnivit.run.report import console_table, verdict, write_report
+from omnivit.run.report import write_report
+from omnivit.run.scores import console_table, verdict
 
 
 @pytest.mark.parametrize(
@@ -76,27 +77,30 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_no_words_at_all() -> None:
-    with pytest.raises(ValueError, match="no word in the references of 2 answers"):
+    with pytest.raises(ValueError, match="The references of 2 answers contain no word"):
         word_error_rate([("a", ""), ("", "...")])
     answered = [Answered(Sample("s", ()), "?", "!")]
-    with pytest.raises(DataError, match=r"evaluation\.metric is word_error_rate, but there is no word"):
+    with pytest.raises(
+        DataError, match=r"'word_error_rate' cannot be computed. The references of 1 answers contain no word"
+    ):
         score(answered, metric="word_error_rate")
 
 
 def test_score_has_it_only_where_asked() -> None:
     answered = [Answered(Sample("s", ()), "one two", "one too")]
-    assert score(answered).word_error_rate is None
-    rate = score(answered, metric="word_error_rate").word_error_rate
-    assert rate is not None and rate.mean == 0.5
+    assert list(score(answered).metrics) == ["accuracy", "token_f1"]
+    measured = score(answered, metric="word_error_rate").metrics
+    assert list(measured) == ["accuracy", "token_f1", "word_error_rate"] and measured["word_error_rate"].mean == 0.5
 
 
 def scored(errors: int) -> Score:
     pairs = [("x " * errors + "a " * (10 - errors), "a " * 10)] * 20
-    return Score(wilson(2, 20), wilson(10, 20), word_error_rate=word_error_rate(pairs))
+    rate = word_error_rate(pairs)
+    return Score({"accuracy": wilson(2, 20), "token_f1": wilson(10, 20), "word_error_rate": rate})
 
 
 def test_report(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    scores = {"true": scored(2), "shuffled": scored(9), "linear_probe": Score(wilson(3, 20))}
+    scores = {"true": scored(2), "shuffled": scored(9), "linear_probe": Score({"accuracy": wilson(3, 20)})}
     write_report(tmp_path, load_recipe(), scores, [], 1.0, {})
     record = json.loads((tmp_path / "report.json").read_text())
     assert list(record["word_error_rate"]) == ["true", "shuffled"]
@@ -115,12 +119,14 @@ def test_verdict_needs_clear_intervals() -> None:
 
 
 def test_report_of_accuracy_says_nothing_of_it(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    plain = {name: replace(scored(2), word_error_rate=None) for name in ("true", "shuffled")}
+    plain = {name: Score({"accuracy": wilson(2, 20), "token_f1": wilson(10, 20)}) for name in ("true", "shuffled")}
     write_report(tmp_path, load_recipe(), plain, [], 1.0, {})
     assert "word" not in (tmp_path / "report.json").read_text()
     assert "word error" not in (tmp_path / "report.md").read_text()
 
 
 def test_an_unknown_metric_is_refused(load_recipe: Callable[..., Recipe]) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation\.metric .*'word_error' is not allowed; did you mean"):
-        load_recipe("evaluation={data: [{path: train.jsonl}], metric: word_error}")
+    recipe = load_recipe("evaluation={data: [{path: train.jsonl}], metric: word_error}")
+    assert recipe.evaluation is not None
+    with pytest.raises(PluginError, match=r"evaluation\.metric: No metric is called 'word_error' .*did you mean"):
+        check_evaluation(recipe.evaluation, recipe.data.root)

@@ -131,7 +131,7 @@ def test_readers_need_no_config(install: Install) -> None:
     install("foo", "1.2", {"plain": "fooplain:Plain"}, {"fooplain.py": source})
     plain: Registry[object] = Registry(GROUP, "eyebase:Eye", configured=False)
     assert plain.get("plain").__name__ == "Plain"
-    assert [kind for kind, found in registries.ALL.items() if not found.configured] == ["readers"]
+    assert [kind for kind, found in registries.ALL.items() if not found.configured] == ["readers", "metrics"]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_health_sees_through_editable_finders(
 
 
 def test_our_own_bases_and_names() -> None:
-    assert list(registries.ALL) == ["encoders", "adapters", "llms", "readers", "heads"]
+    assert list(registries.ALL) == ["encoders", "adapters", "llms", "readers", "heads", "metrics"]
     for kind, found in registries.ALL.items():
         assert found.group == f"omnivit.{kind}"
         assert introspection.definition(*found.base.split(":")).problem == ""
@@ -362,6 +362,7 @@ def test_our_own_bases_and_names() -> None:
         "adapters": {"linear", "mlp"},
         "llms": {"causal"},
         "readers": {"llava", "messages"},
+        "metrics": {"accuracy", "token_f1", "word_error_rate"},
     }
     for kind, names in expected.items():
         assert names <= set(registries.ALL[kind].names())

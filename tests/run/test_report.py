@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnivit.evaluate.metrics import wilson
+from omnivit.evaluate.intervals import wilson
 from omnivit.evaluate.plot import plot_losses, smoothed
-from omnivit.evaluate.run import Score
+from omnivit.evaluate.score import Score
 from omnivit.recipe import Recipe
-from omnivit.run.report import console_table, duration, end_losses, verdict, write_report
+from omnivit.run.report import duration, end_losses, write_report
+from omnivit.run.scores import console_table, verdict
 from omnivit.train.stages import StageResult
 from omnivit.train.state import SkippedStep
 
 SCORES = {
-    "true": Score(wilson(67, 100), wilson(70, 100), refused=("sample 'x':\nno | picture",)),
-    "shuffled": Score(wilson(12, 100), wilson(20, 100), refused=("sample 'x':\nno | picture",)),
-    "none": Score(wilson(13, 100), wilson(20, 100)),
-    "linear_probe": Score(wilson(70, 100)),
+    "true": Score({"accuracy": wilson(67, 100), "token_f1": wilson(70, 100)}, refused=("sample 'x':\nno | picture",)),
+    "shuffled": Score(
+        {"accuracy": wilson(12, 100), "token_f1": wilson(20, 100)}, refused=("sample 'x':\nno | picture",)
+    ),
+    "none": Score({"accuracy": wilson(13, 100), "token_f1": wilson(20, 100)}),
+    "linear_probe": Score({"accuracy": wilson(70, 100)}),
 }
 STAGES = [
     StageResult("align", 92, 1472, 101.26, []),
@@ -72,8 +75,11 @@ def test_report_md(report: Callable[..., Path]) -> None:
 
 
 def test_several_files_of_questions_are_told_apart(report: Callable[..., Path]) -> None:
-    parts = {"a.jsonl": Score(wilson(9, 10), wilson(9, 10)), "b.jsonl": Score(wilson(4, 10), wilson(4, 10))}
-    path = report({"true": Score(wilson(13, 20), wilson(13, 20), by_file=parts)}, {})
+    parts = {
+        "a.jsonl": Score({"accuracy": wilson(9, 10), "token_f1": wilson(9, 10)}),
+        "b.jsonl": Score({"accuracy": wilson(4, 10), "token_f1": wilson(4, 10)}),
+    }
+    path = report({"true": Score({"accuracy": wilson(13, 20), "token_f1": wilson(13, 20)}, by_file=parts)}, {})
     text, record = (path / "report.md").read_text(), json.loads((path / "report.json").read_text())
     assert "| questions of | asked with | accuracy |" in text
     assert "| b.jsonl | true media | 0.400 | 0.168 to 0.687 | 10 | 0.400 |" in text
@@ -101,12 +107,16 @@ def test_verdict() -> None:
     assert uses.startswith("The model uses its media: it is right in 67.0% of the questions with the true ones and in ")
     assert uses.endswith("12.0% with another sample's media (5.6 times as often), and the intervals do not meet.")
     assert beside == "It is 3.0 points below a linear probe on the same features."
-    unclear = {"true": Score(wilson(20, 100)), "shuffled": Score(wilson(12, 100))}
+    unclear = {"true": Score({"accuracy": wilson(20, 100)}), "shuffled": Score({"accuracy": wilson(12, 100)})}
     assert verdict(unclear)[0].startswith("No sign that the model uses its media")
-    blind = {"true": Score(wilson(90, 100)), "none": Score(wilson(0, 100)), "linear_probe": Score(wilson(90, 100))}
+    blind = {
+        "true": Score({"accuracy": wilson(90, 100)}),
+        "none": Score({"accuracy": wilson(0, 100)}),
+        "linear_probe": Score({"accuracy": wilson(90, 100)}),
+    }
     uses, beside = verdict(blind)
     assert uses.endswith("in 0.0% with no media, and the intervals do not meet.") and "level with" in beside
-    assert verdict({"none": Score(wilson(1, 10))}) == []
+    assert verdict({"none": Score({"accuracy": wilson(1, 10)})}) == []
 
 
 def test_console_table_is_aligned() -> None:

@@ -21,6 +21,7 @@ CONTRACTS: Mapping[str, str] = MappingProxyType(
         "llms": "omnivit.testing.llm:LLMContract",
         "readers": "omnivit.testing.reader:ReaderContract",
         "heads": "omnivit.testing.head:HeadContract",
+        "metrics": "omnivit.testing.metric:MetricContract",
     }
 )
 """Kind -> the contract of its plugins, as `module:Class`; imported when one of them is tried."""

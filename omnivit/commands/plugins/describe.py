@@ -105,6 +105,8 @@ class Sheet:
         """What a recipe says, with every default."""
         if self.kind == "readers":
             return f"data:\n  - path: ???\n    reader: {as_yaml(self.name)}"
+        if self.kind == "metrics":
+            return f"evaluation:\n  metric: {as_yaml(self.name)}"
         lines = [f"{BLOCKS[self.kind]}:", f"  name: {as_yaml(self.name)}"]
         for option in self.options:
             if option.path.isidentifier():

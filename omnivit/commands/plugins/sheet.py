@@ -31,7 +31,11 @@ PLACES = {
     "llms": "In a recipe, under model:",
     "heads": "In a recipe, under model.heads:",
     "readers": "In a recipe, in a stage:",
+    "metrics": "In a recipe:",
 }
+
+WEIGHTLESS = ("readers", "metrics")
+"""Kinds that never load weights, so that nothing is said about them."""
 
 
 def text(sheet: Sheet, width: int | None = None, colour: bool | None = None) -> str:
@@ -71,7 +75,7 @@ def _facts(sheet: Sheet, width: int) -> Iterator[str]:
         "tokens": sheet.card.tokens,
         "paper": sheet.card.paper,
         "licence": sheet.licence or "not stated",
-        "weights": sheet.card.weights or ("none are loaded" if sheet.kind != "readers" else ""),
+        "weights": sheet.card.weights or ("none are loaded" if sheet.kind not in WEIGHTLESS else ""),
     }
     longest = max(map(len, facts))
     for name, value in facts.items():
