@@ -100,11 +100,14 @@ def said(*arguments: str) -> list[str]:
 @pytest.mark.parametrize(("kind", "name"), OURS, ids=lambda value: str(value))
 def test_the_block_of_each_is_what_it_takes(kind: str, name: str, tmp_path: Path) -> None:
     cls = registries.ALL[kind].get(name)
-    options = tuple(options_of(cls.Config)) if kind != "readers" else ()
+    options = tuple(options_of(cls.Config)) if registries.ALL[kind].configured else ()
     sheet = Sheet(kind, name, 1, 1, "", "", "", (), (), "", "", "", cls.card, None, options)
     read = yaml.safe_load(sheet.yaml)
     if kind == "readers":
         assert read == {"data": [{"path": "???", "reader": name}]}
+        return
+    if kind == "metrics":
+        assert read == {"evaluation": {"metric": name}}
         return
     block = next(iter(read.values()))
     assert block.pop("name") == name
