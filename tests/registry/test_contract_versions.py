@@ -39,7 +39,7 @@ def test_this_contract() -> None:
     assert set(contract.DEPRECATED) <= set(contract.ACCEPTED)
     assert judge(plugin(contract=contract.CONTRACT), Base, "eye") == contract.Verdict()
     kinds = {found.noun for found in ALL.values()}
-    assert kinds == {"encoder", "adapter", "llm", "reader", "head"}
+    assert kinds == {"encoder", "adapter", "llm", "reader", "head", "metric"}
     assert {change.kind for change in contract.CHANGES} <= kinds
 
 
