@@ -66,7 +66,7 @@ def test_json(media: Callable[..., Outcome], tmp_path: Path) -> None:
     assert (found["kind"], found["shape"], found["seconds"]) == ("audio", {"channels": 1, "samples": 12000}, 1.5)
     assert {"imagebind", "whisper"} <= set(found["encoders"])
     [file] = json.loads(out)["files"]
-    assert file["usable"] is True and "no file of arrays" in file["refusals"]["features"]
+    assert file["usable"] is True and "not a file of arrays" in file["refusals"]["features"]
 
 
 def test_a_file_of_many_meanings(media: Callable[..., Outcome], tmp_path: Path) -> None:

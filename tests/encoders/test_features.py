@@ -115,7 +115,7 @@ def test_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x;y\n1;2.5\n\n-3;4e2\n")
     assert read_table(Media("imu", "a.csv", str(tmp_path))).tolist() == [[1, 2.5], [-3, 400]]
     (tmp_path / "b.csv").write_text("1,2\n3\n")
-    with pytest.raises(MediaError, match=r"b\.csv, line 2: 1 fields, where the lines before have 2"):
+    with pytest.raises(MediaError, match=r"b\.csv, line 2: the line has 1 fields, but the lines before have 2"):
         read_table(Media("imu", "b.csv", str(tmp_path)))
     (tmp_path / "c.csv").write_text("1,2\n3,x\n")
     with pytest.raises(MediaError, match=r"c\.csv, line 2: could not convert string to float: 'x'"):

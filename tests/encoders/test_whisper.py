@@ -256,5 +256,5 @@ def test_inspect(tmp_path: Path) -> None:
     facts = WhisperEncoder.inspect(sound(1.5))
     assert (facts.kind, facts.seconds, facts.shape["samples"]) == ("audio", 1.5, 24_000)
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    with pytest.raises(MediaError, match=r"a\.wav: is no sound"):
+    with pytest.raises(MediaError, match=r"a\.wav: is not audio"):
         WhisperEncoder.inspect(Media("audio", "a.wav", str(tmp_path)))

@@ -53,14 +53,14 @@ def test_without_a_choice_the_first_ones_are_read(root: Path) -> None:
 
 @pytest.mark.parametrize("choice", ["0", "3-2", "a", "", "1,", "-2", "1.5"])
 def test_a_bad_choice_is_explained(root: Path, choice: str) -> None:
-    with pytest.raises(MediaError, match=r"^five\.pdf#page=.*chooses no pages\. Write numbers from 1"):
+    with pytest.raises(MediaError, match=r"^five\.pdf#page=.*selects no pages\. Write numbers from 1"):
         read_pages(media(root, f"five.pdf#page={choice}"))
 
 
 def test_too_many_pages_and_missing_ones_are_refused(root: Path) -> None:
-    with pytest.raises(MediaError, match=f"chooses more than {MAX_PAGES} pages"):
+    with pytest.raises(MediaError, match=f"selects more than {MAX_PAGES} pages"):
         read_pages(media(root, "five.pdf#page=1-9999999"))
-    with pytest.raises(MediaError, match=r"five\.pdf: has no page 6, only the pages 1 to 5\. Mend `#page=`"):
+    with pytest.raises(MediaError, match=r"five\.pdf: has no page 6, only the pages 1 to 5\. Correct `#page=`"):
         read_pages(media(root, "five.pdf#page=5-7"))
     with pytest.raises(MediaError, match=r"page\.png: has no page 2, only one page"):
         read_pages(media(root, "page.png#page=2"))
@@ -112,7 +112,7 @@ def test_bytes_pictures_and_lists_are_documents(root: Path) -> None:
     assert [page.size for page in read_pages(Media("page", red))] == [(8, 6)]
     assert [page.size for page in read_pages(Media("page", [red, blue]), pages=5)] == [(8, 6), (8, 6)]
     assert len(read_pages(Media("page", [red, blue]))) == 1
-    with pytest.raises(MediaError, match="an empty list holds no page"):
+    with pytest.raises(MediaError, match="the list is empty and contains no page"):
         read_pages(Media("page", []))
 
 

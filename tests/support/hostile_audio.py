@@ -39,8 +39,8 @@ def _cut(folder: Path, whole: dict[str, bytes]) -> dict[str, str]:
     (folder / "empty.wav").touch()
     for kind, content in whole.items():
         for name, size, reason in (
-            ("head", 24, r"is no sound that can be decoded|Internal psf"),
-            ("half", len(content) // 2, r"is cut short|lost sync|is no sound that can be decoded|holds no sound"),
+            ("head", 24, r"is not audio that can be decoded|Internal psf"),
+            ("half", len(content) // 2, r"is cut short|lost sync|is not audio that can be decoded|contains no audio"),
         ):
             (folder / f"cut_{name}.{kind}").write_bytes(content[:size])
             found[f"cut_{name}.{kind}"] = reason
@@ -51,12 +51,12 @@ def _mislabelled(folder: Path, whole: dict[str, bytes]) -> dict[str, str]:
     contents = {
         "wav_named.mp3": (whole["wav"], GOOD),
         "m4a_named.wav": (whole["m4a"], GOOD),
-        "text.wav": (b"Dear reader, this is a letter. " * 40, "is no sound that can be decoded"),
-        "noise.mp3": (np.random.default_rng(0).bytes(20_000), "is no sound that can be decoded|is cut short"),
-        "picture.ogg": (b"\x89PNG\r\n\x1a\n" + bytes(500), "is no sound that can be decoded"),
-        "bare.raw": (bytes(1000), "bare samples do not tell their rate"),
-        "playlist.m3u8": (b"#EXTM3U\n#EXTINF:1,\nwhole.wav\n#EXT-X-ENDLIST\n", "is no sound that can be decoded"),
-        "concat.wav": (b"ffconcat version 1.0\nfile whole.wav\n", "is no sound that can be decoded"),
+        "text.wav": (b"Dear reader, this is a letter. " * 40, "is not audio that can be decoded"),
+        "noise.mp3": (np.random.default_rng(0).bytes(20_000), "is not audio that can be decoded|is cut short"),
+        "picture.ogg": (b"\x89PNG\r\n\x1a\n" + bytes(500), "is not audio that can be decoded"),
+        "bare.raw": (bytes(1000), "has no header with its sampling rate"),
+        "playlist.m3u8": (b"#EXTM3U\n#EXTINF:1,\nwhole.wav\n#EXT-X-ENDLIST\n", "is not audio that can be decoded"),
+        "concat.wav": (b"ffconcat version 1.0\nfile whole.wav\n", "is not audio that can be decoded"),
     }
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
@@ -64,7 +64,7 @@ def _mislabelled(folder: Path, whole: dict[str, bytes]) -> dict[str, str]:
         archive.writestr("bomb", bytes(50_000_000))
     write_av(folder / "silent_film.mp4", None)
     found = {name: reason for name, (_, reason) in contents.items()}
-    return found | {"archive.wav": "is no sound that can be decoded", "silent_film.mp4": "has no sound track"}
+    return found | {"archive.wav": "is not audio that can be decoded", "silent_film.mp4": "has no audio track"}
 
 
 def _values(folder: Path) -> dict[str, str]:
@@ -79,8 +79,8 @@ def _values(folder: Path) -> dict[str, str]:
     write(folder / "hour.flac", np.zeros(3600 * 8000, np.int16), 8000)
     return {
         "nan.wav": "3 of 16,000 samples are NaN or infinite", "infinite.wav": "100 of 100 samples are NaN",
-        "loud.wav": r"its samples go up to 1e\+30, but full scale is 1", "silence.wav": GOOD, "one_sample.wav": GOOD,
-        "no_sample.wav": "holds no sound", "hour.flac": r"lasts 3600\.0 seconds, more than 1 windows of 30 seconds",
+        "loud.wav": r"its samples reach 1e\+30, but full scale is 1", "silence.wav": GOOD, "one_sample.wav": GOOD,
+        "no_sample.wav": "contains no audio", "hour.flac": r"lasts 3600\.0 seconds, more than 1 windows of 30 seconds",
     }  # fmt: skip
 
 
@@ -96,9 +96,9 @@ def _headers(folder: Path, whole: dict[str, bytes]) -> dict[str, str]:
     flac[21:26] = bytes([flac[21] | 0x0F, *b"\xff\xff\xff\xff"])  # the number of samples: 2 ** 36 - 1
     (folder / "promises.flac").write_bytes(flac)
     return {
-        "slow.wav": "1 samples a second are outside 4,000 to 384,000 Hz",
-        "fast.wav": "samples a second are outside|is no sound that can be decoded",
-        "prime_rate.wav": GOOD, "many_channels.wav": GOOD, "no_channels.wav": "is no sound that can be decoded",
+        "slow.wav": "the sampling rate 1 Hz is outside 4,000 to 384,000 Hz",
+        "fast.wav": "Hz is outside|is not audio that can be decoded",
+        "prime_rate.wav": GOOD, "many_channels.wav": GOOD, "no_channels.wav": "is not audio that can be decoded",
         "promises.wav": "is cut short", "streamed.wav": GOOD,
         "promises.flac": "is cut short|lost sync|lasts .* more than 1 windows|Internal psf_fseek",
     }  # fmt: skip
