@@ -46,11 +46,11 @@ def _plys(folder: Path) -> dict[str, str]:
         "spaces and ünïcode – 点.ply": (whole, "good"),
         "'; rm -rf $(x) #.ply": (whole, "good"),
         "three.ply": (ply(XYZ[:3]), "good"),
-        "picture.ply": (b"\x89PNG\r\n\x1a\n" + bytes(100), r"does not begin as a PLY file does"),
+        "picture.ply": (b"\x89PNG\r\n\x1a\n" + bytes(100), r"does not begin like a PLY file"),
         "is_ply.obj": (whole, r"is named .obj, but its content is PLY"),
         "empty.ply": (b"", r"the file is empty"),
-        "no_ending": (whole, r"points are not read from"),
-        "film.mp4": (whole, r"points are not read from '.mp4'"),
+        "no_ending": (whole, r"points cannot be read from files without a suffix"),
+        "film.mp4": (whole, r"points cannot be read from files that end in '.mp4'"),
     }
     return _written(folder, cases)
 
@@ -75,17 +75,17 @@ def _arrays(folder: Path) -> dict[str, str]:
         "cut.npy": (npy[:-9], r"declares an array of \[20, 3\], which take"),
         "cut_in_header.npy": (npy[:30], r"its NPY header is damaged"),
         "huge.npy": (_npy_header((10**12, 3)) + bytes(99), r"declares 1,000,000,000,000 points, more than the limit"),
-        "pickle.npy": (pickle.dumps(XYZ), r"does not begin as a NPY file does"),
-        "text.npz": ("x y z\n1 2 3\n", r"does not begin as a NPZ file does"),
-        "cut.npz": (b"PK\x03\x04" + bytes(40), r"is no readable NPZ archive"),
+        "pickle.npy": (pickle.dumps(XYZ), r"does not begin like a NPY file"),
+        "text.npz": ("x y z\n1 2 3\n", r"does not begin like a NPZ file"),
+        "cut.npz": (b"PK\x03\x04" + bytes(40), r"is not a readable NPZ archive"),
     }
     return _written(folder, cases) | {
         "whole.npy": "good",
-        "objects.npy": r"holds pickled Python objects, which are not opened",
+        "objects.npy": r"contains pickled Python objects, which are never loaded",
         "inf.npy": r"none of its 4 points is finite",
         "far.npy": r"none of its 4 points is finite",
-        "complex.npy": r"is no cloud of points",
-        "cube.npy": r"shape \[3, 3, 3\] is no cloud of points",
+        "complex.npy": r"is not a point cloud",
+        "cube.npy": r"shape \[3, 3, 3\] is not a point cloud",
         "same.npy": "good",
         "map.npy": "good",
         "bomb.npz": r"unpacks to [\d,]+ bytes, more than the limit",
@@ -108,17 +108,17 @@ def _meshes(folder: Path) -> dict[str, str]:
         "list.gltf": ("[1, 2, 3]", r"its glTF scene is damaged"),
         "cut.stl": (stl(square())[:-20], r"declares 2 triangles, which take at least 184 bytes"),
         "huge.stl": (bytes(80) + struct.pack("<I", 4_000_000_000) + bytes(50), r"declares 4,000,000,000 triangles"),
-        "short.stl": (b"\1\2\3", r"is no STL file"),
+        "short.stl": (b"\1\2\3", r"is not an STL file"),
         "text.stl": ("solid nothing\nendsolid nothing\n", r"no triangles"),
         "flat.obj": ("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "good"),
-        "wrong_index.obj": ("v 0 0 0\nv 1 0 0\nf 1 2 99\n", r"though it has faces"),
+        "wrong_index.obj": ("v 0 0 0\nv 1 0 0\nf 1 2 99\n", r"has faces, but open3d reads no triangles"),
         "nan.obj": ("v nan nan nan\nv nan 0 0\nv 0 nan 0\nf 1 2 3\n", r"finite"),
-        "nothing.obj": ("# nothing\n", r"holds no points"),
-        "binary.obj": (os.urandom(64) * 50, r"damaged|holds no points|crashed"),
+        "nothing.obj": ("# nothing\n", r"contains no points"),
+        "binary.obj": (os.urandom(64) * 50, r"damaged|contains no points|crashed"),
         "bad_vertices.obj": ("v a b c\nv 1 2\n", r"its vertices are damaged|triangles"),
         "huge.off": (f"OFF\n{BIG} {BIG} 0\n0 0 0\n", r"declares 2,000,000,000 points"),
         "cut.off": ("OFF\n100 200 0\n0 0 0\n", r"declares 100 vertices and 200 faces, which take at least"),
-        "not.off": ("hello\n", r"is no OFF file"),
+        "not.off": ("hello\n", r"is not an OFF file"),
     }
     return _written(folder, cases)
 
@@ -126,13 +126,13 @@ def _meshes(folder: Path) -> dict[str, str]:
 def _texts(folder: Path) -> dict[str, str]:
     compressed = struct.pack("<II", 12, 4_000_000_000) + bytes(12)
     cases = {
-        "words.xyz": ("one two three\nfour five six\n", r"is no table of numbers"),
-        "ragged.xyz": ("1 2 3\n4 5 6\n7 8\n", r"is no table of numbers"),
-        "two_columns.xyz": ("1 2\n3 4\n", r"2 numbers a line; a point has at least x, y and z"),
-        "comments.xyz": ("# nothing\n# at all\n", r"holds no points"),
+        "words.xyz": ("one two three\nfour five six\n", r"is not a table of numbers"),
+        "ragged.xyz": ("1 2 3\n4 5 6\n7 8\n", r"is not a table of numbers"),
+        "two_columns.xyz": ("1 2\n3 4\n", r"the lines have 2 number\(s\), but a point needs at least x, y and z"),
+        "comments.xyz": ("# nothing\n# at all\n", r"contains no points"),
         "nan.xyz": ("nan nan nan\nnan nan nan\n", r"none of its 2 points is finite"),
-        "binary.xyz": (os.urandom(2000), r"is no table of numbers|numbers a line"),
-        "colours.txt": ("0 0 0 900 0 0\n1 1 1 0 0 0\n", r"its colours go from 0 to 900"),
+        "binary.xyz": (os.urandom(2000), r"is not a table of numbers|numbers a line"),
+        "colours.txt": ("0 0 0 900 0 0\n1 1 1 0 0 0\n", r"its colours range from 0 to 900"),
         "whole.pts": ("2\n0 0 0 -5 255 0 0\n1 1 1 -5 0 255 0\n", "good"),
         "whole.pcd": (pcd(5), "good"),
         "cut.pcd": (pcd(5)[:80], r"its PCD header is damaged"),
@@ -140,7 +140,7 @@ def _texts(folder: Path) -> dict[str, str]:
         "huge.pcd": (pcd(5).replace(b"WIDTH 5", b"WIDTH 2000000000"), r"declares 2,000,000,000 points"),
         "cut_binary.pcd": (pcd(9, "binary", bytes(100)), r"declares 9 points, which take at least"),
         "whole_binary.pcd": (pcd(9, "binary", bytes(108)), "good"),
-        "bomb.pcd": (pcd(1000, "binary_compressed", compressed), r"open3d finds no points|damaged|memory|crashed"),
+        "bomb.pcd": (pcd(1000, "binary_compressed", compressed), r"open3d reads no points|damaged|memory|crashed"),
     }
     return _written(folder, cases)
 
@@ -161,7 +161,7 @@ def _places(folder: Path) -> dict[str, str]:
         "circle.ply": r"cannot be opened|no such file",
         "folder.ply": r"is a folder",
         "pipe.ply": r"is a named pipe",
-        "device.obj": r"names the file '/dev/zero', which lies outside",
+        "device.obj": r"refers to the file '/dev/zero', which is outside",
     }
 
 

@@ -1,4 +1,4 @@
-"""Point clouds and meshes: from a medium to points in space. See `read`."""
+"""Point clouds and meshes: from a medium to points in 3D space. See `read`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Which format a file of points has, and what its header says, before any of it is decoded.
+"""The format of a file of points, and the checks of its header before it is decoded.
 
-A header that promises more than the file can hold, or than memory can, is refused here. Nothing here needs open3d.
+A header that declares more than the file contains, or more than fits into memory, is refused here. This module does not
+need open3d.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from urllib.parse import unquote
 import numpy as np
 
 from omnivit.errors import MediaError, suggest
+from omnivit.media.advice import download_again
 from omnivit.media.points.scene import Scene
 from omnivit.media.source import Source
 
 KINDS = ("ply", "pcd", "obj", "stl", "off", "glb", "gltf", "xyz", "xyzn", "xyzrgb", "pts", "txt", "npy", "npz")
-"""What is read, by the ending of the file's name."""
+"""Formats that are read, by the suffix of the file name."""
 MAX_POINTS = 20_000_000
-"""A cloud with more points is refused: open3d would take two gigabytes."""
+"""Most points of a point cloud; open3d needs two gigabytes for them."""
 MAX_TRIANGLES = 2_000_000
-"""A mesh with more triangles is refused: open3d takes ten seconds for so many."""
-MAX_BYTES = 2_000_000_000
-"""A larger file is refused."""
+"""Most triangles of a mesh; open3d needs ten seconds for them."""
+MAX_POINT_FILE_BYTES = 2_000_000_000
+"""Most bytes of a file of points or a mesh."""
 MAGIC = (
     (b"ply", "ply"),
     (b"# .PCD", "pcd"),
@@ -38,49 +40,71 @@ MAGIC = (
     (b"OFF", "off"),
     (b"COFF", "off"),
 )
-"""How files begin that say what they are."""
+"""First bytes -> format, for the formats that have such a mark."""
 BINARY = {"ply", "pcd", "glb", "npy", "npz"}
-"""Formats whose files always begin as `MAGIC` says; comments may stand before it in the others."""
+"""Formats whose files always begin with a mark of `MAGIC`; in the others, comments can precede it."""
 _PLY_SIZES = {
     **dict.fromkeys(("char", "uchar", "int8", "uint8"), 1),
     **dict.fromkeys(("short", "ushort", "int16", "uint16"), 2),
     **dict.fromkeys(("int", "uint", "float", "int32", "uint32", "float32"), 4),
     **dict.fromkeys(("double", "float64"), 8),
 }
-_HEADER = 65536
-"""Bytes in which a text header has to end."""
+_HEADER_BYTES = 65536
+"""Most bytes of a text header."""
 
 
 def kind_by_content(head: bytes) -> str | None:
-    """The format that the first bytes of a file name; None where they name none."""
+    """The format that the first bytes of a file show; None if they show none."""
     if re.match(rb"(#.*\n)?\s*VERSION\s+\.?\d", head):
         return "pcd"
     return next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
 
 
 def kind_of(source: Source) -> str:
-    """The format of a file, by its ending; its content has to agree.
+    """The format of a file by its suffix, which must agree with its content.
 
     Raises:
-        MediaError: another ending, another content, or too many bytes.
+        MediaError: the suffix is unknown, the content has another format, or the file is too large.
     """
-    name, size, kind = source.name, source.size, source.suffix.removeprefix(".")
+    name, kind = source.name, source.suffix.removeprefix(".")
     if kind not in KINDS:
-        raise MediaError(f"{name}: points are not read from {source.suffix or 'files without an ending'!r}; "
-                         f"{suggest(kind, KINDS)}")  # fmt: skip
-    if size > MAX_BYTES:
-        raise MediaError(f"{name}: has {size:,} bytes, more than the limit of {MAX_BYTES:,}. Thin it out first.")
+        suffix = f"files that end in {source.suffix!r}" if source.suffix else "files without a suffix"
+        raise MediaError(f"{name}: points cannot be read from {suffix}; {suggest(kind, KINDS)}")
+    _check_file_size(source)
     head = source.head(64)
-    found = kind_by_content(head)
-    if found is not None and found != kind:
-        raise MediaError(f"{name}: is named .{kind}, but its content is {found.upper()}. Rename it.")
-    if found is None and kind in BINARY:
-        raise MediaError(f"{name}: does not begin as a {kind.upper()} file does ({head[:8]!r}). Is it another format?")
+    content = kind_by_content(head)
+    if content is not None and content != kind:
+        raise MediaError(f"{name}: is named .{kind}, but its content is {content.upper()}. Rename it.")
+    if content is None and kind in BINARY:
+        raise MediaError(
+            f"{name}: does not begin like a {kind.upper()} file ({head[:8]!r}), so it is damaged or has another "
+            f"format. {download_again()}"
+        )
     return kind
 
 
+def kind_of_bytes(source: Source) -> str:
+    """The format of content without a file name. Raises MediaError if it does not show its format, or is too large."""
+    kind = kind_by_content(source.head(64))
+    if kind is None:
+        raise MediaError(
+            f"{source.name}: the format of these {source.size} bytes cannot be detected. Available without a file "
+            f"name: PLY, PCD, OFF, GLB, NPY, NPZ."
+        )
+    _check_file_size(source)
+    return kind
+
+
+def _check_file_size(source: Source) -> None:
+    if source.size > MAX_POINT_FILE_BYTES:
+        raise MediaError(
+            f"{source.name}: the file has {source.size:,} bytes, more than the limit of {MAX_POINT_FILE_BYTES:,} "
+            f"(omnivit.media.points.formats.MAX_POINT_FILE_BYTES). Reduce the number of points first."
+        )
+
+
 def check(scene: Scene, kind: str) -> None:
-    """Refuse what the header alone shows to be damaged, too large, or to lead out of the root. Raises MediaError."""
+    """Raises MediaError if the header shows damage, too large a file, or references to files outside the roots."""
     path, name = scene.file, scene.name
     checks: dict[str, Callable[[], None]] = {
         "ply": lambda: _check_ply(path, name),
@@ -97,12 +121,12 @@ def check(scene: Scene, kind: str) -> None:
 
 
 def check_count(count: int, name: str, what: str = "points") -> None:
-    """Refuse more than `MAX_POINTS`, or `MAX_TRIANGLES`. Raises MediaError."""
+    """Raises MediaError for more than `MAX_POINTS` points, or `MAX_TRIANGLES` triangles."""
     constant, limit = ("MAX_TRIANGLES", MAX_TRIANGLES) if what == "triangles" else ("MAX_POINTS", MAX_POINTS)
     if count > limit:
         raise MediaError(
             f"{name}: declares {count:,} {what}, more than the limit of {limit:,} "
-            f"(omnivit.media.points.formats.{constant}). Thin it out first."
+            f"(omnivit.media.points.formats.{constant}). Reduce their number first."
         )
 
 
@@ -111,18 +135,19 @@ class PlyHeader:
     """What the header of a PLY file declares."""
 
     size: int
-    """Its own bytes."""
+    """Bytes of the header itself."""
     text: bool
+    """Whether the elements are text (`format ascii`)."""
     elements: dict[str, tuple[int, dict[str, str]]]
-    """Element -> how many, and property -> type; of lists `list`, and the types of their length and values."""
+    """Element -> its count, and property -> type; for lists `list` with the types of their length and values."""
 
 
 def ply_header(path: Path, name: str) -> PlyHeader:
-    """Read the header of a PLY file. Raises MediaError: it has none, or a damaged one."""
+    """Read the header of a PLY file. Raises MediaError if it has none, or a damaged one."""
     with path.open("rb") as file:
-        head, found, rest = file.read(_HEADER).partition(b"end_header")
-    if not found:
-        raise MediaError(f"{name}: its PLY header has no end: it is damaged or cut short. Fetch it again.")
+        head, mark, rest = file.read(_HEADER_BYTES).partition(b"end_header")
+    if not mark:
+        raise MediaError(f"{name}: its PLY header has no end: it is damaged or cut short. {download_again()}")
     elements: dict[str, tuple[int, dict[str, str]]] = {}
     words: list[str] = []
     try:
@@ -134,59 +159,59 @@ def ply_header(path: Path, name: str) -> PlyHeader:
             elif words[:1] == ["property"]:
                 current[words[-1]] = " ".join(words[1:-1])
     except (IndexError, ValueError, UnboundLocalError) as error:
-        raise MediaError(f"{name}: its PLY header is damaged ({' '.join(words)!r}). Fetch it again.") from error
+        raise MediaError(f"{name}: its PLY header is damaged ({' '.join(words)!r}). {download_again()}") from error
     end = 2 if rest[:2] == b"\r\n" else 1
-    return PlyHeader(len(head) + len(found) + end, b"format ascii" in head, elements)
+    return PlyHeader(len(head) + len(mark) + end, b"format ascii" in head, elements)
 
 
 def _check_ply(path: Path, name: str) -> None:
     header = ply_header(path, name)
     count = header.elements.get("vertex", (0, {}))[0]
     if count < 1:
-        raise MediaError(f"{name}: declares {count} points (`element vertex`). Fetch it again, or take the sample out.")
+        raise MediaError(f"{name}: declares {count} points (`element vertex`). {download_again()}")
     check_count(count, name)
     check_count(header.elements.get("face", (0, {}))[0], name, "triangles")
     if header.text:
         _check_lines(path, name, header.size, sum(number for number, _ in header.elements.values()))
         return
-    rows = (number * sum(map(_ply_bytes, properties.values())) for number, properties in header.elements.values())
-    _check_room(path, name, header.size + sum(rows), f"{count:,} points")
+    sizes = (number * sum(map(_ply_bytes, properties.values())) for number, properties in header.elements.values())
+    _check_room(path, name, header.size + sum(sizes), f"{count:,} points")
 
 
 def _ply_bytes(kind: str) -> int:
-    """The least bytes of a property; a list is taken for that of a triangle's corners."""
+    """The fewest bytes of a property; a list is assumed to contain the three corners of a triangle."""
     words = kind.split()
     if words[:1] == ["list"] and len(words) == 3:
         return _PLY_SIZES.get(words[1], 1) + 3 * _PLY_SIZES.get(words[2], 1)
     return _PLY_SIZES.get(kind, 1)
 
 
-def _check_lines(path: Path, name: str, start: int, wanted: int) -> None:
-    """open3d fills points that a text lacks with what lies in memory: refuse a text with fewer lines than declared."""
+def _check_lines(path: Path, name: str, start: int, declared: int) -> None:
+    """Raises MediaError for a text with fewer lines than declared: open3d fills missing points with random memory."""
     with path.open("rb") as file:
         file.seek(start)
         lines = sum(1 for line in file if not line.isspace())
-    if lines < wanted:
+    if lines < declared:
         raise MediaError(
-            f"{name}: declares {wanted:,} lines, but has {lines:,}: it is cut short or damaged. Fetch it again."
+            f"{name}: declares {declared:,} lines, but has {lines:,}: it is cut short or damaged. {download_again()}"
         )
 
 
 def _check_pcd(path: Path, name: str) -> None:
     with path.open("rb") as file:
-        head, found, rest = file.read(_HEADER).partition(b"\nDATA")
-    lines = (head + found + rest.partition(b"\n")[0]).decode("latin-1").splitlines()
+        head, mark, rest = file.read(_HEADER_BYTES).partition(b"\nDATA")
+    lines = (head + mark + rest.partition(b"\n")[0]).decode("latin-1").splitlines()
     words = {line.split()[0].upper(): line.split()[1:] for line in lines if line.split()}
-    start = len(head) + len(found) + rest.find(b"\n") + 1
+    start = len(head) + len(mark) + rest.find(b"\n") + 1
     try:
         width, height = int(words["WIDTH"][0]), int(words["HEIGHT"][0])
         count = int(words["POINTS"][0]) if "POINTS" in words else width * height
         sizes = sum(int(size) * int(times) for size, times in zip(words["SIZE"], _pcd_counts(words), strict=True))
         data = words["DATA"][0].lower()
     except (KeyError, IndexError, ValueError) as error:
-        raise MediaError(f"{name}: its PCD header is damaged ({error}). Fetch it again.") from error
+        raise MediaError(f"{name}: its PCD header is damaged ({error}). {download_again()}") from error
     if count < 1:
-        raise MediaError(f"{name}: declares {count} points. Fetch it again, or take the sample out.")
+        raise MediaError(f"{name}: declares {count} points. {download_again()}")
     check_count(max(count, width * height), name)
     if data == "ascii":
         _check_lines(path, name, start, count)
@@ -205,23 +230,26 @@ def _check_stl(path: Path, name: str) -> None:
     if head.lstrip()[:5].lower() == b"solid" and b"\0" not in head:
         return
     if len(head) < 84:
-        raise MediaError(f"{name}: is no STL file: {size} bytes hold no header. Fetch it again.")
+        raise MediaError(f"{name}: is not an STL file: {size} bytes are too few for a header. {download_again()}")
     (count,) = struct.unpack("<I", head[80:])
     if count < 1:
-        raise MediaError(f"{name}: declares no triangles. Fetch it again, or take the sample out.")
+        raise MediaError(f"{name}: declares no triangles. {download_again()}")
     check_count(count, name, "triangles")
     _check_room(path, name, 84 + 50 * count, f"{count:,} triangles")
 
 
 def _check_off(path: Path, name: str) -> None:
     with path.open("rb") as file:
-        text = re.sub(r"#.*", "", file.read(_HEADER).decode("latin-1"))
-    found = re.match(r"\s*(?:ST)?C?N?4?n?OFF\s+(-?\d+)\s+(-?\d+)", text)
-    if not found:
-        raise MediaError(f"{name}: is no OFF file: it does not begin with OFF and the numbers of vertices and faces.")
-    vertices, faces = int(found[1]), int(found[2])
+        text = re.sub(r"#.*", "", file.read(_HEADER_BYTES).decode("latin-1"))
+    head = re.match(r"\s*(?:ST)?C?N?4?n?OFF\s+(-?\d+)\s+(-?\d+)", text)
+    if not head:
+        raise MediaError(
+            f"{name}: is not an OFF file: it does not begin with OFF and the numbers of vertices and faces. "
+            f"{download_again()}"
+        )
+    vertices, faces = int(head[1]), int(head[2])
     if vertices < 1 or faces < 0:
-        raise MediaError(f"{name}: declares {vertices} vertices and {faces} faces. Fetch it again.")
+        raise MediaError(f"{name}: declares {vertices} vertices and {faces} faces. {download_again()}")
     check_count(vertices, name)
     check_count(faces, name, "triangles")
     _check_room(path, name, 6 * vertices + 4 * faces, f"{vertices:,} vertices and {faces:,} faces")
@@ -232,7 +260,7 @@ def _check_room(path: Path, name: str, least: int, what: str) -> None:
     if least > size:
         raise MediaError(
             f"{name}: declares {what}, which take at least {least:,} bytes, but has {size:,}: it is cut short or "
-            f"damaged. Fetch it again, or take the sample out."
+            f"damaged. {download_again()}"
         )
 
 
@@ -242,12 +270,12 @@ def npy_shape(file: IO[bytes], name: str) -> tuple[tuple[int, ...], Any]:
         version = np.lib.format.read_magic(file)
         read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except Exception as error:  # what a damaged header leads to
-        raise MediaError(f"{name}: its NPY header is damaged ({error}). Fetch it again.") from error
+    except Exception as error:  # a damaged header can raise any type of exception
+        raise MediaError(f"{name}: its NPY header is damaged ({error}). {download_again()}") from error
     if dtype.hasobject:
         raise MediaError(
-            f"{name}: holds pickled Python objects, which are not opened. Save plain arrays: [N, 3] or [N, 6] as .npy, "
-            f"or .npz with `xyz` and `rgb`."
+            f"{name}: contains pickled Python objects, which are never loaded. Save plain arrays: [N, 3] or [N, 6] as "
+            f".npy, or .npz with `xyz` and `rgb`."
         )
     return tuple(shape), dtype
 
@@ -265,16 +293,17 @@ def _check_npz(path: Path, name: str) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except Exception as error:
-        raise MediaError(f"{name}: is no readable NPZ archive ({error}). Fetch it again.") from error
+        raise MediaError(f"{name}: is not a readable NPZ archive ({error}). {download_again()}") from error
     total = sum(member.file_size for member in members)
-    if total > MAX_BYTES // 2:
+    if total > MAX_POINT_FILE_BYTES // 2:
         raise MediaError(
-            f"{name}: unpacks to {total:,} bytes, more than the limit of {MAX_BYTES // 2:,}. Thin it out first."
+            f"{name}: unpacks to {total:,} bytes, more than the limit of {MAX_POINT_FILE_BYTES // 2:,} (half of "
+            f"omnivit.media.points.formats.MAX_POINT_FILE_BYTES). Reduce the number of points first."
         )
 
 
 def _check_obj(scene: Scene) -> None:
-    """Materials and textures that an OBJ names have to lie beside it or deeper."""
+    """Open the materials and textures that an OBJ names. Raises MediaError for those outside of its folder."""
     libraries = re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t]*\r?$", scene.file.read_bytes(), re.MULTILINE)
     for library in {text.decode("utf-8", "replace") for text in libraries}:
         place = scene.companion(library)
@@ -293,7 +322,9 @@ def _check_gltf(scene: Scene) -> None:
         uris = [entry["uri"] for key in ("buffers", "images") for entry in graph.get(key, ()) if "uri" in entry]
         names = [unquote(uri) for uri in uris if not uri.startswith("data:")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise MediaError(f"{name}: its glTF scene is damaged ({type(error).__name__}: {error}).") from error
+        raise MediaError(
+            f"{name}: its glTF scene is damaged ({type(error).__name__}: {error}). {download_again()}"
+        ) from error
     for count in accessors:
         check_count(count, name, "values")
     for companion in names:
@@ -303,10 +334,10 @@ def _check_gltf(scene: Scene) -> None:
 def _gltf_scene(path: Path, name: str) -> dict[str, Any]:
     content = path.read_bytes()
     if path.suffix.lower() == ".glb":
-        (whole,) = struct.unpack("<I", content[8:12])
-        if whole > len(content):
+        (declared,) = struct.unpack("<I", content[8:12])
+        if declared > len(content):
             raise MediaError(
-                f"{name}: declares {whole:,} bytes, but has {len(content):,}: it is cut short. Fetch it again."
+                f"{name}: declares {declared:,} bytes, but has {len(content):,}: it is cut short. {download_again()}"
             )
         (size,) = struct.unpack("<I", content[12:16])
         content = content[20 : 20 + size]

@@ -1,4 +1,4 @@
-"""A model and the files that it names (materials, textures), opened. Runs in the helper process."""
+"""A 3D model and the files that it refers to (materials, textures), opened. Runs in the helper process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from omnivit.files import open_descriptor, place_of
 from omnivit.media.source import Source
 
 DEPTH = 16
-"""Folders around a file in its private place: so far up may the names go that it gives (`../textures/wood.jpg`)."""
+"""Depth of the file in the private folder, so that references such as `../textures/wood.jpg` stay inside it."""
 
 
 class Scene:
-    """A file and those that it names (materials, textures), opened; libraries find all of them in a private folder.
+    """A file and the files that it refers to (materials, textures), opened and linked into a private folder.
 
-    Libraries open files by name, and look for those that a file names beside it. What they find here are the files
-    that were checked, whatever becomes of the names in the meantime. To be used in a `with` block.
+    Libraries open files by name, and search for referenced files next to the file. In the private folder they open the
+    files that were checked, even if the original names are changed in the meantime. Use it in a `with` block.
 
     Attributes:
-        file: the file's name in the private folder.
-        name: of the medium, for errors.
+        file: path of the file in the private folder.
+        name: name of the medium, for errors.
     """
 
     def __init__(self, source: Source, kind: str, roots: tuple[Path, ...], folder: Path) -> None:
@@ -41,9 +41,10 @@ class Scene:
             source.close()
 
     def companion(self, companion: str) -> Path:
-        """Where a file that this one names is found, if it is. Raises MediaError where there is one, but outside.
+        """The path in the private folder of a referenced file. Raises MediaError if the file is outside the roots.
 
-        Names that lead nowhere are common (`C:/textures/wood.jpg` of the author's machine) and do no harm.
+        References to files that do not exist are common (`C:/textures/wood.jpg` on the author's computer); they are
+        harmless.
         """
         companion = companion.replace("\\", "/")
         place = Path(os.path.normpath(self.file.parent / companion))
@@ -51,23 +52,23 @@ class Scene:
             return place
         beside = self._roots[-1] / companion
         try:
-            if not place.is_relative_to(self._folder):  # a full path: the library would open just that
+            if not place.is_relative_to(self._folder):  # an absolute path: the library would open that file
                 if beside.exists() or any(beside.is_relative_to(root) for root in self._roots):
-                    raise self._stray(companion)
+                    raise self._outside(companion)
                 return place
             descriptor = open_descriptor(beside)
-        except (OSError, ValueError, RuntimeError):  # missing, a folder, a name too long, links in a circle
+        except (OSError, ValueError, RuntimeError):  # missing, a folder, a name that is too long, links in a circle
             return place
         size, real = os.fstat(descriptor).st_size, place_of(descriptor, beside)
         self._opened.append(Source(self.name, size, descriptor=descriptor, path=real))
         if not any(real.is_relative_to(root) for root in self._roots):
-            raise self._stray(companion)
+            raise self._outside(companion)
         place.parent.mkdir(parents=True, exist_ok=True)
         self._opened[-1].put(place)
         return place
 
-    def _stray(self, companion: str) -> MediaError:
+    def _outside(self, companion: str) -> MediaError:
         return MediaError(
-            f"{self.name}: names the file {companion!r}, which lies outside of {self._roots[0]}, or by its full path. "
-            f"Copy it beside the file, and name it without folders."
+            f"{self.name}: refers to the file {companion!r}, which is outside {self._roots[0]} or an absolute path. "
+            f"Copy it next to the file, and refer to it without folders."
         )
