@@ -1,6 +1,6 @@
-"""Tokens of a conversation, put together with the rows of its media: ids, labels and places.
+"""The tokens of a conversation and of its media in one sequence: ids, labels and places.
 
-Shapes: T tokens, media rows included.
+Shapes: T tokens, those of media included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import Span
 from omnivit.data.guard import Token
-from omnivit.data.run import Run
+from omnivit.data.text_span import TextSpan
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EncodedChat:
     """A conversation in tokens."""
 
     ids: Tensor
-    """[T] int64; a reserved id at the rows of media, which the model never embeds."""
+    """[T] int64; at the tokens of media a reserved id, which the model never embeds."""
     labels: Tensor
     """[T] int64, the token id where it is supervised, IGNORE elsewhere; not shifted."""
     spans: tuple[Span, ...]
@@ -31,14 +31,14 @@ class EncodedChat:
     targets: tuple[int, ...] = ()
     """The place of each head's token, in the order of the messages."""
     cut: bool = False
-    """There are more tokens than were asked for, and no more is known of them: media and targets may be missing."""
+    """True: encoding stopped at the limit, so tokens, media and targets after it are missing."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A segment on its way to tokens."""
+    """A segment before tokenization."""
 
-    run: Run
+    span: TextSpan
     supervised: bool = False
     medium: int | None = None
     target: bool = False
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass
 class Assembly:
-    """A conversation while it is put together."""
+    """A conversation while its tokens are collected."""
 
     ids: list[int]
     labels: list[int] = field(init=False)
@@ -58,10 +58,10 @@ class Assembly:
         self.labels = [IGNORE] * len(self.ids)
 
     def add_media(self, pieces: Sequence[Piece], media: Sequence[Media], lengths: Sequence[int], pad: int) -> None:
-        """Rows of media without a token of their own."""
+        """Add the tokens of media whose placeholder is not a token of the tokenizer."""
         for piece in pieces:
             assert piece.medium is not None
-            self._add_rows(pad, piece.medium, media, lengths)
+            self._add_medium(pad, piece.medium, media, lengths)
 
     def add_text(
         self,
@@ -71,24 +71,25 @@ class Assembly:
         lengths: Sequence[int],
         heads: Set[int],
     ) -> None:
-        """Tokens of text; some of them stand for media, or are heads'."""
+        """Add the tokens of text; among them may be placeholders of media and tokens of heads."""
         for token in tokens:
-            touched = [pieces[index] for index in token.runs]
+            touched = [pieces[index] for index in token.spans]
             medium = next((piece.medium for piece in touched if piece.medium is not None), None)
-            if medium is not None:
-                self._add_rows(token.id, medium, media, lengths)
+            if medium is not None:  # one placeholder becomes as many tokens as the adapter will return
+                self._add_medium(token.id, medium, media, lengths)
                 continue
+            # a head's id in a text that somebody typed is not a target
             if token.id in heads and any(piece.target for piece in touched):
                 self.targets.append(len(self.ids))
             self.ids.append(token.id)
             self.labels.append(token.id if any(piece.supervised for piece in touched) else IGNORE)
 
-    def _add_rows(self, id: int, medium: int, media: Sequence[Media], lengths: Sequence[int]) -> None:
+    def _add_medium(self, id: int, medium: int, media: Sequence[Media], lengths: Sequence[int]) -> None:
         self.spans[medium] = Span(media[medium].slot, len(self.ids), lengths[medium])
         self.ids += [id] * lengths[medium]
         self.labels += [IGNORE] * lengths[medium]
 
-    def whole(self) -> EncodedChat:
-        """The conversation; spans in the order of the messages."""
+    def finished(self) -> EncodedChat:
+        """The encoded conversation; spans in the order of the messages."""
         spans = tuple(self.spans[index] for index in sorted(self.spans))
         return EncodedChat(torch.tensor(self.ids), torch.tensor(self.labels), spans, tuple(self.targets), self.cut)

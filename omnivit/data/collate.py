@@ -17,7 +17,7 @@ from omnivit.data.targets import Trigger
 
 @dataclass(frozen=True)
 class Span:
-    """A medium's place in a sample: rows `start` to `start + length`, in slot `slot`."""
+    """A medium's place in a sample: tokens `start` to `start + length`, of slot `slot`."""
 
     slot: str
     start: int
@@ -31,7 +31,7 @@ class EncodedSample:
     name: str
     """The sample's id and origin, for error messages."""
     ids: Tensor
-    """[T] token ids; a placeholder id at the rows of media."""
+    """[T] token ids; a placeholder id at the tokens of media."""
     labels: Tensor
     """[T] the token id where it is supervised, IGNORE elsewhere; not shifted."""
     spans: tuple[Span, ...]
@@ -39,11 +39,11 @@ class EncodedSample:
     items: tuple[Mapping[str, Tensor], ...]
     """The processor's output for each span."""
     positions: Tensor
-    """[T] position of each token: a range, unless an adapter counts the rows of its media another way."""
+    """[T] position of each token: a range, unless an adapter numbers the tokens of its media another way."""
     triggers: tuple[Trigger, ...] = ()
     """In reading order."""
     seconds: tuple[float, ...] = ()
-    """What reading and preparing each medium took; they change no tensor."""
+    """The seconds that reading and preparing each medium took; they change no tensor."""
 
 
 def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:
@@ -78,45 +78,45 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
 
 
 def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot: str) -> MediaBatch | None:
-    found = [
+    media = [
         (row, span, item)
         for row, sample in enumerate(samples)
         for span, item in zip(sample.spans, sample.items, strict=True)
         if span.slot == slot
     ]
-    if not found:
+    if not media:
         return None
-    items = stacked_items([item for _, _, item in found])
-    lengths = torch.tensor([span.length for _, span, _ in found])
-    starts = torch.tensor([offsets[row] + span.start for row, span, _ in found])
-    return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in found))
+    items = stacked_items([item for _, _, item in media])
+    lengths = torch.tensor([span.length for _, span, _ in media])
+    starts = torch.tensor([offsets[row] + span.start for row, span, _ in media])
+    return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in media))
 
 
 def _stack_triggers(samples: Sequence[EncodedSample], offsets: Sequence[int]) -> dict[str, TriggerBatch]:
-    found: dict[str, list[tuple[int, Trigger]]] = {}
+    by_head: dict[str, list[tuple[int, Trigger]]] = {}
     for row, sample in enumerate(samples):
         for trigger in sample.triggers:
-            found.setdefault(trigger.head, []).append((row, trigger))
+            by_head.setdefault(trigger.head, []).append((row, trigger))
     return {
         head: TriggerBatch(
             torch.tensor([row for row, _ in triggers]),
             torch.tensor([offsets[row] + trigger.place for row, trigger in triggers]),
             stacked_items([trigger.target for _, trigger in triggers]),
         )
-        for head, triggers in found.items()
+        for head, triggers in by_head.items()
     }
 
 
 def stacked_items(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Items of M media, as a processor gives them -> what an encoder takes: [M, ...] for each of their tensors.
+    """Items of M media, as a processor returns them -> the input of an encoder: [M, ...] for each of their tensors.
 
-    Where sizes differ from medium to medium, zeros fill up the end.
+    Where sizes differ from medium to medium, the ends are padded with zeros.
     """
     return {key: _stacked([item[key] for item in items]) for key in items[0]}
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """[M, ...], each filled up with zeros at the end of every dimension in which they differ."""
+    """[M, ...], each padded with zeros at the end of every dimension in which they differ."""
     shapes = [tensor.shape for tensor in tensors]
     if len(set(shapes)) == 1:
         return torch.stack(list(tensors))

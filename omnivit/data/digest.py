@@ -1,4 +1,4 @@
-"""SHA-256 of large files, taken once: kept in the user's cache by device, inode, size and time of the last change."""
+"""SHA-256 of large files, computed once: cached by device, inode, size and time of the last change."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-def whole(path: Path) -> str:
-    """The SHA-256 of all bytes of a file, in hexadecimal; taken again only where the file has changed.
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of all bytes of a file, in hexadecimal; computed again only if the file has changed.
 
     Raises:
         OSError: it cannot be read.
@@ -30,7 +30,7 @@ def whole(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    if _kept(path) == kept:  # else it was written to meanwhile: this is the hash of no state of it
+    if _kept(path) == kept:  # else the file changed while it was read, and the hash fits no state of it
         _keep(kept, digest.hexdigest())
     return digest.hexdigest()
 
@@ -46,4 +46,4 @@ def _keep(target: Path, text: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)
     except OSError as error:
-        _log.warning("Cannot keep %s (%s); it will be made again next time.", target, error.strerror or error)
+        _log.warning("Cannot write %s (%s); it will be computed again next time.", target, error.strerror or error)

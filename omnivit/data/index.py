@@ -1,7 +1,8 @@
 """An index of the records of a JSON or JSON Lines file, so that one of a million is read without the others.
 
-Memory stays flat: the file is scanned in blocks, the index (20 bytes a record) is a memory-mapped `.npy` file in the
-user's cache folder, and records are read one at a time. Knows no sample: what a record means is the reader's business.
+Memory use does not grow with the file: it is scanned in blocks, the index (20 bytes per record) is a memory-mapped
+`.npy` file in the user's cache folder, and records are read one at a time. Knows no sample: the reader interprets
+records.
 
 N: records of the file.
 """
@@ -26,19 +27,19 @@ from omnivit.errors import DataError, suggest
 from omnivit.files import cache_dir, replacing
 
 RECORD = np.dtype([("start", "<i8"), ("size", "<u4"), ("media", "<u4"), ("line", "<u4")])
-"""First byte of a record, its length in bytes, how many media it seems to hold, and the line it begins on, from 1."""
+"""First byte of a record, its length in bytes, the estimated number of its media, and its first line, from 1."""
 
-_FORMAT = 1  # raise it when the meaning of a saved index changes
+_FORMAT = 1  # increase it when the meaning of a saved index changes
 _BLOCK = 1 << 20
 _EDGE = 4096
-_WHOLE = 256 << 20  # files up to this size are hashed whole
+_WHOLE = 256 << 20  # files up to this size are hashed completely
 _SAMPLES = 256
-_LARGEST = 0x7FFFF000  # what one read returns at most on Linux
+_LARGEST = 0x7FFFF000  # the most that one read returns on Linux
 _log = logging.getLogger(__name__)
 
 
 class Stamp(NamedTuple):
-    """What a file looked like: cheap to take, and changed by whatever changes the file."""
+    """The state of a file: cheap to compute, and different after every change of the file."""
 
     size: int
     mtime_ns: int
@@ -49,19 +50,19 @@ class Stamp(NamedTuple):
 class Index:
     """The records of one file: their number, place, length and bytes.
 
-    Pickles as the file's path; a worker opens the saved index again.
+    It pickles as the file's path, and a worker opens the saved index again.
     """
 
     def __init__(self, path: Path, mark: re.Pattern[bytes]) -> None:
-        """Open the saved index of a file, or make and save it.
+        """Open the saved index of a file, or build and save it.
 
         Args:
-            path: a JSON Lines file, or a JSON file that holds one array of objects.
-            mark: matches the bytes that announce a medium; only its number of matches in each record is kept.
+            path: a JSON Lines file, or a JSON file that contains one array of objects.
+            mark: matches the bytes that indicate a medium; only the number of matches in each record is kept.
 
         Raises:
-            DataError: the file is missing, unreadable, not UTF-8, or a damaged array. (A line that is not JSON is found
-                only when that record is parsed.)
+            DataError: the file is missing, unreadable, not UTF-8, or a damaged array. (A line that is not JSON is
+                reported only when that record is parsed.)
         """
         self.path = path.absolute()
         self.mark = mark
@@ -89,21 +90,21 @@ class Index:
         """
         if self._file is None:
             self._file = self.path.open("rb", buffering=0)
-            # A replaced file would be read at the places of the old one's records.
+            # In a file that was replaced, the records are at other places than in the index.
             self._check_unchanged(_stamp(self.path))
         size = int(self.records["size"][i])
-        # Positioned reads: forked workers share the descriptor, and a mapping would grow with every page touched.
-        found = os.pread(self._file.fileno(), size, int(self.records["start"][i]))
-        if len(found) != size:
+        # Positioned reads: forked workers share the descriptor, and a mapping would grow with every page that is read.
+        raw = os.pread(self._file.fileno(), size, int(self.records["start"][i]))
+        if len(raw) != size:
             raise _changed(self.path)
-        return found
+        return raw
 
     def line(self, i: int) -> int:
         """The line, from 1, on which record `i` begins."""
         return int(self.records["line"][i])
 
     def fingerprint(self) -> str:
-        """A hash of the file's content, kept with the index.
+        """A hash of the file's content, cached with the index.
 
         `sha256:...` of all bytes; for files above 256 MiB `sampled:...`, the SHA-256 of the size and of 256 blocks of
         1 MiB spread evenly from the first byte to the last.
@@ -122,8 +123,8 @@ class Index:
 
     def _load(self) -> NDArray[Any]:
         kept = self._cached(".npy")
-        if (found := _read_saved(kept, self.stamp.size)) is not None:
-            return found
+        if (saved := _read_saved(kept, self.stamp.size)) is not None:
+            return saved
         records = _build(self.path, self.mark)
         self._check_unchanged(_stamp(self.path))
         if len(records) and _save(kept, lambda file: np.save(file, records)):
@@ -141,7 +142,7 @@ class Index:
 
 
 def _changed(path: Path) -> DataError:
-    return DataError(f"{path} changed while it was in use. Leave the data alone during a run, and start again.")
+    return DataError(f"{path} changed while it was in use. Start again, and do not change data files during a run.")
 
 
 def _digest(*values: object) -> str:
@@ -197,7 +198,7 @@ def _fingerprint(path: Path, size: int) -> str:
 
 
 def _build(path: Path, mark: re.Pattern[bytes]) -> NDArray[Any]:
-    """Scan a file. Returns [N] of `RECORD`."""
+    """Scan a file -> [N] of `RECORD`."""
     with path.open("rb", buffering=0) as file:
         base, scanner = _sniff(path, file)
         file.seek(base)
@@ -219,7 +220,7 @@ Scanner = Callable[[Bytes, bool], Found]
 
 
 def _sniff(path: Path, file: FileIO) -> tuple[int, Scanner]:
-    """Where the text begins, and its layout, which the first character tells better than the file's name."""
+    """Where the text begins, and its scanner. The first character is more reliable than the file's name."""
     head = file.read(_EDGE)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path} is UTF-16; expected UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.")
@@ -233,24 +234,25 @@ def _sniff(path: Path, file: FileIO) -> tuple[int, Scanner]:
 
 
 def _scan(file: FileIO, base: int, scanner: Scanner, mark: re.Pattern[bytes]) -> NDArray[Any]:
-    found = bytearray()
+    records = bytearray()
     block = np.empty(_BLOCK, dtype=np.uint8)
-    held, lines, last = 0, 0, False
+    filled, lines, last = 0, 0, False
     while not last:
-        if held > len(block) // 2:  # a record longer than half a block: look at twice as much
+        if filled > len(block) // 2:  # a record longer than half a block: double the block
             block = np.concatenate([block, np.empty_like(block)])
-        size = file.readinto(block.data[held:])
-        held, last = held + size, size == 0
+        size = file.readinto(block.data[filled:])
+        filled, last = filled + size, size == 0
         try:
-            starts, ends, consumed = scanner(block[:held], last)
+            starts, ends, consumed = scanner(block[:filled], last)
         except Malformed as error:
             raise _Misplaced(base + error.at, error.why) from error
         if len(starts):
-            found += _records(block[:consumed], starts, ends, base, lines, mark).tobytes()
+            records += _records(block[:consumed], starts, ends, base, lines, mark).tobytes()
         lines += int(np.count_nonzero(block[:consumed] == 0x0A))
-        base, held = base + consumed, held - consumed
-        block[:held] = block[consumed : consumed + held].copy()
-    return np.frombuffer(found, dtype=RECORD)
+        # the rest is the beginning of the next record: move it to the front
+        base, filled = base + consumed, filled - consumed
+        block[:filled] = block[consumed : consumed + filled].copy()
+    return np.frombuffer(records, dtype=RECORD)
 
 
 def _records(block: Bytes, starts: Ints, ends: Ints, base: int, lines: int, mark: re.Pattern[bytes]) -> NDArray[Any]:
@@ -259,6 +261,7 @@ def _records(block: Bytes, starts: Ints, ends: Ints, base: int, lines: int, mark
     if sizes.max() > _LARGEST:
         raise _Misplaced(base + int(starts[sizes.argmax()]), "the record that begins here is longer than 2 GiB")
     records = np.empty(len(starts), dtype=RECORD)
+    # each mark counts for the last record that begins before it
     marks = np.fromiter((match.start() for match in mark.finditer(block.data)), dtype=np.int64)
     owners = np.searchsorted(starts, marks, side="right") - 1
     records["start"], records["size"] = starts + base, sizes
@@ -276,29 +279,29 @@ def _read_saved(kept: Path, size: int) -> NDArray[Any] | None:
         shaped = records.dtype == RECORD and records.ndim == 1 and len(records) > 0
         if shaped and int(records["start"][-1]) + int(records["size"][-1]) <= size:
             return records
-        why = "does not fit its file"
+        why = "it does not fit its file"
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         why = str(error)
-    _log.warning("The saved index %s is damaged (%s) and is made again.", kept, why)
+    _log.warning("The saved index %s is damaged (%s) and is built again.", kept, why)
     return None
 
 
 def _save(target: Path, write: Callable[[Any], object]) -> bool:
-    """Write a cache file as a whole or not at all. False: it could not be kept, which costs only time."""
+    """Write a cache file completely or not at all. False: it could not be written, which costs only time."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial, partial.open("wb") as file:
             write(file)
         return True
     except OSError as error:
-        _log.warning("Cannot keep %s (%s); it will be made again next time. $OMNIVIT_CACHE names another folder.",
+        _log.warning("Cannot write %s (%s); it will be built again next time. Set $OMNIVIT_CACHE to another folder.",
                      target, error.strerror or error)  # fmt: skip
         return False
 
 
 def _remove_stale(kept: Path) -> None:
-    """Remove what was kept for earlier contents of the same file."""
+    """Remove the cache files of earlier contents of the same file."""
     key, current = kept.stem.split("-")
-    for other in kept.parent.glob(f"{key}-*"):
-        if other.stem != f"{key}-{current}":
-            other.unlink(missing_ok=True)
+    for path in kept.parent.glob(f"{key}-*"):
+        if path.stem != f"{key}-{current}":
+            path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A DataLoader whose workers answer no signal and outlive nobody (see `omnivit.processes`)."""
+"""A DataLoader whose workers ignore signals and end with their parent process (see `omnivit.processes`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Marks: what a chat template is given in place of people's text, of media and of heads' tokens.
+"""Marks: the text that a chat template gets in place of people's text, of media and of heads' tokens.
 
-A mark is unguessable, so that where it comes out of the template is where its text belongs. White space around a text
-stays visible, because templates may trim it; and so do, in answers alone, the strings that a template itself searches
-them for (`omnivit.data.searched`), because a template may cut a thought out of an answer.
+A mark cannot be guessed, so its place in the rendered text is the place of what it replaces. The white space around a
+text stays visible to the template, because templates may trim it. In answers, the strings that a template searches for
+(`omnivit.data.search_strings`) stay visible too, because a template may remove the reasoning from an answer.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from omnivit.errors import DataError
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a rendered conversation, in reading order."""
+    """A part of a rendered conversation, in reading order."""
 
     text: str
-    """The characters; of a medium, the placeholder text of its slot (empty if it has none)."""
+    """The characters; for a medium, the placeholder text of its slot (empty if it has none)."""
     turn: int | None = None
-    """Index of the message that this is content of; None: the template's own text."""
+    """Index of the message whose content this is; None: the template's own text."""
     medium: int | None = None
-    """Which medium of the conversation this is, counted from 0 in the order of the messages."""
+    """Index of the medium in the conversation, from 0 in the order of the messages."""
     target: bool = False
     """A head's token: content of an answer that nobody typed."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A segment that a mark stands for, and the white space around it, which templates may trim."""
+    """The segment that a mark replaces, and the white space around it, which templates may trim."""
 
     segment: Segment
     before: str = ""
@@ -41,22 +41,22 @@ class Mark:
 
 @dataclass
 class Marked:
-    """A conversation as a template is given it."""
+    """A conversation in the form in which a template gets it."""
 
     chat: list[dict[str, Any]] = field(default_factory=list)
     marks: dict[str, Mark] = field(default_factory=dict)
-    """Name in the text -> what it stands for, in the order of the messages."""
+    """Name in the text -> what it replaces, in the order of the messages."""
     parted: set[int] = field(default_factory=set)
-    """Answers of which the template may leave out a part: they hold a thought."""
+    """Answers of which the template may leave out a part, because they contain reasoning."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """Makes `Marked` of messages.
+    """Replaces the content of messages by marks.
 
-    Its fields are what the marks depend on beside the messages: the secret that names them, the placeholder of each
-    slot, the token of each head, the strings that stay visible in answers, the keys under which the template takes a
-    thought, and whether it takes typed content parts (else strings).
+    Fields: the secret that names the marks, the placeholder of each slot, the token of each head, the strings that stay
+    visible in answers, the keys under which the template reads the reasoning of an answer, and whether the template
+    takes typed content parts (else strings).
     """
 
     secret: str
@@ -68,53 +68,54 @@ class Marker:
 
     def mark(self, messages: Sequence[Message], bare: bool = False) -> Marked:
         """Messages with marks; `bare`: without the white space around texts, but with the same names."""
-        made = Marked()
+        marked = Marked()
         media = 0
         for turn, message in enumerate(messages):
             entry: dict[str, Any] = {"role": message.role}
             if message.thought.strip():
-                thought = self._text(made, message.thought, turn, bare)
+                thought = self._text(marked, message.thought, turn, bare)
                 entry |= dict.fromkeys(self.thoughts, thought)
-                made.parted.add(turn)
+                marked.parted.add(turn)
             entries = []
             blank = all(isinstance(part, Text) and not part.text.strip() for part in message.parts)
             for part in _with_space(message.parts) or (Text(""),):
                 if isinstance(part, Media):
                     segment = Segment(self.placeholders.get(part.slot, ""), turn, media)
-                    entries.append({"type": part.slot, "placeholder": self._name(made, Mark(segment), bare)})
+                    entries.append({"type": part.slot, "placeholder": self._name(marked, Mark(segment), bare)})
                     media += 1
                 elif isinstance(part, Spaced):
                     mark = Mark(Segment(self.tokens[part.head], turn, target=True), *part.space)
-                    entries.append({"type": "text", "text": self._name(made, mark, bare)})
+                    entries.append({"type": "text", "text": self._name(marked, mark, bare)})
                 elif not blank and not part.text.strip():
                     entries.append({"type": "text", "text": part.text})
                 else:
                     visible = self.searched if message.role == "assistant" else ()
-                    entries.append({"type": "text", "text": self._parted(made, part.text, turn, visible, bare)})
+                    entries.append({"type": "text", "text": self._parted(marked, part.text, turn, visible, bare)})
             joined = "".join(entry.get("text", entry.get("placeholder", "")) for entry in entries)
-            made.chat.append(entry | {"content": entries if self.typed else joined})
-        return made
+            marked.chat.append(entry | {"content": entries if self.typed else joined})
+        return marked
 
-    def _parted(self, made: Marked, text: str, turn: int, visible: Sequence[str], bare: bool) -> str:
-        """A text as its mark; where a string that stays visible is in it, as marks between such strings."""
+    def _parted(self, marked: Marked, text: str, turn: int, visible: Sequence[str], bare: bool) -> str:
+        """The mark of a text; if a string that stays visible is in the text, marks around such strings."""
         pieces = re.split(f"({'|'.join(map(re.escape, visible))})", text) if visible else [text]
         if len(pieces) == 1:
-            return self._text(made, text, turn, bare)
-        made.parted.add(turn)
-        shown = [
-            piece if k % 2 or not piece.strip() else self._text(made, piece, turn, bare)
+            return self._text(marked, text, turn, bare)
+        marked.parted.add(turn)
+        # every second piece is a string that stays visible
+        texts = [
+            piece if k % 2 or not piece.strip() else self._text(marked, piece, turn, bare)
             for k, piece in enumerate(pieces)
         ]
-        if not any(piece.strip() for piece in pieces[::2]):  # the turn has a place all the same
-            shown.append(self._text(made, "", turn, bare))
-        return "".join(shown)
+        if not any(piece.strip() for piece in pieces[::2]):  # without a mark the turn would have no place
+            texts.append(self._text(marked, "", turn, bare))
+        return "".join(texts)
 
-    def _text(self, made: Marked, text: str, turn: int, bare: bool) -> str:
-        return self._name(made, _text_mark(text, turn), bare)
+    def _text(self, marked: Marked, text: str, turn: int, bare: bool) -> str:
+        return self._name(marked, _text_mark(text, turn), bare)
 
-    def _name(self, made: Marked, mark: Mark, bare: bool) -> str:
-        name = f"{self.secret}{len(made.marks)}{self.secret}"
-        made.marks[name] = mark
+    def _name(self, marked: Marked, mark: Mark, bare: bool) -> str:
+        name = f"{self.secret}{len(marked.marks)}{self.secret}"
+        marked.marks[name] = mark
         return name if bare else f"{mark.before}{name}{mark.after}"
 
 
@@ -127,28 +128,30 @@ class Spaced:
 
 
 def _with_space(parts: Sequence[Text | Media | Target]) -> list[Text | Media | Spaced]:
-    """The parts of a message; white space beside a target goes with it, so that it is learnt with it."""
-    found: list[Text | Media | Spaced] = []
+    """The parts of a message; white space next to a target joins the target, so that both are trained on."""
+    joined: list[Text | Media | Spaced] = []
     for part in parts:
-        last = found[-1] if found else None
+        last = joined[-1] if joined else None
         if isinstance(part, Target):
             before = ""
             if isinstance(last, Text) and last.text.isspace():
                 before = last.text
-                found.pop()
-            found.append(Spaced(part.head, (before, "")))
+                joined.pop()
+            joined.append(Spaced(part.head, (before, "")))
         elif isinstance(part, Text) and part.text.isspace() and isinstance(last, Spaced):
-            found[-1] = Spaced(last.head, (last.space[0], last.space[1] + part.text))
+            joined[-1] = Spaced(last.head, (last.space[0], last.space[1] + part.text))
         else:
-            found.append(part)
-    return found
+            joined.append(part)
+    return joined
 
 
 def _text_mark(text: str, turn: int) -> Mark:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"The text of message {turn + 1} is not Unicode: half a surrogate pair ({error}).") from error
+        raise DataError(
+            f"The text of message {turn + 1} is not valid Unicode: it contains half of a surrogate pair ({error})."
+        ) from error
     core = text.strip()
     before = text[: len(text) - len(text.lstrip())]
     after = text[len(text.rstrip()) :] if core else ""
@@ -158,17 +161,17 @@ def _text_mark(text: str, turn: int) -> Mark:
 def kept_space(full: str, bare: str | None, after: str, before: str) -> tuple[int, int]:
     """How much of the white space around two texts a template has kept between them.
 
-    The template's own text between two marks may begin or end with white space too, and must not be taken for theirs:
-    it is what stands there when the texts have none.
+    The template's own text between two marks may begin or end with white space too, which belongs to neither text: it
+    is the text between the marks when the texts have no white space around them.
 
     Args:
         full: what the template wrote between the marks.
-        bare: what it wrote there when the texts had no white space around them; None where nobody knows.
-        after: white space that the text on the left ends with.
-        before: white space that the text on the right begins with.
+        bare: what it wrote there when the texts had no white space around them; None: unknown.
+        after: white space at the end of the text on the left.
+        before: white space at the start of the text on the right.
 
     Returns:
-        Characters at the beginning of `full` that are of `after`, and at its end that are of `before`.
+        The number of characters at the start of `full` that belong to `after`, and at its end that belong to `before`.
     """
     extra = len(full) - len(bare) if bare is not None else -1
     for size in range(min(len(after), extra), -1, -1):

@@ -1,9 +1,9 @@
-"""Which samples come in which order, and in which batch: pure functions of (seed, epoch), so resuming needs no state.
+"""The order of samples and their batches: pure functions of (seed, epoch), so resuming needs no state.
 
-Random numbers are raw bits of PCG64, whose stream NumPy promises to keep; its `permutation` may change with a version.
-Knows no sample's content and no tensor.
+Random numbers are raw bits of PCG64, whose stream NumPy guarantees; its `permutation` may change with a version. Knows
+no sample's content and no tensor.
 
-N: samples of all sources, their global index; P: samples shown in one epoch.
+N: samples of all sources, by their global index; P: samples of one epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from omnivit.seeds import derive_seed
 
 Ints = NDArray[np.int64]
 
-_MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough for new ones every epoch
+_MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough to vary every epoch
 _BYTES_PER_TOKEN = 4.0
 _ALIKE, _ALIKE_TOKENS = 0.1, 4.0  # lengths closer than a tenth and four tokens count as equal: see `_blurred`
 
@@ -37,8 +37,8 @@ class Mixture:
 
         Args:
             readers: at least one.
-            weights: how often a sample of each source is shown in an epoch; above 0.
-            limits: use only the first so many samples of each source; None: all.
+            weights: how often a sample of each source is used in an epoch; above 0.
+            limits: the number of samples to use of each source, from its start; None: all.
 
         Raises:
             RecipeError: no source, or a weight or limit that is not positive.
@@ -60,7 +60,7 @@ class Mixture:
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
-        """N. How many samples an epoch shows is `epoch_size(mixture.sizes, mixture.weights)`."""
+        """N. The number of samples in an epoch is `epoch_size(mixture.sizes, mixture.weights)`."""
         return int(self._ends[-1])
 
     def __getitem__(self, i: int) -> Sample:
@@ -70,7 +70,7 @@ class Mixture:
     def locate(self, i: int) -> tuple[Reader, int]:
         """The source of global index `i`, and the sample's index in it."""
         if not 0 <= i < len(self):
-            raise IndexError(f"the mixture has {len(self)} samples, there is no sample {i}")
+            raise IndexError(f"sample {i} is out of range: the mixture has {len(self)} samples")
         k = int(np.searchsorted(self._ends, i, side="right"))
         return self.readers[k], int(i) - int(self._ends[k]) + self.sizes[k]
 
@@ -82,7 +82,7 @@ class Mixture:
         return np.concatenate(texts), np.concatenate(media)
 
     def estimated_lengths(self, rows: float) -> NDArray[np.float64]:
-        """[N] tokens that each sample will have, roughly: 4 bytes a token, and `rows` for every medium."""
+        """[N] the approximate number of tokens of each sample: 4 bytes per token, and `rows` for every medium."""
         text, media = self.lengths()
         estimated: NDArray[np.float64] = text / _BYTES_PER_TOKEN + media * rows
         return estimated
@@ -95,43 +95,44 @@ class Mixture:
 
 
 def epoch_size(sizes: Sequence[int], weights: Sequence[float]) -> int:
-    """P: samples shown in every epoch."""
-    return sum(_shown(size, weight) for size, weight in zip(sizes, weights, strict=True))
+    """P: samples in every epoch."""
+    return sum(_count(size, weight) for size, weight in zip(sizes, weights, strict=True))
 
 
 def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> Ints:
     """The global indices of one epoch, shuffled together.
 
-    Each source is dealt from an endless row of its own permutations, `round(size * weight)` samples (at least one) an
-    epoch: with weight 2 every sample comes twice, with 0.5 every sample comes once in two epochs.
+    Each source has an endless sequence of permutations of its samples, of which an epoch takes the next
+    `round(size * weight)` samples (at least one): with weight 2 every sample comes twice in an epoch, with weight 0.5
+    once in two epochs.
 
     Args:
         sizes: samples of each source.
-        weights: how often each sample is shown.
+        weights: how often each sample is used in an epoch.
         seed: of the run (and stage).
         epoch: from 0.
 
     Returns:
         [P] global indices.
     """
-    offset, shown = 0, []
+    offset, parts = 0, []
     for k, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
-        count = _shown(size, weight)
-        shown.append(_dealt(size, count * epoch, count, derive_seed("source", seed, k)) + offset)
+        count = _count(size, weight)
+        parts.append(_drawn(size, count * epoch, count, derive_seed("source", seed, k)) + offset)
         offset += size
-    order = np.concatenate(shown)
+    order = np.concatenate(parts)
     return order[_permutation(len(order), derive_seed("epoch", seed, epoch))]
 
 
 def batches(
     order: Ints, lengths: NDArray[np.int64] | NDArray[np.float64], batch_size: int, seed: int, epoch: int, group: bool
 ) -> list[Ints]:
-    """Cut an epoch into batches; no sample is left out, so that the last batch may be smaller.
+    """Cut an epoch into batches; no sample is omitted, so the last batch may be smaller.
 
-    Grouped batches hold samples of like length: a quarter of the epoch, at most 50 batches of samples, is sorted at a
-    time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last). Lengths are
-    blurred by about a tenth before: where they are all much alike, the few bytes by which the answers to a closed
-    question differ would sort the samples by answer, and a batch of one class teaches the class, not the medium.
+    Grouped batches contain samples of similar length: a quarter of the epoch, at most 50 batches of samples, is sorted
+    at a time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last). Before,
+    random noise of about a tenth is added to the lengths: where all are similar, the answers to a closed question would
+    differ by a few bytes and sort the samples by answer, and a batch of one class teaches the class, not the medium.
 
     Args:
         order: [P] global indices, shuffled.
@@ -139,7 +140,7 @@ def batches(
         batch_size: samples of an optimizer step, over all devices and accumulation.
         seed: of the run (and stage).
         epoch: from 0.
-        group: False: the batches follow `order` as it stands.
+        group: False: the batches follow `order`.
 
     Returns:
         Batches of global indices, [batch_size] each, the last one [1 to batch_size].
@@ -157,30 +158,31 @@ def batches(
 
 
 def split(batch: Ints, parts: int, part: int) -> Ints:
-    """One of the parts (ranks x accumulation) of a batch: every `parts`-th sample, so that parts get like lengths.
+    """One of the parts (ranks x accumulation) of a batch: every `parts`-th sample, so that parts have similar lengths.
 
-    The parts are disjoint and make up the batch. A part of a small last batch may be empty.
+    The parts are disjoint, and the batch is their union. A part of a small last batch may be empty.
     """
     if not 0 <= part < parts:
         raise ValueError(f"part {part} of {parts} parts")
     return batch[part::parts]
 
 
-def _shown(size: int, weight: float) -> int:
+def _count(size: int, weight: float) -> int:
+    """Samples of a source in an epoch."""
     return max(1, round(size * weight)) if size else 0
 
 
-def _dealt(size: int, start: int, count: int, seed: int) -> Ints:
-    """Items `start` to `start + count` of the endless row of permutations of `size` items."""
+def _drawn(size: int, start: int, count: int, seed: int) -> Ints:
+    """Items `start` to `start + count` of the endless sequence of permutations of `size` items."""
     if not count:
         return np.zeros(0, dtype=np.int64)
     rounds = range(start // size, (start + count - 1) // size + 1)
-    row = np.concatenate([_permutation(size, derive_seed(seed, k)) for k in rounds])
-    return row[start % size : start % size + count]
+    sequence = np.concatenate([_permutation(size, derive_seed(seed, k)) for k in rounds])
+    return sequence[start % size : start % size + count]
 
 
 def _blurred(lengths: NDArray[np.int64] | NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Each length, longer by up to a tenth and four tokens: what differs by less is sorted by chance."""
+    """Each length, increased at random by up to a tenth and four tokens, so that smaller differences do not matter."""
     chance = np.random.PCG64(seed).random_raw(len(lengths)) / 2.0**64
     blurred: NDArray[np.float64] = lengths + chance * (_ALIKE * lengths + _ALIKE_TOKENS)
     return blurred

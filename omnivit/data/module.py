@@ -1,8 +1,8 @@
-"""A stage's data for Lightning: which samples come in which batch of which step, and the loaders that prepare them.
+"""A stage's data for Lightning: the samples of each batch of each step, and the loaders that prepare them.
 
-Everything is a pure function of (seed, stage, epoch, step): resuming needs nothing but the number of the next step.
+Everything is a pure function of (seed, stage, epoch, step): resuming needs only the number of the next step.
 
-Shapes: a step is one optimizer step; it consists of `accumulate` micro-batches on each of `world` ranks.
+Shapes: a step is one optimizer step; it has `accumulate` micro-batches on each of `world` ranks.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ Index = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A bad sample: what is wrong with it."""
+class BadSample:
+    """A sample that cannot be used, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass gets: a batch (None where every sample of it was refused) and the refusals."""
+    """The input of one forward pass: a batch (None if all its samples are bad), and why its bad samples are bad."""
 
     batch: Batch | None
     refused: tuple[str, ...] = ()
     step: Mapping[str, int] = field(default_factory=dict)
-    """Of a stage that trains heads: head -> its targets in the whole step on this rank; and `lm`, supervised tokens."""
+    """In a stage that trains heads: head -> its targets in the entire step on this rank; `lm` -> supervised tokens."""
     loading: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Slot -> how many media of it, and the seconds that reading and preparing them took."""
+    """Slot -> the number of its media, and the seconds that reading and preparing them took."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         return replace(self, batch=self.batch.to(device) if self.batch else None)
@@ -63,8 +63,8 @@ class MicroBatch:
 
 
 def skips_allowed(data: Data, samples: int) -> int:
-    """How many of so many different samples may be bad. One always may, where the budget is not 0: a share of a small
-    set would allow none."""
+    """How many of a number of different samples may be bad. At least one, unless the budget is 0: a fraction of a
+    small set would allow none."""
     return max(1, int(data.skip_budget * samples)) if data.skip_budget else 0
 
 
@@ -72,15 +72,18 @@ def open_source(source: DataSource, root: str | Path) -> Reader:
     """Open one data source with its reader.
 
     Raises:
-        DataError: the file is missing or lies outside the root.
+        DataError: the file is missing or outside the root.
         PluginError: no such reader.
     """
     base = Path(root)
     path = (base / source.path).resolve()
     media_root = (base / (source.media_root or ".")).resolve()
-    for what, found in (("path", path), ("media_root", media_root)):
-        if not found.is_relative_to(base.resolve()):
-            raise DataError(f"{what} {found} of a data source lies outside `data.root` {base.resolve()}")
+    for what, resolved in (("path", path), ("media_root", media_root)):
+        if not resolved.is_relative_to(base.resolve()):
+            raise DataError(
+                f"{what} {resolved} of a data source is outside `data.root` {base.resolve()}. Move it inside, or set "
+                "`data.root` to a folder that contains it."
+            )
     return open_reader(source.reader, path, media_root, source.ignore)
 
 
@@ -90,24 +93,24 @@ def open_mixture(sources: Sequence[DataSource], root: str | Path) -> Mixture:
     return Mixture(readers, [s.weight for s in sources], [s.limit for s in sources])
 
 
-class PreparedSamples(Dataset["EncodedSample | Refused"]):
-    """Prepares the sample at (epoch, index); a bad one comes back as `Refused`, because exceptions lose their shape
-    on the way out of a loader worker."""
+class PreparedSamples(Dataset["EncodedSample | BadSample"]):
+    """Prepares the sample at (epoch, index). A bad one is returned as `BadSample`, because exceptions change when they
+    leave a loader worker."""
 
     def __init__(self, mixture: Mixture, preparer: Preparer, seed: int | None, private: bool = False) -> None:
-        """Args: samples; how they are prepared; seed of augmentation; whether samples are named by number alone."""
+        """Args: the samples; their preparer; the seed of augmentation; whether samples are named by number only."""
         self.mixture, self.preparer, self.seed, self.private = mixture, preparer, seed, private
 
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def __getitem__(self, index: Index) -> EncodedSample | Refused:
+    def __getitem__(self, index: Index) -> EncodedSample | BadSample:
         epoch, position = index
         seed = None if self.seed is None else derive_seed(self.seed, epoch)
         try:
             encoded = self.preparer(self.mixture[position], seed)
         except DataError as error:
-            return Refused(privacy.reason(error, self._place(position), self.private))
+            return BadSample(privacy.reason(error, self._place(position), self.private))
         return replace(encoded, name=self._place(position)) if self.private else encoded
 
     def _place(self, position: int) -> str:
@@ -123,9 +126,9 @@ class Collator:
     slots: tuple[str, ...]
     pad_id: int
 
-    def __call__(self, samples: Sequence[EncodedSample | Refused]) -> MicroBatch:
+    def __call__(self, samples: Sequence[EncodedSample | BadSample]) -> MicroBatch:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
-        refused = tuple(sample.reason for sample in samples if isinstance(sample, Refused))
+        refused = tuple(sample.reason for sample in samples if isinstance(sample, BadSample))
         batch = collate(good, self.slots, self.pad_id) if good else None
         if batch is not None and get_worker_info() is not None:
             batch = packed(batch)
@@ -134,30 +137,30 @@ class Collator:
 
 def _loading(samples: Sequence[EncodedSample]) -> dict[str, tuple[int, float]]:
     """Slot -> number of media, and the seconds that preparing them took."""
-    found: dict[str, tuple[int, float]] = {}
+    loading: dict[str, tuple[int, float]] = {}
     for sample in samples:
         for span, seconds in zip(sample.spans, sample.seconds, strict=True):
-            count, total = found.get(span.slot, (0, 0.0))
-            found[span.slot] = count + 1, total + seconds
-    return found
+            count, total = loading.get(span.slot, (0, 0.0))
+            loading[span.slot] = count + 1, total + seconds
+    return loading
 
 
 class CountedSteps:
-    """Micro-batches that know what their whole step holds: all of it has to be there before the first is handed out.
+    """Micro-batches with the counts of their step, so all micro-batches of a step are loaded before the first is used.
 
-    A head's loss is a mean over its targets in the step, the words' loss one over supervised tokens; only when both are
-    counted can they be added up.
+    A head's loss is a mean over its targets in the step, and the LM loss is a mean over supervised tokens. Their sum
+    over micro-batches needs both counts.
     """
 
-    def __init__(self, loader: Loader[EncodedSample | Refused], accumulate: int) -> None:
+    def __init__(self, loader: Loader[EncodedSample | BadSample], accumulate: int) -> None:
         self.loader, self.accumulate = loader, accumulate
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        found: Iterator[MicroBatch] = iter(self.loader)
-        owning = (replace(micro, batch=owned(micro.batch) if micro.batch else None) for micro in found)
+        loaded: Iterator[MicroBatch] = iter(self.loader)
+        owning = (replace(micro, batch=owned(micro.batch) if micro.batch else None) for micro in loaded)
         while together := list(islice(owning, self.accumulate)):
             step: Counter[str] = Counter()
             for micro in together:
@@ -166,26 +169,26 @@ class CountedSteps:
 
 
 def losses_in(batch: Batch | None) -> dict[str, int]:
-    """How many terms each loss of a batch is a sum of: `lm`, and heads by their name."""
+    """The number of terms of each loss of a batch: `lm`, and heads by their name."""
     if batch is None:
         return {}
-    return {LM: int(batch.targets().sum())} | {head: len(found.places) for head, found in batch.triggers.items()}
+    return {LM: int(batch.targets().sum())} | {head: len(trigger.places) for head, trigger in batch.triggers.items()}
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Which samples make up each optimizer step of a stage."""
+    """The samples of each optimizer step of a stage."""
 
     mixture: Mixture
     stage: Stage
     seed: int
     rows: float
-    """Approximate LLM rows of one medium, to estimate lengths for grouping."""
+    """Approximate number of LLM tokens of one medium, to estimate lengths for grouping."""
 
     @property
     def steps_per_epoch(self) -> int:
-        shown = epoch_size(self.mixture.sizes, self.mixture.weights)
-        return max(1, math.ceil(shown / self.stage.batch_size))
+        samples = epoch_size(self.mixture.sizes, self.mixture.weights)
+        return max(1, math.ceil(samples / self.stage.batch_size))
 
     @property
     def steps(self) -> int:
@@ -194,14 +197,14 @@ class StagePlan:
 
     @property
     def samples(self) -> int:
-        """Samples that the stage will show, repeats included."""
-        shown = epoch_size(self.mixture.sizes, self.mixture.weights)
+        """Samples that the stage will use, repeats included."""
+        per_epoch = epoch_size(self.mixture.sizes, self.mixture.weights)
         epochs, rest = divmod(self.steps, self.steps_per_epoch)  # the last batch of an epoch may be short
-        return epochs * shown + rest * self.stage.batch_size
+        return epochs * per_epoch + rest * self.stage.batch_size
 
     @property
     def distinct(self) -> int:
-        """Different samples that the stage will show."""
+        """Different samples that the stage will use."""
         return min(self.samples, len(self.mixture))
 
     def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -218,7 +221,7 @@ class StagePlan:
 
 
 class MicroBatches(Sampler[list[Index]]):
-    """The micro-batches of one rank, in order, from a given step on."""
+    """The micro-batches of one rank, in order, starting at a given step."""
 
     def __init__(self, plan: StagePlan, start: int, rank: int, world: int) -> None:
         self.plan, self.start, self.rank, self.world = plan, start, rank, world
@@ -250,7 +253,7 @@ class StageData(LightningDataModule):
             return loader
         return CountedSteps(loader, self.plan.stage.accumulate)
 
-    def val_dataloader(self) -> list[Loader[EncodedSample | Refused]]:
+    def val_dataloader(self) -> list[Loader[EncodedSample | BadSample]]:
         if self.validation is None:
             return []
         rank, world = self._place()
@@ -262,14 +265,14 @@ class StageData(LightningDataModule):
 
     def _loader(
         self, samples: PreparedSamples, sampler: Sampler[list[Index]] | list[list[Index]]
-    ) -> Loader[EncodedSample | Refused]:
+    ) -> Loader[EncodedSample | BadSample]:
         return Loader(
             samples,
             batch_sampler=sampler,
             collate_fn=self.collator,
             num_workers=self.data.workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # or every new iterator would draw from the global one
+            generator=torch.Generator(),  # else every new iterator would draw from the global one
             persistent_workers=False,
         )
 

@@ -1,4 +1,4 @@
-"""Opening a data file with the reader that the recipe names, or with the one that its first record asks for.
+"""Opening a data file with the reader that the recipe names, or with the one that its first record needs.
 
 Knows no record's meaning and no mixture.
 """
@@ -17,7 +17,7 @@ from omnivit.data.records.values import parse
 from omnivit.errors import DataError, suggest
 
 AUTO = "auto"
-"""The reader's name that means: find the built-in reader by the file's first record."""
+"""The reader name that means: choose the built-in reader by the file's first record."""
 
 
 def open_reader(name: str, path: Path, root: Path, ignore: Collection[str] = ()) -> Reader:
@@ -26,23 +26,23 @@ def open_reader(name: str, path: Path, root: Path, ignore: Collection[str] = ())
     Args:
         name: of a registered reader, or `auto`.
         path: the file.
-        root: the folder that media start from and stay inside.
-        ignore: keys of turns and parts that the reader passes over.
+        root: the folder where paths of media start, and that they must stay inside.
+        ignore: keys of turns and parts that the reader ignores.
 
     Raises:
         DataError: the file is missing, damaged or empty, or `auto` finds no reader for it.
         PluginError: no such reader.
-        RecipeError: the reader has no keys to pass over.
+        RecipeError: the reader cannot ignore keys.
     """
     reader: Reader = registries.readers.get(_reader_of(path) if name == AUTO else name)(path, root)
     return reader.ignoring(ignore) if ignore else reader
 
 
 def _reader_of(path: Path) -> str:
-    """The built-in reader that takes the first record of a file."""
+    """The built-in reader for the first record of a file."""
     index = Index(path, MessagesReader.mark)
     if not len(index):
-        raise DataError(f"data file {path} holds no record; expected at least one.")
+        raise DataError(f"data file {path} contains no record; expected at least one.")
     place = f"{path}:{index.line(0)}"
     try:
         record = parse(index.read(0))
@@ -51,8 +51,8 @@ def _reader_of(path: Path) -> str:
     name = reader_for(record)
     if name is None:
         raise DataError(
-            f"{place}: `reader: auto` knows no reader for a record with the keys "
-            f"{', '.join(sorted(record)) or 'none'}. Name "
-            f"the reader. {suggest('', registries.readers.names())}"
+            f"{place}: `reader: auto` found no reader for a record with the keys "
+            f"{', '.join(sorted(record)) or 'none'}. Write the name of the reader in place of `auto`. "
+            f"{suggest('', registries.readers.names())}"
         )
     return name

@@ -1,6 +1,6 @@
 """Sample -> `EncodedSample`: the one path that training, evaluation and generation share.
 
-Runs in loader workers: it holds processors and a tokenizer, no weights, and pickles small.
+Runs in loader workers: it has processors and a tokenizer, no weights, and pickles small.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from omnivit.errors import DataError, RecipeError, suggest
 from omnivit.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
-_SAID: set[str] = set()
-"""Tokens that were told of in this process."""
+_REPORTED: set[str] = set()
+"""Tokens for which this process has logged a warning."""
 
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares media, counts their rows, and encodes the conversation around them."""
+    """Prepares media, counts their tokens, and encodes the conversation around them."""
 
     chat: Chat
     slots: Mapping[str, SlotPreparer]
-    """Input slot -> what prepares its media."""
+    """Input slot -> the preparer of its media."""
     max_length: int
     truncate: bool = False
     heads: Mapping[str, HeadPreparer] = field(default_factory=dict)
-    """Head -> its token, and what prepares its targets."""
+    """Head -> its token, and the preparer of its targets."""
     reads_targets: bool = True
-    """False where nothing is learnt: targets are then places in an answer, and nothing more."""
+    """False: nothing is trained, so targets are only places in an answer."""
     supervise: Supervise = "all"
-    """The assistant turns that are learnt, unless their record says otherwise: `all`, or only the `last`."""
+    """The assistant turns to train on, unless their record excludes them: `all`, or only the `last`."""
     too_long: str = "`data.max_length` is {}. Raise it, set `data.truncate: true`, or shorten the sample."
-    """What to say of the limit where a sample has more tokens."""
+    """The end of the error for a sample with more tokens than the limit."""
 
     def __call__(
         self, sample: Sample, seed: int | None = None, generate: bool = False, supervise: Supervise | None = None
@@ -51,20 +51,20 @@ class Preparer:
         """Encode one sample.
 
         Args:
-            sample: as a reader gave it.
+            sample: from a reader.
             seed: augmentation seed of (run, epoch); None: no augmentation.
             generate: end with the generation prompt, supervise nothing.
-            supervise: other turns than those of `self.supervise`.
+            supervise: replaces `self.supervise`.
 
         Raises:
-            DataError: unknown slot or head, unreadable medium or target, no supervised token, or too long; names the
-                sample.
-            RecipeError: an adapter cannot take what its encoder returns; names the slot.
+            DataError: unknown slot or head, unreadable medium or target, no supervised token, or too long. The message
+                names the sample.
+            RecipeError: an adapter cannot take what its encoder returns. The message names the slot.
         """
         try:
             turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
-            timed = [_timed(self.slots[m.slot], m, _words(turn)) for m, (_, turn) in zip(media, turns, strict=True)]
+            timed = [_timed(self.slots[m.slot], m, _instruction(t)) for m, (_, t) in zip(media, turns, strict=True)]
             items = tuple(item for item, _ in timed)
             rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
@@ -75,12 +75,12 @@ class Preparer:
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
         if not generate:
-            self._say_undeclared(sample)
+            self._report_undeclared(sample)
         positions = self._positions(len(encoded.ids), encoded.spans)
         places = zip(targets, encoded.targets, strict=not encoded.cut)
-        # What is not learnt of the words is not learnt of the targets either.
-        learnt = ((t, place) for t, place in places if generate or int(encoded.labels[place]) != IGNORE)
-        triggers = tuple(self._trigger(target, place) for target, place in learnt)
+        # A target in a turn that is not supervised is not trained on either.
+        supervised = ((t, place) for t, place in places if generate or int(encoded.labels[place]) != IGNORE)
+        triggers = tuple(self._trigger(target, place) for target, place in supervised)
         seconds = tuple(taken for _, taken in timed)
         prepared = EncodedSample(
             str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers, seconds
@@ -91,27 +91,30 @@ class Preparer:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
         parts += [] if self.supervise == "all" else [f"supervise={self.supervise}"]
-        parts += [f"{slot}={found.fingerprint()}" for slot, found in sorted(self.slots.items())]
+        parts += [f"{slot}={preparer.fingerprint()}" for slot, preparer in sorted(self.slots.items())]
         return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 
     def _seeded(self, media: Media, sample: Sample, position: int, seed: int | None) -> Media:
         if media.slot not in self.slots:
-            raise DataError(f"no input slot {media.slot!r} in the recipe; {suggest(media.slot, self.slots)}")
+            raise DataError(f"the recipe has no input slot {media.slot!r}; {suggest(media.slot, self.slots)}")
         return media if seed is None else replace(media, seed=derive_seed(seed, sample.id, position))
 
     def _target(
         self, target: Target, turn: Message, sample: Sample, position: int, seed: int | None
     ) -> tuple[str, dict[str, Tensor]]:
-        """A target's head, and what its losses read."""
+        """A target's head, and the tensors that its losses read."""
         head = target.head
         if head not in self.heads:
             raise DataError(f"the recipe has no head {head!r}; {suggest(head, self.heads)}")
         if turn.role != "assistant":
-            raise DataError(f"a target of head {head!r} stands in a turn of the {turn.role}; only answers have some.")
+            raise DataError(
+                f"a target of head {head!r} is in a turn of the {turn.role}; only answers of the assistant have "
+                "targets."
+            )
         if not self.reads_targets:
             return head, {}
         if target.source is None:
-            raise DataError(f"a target of head {head!r} says nothing to learn: give its `target`.")
+            raise DataError(f"a target of head {head!r} has no value. Set the key `target` of its part.")
         if seed is not None:
             target = replace(target, seed=derive_seed(seed, sample.id, "target", position))
         try:
@@ -119,12 +122,12 @@ class Preparer:
         except DataError as error:
             raise type(error)(f"head {head!r}: {error}") from error
 
-    def _trigger(self, found: tuple[str, dict[str, Tensor]], place: int) -> Trigger:
-        head, target = found
+    def _trigger(self, named: tuple[str, dict[str, Tensor]], place: int) -> Trigger:
+        head, target = named
         return Trigger(head, place - self.heads[head].reads_before, target)
 
     def _prefaced(self, parts: Sequence[Part]) -> Iterator[Part]:
-        """Each medium with what its processors say before it."""
+        """Each medium, after the text that its processors put before it."""
         for part in parts:
             if isinstance(part, Media) and (text := self.slots[part.slot].preface(part)):
                 yield Text(text)
@@ -137,7 +140,7 @@ class Preparer:
             raise RecipeError(f"model.inputs.{media.slot}.adapter: {error}") from error
 
     def _positions(self, tokens: int, spans: Sequence[Span]) -> Tensor:
-        """[T] one by one, but for media whose adapter counts otherwise; what follows goes on from their last."""
+        """[T] one by one, except for media whose adapter numbers its tokens; text continues from the last of them."""
         steps = torch.ones(tokens, dtype=torch.long)
         for span in spans:
             rule = self.slots[span.slot].positions
@@ -146,40 +149,42 @@ class Preparer:
         return steps.cumsum(dim=0) - 1
 
     def _fit(self, sample: EncodedSample, media: Sequence[Media], supervised: bool, cut: bool) -> EncodedSample:
-        """The sample, if it is short enough, or as much of it as may be shown; `cut`: there is more than it holds."""
+        """The sample if it is short enough, else its beginning; `cut`: it had more tokens than it contains."""
         if len(sample.ids) <= self.max_length and not cut:
             return sample
         if not self.truncate or not supervised:
             tokens = f"more than {self.max_length}" if cut else str(len(sample.ids))
             rows = sum(span.length for span in sample.spans)
             raise DataError(
-                f"{sample.name}: {tokens} tokens, {rows} of them rows of media, but "
+                f"{sample.name}: the sample has {tokens} tokens, {rows} of them for media, but "
                 f"{self.too_long.format(self.max_length)}"
             )
         if len(sample.spans) < len(media):
             raise DataError(
-                f"{sample.name}: cutting it to `data.max_length` {self.max_length} would cut "
-                f"{len(media) - len(sample.spans)} of its media off. Raise `data.max_length` or shorten the sample."
+                f"{sample.name}: cutting the sample to `data.max_length` {self.max_length} would remove "
+                f"{len(media) - len(sample.spans)} of its media. Raise `data.max_length` or shorten the sample."
             )
         return _truncated(sample, self.max_length)
 
-    def _say_undeclared(self, sample: Sample) -> None:
-        """Say once of a token that an answer spells it, where nobody declared what such text is."""
+    def _report_undeclared(self, sample: Sample) -> None:
+        """Warn once per token that an answer contains its text, if the stage does not declare what such text is."""
         token = self.chat.undeclared(sample.messages)
-        if token is not None and token not in _SAID:
-            _SAID.add(token)
+        if token is not None and token not in _REPORTED:
+            _REPORTED.add(token)
             _log.warning(
-                "%s: an answer holds %r, which is a token of the tokenizer, and is learnt as plain text, "
-                "letter by letter. "
-                "Say `markup: [%r]` in the stage to have it learnt as the token, or `markup: []` if text is meant.",
-                sample, token, token,
-            )  # fmt: skip
+                "%s: an answer contains %r, which is a token of the tokenizer, but the model is trained on it as plain "
+                "text, character by character. Set `markup: [%r]` in the stage to train on the token, or `markup: []` "
+                "to keep plain text.",
+                sample,
+                token,
+                token,
+            )
 
 
-def _timed(prepare: SlotPreparer, media: Media, words: str) -> tuple[dict[str, Tensor], float]:
-    """A prepared medium, and the seconds that it took."""
+def _timed(prepare: SlotPreparer, media: Media, instruction: str) -> tuple[dict[str, Tensor], float]:
+    """A prepared medium, and the seconds that this took."""
     began = time.perf_counter()
-    return prepare(media, words), time.perf_counter() - began
+    return prepare(media, instruction), time.perf_counter() - began
 
 
 def _targets(sample: Sample) -> Iterator[tuple[Target, Message]]:
@@ -187,8 +192,8 @@ def _targets(sample: Sample) -> Iterator[tuple[Target, Message]]:
     return ((part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Target))
 
 
-def _words(turn: Message) -> str:
-    """The instruction beside a medium: what the user says in its turn; of another's turn nothing."""
+def _instruction(turn: Message) -> str:
+    """The instruction for a medium: the text of its turn if that is the user's, else nothing."""
     return turn.text.strip() if turn.role == "user" else ""
 
 

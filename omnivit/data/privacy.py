@@ -1,7 +1,7 @@
-"""What a run that has to stay silent about its samples writes instead: where they stand, and a hash of the rest.
+"""`data.privacy: true`: reports name a sample by its number, and give a hash in place of an error's text.
 
-`data.privacy: true` asks for it. Messages of readers and decoders quote paths and values of records, which may name a
-patient; no part of them is kept. Whoever has the data finds the sample by its number.
+Messages of readers and decoders quote paths and values of records, which may name a patient; no part of them is kept.
+A person who has the data can find the sample by its number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 
 
 def hidden(text: str) -> str:
-    """16 hexadecimal digits in place of a path or value: equal for equal ones. Who can guess it can confirm it."""
+    """16 hexadecimal digits in place of a path or value, equal for equal ones. A guess of the value can be checked."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -18,8 +18,8 @@ def reason(error: Exception, place: str, private: bool) -> str:
     """Why a sample was refused, for state and reports.
 
     Args:
-        error: what its reader or a decoder said.
-        place: of the sample, without a name of it: `sample 7 of data[0]`.
+        error: of its reader or a decoder.
+        place: of the sample, without its name: `sample 7 of data[0]`.
         private: as `data.privacy`.
     """
     if not private:

@@ -1,7 +1,7 @@
 """Readers: a data file -> samples. Plugins of the entry-point group `omnivit.readers`.
 
-A reader is random access: sample `i` is read and parsed when it is asked for. It knows no tensor, no tokenizer and
-no medium's content; media stay references.
+A reader has random access: sample `i` is read and parsed on demand. It knows no tensor, no tokenizer and no medium's
+content; media stay references.
 
 N: samples of the file.
 """
@@ -33,26 +33,26 @@ _log = logging.getLogger(__name__)
 
 
 class JsonReader(Reader):
-    """What readers of JSON Lines and of JSON arrays have in common; a subclass says what a record means.
+    """Base class of readers of JSON Lines and of JSON arrays; a subclass converts a record into messages.
 
-    A record's `id` names its sample; without one it is `FILE:LINE`, the file's name and the line the record begins on.
-    All keys that `messages` does not read are kept in `Sample.extra`.
+    A record's `id` is the name of its sample. Without it, the name is `FILE:LINE`, with the line on which the record
+    begins. All keys that `messages` does not read are kept in `Sample.extra`.
     """
 
     mark: ClassVar[re.Pattern[bytes]]
-    """Matches the bytes that announce a medium, to estimate lengths."""
+    """Matches the bytes that indicate a medium, to estimate lengths."""
     keys: ClassVar[frozenset[str]]
     """Keys of a record that are not kept in `Sample.extra`."""
     ignore: frozenset[str] = frozenset()
-    """Keys of turns and parts that the recipe passes over."""
-    _told = False
+    """Keys of turns and parts that the recipe ignores."""
+    _tag_reported = False
 
     @abstractmethod
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
         """The conversation of a record.
 
         Raises:
-            DataError: the record is bad. Names the key; file and line are added.
+            DataError: the record is bad. The message names the key; file and line are added.
         """
 
     def __init__(self, path: Path, root: Path) -> None:
@@ -60,14 +60,14 @@ class JsonReader(Reader):
         self.index = Index(self.path, self.mark)
         if not len(self.index):
             size = self.path.stat().st_size
-            raise DataError(f"data file {self.path} holds no record ({size} bytes); expected at least one.")
+            raise DataError(f"data file {self.path} contains no record ({size} bytes); expected at least one.")
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
-            raise IndexError(f"{self.path} has {len(self)} samples, there is no sample {i}")
+            raise IndexError(f"sample {i} is out of range: {self.path} has {len(self)} samples")
         raw = self.index.read(i)
         name = None
         try:
@@ -77,27 +77,28 @@ class JsonReader(Reader):
         except DataError as error:
             sample = f"sample {name!r}: " if name else ""
             raise type(error)(f"{self.where(i)}: {sample}{error}") from error
-        self._say_tags(messages, i)
+        self._report_tag(messages, i)
         extra = {key: value for key, value in record.items() if key not in self.keys}
         return Sample(name or f"{self.path.name}:{self.index.line(i)}", messages, self.where(i), extra)
 
     def ignoring(self, keys: Collection[str]) -> JsonReader:
-        """The same, passing over `keys` of turns and parts; every other key that it does not read is an error."""
-        other = copy.copy(self)
-        other.ignore = self.ignore | frozenset(keys)
-        return other
+        """The same reader, which ignores `keys` of turns and parts; every other key that is not read is an error."""
+        reader = copy.copy(self)
+        reader.ignore = self.ignore | frozenset(keys)
+        return reader
 
-    def _say_tags(self, messages: Sequence[Message], i: int) -> None:
-        """Say once of a file that a text of it holds a tag which stands for no medium."""
+    def _report_tag(self, messages: Sequence[Message], i: int) -> None:
+        """Warn once per file that a text contains a tag without a medium."""
         texts = (part.text for turn in messages for part in turn.parts if isinstance(part, Text))
-        tag = None if self._told else next((found for text in texts if (found := TAG.search(text))), None)
+        tag = None if self._tag_reported else next((tag for text in texts if (tag := TAG.search(text))), None)
         if tag is not None:
-            self._told = True
+            self._tag_reported = True
             _log.warning(
-                "%s: %s stands in a text, and the record has no medium for it: it is read as plain text, as every "
-                "such tag "
-                "of this file.", self.where(i), tag.group()
-            )  # fmt: skip
+                "%s: a text contains %s, but the record has no medium for it. It is read as plain text, like every "
+                "such tag of this file.",
+                self.where(i),
+                tag.group(),
+            )
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.index.records["size"].astype(np.int64), self.index.records["media"].astype(np.int64)
@@ -131,13 +132,13 @@ class LlavaReader(JsonReader):
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
-        """One picture, two of them, and text alone; and files with a wrong key, speaker, or number of tags."""
+        """One image, two images, and text alone; and files with a wrong key, speaker, or number of tags."""
         asked, answered = _turn("human", "<image>\nWhat is it?"), _turn("gpt", "A drawing of a boat.")
         pair = [_turn("human", "Compare <image> and <image>."), answered]
         good: list[dict[str, Any]] = [
             {"id": "boat", "image": "boat.png", "conversations": [asked, answered]},
             {"id": "pair", "image": ["boat.png", "harbour.png"], "conversations": pair},
-            {"conversations": [_turn("human", "What floats?"), _turn("gpt", "Wood, and whatever is lighter.")]},
+            {"conversations": [_turn("human", "What floats?"), _turn("gpt", "Wood, and all that is lighter.")]},
         ]
         bad: dict[str, dict[str, Any]] = {
             "no-turns": {"id": "boat", "messages": []},
@@ -162,7 +163,7 @@ class MessagesReader(JsonReader):
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
-        """A picture, two media, tags and a list, and text alone; and files with a wrong key, source, or speaker."""
+        """An image, two media, tags and a list, and text alone; and files with a wrong key, source, or speaker."""
         boat, sound = {"type": "image", "image": "boat.png"}, {"type": "audio", "path": "horn.wav"}
         question, answer = {"type": "text", "text": "What is it?"}, {"role": "assistant", "content": "A boat."}
         good: list[dict[str, Any]] = [
@@ -186,7 +187,7 @@ def _name(value: object) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"id is of type {type(value).__name__}; expected a string or a whole number.")
+        raise DataError(f"id is of type {type(value).__name__}; expected a string or an integer.")
     return str(value)
 
 

@@ -1,13 +1,13 @@
-"""A bound on the rendering of chat templates: a template is a stranger's program, and may loop for ever.
+"""A bound on the rendering of chat templates: a template is a program from outside and may loop forever.
 
-transformers renders templates in a sandbox of jinja2, which forbids access to Python but neither endless loops nor
-strings of gigabytes. Inside `bounded()` a template is compiled once more, so that each turn of a loop and each call
-reports to a budget of processor time of the rendering thread, and operators and functions whose result may be large
-check its size first. What a template writes does not change, and no thread, signal or process is needed: it works the
-same in loader workers and outside the main thread, and a busy machine stops nothing early.
+transformers renders templates in a sandbox of jinja2, which forbids access to Python, but neither endless loops nor
+strings of gigabytes. Inside `bounded()` a template is compiled a second time, so that each iteration of a loop and each
+call counts against a budget of CPU time of the rendering thread, and operators and functions whose result may be large
+check its size first. The output of a template does not change. No thread, signal or process is needed, so it works the
+same way in loader workers and outside the main thread, and a busy machine stops nothing early.
 
-transformers offers no way to pass an environment, so its function that compiles templates is replaced, for this
-process, by one that differs inside `bounded()` alone.
+transformers has no way to pass an environment, so its function that compiles templates is replaced for this process.
+The new one differs only inside `bounded()`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from jinja2.runtime import Context
 from omnivit.errors import RecipeError
 
 SECONDS = 1.0
-"""Processor time for one conversation; an ordinary one takes a thousandth of it."""
+"""CPU time for one conversation; an ordinary one needs a thousandth of it."""
 MAX_SIZE = 10_000_000
-"""Characters or items that one operation may make. People's text is not among them: templates see short marks."""
+"""Characters or items that one operation may create. People's text does not count: templates see short marks."""
 MAX_BITS = 10_000
-"""Of a whole number that a power or a product makes."""
+"""The most bits of an integer that a power or a product creates."""
 CHECKED = 4
-"""Turns and calls between two looks at the clock."""
+"""Iterations and calls between two checks of the clock."""
 COMPILE = "_compile_jinja_template"
 """transformers' function: text -> compiled template."""
 SIZED_FILTERS = ("batch", "center", "format", "indent", "join", "list", "replace", "slice", "sum", "tojson", "truncate",
                  "wordwrap")  # fmt: skip
-"""Filters that make something larger than what they are given."""
+"""Filters whose result may be larger than their argument."""
 _FIELD = re.compile(r"%[^a-zA-Z%]*[a-zA-Z]|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 """In a format string: `%5d` or `{:5}`."""
 _WIDE = re.compile(r"\d{6}|\*|(?<=.)\{", re.DOTALL)
@@ -47,13 +47,13 @@ _WIDE = re.compile(r"\d{6}|\*|(?<=.)\{", re.DOTALL)
 
 
 class _Budget(threading.local):
-    """What the rendering of this thread may still use; `end` is None where nothing is bounded."""
+    """The CPU time at which the rendering of this thread has to stop; `end` is None where nothing is bounded."""
 
     end: float | None = None
     ticks = 0
 
     def tick(self) -> None:
-        """Count one turn or call.
+        """Count one iteration or call.
 
         Raises:
             RecipeError: the time is used up.
@@ -61,8 +61,8 @@ class _Budget(threading.local):
         self.ticks += 1
         if self.ticks % CHECKED == 0 and self.end is not None and time.thread_time() > self.end:
             raise RecipeError(
-                f"The chat template was stopped after {SECONDS:g} s of rendering one conversation: it seems to loop "
-                "for ever. Choose another with `template:`, or correct it."
+                f"The chat template was stopped after {SECONDS:g} s of rendering one conversation: it probably loops "
+                "forever. Fix it, or choose another one with `template:`."
             )
 
 
@@ -74,7 +74,7 @@ def bounded(seconds: float = SECONDS) -> Iterator[None]:
     """Render chat templates inside with a bound on time and size.
 
     Raises:
-        RecipeError: a template reached it. Raised where it renders.
+        RecipeError: a template exceeded it. Raised while it renders.
     """
     _replace_compiler()
     before = _budget.end
@@ -94,10 +94,10 @@ def _replace_compiler() -> None:
         import transformers
 
         raise RecipeError(
-            f"transformers {transformers.__version__} has no {COMPILE}, so that the rendering of chat templates cannot "
-            "be bounded. Install a version from the range that OmniViT is tested with."
+            f"transformers {transformers.__version__} has no {COMPILE}, so OmniViT cannot limit the rendering time of "
+            "chat templates. Install a version of transformers from the range that OmniViT requires."
         )
-    # the environment is the same for all templates; the stranger's is not compiled before it is bounded
+    # the environment is the same for all templates, so an empty one gives it; a user's is only compiled when bounded
     environment = _bounded_environment(compile_template("").environment)
     bounded_template = functools.lru_cache(environment.from_string)
 
@@ -108,20 +108,20 @@ def _replace_compiler() -> None:
 
 
 def _bounded_environment(plain: Environment) -> Environment:
-    """A copy of a sandbox that compiles templates so that they keep to the budget."""
-    made: Any = copy.copy(plain)
-    made.__class__ = type("BoundedEnvironment", (_Bounded, type(plain)), {})
-    made.filters = plain.filters | {name: _sized(plain.filters[name]) for name in SIZED_FILTERS}
-    made.filters |= {"_tick": _tick, "_concat": _concat}
-    bounded_environment: Environment = made
-    return bounded_environment
+    """A copy of a sandbox in which templates are compiled with checks of the budget."""
+    copied: Any = copy.copy(plain)
+    copied.__class__ = type("BoundedEnvironment", (_Bounded, type(plain)), {})
+    copied.filters = plain.filters | {name: _sized(plain.filters[name]) for name in SIZED_FILTERS}
+    copied.filters |= {"_tick": _tick, "_concat": _concat}
+    environment: Environment = copied
+    return environment
 
 
 class _Bounded(Environment):
-    """What the copy does differently."""
+    """The methods in which the copy differs from its original."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    """They also are not evaluated while a template is compiled."""
+    """jinja2 calls `call_binop` for these, and does not evaluate them while it compiles a template."""
 
     def _generate(self, source: nodes.Template, *arguments: Any, **options: Any) -> str:
         for loop in source.find_all(nodes.For):
@@ -158,7 +158,7 @@ class _Bounded(Environment):
 
 
 def _replace_concat(node: nodes.Node) -> None:
-    """Make `a ~ b` a filter of ours, everywhere below a node."""
+    """Replace `a ~ b` by a checked filter, everywhere below a node."""
     for field, value in node.iter_fields():
         children = value if isinstance(value, list) else [value]
         for place, child in enumerate(children):
@@ -191,15 +191,15 @@ def _concat(context: Context, parts: list[Any]) -> str:
 
 
 def _sized(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that looks at its arguments first."""
+    """A filter that checks its arguments first."""
 
-    @functools.wraps(plain)  # what jinja2 notes on a filter too
+    @functools.wraps(plain)  # also copies the attributes that jinja2 sets on a filter
     def checked(*arguments: Any, **options: Any) -> Any:
         _budget.tick()
         texts = [value for value in arguments if isinstance(value, str)]
         if texts:
             _check_text(plain.__name__.removeprefix("do_"), texts[0], [*arguments[-2:], *options.values()])
-        elif plain.__name__ not in ("do_tojson", "tojson"):  # else a number is what is written, not a size
+        elif plain.__name__ not in ("do_tojson", "tojson"):  # there a number is the value, not a size
             _check_numbers(*arguments[1:], *options.values())
         return _checked(plain(*arguments, **options))
 
@@ -211,7 +211,7 @@ def _check_text(name: str, text: str, arguments: Sequence[Any]) -> None:
     if name in ("format", "format_map"):
         wide = next((field for field in _FIELD.findall(text) if _WIDE.search(field)), None)
         if wide is not None:
-            raise RecipeError(f"The chat template was stopped: the format {wide[:40]!r} makes a text too wide.")
+            raise RecipeError(f"The chat template was stopped: the format {wide[:40]!r} would create too wide a text.")
         return
     if name == "replace":
         longest = max((len(value) for value in arguments if isinstance(value, str)), default=0)
@@ -225,11 +225,11 @@ def _check_numbers(*values: Any) -> None:
             _check(abs(value), MAX_SIZE, "a text")
 
 
-def _checked(made: Any) -> Any:
-    """What a template made, unless it is too large to go on with."""
-    if isinstance(made, str | list | tuple):
-        _check(len(made), MAX_SIZE, "a text or list")
-    return made
+def _checked(result: Any) -> Any:
+    """The result of an operation of a template, unless it is too large."""
+    if isinstance(result, str | list | tuple):
+        _check(len(result), MAX_SIZE, "a text or list")
+    return result
 
 
 def _repeats(value: Any) -> float:
@@ -241,4 +241,4 @@ def _repeats(value: Any) -> float:
 
 def _check(size: float, most: int, what: str) -> None:
     if size > most:
-        raise RecipeError(f"The chat template was stopped: it makes {what} larger than {most:,}.")
+        raise RecipeError(f"The chat template was stopped: it would create {what} larger than {most:,}.")

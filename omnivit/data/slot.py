@@ -1,7 +1,7 @@
-"""One input slot in a loader worker: a medium -> tensors, and the number of rows that it will take.
+"""One input slot in a loader worker: a medium -> tensors, and the number of its tokens in the LLM's sequence.
 
-A slot may have several branches (encoder and adapter each), whose rows stand one after the other in the sequence; two
-branches may share an encoder, which then prepares and encodes each medium once. Holds no weights, pickles small.
+A slot may have several branches (encoder and adapter each), whose tokens follow one another in the sequence. Two
+branches may share an encoder, which then prepares and encodes each medium once. Has no weights, pickles small.
 
 Shapes: M media, Q instruction tokens (padded).
 """
@@ -38,11 +38,11 @@ class InstructionReader:
 
     def __call__(self, text: str) -> dict[str, Tensor]:
         """[Q] ids and mask, padded to `limit` so that they stack; `instruction_of` cuts them to the batch's longest."""
-        found = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
-        padding = self.limit - len(found)
+        input_ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
+        padding = self.limit - len(input_ids)
         fill = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([*found, *[fill] * padding], dtype=torch.long)
-        return {_IDS: ids, _MASK: torch.arange(self.limit) < len(found)}
+        padded = torch.tensor([*input_ids, *[fill] * padding], dtype=torch.long)
+        return {_IDS: padded, _MASK: torch.arange(self.limit) < len(input_ids)}
 
     def fingerprint(self) -> str:
         """Changes with the vocabulary and the limit. 16 hex digits."""
@@ -57,30 +57,31 @@ class SlotPreparer:
     processors: tuple[Processor, ...]
     """Of each distinct encoder of the slot."""
     branches: tuple[tuple[int, Length], ...]
-    """For each branch: which of the processors is its encoder's, and its adapter's length rule."""
+    """For each branch: the index of its encoder's processor, and its adapter's length rule."""
     positions: Positions | None = None
-    """How the LLM counts the rows of a medium; None: one by one."""
+    """The position ids of a medium's tokens; None: one by one."""
     instruction: InstructionReader | None = None
-    """Where an adapter of the slot reads the instruction."""
+    """Set if an adapter of the slot reads the instruction."""
 
     def __call__(self, media: Media, instruction: str = "") -> dict[str, Tensor]:
-        """One medium, and the user's words of its turn -> named tensors. Raises MediaError."""
-        found = []
+        """One medium, and the user's text of its turn -> named tensors. Raises MediaError."""
+        prepared = []
         for processor in self.processors:
             with reading(media, type(processor)):
-                found.append(processor(media))
-        if len(found) == 1:
-            items = dict(found[0])
-        else:
-            items = {f"{number}.{key}": value for number, item in enumerate(found) for key, value in item.items()}
+                prepared.append(processor(media))
+        if len(prepared) == 1:
+            items = dict(prepared[0])
+        else:  # two encoders may use the same names
+            items = {f"{number}.{key}": value for number, item in enumerate(prepared) for key, value in item.items()}
         return items if self.instruction is None else items | self.instruction(instruction)
 
     def preface(self, media: Media) -> str:
-        """What the LLM reads before the medium; usually nothing. Raises MediaError."""
-        return "".join(found.preface(media) for found in self.processors if isinstance(found, PrefacingProcessor))
+        """The text that the LLM reads before the medium; usually empty. Raises MediaError."""
+        prefacing = (processor for processor in self.processors if isinstance(processor, PrefacingProcessor))
+        return "".join(processor.preface(media) for processor in prefacing)
 
     def rows(self, items: Mapping[str, Tensor]) -> int:
-        """Rows in the LLM's sequence that the medium will take. Raises RecipeError where an adapter cannot take it."""
+        """The number of the medium's tokens in the LLM's sequence. Raises RecipeError if an adapter cannot take it."""
         layouts = [
             layout_of(processor, encoder_items(items, number, len(self.processors)))
             for number, processor in enumerate(self.processors)
@@ -94,12 +95,12 @@ class SlotPreparer:
 
 
 def encoder_items(items: Mapping[str, Tensor], number: int, count: int) -> dict[str, Tensor]:
-    """What encoder `number` of `count` in a slot is given of the slot's tensors."""
-    own = {key: value for key, value in items.items() if key not in (_IDS, _MASK)}
+    """The slot's tensors that belong to encoder `number` of `count`."""
+    media = {key: value for key, value in items.items() if key not in (_IDS, _MASK)}
     if count == 1:
-        return own
+        return media
     prefix = f"{number}."
-    return {key.removeprefix(prefix): value for key, value in own.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in media.items() if key.startswith(prefix)}
 
 
 def instruction_of(items: Mapping[str, Tensor]) -> Instruction | None:

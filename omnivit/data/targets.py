@@ -1,4 +1,4 @@
-"""Targets of heads in a loader worker: what a sample gives for a token -> tensors that the head's losses read.
+"""Targets of heads in a loader worker: the target of a sample -> tensors that the head's losses read.
 
 Holds no weights, pickles small.
 
@@ -31,13 +31,13 @@ class Numbers:
     def __call__(self, target: Target) -> dict[str, Tensor]:
         source = target.source.tolist() if hasattr(target.source, "tolist") else target.source
         if not _fits(source, self.sizes):
-            raise DataError(f"the target {target} does not fit; expected {_told(self.sizes)}.")
+            raise DataError(f"the target {target} does not fit; expected {_described(self.sizes)}.")
         try:
             values = torch.tensor(source, dtype=torch.float32)
         except OverflowError:
             values = torch.tensor(torch.inf)
         if not bool(values.isfinite().all()):
-            raise DataError(f"the target {target} holds a number that float32 cannot hold.")
+            raise DataError(f"the target {target} contains a number that is not finite in float32.")
         return {self.name: values}
 
     def fingerprint(self) -> str:
@@ -46,10 +46,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class HeadPreparer:
-    """What the path from sample to tokens needs of one head."""
+    """What is needed of one head to encode samples."""
 
     token: str
-    """Stands in the answer where the sample has a target."""
+    """The token in the answer at the place of a target."""
     reads_before: bool
     """The head reads the state one place before its token."""
     processor: TargetProcessor
@@ -67,15 +67,15 @@ class Trigger:
     place: int
     """Of the state [D] that the head reads."""
     target: Mapping[str, Tensor]
-    """As the head's processor gives it; empty where nobody knows it yet."""
+    """As the head's processor returns it; empty where there is no target yet, as in generation."""
 
 
 def _fits(value: Any, sizes: tuple[int, ...]) -> bool:
     """Whether a value is lists of numbers, one inside another, of these sizes."""
     if not sizes:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, list | tuple) and len(value) == sizes[0] and all(_fits(one, sizes[1:]) for one in value)
+    return isinstance(value, list | tuple) and len(value) == sizes[0] and all(_fits(item, sizes[1:]) for item in value)
 
 
-def _told(sizes: tuple[int, ...]) -> str:
+def _described(sizes: tuple[int, ...]) -> str:
     return f"a list of {' x '.join(map(str, sizes))} numbers" if sizes else "a number"

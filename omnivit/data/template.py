@@ -1,9 +1,9 @@
 """Chat templates: messages -> segments of the template's own text, of people's text, of media and of heads' tokens.
 
-A template is code that writes a string. To know afterwards who wrote which character, it is given unguessable marks in
-place of people's text and of media (`omnivit.data.marks`); where the marks come out is where these belong. So a
-template never sees what a person wrote, and nobody's text can steer it. Of answers it sees what it searches them for
-itself (`</think>`, say): the thoughts of earlier answers are left out as the template's author wants it.
+A template is code that writes a string. To know afterwards who wrote which character, the template gets unguessable
+marks in place of people's text and of media (`omnivit.data.marks`); the places of the marks in its output are the
+places of the texts. So a template never sees what a person wrote, and no text can influence it. In answers it sees only
+the strings that it searches for (such as `</think>`), so that it removes earlier reasoning as its author intended.
 
 This module knows no token ids.
 """
@@ -24,7 +24,7 @@ from omnivit.data.guard import secret_name
 from omnivit.data.marks import Mark, Marked, Marker, Segment, kept_space
 from omnivit.data.records.turns import THOUGHTS
 from omnivit.data.rendering import bounded
-from omnivit.data.searched import searched
+from omnivit.data.search_strings import search_strings
 from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Style:
-    """What a named template needs to be told beside its Jinja text."""
+    """Properties of a named template that are not in its Jinja text."""
 
     prefix: bool = False
-    """The tokenizer's own BOS goes before the text (written in Jinja it would change how the first word is split)."""
+    """The tokenizer's BOS goes before the text (written in Jinja, it would change how the first word is split)."""
     end: str = ""
-    """What ends an answer, where that is not a control token."""
+    """The end of an answer, where that is not a control token."""
     drops: frozenset[str] = frozenset()
-    """Roles whose text the template leaves out on purpose."""
+    """Roles whose text the template omits on purpose."""
     needs: tuple[str, ...] = ()
     """Control tokens that the tokenizer must have."""
 
@@ -58,8 +58,8 @@ _FIXED_DATE = """{%- macro strftime_now(format) -%}
     | replace('%Y', '2024') | replace('%y', '24') | replace('%H', '12') | replace('%M', '00') | replace('%S', '00') -}}
 {%- endmacro %}
 """
-"""Some templates (Llama 3) write today's date. A run that is resumed tomorrow must see the same tokens: it gets theirs
-for when there is no clock, 26 July 2024."""
+"""Some templates (Llama 3) write today's date. A run that is resumed tomorrow must get the same tokens, so the date is
+always 26 July 2024, which these templates use where there is no clock."""
 
 
 class Template:
@@ -69,10 +69,10 @@ class Template:
         tokenizer: renders Jinja (and holds the default template).
         template: None for the tokenizer's own, a name in `NAMED`, or Jinja text.
         placeholders: slot -> the text that the template writes for a medium of it.
-        tokens: head -> its token. A template sees it as it sees text.
+        tokens: head -> its token. For a template it is text.
 
     Raises:
-        RecipeError: no such template, none at all, one that does not parse, or one that needs tokens that are missing.
+        RecipeError: the template is unknown, missing, does not parse, or needs tokens that the tokenizer lacks.
     """
 
     def __init__(
@@ -84,33 +84,36 @@ class Template:
     ) -> None:
         for slot, text in placeholders.items():
             if not text:
-                raise RecipeError(f"The placeholder of slot {slot!r} is empty. Give the text that the template writes.")
+                raise RecipeError(
+                    f"The placeholder of slot {slot!r} is empty. Set it to the text that the template writes for a "
+                    "medium."
+                )
         self._tokenizer = tokenizer
         self._placeholders = dict(placeholders)
         self.label = f"template {template!r}" if template in NAMED else "the chat template"
         self.style = NAMED.get(template or "", Style())
         self.text = _source(tokenizer, template)
         for token in self.style.needs:
-            held = getattr(tokenizer, token, None) if token.isidentifier() else tokenizer.get_added_vocab().get(token)
-            if held is None:
+            known = getattr(tokenizer, token, None) if token.isidentifier() else tokenizer.get_added_vocab().get(token)
+            if known is None:
                 raise RecipeError(
-                    f"{self.label} needs the tokenizer to have {token!r}, and it has not. Choose another."
+                    f"{self.label} needs {token!r}, which the tokenizer does not have. Choose another template."
                 )
         thoughts = tuple(key for key in THOUGHTS if re.search(rf"\b{key}\b", self.text))
-        self._marker = Marker(secret_name(), placeholders, tokens, searched(self.text), thoughts, typed=True)
+        self._marker = Marker(secret_name(), placeholders, tokens, search_strings(self.text), thoughts, typed=True)
         self._marker = replace(self._marker, typed=template in NAMED or self._takes_parts())
 
     def render(self, messages: Sequence[Message], generate: bool = False) -> list[Segment]:
         """Render a conversation; `generate` adds the opening of the assistant's turn.
 
         Raises:
-            DataError: the template refuses the conversation, or leaves out, repeats or reorders a part of it.
+            DataError: the template refuses the conversation, or omits, repeats or reorders a part of it.
         """
         self._check_thoughts(messages)
         marked = self._marker.mark(messages)
-        names, gaps, own = self._cut(self._apply(marked.chat, generate), marked.marks)
+        names, gaps, texts = self._cut(self._apply(marked.chat, generate), marked.marks)
         bare = self._bare(messages, generate, marked, names)
-        segments = self._segments([marked.marks[name] for name in names], gaps, own, bare)
+        segments = self._segments([marked.marks[name] for name in names], gaps, texts, bare)
         self._check_media(segments, messages)
         self._check_texts(segments, messages, marked)
         return segments
@@ -119,8 +122,8 @@ class Template:
         for turn, message in enumerate(messages):
             if message.thought.strip() and not self._marker.thoughts:
                 raise DataError(
-                    f"{self.label} has no place for the thought of message {turn + 1} (`reasoning_content`). Write it "
-                    "into the answer's text, or choose a template that takes it."
+                    f"{self.label} does not write the reasoning of message {turn + 1} (`reasoning_content`). Move the "
+                    "reasoning into the answer's text, or choose a template that writes it."
                 )
 
     def _takes_parts(self) -> bool:
@@ -130,7 +133,7 @@ class Template:
             rendered = self._apply(marked.chat, False)
         except DataError as error:
             if isinstance(error.__cause__, TemplateSyntaxError):
-                raise RecipeError(f"{self.label} is not Jinja: {error.__cause__}") from error
+                raise RecipeError(f"{self.label} is not valid Jinja: {error.__cause__}") from error
             return False
         return "'type'" not in rendered and all(rendered.count(mark) == 1 for mark in marked.marks)
 
@@ -142,7 +145,7 @@ class Template:
                 )
         except OmniVitError:
             raise
-        except Exception as error:  # a template is a stranger's program: it can fail in any way
+        except Exception as error:  # a template is a program from outside: it can fail in any way
             raise DataError(f"{self.label} refuses the conversation: {error}") from error
         return str(rendered)
 
@@ -150,8 +153,8 @@ class Template:
         """Cut the rendered text at marks, and at placeholder texts of media whose marks are not in it.
 
         Returns:
-            Names of the marks in reading order; what stands before the first, between them and after the last; and
-            what each mark's own text is there.
+            Names of the marks in reading order; the text before the first, between them and after the last; and the
+            text that each mark replaces.
         """
         queues: dict[str, deque[str]] = {}
         for name, mark in marks.items():
@@ -167,21 +170,21 @@ class Template:
         return names, [*gaps, rendered[cursor:]], [marks[name].segment.text for name in names]
 
     def _bare(self, messages: Sequence[Message], generate: bool, marked: Marked, names: list[str]) -> list[str] | None:
-        """What the template writes between the marks where texts have no white space around them.
+        """What the template writes between the marks if texts have no white space around them.
 
-        None where no answer has any, so that nobody needs to know; or where the template then writes something else.
+        None: no answer has such white space, so that it does not matter; or the template then writes something else.
         """
         answers = {turn for turn, message in enumerate(messages) if message.role == "assistant"}
         if not any(mark.segment.turn in answers and (mark.before or mark.after) for mark in marked.marks.values()):
             return None
         bare = self._marker.mark(messages, bare=True)
-        found, gaps, _ = self._cut(self._apply(bare.chat, generate), bare.marks)
-        return gaps if found == names else None
+        bare_names, gaps, _ = self._cut(self._apply(bare.chat, generate), bare.marks)
+        return gaps if bare_names == names else None
 
     def _segments(
         self, marks: Sequence[Mark], gaps: Sequence[str], texts: Sequence[str], bare: Sequence[str] | None
     ) -> list[Segment]:
-        """Each mark's text with the white space that is its own, and the template's text between."""
+        """Each mark's text with the white space that belongs to it, and the template's text between them."""
         spaces = []
         for k, gap in enumerate(gaps):
             after, before = marks[k - 1].after if k else "", marks[k].before if k < len(marks) else ""
@@ -190,8 +193,8 @@ class Template:
         for k, (gap, (left, right)) in enumerate(zip(gaps, spaces, strict=True)):
             segments.append(Segment(gap[left : len(gap) - right]))
             if k < len(marks):
-                own = f"{gap[len(gap) - right :]}{texts[k]}{gaps[k + 1][: spaces[k + 1][0]]}"
-                segments.append(replace(marks[k].segment, text=own))
+                text = f"{gap[len(gap) - right :]}{texts[k]}{gaps[k + 1][: spaces[k + 1][0]]}"
+                segments.append(replace(marks[k].segment, text=text))
         return [segment for segment in segments if segment.text or segment.turn is not None]
 
     def _next(self, queue: deque[str], text: str) -> str:
@@ -200,49 +203,50 @@ class Template:
         return queue.popleft()
 
     def _check_media(self, segments: Sequence[Segment], messages: Sequence[Message]) -> None:
-        """Every medium stands in the segments once, those of one slot in their order."""
+        """Check that every medium is in the segments once, and those of one slot in their order."""
         slots = [part.slot for message in messages for part in message.parts if isinstance(part, Media)]
         order = [segment.medium for segment in segments if segment.medium is not None]
         for index, slot in enumerate(slots):
             if order.count(index) != 1:
-                hint = (
-                    "" if slot in self._placeholders else f" Say what it writes for one: placeholders: {{{slot}: ...}}."
-                )
+                hint = f" Set the text that it writes for a medium of this slot: placeholders: {{{slot}: ...}}."
                 raise DataError(
-                    f"{self.label} shows medium {index + 1} ({slot}) {order.count(index)} times, not once.{hint}"
+                    f"{self.label} writes medium {index + 1} ({slot}) {order.count(index)} times; expected exactly "
+                    f"once.{'' if slot in self._placeholders else hint}"
                 )
         for slot in set(slots):
             same = [index for index in order if slots[index] == slot]
             if same != sorted(same):
                 raise DataError(f"{self.label} changes the order of the media of slot {slot!r}.")
 
-    def _check_texts(self, shown: Sequence[Segment], messages: Sequence[Message], marked: Marked) -> None:
-        """Every text of every message stands in the segments once, in its order; of earlier answers, what is left."""
-        given = [mark.segment for mark in marked.marks.values()]
+    def _check_texts(self, segments: Sequence[Segment], messages: Sequence[Message], marked: Marked) -> None:
+        """Check that every text of every message is in the segments once and in its order.
+
+        Earlier answers may lack a part, such as their reasoning.
+        """
+        originals = [mark.segment for mark in marked.marks.values()]
         last = max((turn for turn, message in enumerate(messages) if message.role == "assistant"), default=-1)
         for turn, message in enumerate(messages):
-            wanted = [segment.text for segment in given if segment.turn == turn and segment.medium is None]
-            found = [segment.text.strip() for segment in shown if segment.turn == turn and segment.medium is None]
-            if found == wanted or (message.role in self.style.drops and not found):
+            expected = [segment.text for segment in originals if segment.turn == turn and segment.medium is None]
+            rendered = [segment.text.strip() for segment in segments if segment.turn == turn and segment.medium is None]
+            if rendered == expected or (message.role in self.style.drops and not rendered):
                 continue
-            if turn in marked.parted and _is_part(found, wanted):
+            if turn in marked.parted and _is_part(rendered, expected):
                 if turn != last:
                     continue
                 raise DataError(
-                    f"{self.label} leaves out a part of the last answer (message {turn + 1}), its thought as a rule, "
-                    "so "
-                    "that it could not be learnt. Choose a template that shows it, or take it out of the data."
+                    f"{self.label} omits a part of the last answer (message {turn + 1}), usually its reasoning, so the "
+                    "model could not be trained on it. Choose a template that writes it, or remove it from the data."
                 )
             raise DataError(
-                f"{self.label} does not show the text of message {turn + 1} ({message.role}) exactly once. Leave the "
-                "message out, or choose a template that takes it."
+                f"{self.label} does not write the text of message {turn + 1} ({message.role}) exactly once. Remove the "
+                "message, or choose a template that writes it."
             )
 
 
-def _is_part(found: Sequence[str], whole: Sequence[str]) -> bool:
-    """Whether `found` are some of `whole`, at least one, in their order."""
-    rest = iter(whole)
-    return bool(found) and all(text in rest for text in found)
+def _is_part(texts: Sequence[str], complete: Sequence[str]) -> bool:
+    """Whether `texts` are at least one of the `complete` texts, in the same order."""
+    rest = iter(complete)
+    return bool(texts) and all(text in rest for text in texts)
 
 
 def _source(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
@@ -254,7 +258,7 @@ def _source(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
     elif "{{" in template or "{%" in template:
         text = template
     else:
-        raise RecipeError(f"There is no chat template {template!r}: {suggest(template, NAMED)} Jinja text works too.")
+        raise RecipeError(f"There is no chat template {template!r}; {suggest(template, NAMED)} Jinja text works too.")
     return _FIXED_DATE + text if "strftime_now" in text else text
 
 
@@ -263,5 +267,5 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise RecipeError(
-            f"The tokenizer brings no chat template of its own. Name one (template: ...). {suggest('', NAMED)}"
+            f"The tokenizer has no chat template of its own. Choose one with `template: ...`. {suggest('', NAMED)}"
         ) from error

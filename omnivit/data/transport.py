@@ -1,7 +1,7 @@
 """How batches come from loader workers: each in one piece of shared memory, which costs one open file.
 
-torch gives each tensor that crosses a process its own file descriptor, and a batch has a dozen tensors or more: with
-many workers, or where a whole step is held, the 1024 files that a process may have open are soon used up.
+torch uses one file descriptor for each tensor that it sends to another process, and a batch has a dozen tensors or
+more. With many workers, or where all batches of a step are in memory, a process soon reaches its 1024 open files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def packed(batch: Batch) -> Batch:
 
 
 def owned(batch: Batch) -> Batch:
-    """The same batch in memory of this process: it holds no file open."""
+    """The same batch in the memory of this process: it keeps no file open."""
     return batch.map(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)  # type: ignore[no-untyped-call]
 
 

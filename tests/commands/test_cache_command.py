@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from omnivit import cli
-from omnivit.data.digest import whole
+from omnivit.data.digest import file_sha256
 from omnivit.data.readers import MessagesReader
 from omnivit.files import CACHE_VARIABLE, CACHED
 
@@ -19,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> P
     folder = tmp_path / "cache"
     monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     MessagesReader(data_root / "train.jsonl", data_root)
-    whole(data_root / "train.jsonl")
+    file_sha256(data_root / "train.jsonl")
     (folder / "mine.txt").write_text("mine")
     return folder
 

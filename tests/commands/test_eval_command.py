@@ -85,7 +85,7 @@ def test_the_reader_is_that_of_the_run(
     recipe = load_recipe()
     run = make_run(recipe, tmp_path / "messages")
     assert cli.main(command(run, data)) == 2
-    assert "this is the form of LLaVA and ShareGPT. Say `reader: llava`" in capfd.readouterr().err
+    assert "this is the form of LLaVA and ShareGPT. Write `reader: llava`" in capfd.readouterr().err
     assert cli.main(command(run, data, "--reader", "auto")) == 0
     recipe.stages[0].data[0].reader = "llava"
     (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))

@@ -20,7 +20,7 @@ from omnivit import cli
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.collate import EncodedSample
-from omnivit.data.module import PreparedSamples, Refused, open_mixture
+from omnivit.data.module import BadSample, PreparedSamples, open_mixture
 from omnivit.data.prepare import Preparer
 from omnivit.model.build import ModelBlueprint, preparer_of
 from omnivit.model.tokens import RESERVED
@@ -145,19 +145,19 @@ CASES = [
          "No token is supervised"),
     Case("too-long", always(text_record("bad", "long " * 120, "it")), r"\d+ tokens, 0 of .* `data.max_length` is 512"),
     Case("unknown-slot", always(messages_record("bad", [{"type": "imago", "imago": "red.png"}, QUESTION])),
-         "no input slot 'imago' in the recipe; did you mean 'image'"),
+         "the recipe has no input slot 'imago'; did you mean 'image'"),
     Case("more-placeholders", always(messages_record("bad", [BARE, BARE, QUESTION], images=["red.png"])),
-         "names no source, and 'images' of the record has 1 entry, all taken"),
+         "has no source, and the record's list 'images' has 1 entry, and no unused one"),
     Case("fewer-placeholders", always(messages_record("bad", [BARE, QUESTION], images=BOTH)),
-         "1 medium of 'images' have no place"),
+         "1 entry of 'images' would not be used"),
     Case("no-placeholder", always(messages_record("bad", "Which colour?", images=["red.png"])),
-         "0 <image> tags, but key 'images' gives 1 medium"),
+         "0 <image> tags, but the key 'images' gives 1 medium"),
     Case("llava-more-tags", always(llava_record("bad", "red.png", "<image> or <image>?")),
-         "2 <image> tags, but key 'image' gives 1 medium", "llava"),
+         "2 <image> tags, but the key 'image' gives 1 medium", "llava"),
     Case("llava-fewer-tags", always(llava_record("bad", BOTH, "<image>\nWhich?")),
-         "1 <image> tag, but key 'image' gives 2 media", "llava"),
+         "1 <image> tag, but the key 'image' gives 2 media", "llava"),
     Case("llava-no-tag", always(llava_record("bad", "red.png", "Which?")),
-         "0 <image> tags, but key 'image' gives 1 medium", "llava"),
+         "0 <image> tags, but the key 'image' gives 1 medium", "llava"),
 ]  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def said_of(case: Case) -> str:
     return rf"(?=.*{place})(?=.*{case.sample and repr(case.sample)}).*{case.found}"
 
 
-def prepared(recipe_file: Path, source: str) -> list[EncodedSample | Refused]:
+def prepared(recipe_file: Path, source: str) -> list[EncodedSample | BadSample]:
     recipe = load(recipe_file, [stages(source)])
     mixture = open_mixture(recipe.stages[0].data, recipe.data.root)
     samples = PreparedSamples(mixture, preparer(recipe_file), seed=None)
@@ -179,7 +179,7 @@ def preparer(recipe_file: Path) -> Preparer:
     return preparer_of(ModelBlueprint.of(recipe).build(), recipe)
 
 
-def same(one: EncodedSample | Refused, other: EncodedSample | Refused) -> bool:
+def same(one: EncodedSample | BadSample, other: EncodedSample | BadSample) -> bool:
     assert isinstance(one, EncodedSample) and isinstance(other, EncodedSample)
     alike = one.ids.equal(other.ids) and one.labels.equal(other.labels) and one.spans == other.spans
     pairs = zip(one.items, other.items, strict=True)
@@ -196,7 +196,7 @@ def test_only_the_bad_record_is_refused(case: Case, recipe_file: Path, data_root
     clean = prepared(recipe_file, write(data_root, case.reader, []))
     found = prepared(recipe_file, write(data_root, case.reader, [case.make(data_root)]))
     refused = found.pop(PLACE)
-    assert isinstance(refused, Refused) and re.search(said_of(case), refused.reason), refused
+    assert isinstance(refused, BadSample) and re.search(said_of(case), refused.reason), refused
     assert len(found) == 12 and all(same(one, other) for one, other in zip(found, clean, strict=True))
 
 

@@ -156,7 +156,7 @@ def test_control_token_that_the_model_itself_knows_is_spelled():
 def test_text_that_cannot_be_spelled_is_refused():
     tokenizer = unigram("▁", *"au")
     tokenizer.add_special_tokens({"additional_special_tokens": ["a"]})
-    with pytest.raises(DataError, match="cannot write that other than by its control token"):
+    with pytest.raises(DataError, match="can encode it only as its control token"):
         Chat(tokenizer, "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}").encode([assistant("a")], [])
 
 
@@ -320,13 +320,13 @@ SWAPS = "{% for m in messages %}{% for p in m.content | reverse %}{{ p.text or p
         (CHATML, [user("a")], [], "No token is supervised"),
         (CHATML, [], [], "empty conversation"),
         (CHATML, [user(IMAGE), assistant("b")], [], "1 media, but 0 lengths"),
-        (CHATML, [user(IMAGE), assistant("b")], [-1], "takes -1 rows"),
-        (CHATML, [user("a\ud800"), assistant("b")], [], "message 1 is not Unicode"),
+        (CHATML, [user(IMAGE), assistant("b")], [-1], "has -1 tokens"),
+        (CHATML, [user("a\ud800"), assistant("b")], [], "message 1 is not valid Unicode"),
         (
             PARTS,
             [user(IMAGE, "a"), assistant("b")],
             [1],
-            r"shows medium 1 \(image\) 0 times.*placeholders: {image: ...}",
+            r"writes medium 1 \(image\) 0 times.*placeholders: {image: ...}",
         ),
         (SWAPS, [user(IMAGE, IMAGE), assistant("b")], [1, 1], "order of the media"),
         ("llava_plain", [user(IMAGE), assistant("b"), user("c")], [1], "only one user message"),
@@ -349,8 +349,8 @@ def test_placeholder_that_the_template_writes_by_itself_is_counted(llama_tokeniz
     [
         (None, {}, "no chat template of its own.*Available: chatml, llama_2, llava_plain, vicuna_v1"),
         ("vicuna_1", {}, "did you mean 'vicuna_v1'"),
-        ("chatml", {}, r"needs the tokenizer to have '<\|im_start\|>'"),
-        ("{% for %}", {}, "not Jinja"),
+        ("chatml", {}, r"needs '<\|im_start\|>', which the tokenizer does not have"),
+        ("{% for %}", {}, "not valid Jinja"),
         (CHATML, {"image": ""}, "placeholder of slot 'image' is empty"),
     ],
 )

@@ -15,12 +15,12 @@ from tests_support import picture_record, text_record, write_jsonl
 
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import (
+    BadSample,
     Collator,
     Index,
     MicroBatch,
     MicroBatches,
     PreparedSamples,
-    Refused,
     StageData,
     StagePlan,
     open_mixture,
@@ -112,14 +112,14 @@ def test_the_plan_depends_on_the_seed(mixture: Mixture) -> None:
 def test_a_bad_sample_comes_back_as_its_reason(mixture: Mixture) -> None:
     samples = PreparedSamples(mixture, small_preparer(), seed=None)
     found = [samples[0, index] for index in range(COUNT)]
-    assert [i for i, sample in enumerate(found) if isinstance(sample, Refused)] == list(BROKEN)
-    assert isinstance(found[3], Refused) and "sample 'p3'" in found[3].reason and "data.jsonl:4" in found[3].reason
+    assert [i for i, sample in enumerate(found) if isinstance(sample, BadSample)] == list(BROKEN)
+    assert isinstance(found[3], BadSample) and "sample 'p3'" in found[3].reason and "data.jsonl:4" in found[3].reason
 
 
 def test_augmentation_depends_on_the_epoch_and_is_off_without_a_seed(mixture: Mixture) -> None:
     def seed(samples: PreparedSamples, epoch: int) -> int:
         sample = samples[epoch, 1]
-        assert not isinstance(sample, Refused)
+        assert not isinstance(sample, BadSample)
         return int(sample.items[0]["seed"])
 
     training, validation = (PreparedSamples(mixture, small_preparer(), s) for s in (7, None))
@@ -184,9 +184,9 @@ def test_sources_outside_the_root_are_refused(mixture: Mixture, tmp_path: Path) 
     (root / "link.jsonl").symlink_to(tmp_path / "data.jsonl")
     (root / "good.jsonl").write_bytes((tmp_path / "data.jsonl").read_bytes())
     for path in ("../data.jsonl", str(tmp_path / "data.jsonl"), "link.jsonl"):
-        with pytest.raises(DataError, match=r"path .*data\.jsonl of a data source lies outside `data.root` .*root"):
+        with pytest.raises(DataError, match=r"path .*data\.jsonl of a data source is outside `data.root` .*root"):
             open_source(DataSource(path), root)
-    with pytest.raises(DataError, match=r"media_root .* of a data source lies outside"):
+    with pytest.raises(DataError, match=r"media_root .* of a data source is outside"):
         open_source(DataSource("good.jsonl", media_root=".."), root)
     assert len(open_source(DataSource("good.jsonl"), root)) == COUNT
 

@@ -83,7 +83,7 @@ def test_the_last_answer_alone() -> None:
 
 @pytest.mark.parametrize(("slot", "hint"), [("imge", "did you mean 'image'?"), ("video", "Available: audio, image.")])
 def test_unknown_slot(slot: str, hint: str) -> None:
-    with pytest.raises(DataError, match=refused(f"no input slot {slot!r} in the recipe; {hint}")):
+    with pytest.raises(DataError, match=refused(f"the recipe has no input slot {slot!r}; {hint}")):
         small_preparer()(sample(Media(slot, "a.png")))
 
 
@@ -101,7 +101,7 @@ def test_a_sample_of_just_the_limit_fits_and_one_token_more_does_not() -> None:
     one = sample("abc", IMAGE)
     size = len(small_preparer()(one).ids)
     assert len(small_preparer(max_length=size)(one).ids) == size
-    said = f"{size} tokens, 3 of them rows of media, but `data.max_length` is {size - 1}. Raise it, set"
+    said = f"the sample has {size} tokens, 3 of them for media, but `data.max_length` is {size - 1}. Raise it, set"
     with pytest.raises(DataError, match=refused(said)):
         small_preparer(max_length=size - 1)(one)
 

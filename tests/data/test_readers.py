@@ -96,11 +96,11 @@ def test_llava_without_the_key_takes_tags_as_plain_text(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("text", "media", "found"),
     [
-        ("<image><image>", "a.jpg", "2 <image> tags, but key 'image' gives 1 medium."),
-        ("<image>", ["a.jpg", "b.jpg"], "1 <image> tag, but key 'image' gives 2 media."),
-        ("What?", "a.jpg", "0 <image> tags, but key 'image' gives 1 medium."),
-        ("<image>", None, "1 <image> tag, but key 'image' gives 0 media."),
-        ("<image>", [], "1 <image> tag, but key 'image' gives 0 media."),
+        ("<image><image>", "a.jpg", "2 <image> tags, but the key 'image' gives 1 medium."),
+        ("<image>", ["a.jpg", "b.jpg"], "1 <image> tag, but the key 'image' gives 2 media."),
+        ("What?", "a.jpg", "0 <image> tags, but the key 'image' gives 1 medium."),
+        ("<image>", None, "1 <image> tag, but the key 'image' gives 0 media."),
+        ("<image>", [], "1 <image> tag, but the key 'image' gives 0 media."),
         ("<image>", 5, "image is a number"),
         ("<image>", [""], "image[0] is empty"),
         ("<image>", [["a.jpg"]], "image[0] is a list"),
@@ -159,8 +159,8 @@ def test_messages_decode_data_urls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("http://x.org/a.jpg", "nothing is fetched from a network"),
-        ("https://x.org/a.jpg", "nothing is fetched from a network"),
+        ("http://x.org/a.jpg", "media are not downloaded"),
+        ("https://x.org/a.jpg", "media are not downloaded"),
         ("file://elsewhere/a.jpg", "a 'file:' URL of another machine, 'elsewhere'"),
         ("data:image/png;base64,@@@", "base64 is damaged"),
         ("data:image/png,abc", "expected 'data:TYPE;base64"),
@@ -190,31 +190,35 @@ def test_bare_parts_take_the_records_list_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "keys", "found"),
     [
-        ([{"type": "image"}], {}, "'images' of the record has 0 entries"),
+        ([{"type": "image"}], {}, "list 'images' has 0 entries"),
         (
             [{"type": "image"}] * 2,
             {"images": ["1.png"]},
-            "content[1] names no source, and 'images' of the record has 1 ",
+            "content[1] has no source, and the record's list 'images' has 1 ",
         ),
-        ([{"type": "image"}], {"images": ["1.png", "2.png"]}, "1 medium of 'images' have no place"),
+        ([{"type": "image"}], {"images": ["1.png", "2.png"]}, "1 entry of 'images' would not be used"),
         (
             [{"type": "image"}, {"type": "text", "text": "<image>"}],
             {"images": ["1.png"] * 2},
             "<image> in a text is plain",
         ),
-        ([{"type": "image", "image": "a.png", "path": "b.png"}], {}, "names its medium under 'image' and under 'path'"),
+        ([{"type": "image", "image": "a.png", "path": "b.png"}], {}, "gives its source under 'image' and under 'path'"),
         ([{"type": "image", "image": {"path": "a.png", "crop": 1}}], {}, "content[0].image.crop is not read"),
         (
             [{"type": "image", "image": "a.png", "min_pixels": 9}],
             {},
-            "min_pixels: how a medium is prepared is said by the",
+            "min_pixels: media are prepared as the encoder's options",
         ),
         ([{"type": "text", "text": "a", "bold": True}], {}, "content[0].bold: this key is not read"),
-        ([{"type": "input_image", "file_id": "f-1"}], {}, "nothing is fetched from a service"),
+        ([{"type": "input_image", "file_id": "f-1"}], {}, "files are not downloaded from a service"),
         ([{"type": "input_audio", "input_audio": {"data": "?"}}], {}, "input_audio.data: its base64 is damaged"),
         ([{"type": "input_audio", "input_audio": "a.wav"}], {}, "input_audio is 'a.wav'; expected an object"),
         ([{"type": "thermal"}], {"thermals": ["1.npy", "2.npy"]}, "'thermals'"),
-        ([{"type": "image", "image": {"bytes": "x"}}], {}, "an object with keys ['bytes']; expected 'path' or 'url'"),
+        (
+            [{"type": "image", "image": {"bytes": "x"}}],
+            {},
+            "an object with the keys ['bytes']; expected 'path' or 'url'",
+        ),
         ([{"type": "image", "image": 3}], {}, "content[0].image is a number"),
         ([{"type": "text"}], {}, "content[0].text is missing or null; expected a string"),
         ([{"type": "text", "text": 5}], {}, "content[0].text is a number; expected a string"),
@@ -250,9 +254,12 @@ def test_messages_refuse_bad_parts(tmp_path: Path, parts: list[object], keys: di
         ({"messages": ["Hi"]}, "messages[0] is 'Hi'; expected an object"),
         (
             {"messages": [{"role": "asistant", "content": "a"}]},
-            "messages[0].role is 'asistant', not a known speaker; did",
+            "messages[0].role is 'asistant', which is not a known speaker; did",
         ),
-        ({"messages": [{"content": "a"}]}, "messages[0].role is missing or null, not a known speaker; expected one of"),
+        (
+            {"messages": [{"content": "a"}]},
+            "messages[0].role is missing or null; expected one of system",
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content is missing or null"),
         ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content is an object"),
         ({"id": [1], "messages": [{"role": "user", "content": "a"}]}, "id is of type list"),
@@ -280,7 +287,10 @@ def test_a_record_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("turn", "found"),
     [
-        ({"from": "bot", "value": "Hi"}, "conversations[0].from is 'bot', not a known speaker; Available: assistant"),
+        (
+            {"from": "bot", "value": "Hi"},
+            "conversations[0].from is 'bot', which is not a known speaker; Available: assistant",
+        ),
         ({"from": "human", "value": None}, "conversations[0].value is missing or null; expected a string"),
         ({"from": "human", "value": ["Hi"]}, "conversations[0].value is a list; expected a string"),
     ],
@@ -293,7 +303,7 @@ def test_llava_refuses_bad_turns(tmp_path: Path, turn: dict[str, object], found:
 @pytest.mark.parametrize("content", ["", "\n \n", "[]"])
 def test_a_file_without_samples_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "empty.json").write_text(content)
-    with pytest.raises(DataError, match=rf"empty.json holds no record \({len(content)} bytes\)"):
+    with pytest.raises(DataError, match=rf"empty.json contains no record \({len(content)} bytes\)"):
         LlavaReader(tmp_path / "empty.json", tmp_path)
 
 

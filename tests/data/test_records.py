@@ -147,40 +147,44 @@ def test_the_kth_tag_is_the_kth_medium_of_the_list(
         (
             {"messages": [user("<image>?"), said()], "images": ["1", "2"]},
             MessagesReader,
-            "the texts of the turns hold 1 <image> tag, but key 'images' gives 2 media",
+            "the texts of the turns contain 1 <image> tag, but the key 'images' gives 2 media",
         ),
         (
             {"messages": [user("?"), said()], "images": ["1"]},
             MessagesReader,
-            "0 <image> tags, but key 'images' gives 1",
+            "0 <image> tags, but the key 'images' gives 1",
         ),
         (
             {"messages": [user("<image>"), said()], "images": []},
             MessagesReader,
-            "1 <image> tag, but key 'images' gives 0",
+            "1 <image> tag, but the key 'images' gives 0",
         ),
-        ({"conversations": shared(("human", "<image>")), "images": []}, LlavaReader, "1 <image> tag, but key 'images'"),
+        (
+            {"conversations": shared(("human", "<image>")), "images": []},
+            LlavaReader,
+            "1 <image> tag, but the key 'images'",
+        ),
         (
             {"conversations": shared(("human", "<image>")), "images": ["1"], "image": "2"},
             LlavaReader,
             "both 'image' and 'images'",
         ),
-        ({"messages": [user("<image>"), said()], "image": "1"}, MessagesReader, "write `images: [...]`"),
+        ({"messages": [user("<image>"), said()], "image": "1"}, MessagesReader, "Write `images: [...]`"),
         (
             {"messages": [user("Is <bbox> it?"), said()], "objects": {"bbox": [[1, 2]]}},
             MessagesReader,
-            "objects is not",
+            "'objects' is not read",
         ),
-        ({"messages": [user("?"), said()], "tools": [{"name": "f"}]}, MessagesReader, "tools is not read"),
+        ({"messages": [user("?"), said()], "tools": [{"name": "f"}]}, MessagesReader, "'tools' is not read"),
         (
             {"messages": [{"role": "system", "content": "T"}], "system": "S"},
             MessagesReader,
             "a key 'system', and messages",
         ),
-        ({"conversations": shared(("human", "?"))}, MessagesReader, "Say `reader: llava`"),
+        ({"conversations": shared(("human", "?"))}, MessagesReader, "Write `reader: llava`"),
         ({"image": "a.png", "conversations": shared(("human", "<image>"))}, MessagesReader, "the form of LLaVA"),
-        ({"messages": [user("?")]}, LlavaReader, "Say `reader: messages`"),
-        ({"query": "?", "response": "!"}, LlavaReader, "Say `reader: messages`"),
+        ({"messages": [user("?")]}, LlavaReader, "Write `reader: messages`"),
+        ({"query": "?", "response": "!"}, LlavaReader, "Write `reader: messages`"),
         ({"query": "?", "response": "!", "history": ["x"]}, MessagesReader, "expected [[question, answer], ...]"),
         ({"conversation": [{"human": "1"}]}, MessagesReader, "conversation[0] has the keys ['human']"),
         ({"conversation": []}, MessagesReader, "conversation is a list"),
@@ -201,9 +205,8 @@ def test_a_tag_without_a_medium_is_plain_text_and_said_once(tmp_path: Path, capl
         reader = MessagesReader(path, tmp_path)
         assert [shown(reader[i])[0] for i in range(2)] == ["What is <image> in HTML?"] * 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}:1: <image> stands in a text, and the record has no medium for it: it is read as plain text, as "
-        "every such "
-        "tag of this file."
+        f"{path}:1: a text contains <image>, but the record has no medium for it. It is read as plain text, like "
+        "every such tag of this file."
     ]
 
 
@@ -229,21 +232,24 @@ def test_a_thought_is_kept_apart(tmp_path: Path, key: str) -> None:
         (said(weight=0.5), "messages[0].weight is 0.5; expected true or 1"),
         (said(train="no"), "messages[0].train is 'no'; expected true or 1"),
         (said(train=True, weight=0), "messages[0]: weight and train contradict each other"),
-        (user("?", loss=True), "messages[0].loss is True in a turn of the user; only answers are learnt"),
-        (user("?", thinking="Hm."), "messages[0].thinking stands in a turn of the user"),
-        (said(thinking="Hm.", reasoning="Hm."), "reasoning and thinking both hold the thought"),
-        (said(tool_calls=[{"type": "function"}]), "messages[0].tool_calls: calls of tools are not read yet"),
-        (said(function_call={"name": "f"}), "messages[0].function_call: calls of tools are not read yet"),
+        (
+            user("?", loss=True),
+            "messages[0].loss is True in a turn of the user, but only answers of the assistant are trained",
+        ),
+        (user("?", thinking="Hm."), "messages[0].thinking is in a turn of the user"),
+        (said(thinking="Hm.", reasoning="Hm."), "reasoning and thinking both give the reasoning"),
+        (said(tool_calls=[{"type": "function"}]), "messages[0].tool_calls: tool calls are not supported yet"),
+        (said(function_call={"name": "f"}), "messages[0].function_call: tool calls are not supported yet"),
         (
             {"role": "function_call", "content": "{}"},
-            "messages[0].role is 'function_call': calls of tools are not read",
+            "messages[0].role is 'function_call': tool calls are not supported",
         ),
-        (said(audio={"id": "x"}), "messages[0].audio: answers that are sounds"),
+        (said(audio={"id": "x"}), "messages[0].audio: audio answers are not supported"),
         (
             said(wieght=0),
-            "messages[0].wieght: this key is not read, and what it says would be lost; did you mean 'weight'",
+            "messages[0].wieght: this key is not read, so its value would be lost; did you mean 'weight'",
         ),
-        (user("?", name="Ann"), "pass over it: `ignore: [name]`"),
+        (user("?", name="Ann"), "ignore it: write `ignore: [name]`"),
         ({"role": "tool", "content": "4", "tool_call_id": "1"}, "messages[0].tool_call_id: this key is not read"),
     ],
 )
@@ -279,10 +285,14 @@ def test_parts_may_name_the_entry_of_a_list_by_its_index(tmp_path: Path) -> None
     parts = [second, {"type": "text", "text": " and ", "index": None}, first]
     record = {"messages": [user(parts), said([first])], "images": ["1", "2"]}
     assert shown(read(tmp_path, record)) == ["[image:2] and [image:1]", "[image:1]"]
-    for index, found in ((2, "none at index 2"), (-1, "none at index -1"), ("0", "index is '0'; expected a number")):
+    for index, found in (
+        (2, "but none at index 2"),
+        (-1, "but none at index -1"),
+        ("0", "index is '0'; expected an integer"),
+    ):
         with pytest.raises(DataError, match=re.escape(found)):
             read(tmp_path, record | {"messages": [user([second | {"index": index}])]})
-    with pytest.raises(DataError, match="1 medium of 'images' have no place"):
+    with pytest.raises(DataError, match="1 entry of 'images' would not be used"):
         read(tmp_path, {"messages": [user([second])], "images": ["1", "2"]})
 
 
@@ -328,9 +338,9 @@ def test_the_first_record_tells_the_reader(tmp_path: Path, record: dict[str, Any
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('{"a": 1, "b": 2}', ":1: `reader: auto` knows no reader for a record with the keys a, b. Name the reader."),
+        ('{"a": 1, "b": 2}', ":1: `reader: auto` found no reader for a record with the keys a, b. Write the name"),
         ("\nnonsense", ":2: the record is not JSON"),
-        ("", "holds no record"),
+        ("", "contains no record"),
     ],
 )
 def test_a_file_that_asks_for_no_reader_is_refused(tmp_path: Path, text: str, found: str) -> None:
@@ -372,7 +382,7 @@ def test_many_files_and_one_tag_are_one_clip_in_llavas_form() -> None:
     [
         ({"video": ["a.png", 7]}, r"video\[1\] is a number; expected the path of a file"),
         ({"paths": []}, r"paths is empty; expected a list of paths"),
-        ({"paths": ["a.png"], "fps": "fast"}, r"fps is 'fast'; expected the number of frames a second"),
+        ({"paths": ["a.png"], "fps": "fast"}, r"fps is 'fast'; expected the frames per second"),
         ({"video": "a.mp4", "fps": 2}, r"fps.*encoder's options"),
     ],
 )

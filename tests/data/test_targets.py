@@ -188,8 +188,12 @@ def test_seeds_depend_on_sample_and_place() -> None:
     ("parts", "question", "message"),
     [
         ((Target("bax", [1]),), ("Where?",), r"sample 's' \(f.jsonl:3\): .*no head 'bax'; did you mean 'box'"),
-        (("x",), ("Here? ", box()), "a target of head 'box' stands in a turn of the user; only answers have some"),
-        ((Target("box"),), ("Where?",), "head 'box' says nothing to learn: give its `target`"),
+        (
+            ("x",),
+            ("Here? ", box()),
+            "a target of head 'box' is in a turn of the user; only answers of the assistant have",
+        ),
+        ((Target("box"),), ("Where?",), "head 'box' has no value"),
         (
             (box(1, 2, 3),),
             ("Where?",),
@@ -218,9 +222,9 @@ def test_what_cannot_be_learnt_is_refused(
         ((2,), [True, False], "expected a list of 2 numbers"),
         ((2,), "12", "expected a list of 2 numbers"),
         ((2,), {"x": 1, "y": 2}, "expected a list of 2 numbers"),
-        ((2,), [1, float("inf")], "holds a number that float32 cannot hold"),
-        ((1,), [10**400], "holds a number that float32 cannot hold"),
-        ((1,), [1e300], "holds a number that float32 cannot hold"),
+        ((2,), [1, float("inf")], "contains a number that is not finite in float32"),
+        ((1,), [10**400], "contains a number that is not finite in float32"),
+        ((1,), [1e300], "contains a number that is not finite in float32"),
     ],
 )
 def test_numbers(sizes: tuple[int, ...], source: Any, problem: str) -> None:
@@ -234,7 +238,7 @@ def test_numbers(sizes: tuple[int, ...], source: Any, problem: str) -> None:
 
 
 def test_a_token_that_the_tokenizer_lacks_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"token '\[SEG\]' of head 'mask' is no token of the tokenizer"):
+    with pytest.raises(RecipeError, match=r"token '\[SEG\]' of head 'mask' is not a token of the tokenizer"):
         Chat(byte_tokenizer()).with_heads({"mask": "[SEG]"})
 
 

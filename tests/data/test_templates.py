@@ -14,7 +14,7 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Target, Text
 from omnivit.data.chat import Chat, EncodedChat
 from omnivit.data.records import messages_from
-from omnivit.data.searched import searched
+from omnivit.data.search_strings import search_strings
 from omnivit.errors import DataError, RecipeError
 
 OWN = ("<think>", "</think>", "<loc0012>", "<loc0345>", "<tool_call>", "</tool_call>")
@@ -175,9 +175,13 @@ def test_what_a_user_types_is_found_by_no_template(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "messages", "error"),
     [
-        (FORGETS, [user("2+2?"), said(THOUGHT)], r"leaves out a part of the last answer \(message 2\), its thought"),
-        (TEMPLATES["raw"], [user("2+2?"), said("4", reasoning="Hm.")], "no place for the thought of message 2"),
-        (FORGETS + "{# thinking #}", [user("2+2?"), said("4", thinking="Hm.")], "leaves out a part of the last answer"),
+        (
+            FORGETS,
+            [user("2+2?"), said(THOUGHT)],
+            r"omits a part of the last answer \(message 2\), usually its reasoning",
+        ),
+        (TEMPLATES["raw"], [user("2+2?"), said("4", reasoning="Hm.")], "does not write the reasoning of message 2"),
+        (FORGETS + "{# thinking #}", [user("2+2?"), said("4", thinking="Hm.")], "omits a part of the last answer"),
     ],
 )
 def test_a_thought_that_the_template_would_lose_is_refused(
@@ -193,10 +197,10 @@ def test_earlier_thoughts_are_left_out_as_the_template_wants_it(tokenizer: Any) 
 
 
 def test_what_a_template_searches_for() -> None:
-    assert searched(THINKS) == ("</think>", "<think>")
-    assert searched("{{ m.content | replace('<a>', '<b>') }}{% if 'type' in m %}{% endif %}") == ("<a>",)
-    assert searched("{% generation %}{{ x.startswith('[T]') }}{% endgeneration %}{% break %}") == ("[T]",)
-    assert searched("{% for %}") == ()
+    assert search_strings(THINKS) == ("</think>", "<think>")
+    assert search_strings("{{ m.content | replace('<a>', '<b>') }}{% if 'type' in m %}{% endif %}") == ("<a>",)
+    assert search_strings("{% generation %}{{ x.startswith('[T]') }}{% endgeneration %}{% break %}") == ("[T]",)
+    assert search_strings("{% for %}") == ()
 
 
 # Tokens of the tokenizer in answers
@@ -241,8 +245,8 @@ def test_declared_tokens_are_tokens_in_answers_alone(
         (["<loc12>"], r"has no token '<loc12>'; did you mean '<loc0012>'"),
         (["<|im_*"], r"has no token '<|im_\*'"),
         (["<|im_end|>"], r"'<\|im_end\|>' ends an answer"),
-        (["<think>"], r"'<think>' stands for a head's target"),
-        (["<loc0345>"], r"'<loc0345>' stands for a medium"),
+        (["<think>"], r"'<think>' is the token of a head's target"),
+        (["<loc0345>"], r"'<loc0345>' is the placeholder of a medium"),
     ],
 )
 def test_markup_that_cannot_be_is_refused(tokenizer: Any, markup: list[str], error: str) -> None:

@@ -152,7 +152,7 @@ def test_probabilities_of_all_next_tokens_add_up_to_one(assistant: Assistant) ->
     [
         ({"imgae": "x.png"}, "no input slot 'imgae'; did you mean 'image'"),
         ({"image": "missing.png"}, "missing.png: no such file"),
-        ({"image": "https://example.org/x.png"}, "nothing is fetched from a network"),
+        ({"image": "https://example.org/x.png"}, "media are not downloaded"),
         ({"image": " "}, "is empty; expected the path"),
         ({"image": 3}, "expected the path of a medium"),
         ({"image": np.zeros((2, 2), dtype=np.float32)}, "is not an image"),

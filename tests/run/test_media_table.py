@@ -170,11 +170,11 @@ def test_a_large_data_file_is_hashed_whole_and_once(
     record = provenance.read(run / provenance.PROVENANCE)
     assert record["data"]["stages.align.data[0]"].startswith("sampled:")
     key, file = "stages.instruct.data[0]", data_root / "train.jsonl"
-    assert record["large_files"][key] == digest.whole(file)
+    assert record["large_files"][key] == digest.file_sha256(file)
     [kept] = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text("0" * 64)
-    assert digest.whole(file) == "0" * 64  # not read again
+    assert digest.file_sha256(file) == "0" * 64  # not read again
     with pytest.raises(CheckpointError, match=r"large_files\.stages\.align\.data\[0\]: was '\w{64}', is '0{64}'"):
         train(recipe, run, resume=True)
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
-    assert digest.whole(file) == record["large_files"][key]
+    assert digest.file_sha256(file) == record["large_files"][key]

@@ -36,7 +36,7 @@ def learnt(encoded: EncodedSample) -> list[int]:
 def test_supervise_and_markup_of_a_stage(
     load_recipe: Callable[..., Recipe], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "_SAID", set())
+    monkeypatch.setattr(prepare, "_REPORTED", set())
     recipe = load_recipe("stages.align.supervise=last", "stages.instruct.markup=['<|reserved_0|>']")
     model = ModelBlueprint.of(recipe).build()
     align, instruct = (preparer_of(model, recipe, stage) for stage in recipe.stages)
@@ -46,7 +46,7 @@ def test_supervise_and_markup_of_a_stage(
     assert learnt(plain) == [ord("d"), 258] and RESERVED not in plain.ids
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith(
-        "sample 's': an answer holds '<|reserved_0|>', which is a token of the tokenizer, and is learnt"
+        "sample 's': an answer contains '<|reserved_0|>', which is a token of the tokenizer, but the model is trained"
     )
     declared = instruct(SAMPLE)
     assert learnt(declared) == [ord("b"), RESERVED, 258, ord("d"), 258]

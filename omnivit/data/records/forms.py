@@ -1,4 +1,4 @@
-"""Which reader takes a record, found by its keys."""
+"""Which built-in reader a record needs, by its keys."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ _FORMS = (
     ("conversations", "llava", "the form of LLaVA and ShareGPT"),
     ("conversation", "messages", "a form of ms-swift"),
     ("query", "messages", "a form of ms-swift"),
-    ("instruction", "messages", "Alpaca's form"),
+    ("instruction", "messages", "the form of Alpaca"),
 )
-"""Key that tells, the reader that takes the record, what the form is called."""
+"""The key that identifies a form, the reader that reads it, and the name of the form."""
 
 
 def reader_for(record: Mapping[str, Any]) -> str | None:
-    """The name of the built-in reader that takes such a record; None: no reader knows it."""
+    """The name of the built-in reader for such a record; None: no built-in reader reads it."""
     return next((reader for key, reader, _ in _FORMS if key in record), None)
 
 
 def missing(record: Mapping[str, Any], key: str) -> DataError:
-    """What to say of a record that lacks the key which its reader begins with."""
-    for other, reader, form in _FORMS:
-        if other in record and reader != reader_for({key: None}):
+    """The error for a record without the key that its reader needs."""
+    for present, reader, form in _FORMS:
+        if present in record and reader != reader_for({key: None}):
             return DataError(
-                f"the record has no key {key!r}, but {other!r}: this is {form}. Say `reader: {reader}` beside the "
-                "file's "
-                f"`path` in the recipe, or `--reader {reader}`."
+                f"the record has no key {key!r}, but it has {present!r}: this is {form}. Write `reader: {reader}` "
+                f"next to the file's `path` in the recipe, or pass `--reader {reader}`."
             )
     return DataError(f"the record has no key {key!r}; {suggest(key, map(str, record))}")

@@ -17,7 +17,7 @@ from omnivit.errors import DataError
 
 
 def paired(record: Mapping[str, Any]) -> list[Turn] | None:
-    """The turns of a record of one of these forms; None: it is of another.
+    """The turns of a record in one of these forms; None: it has another form.
 
     Raises:
         DataError: a value is of a wrong type.
@@ -25,8 +25,8 @@ def paired(record: Mapping[str, Any]) -> list[Turn] | None:
     if "conversation" in record:
         return _rounds(record["conversation"])
     if "query" in record and "response" in record:
-        asked = values.text(record["query"], "query")
-        return [*_history(record.get("history")), *_round(asked, "query", record["response"], "response")]
+        query = values.text(record["query"], "query")
+        return [*_history(record.get("history")), *_round(query, "query", record["response"], "response")]
     if "instruction" in record and "output" in record:
         parts = [values.text(record["instruction"], "instruction")]
         parts += [] if values.empty(record.get("input")) else [values.text(record["input"], "input")]
@@ -34,8 +34,8 @@ def paired(record: Mapping[str, Any]) -> list[Turn] | None:
     return None
 
 
-def _round(asked: object, question: str, said: object, answer: str) -> list[Turn]:
-    return [Turn("user", asked, question), Turn("assistant", said, answer)]
+def _round(question: object, question_place: str, answer: object, answer_place: str) -> list[Turn]:
+    return [Turn("user", question, question_place), Turn("assistant", answer, answer_place)]
 
 
 def _history(given: object) -> list[Turn]:
@@ -43,7 +43,7 @@ def _history(given: object) -> list[Turn]:
         return []
     if not isinstance(given, (list, tuple)) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in given):
         raise DataError("history is not a list of pairs; expected [[question, answer], ...].")
-    rounds = [_round(asked, f"history[{k}][0]", said, f"history[{k}][1]") for k, (asked, said) in enumerate(given)]
+    rounds = [_round(query, f"history[{k}][0]", answer, f"history[{k}][1]") for k, (query, answer) in enumerate(given)]
     return [turn for pair in rounds for turn in pair]
 
 

@@ -13,7 +13,7 @@ from omnivit.errors import DataError
 
 LISTED = ("image", "video", "audio")
 """Slots whose media records list under `images`, `videos`, `audios` with tags in the texts."""
-CLIPS = "video"
+VIDEO = "video"
 """The slot whose media may be lists of frames."""
 TAG = re.compile(f"<({'|'.join(LISTED)})>")
 
@@ -36,11 +36,11 @@ class Lists:
         queue = self._sources(slot)
         place = len(taken) if index is None else index
         if not 0 <= place < len(queue):
-            which = "all taken" if index is None else f"none at index {index}"
+            which = "and no unused one" if index is None else f"but none at index {index}"
             raise DataError(
-                f"{key} names no source, and {name!r} of the record has "
-                f"{values.counted(len(queue), 'entry', 'entries')}, {which}. Expected {slot!r}, 'path' or 'url' in the "
-                f"part, or as many entries in {name!r} as parts of type {slot!r} without a source."
+                f"{key} has no source, and the record's list {name!r} has "
+                f"{values.counted(len(queue), 'entry', 'entries')}, {which}. Write {slot!r}, 'path' or 'url' into the "
+                f"part, or give {name!r} one entry for each part of type {slot!r} without a source."
             )
         taken.append(place)
         return queue[place]
@@ -71,14 +71,14 @@ class Lists:
             left = len(self._sources(slot)) - len(set(taken))
             if left:
                 raise DataError(
-                    f"{values.counted(left, 'medium', 'media')} of {slot + 's'!r} have no place: expected a content "
-                    "part "
-                    f'{{"type": "{slot}"}} for each. (Beside such parts <{slot}> in a text is plain text.)'
+                    f"{values.counted(left, 'entry', 'entries')} of {slot + 's'!r} would not be used: expected one "
+                    f'content part {{"type": "{slot}"}} for each. (In a record with such parts, <{slot}> in a text '
+                    "is plain text.)"
                 )
 
     def _sources(self, slot: str) -> list[object]:
         if slot not in self._queues:
-            self._queues[slot] = values.sources(self._record.get(f"{slot}s"), f"{slot}s", slot == CLIPS)
+            self._queues[slot] = values.sources(self._record.get(f"{slot}s"), f"{slot}s", slot == VIDEO)
         return self._queues[slot]
 
 
@@ -87,10 +87,9 @@ def check_tags(texts: Iterable[str], slot: str, media: Sequence[object], key: st
     tags = sum(text.count(f"<{slot}>") for text in texts)
     if tags != len(media):
         raise DataError(
-            f"the {where} hold {values.counted(tags, f'<{slot}> tag')}, but key {key!r} gives "
-            f"{values.counted(len(media), 'medium', 'media')}. Every medium needs one tag at its place, in the order "
-            "of "
-            f"{key!r}; in a sample without media leave out the key {key!r}, and the tag is plain text."
+            f"the {where} contain {values.counted(tags, f'<{slot}> tag')}, but the key {key!r} gives "
+            f"{values.counted(len(media), 'medium', 'media')}. Write one tag for each medium, in the order of {key!r}. "
+            f"If the sample has no media, remove the key {key!r}; the tag is then plain text."
         )
 
 

@@ -1,4 +1,4 @@
-"""A turn of a record, whatever its form: who speaks, what, whether it is learnt, and the thought before an answer."""
+"""A turn of a record in any form: the speaker, the content, whether it is trained on, and an answer's reasoning."""
 
 from __future__ import annotations
 
@@ -24,36 +24,35 @@ ROLES: Mapping[str, Role] = {
 """What a record may call a speaker: OpenAI's names, ShareGPT's, LLaMA-Factory's and ms-swift's."""
 
 LEARN = ("weight", "train", "trainable", "loss", "loss_mask")
-"""Keys by which a record says whether a turn is learnt: true or 1, false or 0 (OpenAI, axolotl, ms-swift, verl)."""
+"""Keys that say whether a turn is trained on: true or 1, false or 0 (OpenAI, axolotl, ms-swift, verl)."""
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Keys of the thought that an answer begins with."""
+"""Keys of the reasoning that an answer begins with."""
 
 _PAIRS = (("role", "content"), ("from", "value"))
 _CALLS = (
-    "calls of tools are not read yet. Write the call into the text of the answer as the model writes it, and declare "
-    "its "
-    "tokens by the stage's `markup`"
+    "tool calls are not supported yet. Write the call into the text of the assistant's answer, in the form that the "
+    "model writes, and list its tokens in the stage's `markup`"
 )
 _REASONS: Mapping[str, str] = {
     "tool_calls": _CALLS,
     "function_call": _CALLS,
-    "audio": "answers that are sounds are not read",
-    "refusal": "a refusal is not read: write it as the content",
+    "audio": "audio answers are not supported",
+    "refusal": "this key is not read; write the refusal as the content",
 }
 """Why a key that means something elsewhere is not read here."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn whose content is still as the record gives it."""
+    """A turn whose content is not parsed yet."""
 
     role: Role
     content: object
     place: str
     """Of the content, such as `messages[0].content`."""
     learn: bool = True
-    """False: the record says that the answer is not to be learnt."""
+    """False: the record excludes the answer from training."""
     thought: str = ""
 
 
@@ -63,10 +62,10 @@ def turns_of(record: Mapping[str, Any], key: str, ignore: Collection[str]) -> li
     Args:
         record: the parsed record, which has the key.
         key: of the list of turns.
-        ignore: keys of turns that are passed over.
+        ignore: keys of turns to ignore.
 
     Raises:
-        DataError: no list, an unknown speaker, or a key that is not read.
+        DataError: not a list, an unknown speaker, or a key that is not read.
     """
     listed = record[key]
     if not isinstance(listed, (list, tuple)):
@@ -78,14 +77,14 @@ def turns_of(record: Mapping[str, Any], key: str, ignore: Collection[str]) -> li
 
 
 def with_system(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
-    """The turns, after what the record keeps under `system`.
+    """The turns, with the record's `system` text as the first turn if it has one.
 
     Raises:
         DataError: the turns begin with a system turn too; or the record describes tools.
     """
     if not values.empty(record.get("tools")):
         raise DataError(
-            "tools is not read: descriptions of tools are not shown to the model yet. Write them into `system`."
+            "the key 'tools' is not read: the model does not receive tool descriptions yet. Write them into `system`."
         )
     system = record.get("system")
     if values.empty(system):
@@ -112,7 +111,7 @@ def check_keys(
     ignore: Collection[str],
     reasons: Mapping[str, str] = _REASONS,
 ) -> None:
-    """Refuse keys that nobody reads, unless they say nothing or the recipe passes over them.
+    """Refuse keys that are not read, unless their value is empty or the recipe ignores them.
 
     Raises:
         DataError: names the first such key, and the remedies.
@@ -120,11 +119,10 @@ def check_keys(
     for key in given:
         if key in read or key in ignore or values.empty(given[key]):
             continue
-        reason = reasons.get(key) or f"this key is not read, and what it says would be lost; {suggest(str(key), read)}"
+        reason = reasons.get(key) or f"this key is not read, so its value would be lost; {suggest(str(key), read)}"
         raise DataError(
-            f"{place}.{key}: {reason.rstrip('.')}. Or remove the key, or pass over it: `ignore: [{key}]` in the "
-            "recipe, "
-            "beside the file's `path`."
+            f"{place}.{key}: {reason.rstrip('.')}. You can also remove the key, or ignore it: write "
+            f"`ignore: [{key}]` next to the file's `path` in the recipe."
         )
 
 
@@ -132,26 +130,28 @@ def _role(value: object, key: str) -> Role:
     if isinstance(value, str) and value in ROLES:
         return ROLES[value]
     if value in ("function_call", "tool_call"):
-        raise DataError(f"{key} is {values.spelled(value)}: {_CALLS}, in a turn of the assistant.")
-    hint = suggest(value, ROLES) if isinstance(value, str) else f"expected one of {', '.join(ROLES)}."
-    raise DataError(f"{key} is {values.spelled(value)}, not a known speaker; {hint}")
+        raise DataError(f"{key} is {values.spelled(value)}: {_CALLS}.")
+    if isinstance(value, str):
+        raise DataError(f"{key} is {values.spelled(value)}, which is not a known speaker; {suggest(value, ROLES)}")
+    raise DataError(f"{key} is {values.spelled(value)}; expected one of {', '.join(ROLES)}.")
 
 
 def _learn(turn: Mapping[str, Any], role: Role, place: str, ignore: Collection[str]) -> bool:
-    said = {key: turn[key] for key in LEARN if turn.get(key) is not None and key not in ignore}
-    for key, value in said.items():
-        if value not in (0, 1) or isinstance(value, str):
+    weights = {key: turn[key] for key in LEARN if turn.get(key) is not None and key not in ignore}
+    for key, weight in weights.items():
+        if weight not in (0, 1) or isinstance(weight, str):
             raise DataError(
-                f"{place}.{key} is {value!r}; expected true or 1 (learn the answer), false or 0 (do not): a turn is "
-                "learnt whole or not at all."
+                f"{place}.{key} is {weight!r}; expected true or 1 (train on the answer), or false or 0 (do not). A "
+                "turn is trained on as a whole or not at all."
             )
-        if value and role != "assistant":
+        if weight and role != "assistant":
             raise DataError(
-                f"{place}.{key} is {value!r} in a turn of the {role}; only answers are learnt. Remove the key."
+                f"{place}.{key} is {weight!r} in a turn of the {role}, but only answers of the assistant are trained "
+                "on. Remove the key."
             )
-    if len({bool(value) for value in said.values()}) > 1:
-        raise DataError(f"{place}: {' and '.join(said)} contradict each other. Keep one of them.")
-    return all(said.values())
+    if len({bool(weight) for weight in weights.values()}) > 1:
+        raise DataError(f"{place}: {' and '.join(weights)} contradict each other. Keep one of them.")
+    return all(weights.values())
 
 
 def _thought(turn: Mapping[str, Any], role: Role, place: str, ignore: Collection[str]) -> str:
@@ -159,7 +159,10 @@ def _thought(turn: Mapping[str, Any], role: Role, place: str, ignore: Collection
     if not given:
         return ""
     if len(given) > 1:
-        raise DataError(f"{place}: {' and '.join(given)} both hold the thought of the answer. Keep one of them.")
+        raise DataError(f"{place}: {' and '.join(given)} both give the reasoning of the answer. Keep one of them.")
     if role != "assistant":
-        raise DataError(f"{place}.{given[0]} stands in a turn of the {role}; only answers begin with a thought.")
+        raise DataError(
+            f"{place}.{given[0]} is in a turn of the {role}, but only answers of the assistant begin with reasoning. "
+            "Remove the key."
+        )
     return values.text(turn[given[0]], f"{place}.{given[0]}")

@@ -1,4 +1,4 @@
-"""Turns whose content is a text or a list of typed parts: OpenAI's form, and what others make of it."""
+"""Turns whose content is a text or a list of typed parts: OpenAI's form and its variants."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from omnivit.contracts.sample import Frames, Media, Message, Part, Target, Text
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
-from omnivit.data.records.tags import CLIPS, LISTED, Lists
+from omnivit.data.records.tags import LISTED, VIDEO, Lists
 from omnivit.data.records.turns import Turn, check_keys, turns_of, with_system
 from omnivit.errors import DataError
 
 _TEXTS = ("text", "input_text", "output_text")
 _SLOTS = {"input_image": "image"}
-_PREPARED = "how a medium is prepared is said by the encoder's options in the recipe, the same for all samples"
+_PREPARED = "media are prepared as the encoder's options in the recipe say, in the same way for all samples"
 _REASONS = dict.fromkeys(
     ("min_pixels", "max_pixels", "resized_height", "resized_width", "fps", "nframes", "max_frames", "total_pixels"),
     _PREPARED,
-) | {"file_id": "nothing is fetched from a service: give the path of a file"}
+) | {"file_id": "files are not downloaded from a service: give the path of a local file"}
 
 
 def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collection[str] = ()) -> tuple[Message, ...]:
     """Messages of `{"messages": [{"role": "user", "content": "text" or [parts]}, ...]}`.
 
-    A part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`; the source may also stand under `path`
-    or `url`, or as OpenAI writes it, `{"type": "image_url", "image_url": {"url": ...}}` (`audio_url`, `video_url`) and
+    A part is `{"type": "text", "text": ...}` or `{"type": SLOT, SLOT: source}`. The source may also be under `path` or
+    `url`, or in OpenAI's form, `{"type": "image_url", "image_url": {"url": ...}}` (`audio_url`, `video_url`) and
     `{"type": "input_audio", "input_audio": {"data": base64}}`. Where a part has no source, the k-th such part of a slot
-    takes the k-th entry of the record's list `SLOTs` (`images`), or the one at its `index`. Files that are one medium
-    together stand in a list under `paths` (the slices of a volume, the frames of a clip); of a clip also where its path
-    would be, and `fps` may say their rate.
-    What a head of the model is to give at a place of an answer is `{"type": "target", "head": NAME, "target": ...}`:
-    numbers, lists of them, or the path of a file, as the head wants it.
-    `data:` URLs become bytes in memory, `file://` is a path; other URLs are refused: nothing is fetched from a network.
+    takes the k-th entry of the record's list `SLOTs` (`images`), or the entry at its `index`. Several files that are
+    one medium are a list under `paths` (the slices of a volume, the frames of a video). The frames of a video may also
+    be a list in place of its path, and `fps` gives their frames per second.
+    The target of a head of the model is a part of an answer: `{"type": "target", "head": NAME, "target": ...}`, with
+    numbers, lists of numbers, or the path of a file, as the head expects.
+    `data:` URLs become bytes in memory, and `file://` is a path. Other URLs are refused: nothing is downloaded.
 
-    Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as LLaMA-Factory
-    and ms-swift keep their data: the k-th `<image>` of all turns is the k-th entry. Without such a list `<image>` is
-    plain text. A turn may also be `{"from": ..., "value": ...}`, and a record one of the forms of
+    Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as in the data of
+    LLaMA-Factory and ms-swift: the k-th `<image>` of all turns is the k-th entry. Without such a list `<image>` is
+    plain text. A turn may also be `{"from": ..., "value": ...}`, and a record may have one of the forms of
     `omnivit.data.records.pairs`.
 
     Args:
         record: the parsed record.
         root: the folder that media must stay inside.
-        ignore: keys of turns and parts that are passed over; every other key that is not read is an error.
+        ignore: keys of turns and parts to ignore; every other key that is not read is an error.
 
     Raises:
         DataError: a key is missing, not read or of a wrong type, an unknown speaker, or media and parts do not match.
@@ -65,8 +65,8 @@ def messages_from(messages: Sequence[Mapping[str, Any]], root: str | None, where
 
     Args:
         messages: `[{"role": ..., "content": "text" or [parts]}, ...]`.
-        root: the folder that media must stay inside; None where the caller may name any file.
-        where: names the messages in errors.
+        root: the folder that media must stay inside; None: the caller may name any file.
+        where: the name of the messages in errors.
 
     Raises:
         DataError: as `typed_messages`.
@@ -78,21 +78,19 @@ def messages_from(messages: Sequence[Mapping[str, Any]], root: str | None, where
 
 
 def _check_record(record: Mapping[str, Any], messages: Sequence[Message]) -> None:
-    """Refuse keys of the record that would be taken for metadata, and are media or parts of the texts."""
-    shown = {part.slot for message in messages for part in message.parts if isinstance(part, Media)}
+    """Refuse keys of the record that look like metadata but contain media or parts of the texts."""
+    used = {part.slot for message in messages for part in message.parts if isinstance(part, Media)}
     for slot in LISTED:
-        if slot not in shown and not values.empty(record.get(slot)):
+        if slot not in used and not values.empty(record.get(slot)):
             raise DataError(
-                f"{slot} beside the turns is not read in this form: write `{slot}s: [...]`, with one <{slot}> in a "
-                "text, or "
-                f'one part {{"type": "{slot}"}}, for each.'
+                f"the key {slot!r} next to the turns is not read in this form. Write `{slot}s: [...]`, with one "
+                f'<{slot}> tag in a text or one part {{"type": "{slot}"}} for each entry.'
             )
     marked = any("<bbox>" in message.text or "<ref-object>" in message.text for message in messages)
     if marked and not values.empty(record.get("objects")):
         raise DataError(
-            "objects is not read: ms-swift writes boxes and names for <bbox> and <ref-object> as the model at hand "
-            "wants "
-            "them. Write them into the texts as your model is to say them."
+            "the key 'objects' is not read: ms-swift replaces <bbox> and <ref-object> by boxes and names in the format "
+            "of its model. Write them into the texts in the format that your model should learn."
         )
 
 
@@ -133,27 +131,27 @@ def _medium(
     slot = _SLOTS.get(kind, kind.removesuffix("_url"))
     names = dict.fromkeys((kind, slot, f"{slot}_url", *values.PATH_KEYS))
     given = [name for name in ("paths", *names) if part.get(name) is not None]
-    # a list of files is one medium; for the frames of a clip it may say their rate
-    listed = given[:1] == ["paths"] or (slot == CLIPS and any(isinstance(part[k], (list, tuple)) for k in given))
-    known = {"type", "index", "paths", *names, *values.HINTS, *(("fps",) if listed and slot == CLIPS else ())}
+    # a list of files is one medium; for the frames of a video it may also give their frames per second
+    listed = given[:1] == ["paths"] or (slot == VIDEO and any(isinstance(part[k], (list, tuple)) for k in given))
+    known = {"type", "index", "paths", *names, *values.HINTS, *(("fps",) if listed and slot == VIDEO else ())}
     check_keys(part, known, place, ignore, _REASONS)
     if len(given) > 1:
-        raise DataError(f"{place} names its medium under {' and under '.join(map(repr, given))}. Keep one of them.")
+        raise DataError(f"{place} gives its source under {' and under '.join(map(repr, given))}. Keep one of them.")
     index = part.get("index")
     if index is not None and (given or isinstance(index, bool) or not isinstance(index, int)):
-        raise DataError(f"{place}.index is {index!r}; expected a number from 0 in a part that names no source itself.")
+        raise DataError(f"{place}.index is {index!r}; expected an integer of at least 0, in a part without a source.")
     if not given:
         return Media(slot, lists.take(slot, place, index), root)
     name = given[0]
     if listed:
         files = values.paths(part[name], f"{place}.{name}")
-        fps = values.rate(part.get("fps"), f"{place}.fps")
-        return Media(slot, Frames(files, fps) if slot == CLIPS else files, root)
+        fps = values.frames_per_second(part.get("fps"), f"{place}.fps")
+        return Media(slot, Frames(files, fps) if slot == VIDEO else files, root)
     return Media(slot, values.source(part[name], f"{place}.{name}"), root)
 
 
 def _spoken(part: Mapping[str, Any], place: str, root: str | None, ignore: Collection[str]) -> Media:
-    """OpenAI's sound in base64. The decoder finds the format by itself."""
+    """OpenAI's audio in base64. The decoder detects the format."""
     check_keys(part, {"type", "input_audio"}, place, ignore)
     given = values.mapping(part.get("input_audio"), f"{place}.input_audio")
     check_keys(given, {"data", "format"}, f"{place}.input_audio", ignore)

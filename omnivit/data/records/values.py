@@ -1,4 +1,4 @@
-"""Values of a record: JSON objects, texts, and sources of media; and how errors spell what they found."""
+"""Values of a record: JSON objects, texts, and sources of media; and how errors describe a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omnivit.errors import DataError, MediaError
 PATH_KEYS = ("path", "url")
 """Where an object keeps the path of a medium."""
 HINTS = frozenset({"detail", "format"})
-"""Keys of a medium's object that are advice to the service that it was written for; they change nothing here."""
+"""Keys of a medium's object that are hints for a web service; they have no effect here."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -25,7 +25,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """The object of one record.
 
     Raises:
-        DataError: not UTF-8, not JSON, nested too deep, or not an object.
+        DataError: not UTF-8, not JSON, nested too deeply, or not an object.
     """
     if b"\0" in raw:
         raise DataError("the record contains NUL bytes: the file is damaged, perhaps by an interrupted copy.")
@@ -34,7 +34,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"the record is not UTF-8: {error.reason} (byte {error.start + 1} of the record).") from error
     except RecursionError:
-        raise DataError("the record is nested too deep to be read.") from None
+        raise DataError("the record is nested too deeply to be read.") from None
     except ValueError as error:
         raise DataError(f"the record is not JSON: {error}. It begins with {short(raw[:40])}.") from error
     return mapping(record, "the record")
@@ -55,32 +55,32 @@ def text(value: object, key: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{key} holds half of a surrogate pair (\\u{ord(value[error.start]):04x}, character {error.start + 1}), "
-            "which is no character. Write the whole pair, or remove it."
+            f"{key} contains half of a surrogate pair (\\u{ord(value[error.start]):04x}, character {error.start + 1}), "
+            "which is not a character. Write the whole pair, or remove it."
         ) from error
     return value
 
 
 def empty(value: object) -> bool:
-    """Whether a value says nothing. Tables (Arrow, pandas) fill the keys that a row does not have with null."""
+    """Whether a value is null or empty. Tables (Arrow, pandas) fill the keys that a row does not have with null."""
     return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
 
 
-def sources(value: object, key: str, clips: bool = False) -> list[object]:
-    """One source of a medium, a list of them, or none; where they are `clips`, a list in the list is one of frames."""
+def sources(value: object, key: str, videos: bool = False) -> list[object]:
+    """One source of a medium, a list of them, or none; for `videos`, a list inside the list is the frames of one."""
     if value is None or (isinstance(value, str) and not value):
         return []
     if isinstance(value, (list, tuple)):
         places = [(item, f"{key}[{k}]") for k, item in enumerate(value)]
         return [
-            Frames(paths(item, place)) if clips and isinstance(item, (list, tuple)) else source(item, place)
+            Frames(paths(item, place)) if videos and isinstance(item, (list, tuple)) else source(item, place)
             for item, place in places
         ]
     return [source(value, key)]
 
 
 def paths(value: object, key: str) -> tuple[str, ...]:
-    """The files that are one medium together, such as the slices of a volume or the frames of a clip."""
+    """The files that are one medium together, such as the slices of a volume or the frames of a video."""
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{key} is {spelled(value) if value else 'empty'}; expected a list of paths.")
     for k, path in enumerate(value):
@@ -89,12 +89,12 @@ def paths(value: object, key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def rate(value: object, key: str) -> float | None:
-    """Frames a second, or None where nothing is said."""
+def frames_per_second(value: object, key: str) -> float | None:
+    """Frames per second, or None where the record does not give them."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 100_000:
-        raise DataError(f"{key} is {spelled(value)}; expected the number of frames a second.")
+        raise DataError(f"{key} is {short(repr(value))[1:-1]}; expected the frames per second, a number above 0.")
     return float(value)
 
 
@@ -116,14 +116,14 @@ def source(value: object, key: str) -> object:
         return text(_file_url(value, key), key)
     if _URL.match(value):
         raise MediaError(
-            f"{key} is the address {short(value[:80])}; nothing is fetched from a network. Download the medium into "
-            "the data root and give its path."
+            f"{key} is the URL {short(value[:80])}, and media are not downloaded. Download the file into `data.root` "
+            "and give its path."
         )
     return text(value, key)
 
 
 def decoded(value: object, key: str) -> bytes:
-    """The bytes that base64 stands for.
+    """The bytes of a base64 text.
 
     Raises:
         DataError: not a string.
@@ -136,13 +136,13 @@ def decoded(value: object, key: str) -> bytes:
 
 
 def _inside(value: Mapping[Any, Any], key: str) -> object:
-    """The source that an object names under `path` or `url`."""
+    """The source that an object gives under `path` or `url`."""
     given = [value[name] for name in PATH_KEYS if not empty(value.get(name))]
     if len(given) != 1 or isinstance(given[0], Mapping):
-        raise DataError(f"{key} is an object with keys {sorted(map(str, value))}; expected 'path' or 'url'.")
-    other = sorted(str(name) for name in value if name not in {*PATH_KEYS, *HINTS} and not empty(value[name]))
-    if other:
-        raise DataError(f"{key}.{other[0]} is not read. Beside 'path' or 'url' an object of a medium holds nothing.")
+        raise DataError(f"{key} is an object with the keys {sorted(map(str, value))}; expected 'path' or 'url'.")
+    unread = sorted(str(name) for name in value if name not in {*PATH_KEYS, *HINTS} and not empty(value[name]))
+    if unread:
+        raise DataError(f"{key}.{unread[0]} is not read: the object of a medium has only 'path' or 'url'. Remove it.")
     return source(given[0], key)
 
 
@@ -152,8 +152,7 @@ def _file_url(value: str, key: str) -> str:
     if host not in ("", "localhost"):
         raise MediaError(
             f"{key} is a 'file:' URL of another machine, {short(host)}: {short(value[:80])}. Write 'file:///...', or "
-            "the "
-            "path alone."
+            "the path alone."
         )
     return unquote(value[7 + len(host) :])
 
@@ -171,7 +170,7 @@ def _data_url(value: str, key: str) -> bytes:
 
 
 def spelled(value: object) -> str:
-    """A value as an error names it."""
+    """A value as errors describe it."""
     if value is None:
         return "missing or null"
     names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
@@ -186,6 +185,6 @@ def short(value: str | bytes) -> str:
     return repr(beginning if len(beginning) <= 60 else beginning[:57] + "...")
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
+def counted(number: int, singular: str, plural: str | None = None) -> str:
     """`1 tag`, `2 tags`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

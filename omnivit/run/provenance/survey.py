@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from omnivit.data.digest import whole
+from omnivit.data.digest import file_sha256
 from omnivit.data.mixture import Mixture
 from omnivit.errors import DataError
 from omnivit.files import replacing
@@ -87,7 +87,7 @@ def save(table: Table, run: Path) -> None:
 
 def _whole(path: Path) -> str:
     try:
-        return whole(path)
+        return file_sha256(path)
     except OSError as error:
         raise DataError(
             f"data file {path} cannot be read any more: {error.strerror or error}. Leave the data alone during a run."

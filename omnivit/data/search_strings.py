@@ -1,4 +1,4 @@
-"""What a chat template searches messages for: `</think>`, where it cuts the thought out of an earlier answer."""
+"""The strings that a chat template searches messages for, such as `</think>`, where it cuts out earlier reasoning."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ _METHODS = frozenset(
     | {"strip", "lstrip", "rstrip", "removeprefix", "removesuffix"}
 )
 _GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
-"""A tag of transformers' own, which says what an assistant generates. Jinja does not know it."""
+"""A tag that transformers adds to Jinja: it encloses what the assistant generates."""
 _TAG = re.compile(r"[<>\[\]{}|]")
-"""What tells a mark in a text from the name of a key or a role."""
+"""Characters that distinguish a tag in a text from the name of a key or a role."""
 
 
-def searched(template: str) -> tuple[str, ...]:
-    """The strings with brackets or bars that a template looks for in texts, longest first; none if it is not Jinja."""
+def search_strings(template: str) -> tuple[str, ...]:
+    """The strings with brackets or bars that a template searches texts for, longest first; none if it is not Jinja."""
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     try:
         tree = environment.parse(_GENERATION.sub("", template))
     except TemplateSyntaxError:
         return ()
-    found = {text for text in _constants(tree) if _TAG.search(text)}
-    return tuple(sorted(found, key=lambda text: (-len(text), text)))
+    tags = {text for text in _constants(tree) if _TAG.search(text)}
+    return tuple(sorted(tags, key=lambda text: (-len(text), text)))
 
 
 def _constants(tree: nodes.Template) -> Iterator[str]:
+    """The constant strings in calls of string methods, in `replace` filters, and on the right of `in`."""
     for call in tree.find_all(nodes.Call):
         if isinstance(call.node, nodes.Getattr) and call.node.attr in _METHODS:
             yield from _texts(call.args)
@@ -52,5 +53,5 @@ def _constants(tree: nodes.Template) -> Iterator[str]:
             yield from _texts([compare.expr])
 
 
-def _texts(given: list[nodes.Expr]) -> Iterator[str]:
-    return (node.value for node in given if isinstance(node, nodes.Const) and isinstance(node.value, str))
+def _texts(expressions: list[nodes.Expr]) -> Iterator[str]:
+    return (node.value for node in expressions if isinstance(node, nodes.Const) and isinstance(node.value, str))

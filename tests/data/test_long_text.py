@@ -11,12 +11,12 @@ from prepare_support import sample, slot, small_preparer
 from small_tokenizers import byte_level, metaspace, unigram
 
 from omnivit.contracts.sample import Media, Message, Sample, Text
-from omnivit.data import bounded, guard
+from omnivit.data import guard, long_text
 from omnivit.data.chat import Chat
+from omnivit.data.cut_points import CutPoints
 from omnivit.data.guard import GuardedTokenizer
-from omnivit.data.places import Places
 from omnivit.data.prepare import Preparer
-from omnivit.data.run import Run
+from omnivit.data.text_span import TextSpan
 from omnivit.errors import DataError
 
 IMAGE = Media("image", "a.png")
@@ -55,9 +55,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     plain = GuardedTokenizer.encode
 
-    def counting(self: GuardedTokenizer, runs: Any) -> Any:
-        sizes.append(bounded.size_of(runs))
-        return plain(self, runs)
+    def counting(self: GuardedTokenizer, spans: Any) -> Any:
+        sizes.append(long_text.size_of(spans))
+        return plain(self, spans)
 
     monkeypatch.setattr(GuardedTokenizer, "encode", counting)
     monkeypatch.setattr(guard, "CHARACTERS", 1)
@@ -69,27 +69,27 @@ def test_the_first_tokens_are_those_of_the_whole(name: str, encoded: list[int]) 
     known = GuardedTokenizer(TOKENIZERS[name])
     cuts = 0
     for seed in range(6):
-        runs = [
-            Run("x<|im_start|>user\n"),
-            Run(texts(f"{name}{seed}"), typed=True),
-            Run("</s>"),
-            Run("b " * 9, typed=True),
+        spans = [
+            TextSpan("x<|im_start|>user\n"),
+            TextSpan(texts(f"{name}{seed}"), typed=True),
+            TextSpan("</s>"),
+            TextSpan("b " * 9, typed=True),
         ]
-        whole = known.encode(runs)
+        whole = known.encode(spans)
         for limit in (0, 1, 7, 40, 150, len(whole) - 1, len(whole), len(whole) + 1):
             encoded.clear()
-            found, more = known.encode_first(runs, limit, exact=True)
+            found, more = known.encode_first(spans, limit, exact=True)
             assert [token.id for token in found[:limit]] == [token.id for token in whole[:limit]]
-            assert [token.runs for token in found[:limit]] == [token.runs for token in whole[:limit]]
+            assert [token.spans for token in found[:limit]] == [token.spans for token in whole[:limit]]
             assert more == (len(whole) > limit) if more else len(found) == len(whole)
-            assert known.encode_first(runs, limit, exact=False)[1] in (more, False)
-            cuts += encoded[0] < bounded.size_of(runs)
+            assert known.encode_first(spans, limit, exact=False)[1] in (more, False)
+            cuts += encoded[0] < long_text.size_of(spans)
     assert cuts > 20
 
 
 def test_no_place_is_good_that_a_token_reaches_across() -> None:
     def first(text: str, *vocabulary: str, inside: bool = True) -> int | None:
-        return Places(vocabulary, str, inside).first(text, 1)
+        return CutPoints(vocabulary, str, inside).first(text, 1)
 
     assert first("a cat", "Ġcat") == 1 and first("a cat", "aĠc") == 3 and first("a cat", "a▁c", inside=False) is None
     assert first("abcd", "ab", "bc") == 3 and first("abcd", inside=False) is None and first("it's", "it") is None
@@ -98,26 +98,24 @@ def test_no_place_is_good_that_a_token_reaches_across() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens(["is a"])
     known = GuardedTokenizer(tokenizer)
-    runs = [Run("this IS A CAT " * 50, typed=True), Run("12" * 400, typed=True)]
-    found, more = known.encode_first(runs, 3, exact=True)
-    assert not more and found == known.encode(runs)
+    spans = [TextSpan("this IS A CAT " * 50, typed=True), TextSpan("12" * 400, typed=True)]
+    found, more = known.encode_first(spans, 3, exact=True)
+    assert not more and found == known.encode(spans)
 
 
 def test_a_megabyte_is_refused_after_a_small_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     plain = GuardedTokenizer._encode
 
-    def counting(self: GuardedTokenizer, runs: Any, broken: bool) -> Any:
-        sizes.append(bounded.size_of(runs))
-        return plain(self, runs, broken)
+    def counting(self: GuardedTokenizer, spans: Any, broken: bool) -> Any:
+        sizes.append(long_text.size_of(spans))
+        return plain(self, spans, broken)
 
     monkeypatch.setattr(GuardedTokenizer, "_encode", counting)
     preparer = replace(small_preparer(), chat=Chat(byte_level()), max_length=100)
     for text in ("a cat " * 200_000, "日本" * 500_000, " " * 1_000_000):
         sizes.clear()
-        with pytest.raises(
-            DataError, match=r"more than 100 tokens, 0 of them rows of media, but `data\.max_length` is"
-        ):
+        with pytest.raises(DataError, match=r"more than 100 tokens, 0 of them for media, but `data\.max_length` is"):
             preparer(sample(text))
         with pytest.raises(DataError, match="more than 100 tokens"):
             preparer(sample(text), generate=True)
