@@ -280,7 +280,7 @@ def test_an_evaluation_of_nothing_but_bad_samples_is_an_error(
     skip = ("data.on_bad_sample=skip", "data.skip_budget=1")
     options = (stages("{path: train.jsonl}"), f"evaluation={ALL_BAD}", *skip)
     assert train(recipe_file, tmp_path / "run", *options) == 2
-    said = r"error: no sample to evaluate: all 3 are bad. The last: sample 'bad' \(.*bad\.jsonl:3\)"
+    said = r"error: There is no sample to evaluate. All 3 are bad. The last one: sample 'bad' \(.*bad\.jsonl:3\)"
     assert re.match(said, capfd.readouterr().err)
 
 
