@@ -85,6 +85,7 @@ def checkout(stage: Stage) -> Path:
     return reader(stage, stage.folder / "omnivit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "@@" in script(blocks(page))], ids=lambda page: page.name)
 def test_a_page_works(page: Path, stage: Stage, tmp_path: Path) -> None:
     run_page(page, stage, reader(stage, tmp_path / "omnivit"))

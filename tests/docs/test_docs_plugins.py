@@ -27,6 +27,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     return Scratch(tmp_path_factory.mktemp("environment") / "venv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["write-an-encoder.md", "write-a-metric.md", "contract.md", "publishing.md"])
 def test_every_block_works(page: str, scratch: Scratch, tmp_path: Path) -> None:
     found = blocks(FOLDER / page)

@@ -73,6 +73,7 @@ def logged(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_a_head_learns_and_answers(
     load_heads: Load,
     data_root: Path,
@@ -166,6 +167,7 @@ def test_accumulation_changes_nothing(load_heads: Load, tmp_path: Path, monkeypa
         assert one == pytest.approx(other, rel=1e-4) and len(one) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one(load_heads: Load, data_root: Path, tmp_path: Path) -> None:
     """Also where one of them has no box in a step."""
@@ -183,6 +185,7 @@ def test_two_processes_equal_one(load_heads: Load, data_root: Path, tmp_path: Pa
     assert_same_gradients(tmp_path / "one", tmp_path / "two", 0)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_is_the_same(
     load_heads: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ VALIDATED = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_saves_its_best_step_and_load_opens_it_by_name(
     recipe_file: Path,
     data_root: Path,

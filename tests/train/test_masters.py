@@ -64,6 +64,7 @@ def test_the_masters_take_the_steps_of_adamw_in_float32(chunk: int, monkeypatch:
 FULL = "stages=[{name: s, data: [{path: train.jsonl}], train: {'llm.*': 2e-5}, batch_size: 8, steps: 12}]"
 
 
+@pytest.mark.slow
 def test_full_tuning_in_bfloat16_moves_what_it_moves_in_float32(
     load_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

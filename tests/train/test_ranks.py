@@ -87,6 +87,7 @@ def running(pid: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_signal_to_one_rank_stops_both_and_the_death_of_one_ends_the_other(recipe_file: Path, tmp_path: Path) -> None:
     program, run = tmp_path / "program.py", tmp_path / "run"

@@ -42,6 +42,7 @@ def kill_at(process: subprocess.Popen[str], run: Path, stage: int, step: int) ->
     assert left_of(process.pid) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_and_resume_is_exact(recipe_file: Path, tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"

@@ -87,6 +87,7 @@ class Interruptible:
         return status, "".join(about_signals)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_run_after_the_running_step_and_the_resumed_run_has_the_same_bits(
     recipe_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +192,7 @@ def command(errors: Path, *arguments: str) -> Iterator[Command]:
         yield Command(process, errors)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_the_second_stops_at_once(
     recipe_file: Path, tmp_path: Path
