@@ -48,6 +48,17 @@ TRACEBACK = "OMNIVIT_TRACEBACK"
 _python_format = warnings.formatwarning
 
 
+def _shield() -> None:
+    """Keep a damaged distribution from stopping the libraries that a command imports."""
+    from omnivit.registry.shield import shield
+
+    shield()
+
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    _shield()  # a worker that a command started by spawn imports this module, then torch, and calls no `main`
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
@@ -88,9 +99,7 @@ def _run(arguments: Sequence[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise OmniVitError(f"omnivit has no command '{verb}': {suggest(verb, VERBS)}")
-    from omnivit.registry.shield import shield
-
-    shield()
+    _shield()
     warnings.formatwarning = _format_warning
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = _Parser(prog=f"omnivit {verb}", description=VERBS[verb])

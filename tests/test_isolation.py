@@ -139,11 +139,11 @@ def test_the_command_line_is_shielded(many: Many, verb: str) -> None:
 
 
 def test_workers_are_shielded(many: Many, tmp_path: Path) -> None:
-    """A loader worker started by spawn imports the program's main file, then torch, before anything of ours runs."""
+    """A worker that a command starts by spawn imports the main file again, then torch, before it calls anything."""
     program = tmp_path / "program.py"
     program.write_text(
         "import importlib.metadata, multiprocessing\n"
-        "import omnivit\n"
+        "from omnivit.cli import main\n"
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "        print(len(pool.apply(importlib.metadata.entry_points, (), {'group': 'torch.backends'})))\n"
@@ -152,3 +152,18 @@ def test_workers_are_shielded(many: Many, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(many.folder)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_the_library_changes_nothing_for_the_whole_process(many: Many) -> None:
+    """A program that imports OmniViT decides itself whether to call `shield`."""
+    code = (
+        "from importlib.metadata import Distribution, PathDistribution\n"
+        "before = PathDistribution.read_text, Distribution.entry_points\n"
+        "import omnivit, omnivit.plugin, omnivit.cli\n"
+        "{}"
+        "assert (PathDistribution.read_text, Distribution.entry_points) == before"
+    )
+    assert child(many, code=code.format("")).returncode == 0
+    command = [sys.executable, "-c", code.format("omnivit.load, omnivit.Assistant\n")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,24 +5,14 @@ A resolved recipe, which a run keeps and which a resumed run is compared with, c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from omnivit.contracts import registries
+from omnivit.contracts.blocks import Block, change_blocks, with_changed_blocks
 from omnivit.contracts.options import rename_options
 from omnivit.errors import PluginError
 from omnivit.recipe import Recipe
-from omnivit.recipe.convert import Where, convert
-from omnivit.registry import Registry
-
-_KINDS: Mapping[str, Registry[Any]] = {
-    "llm": registries.llms,
-    "encoder": registries.encoders,
-    "adapter": registries.adapters,
-    "heads": registries.heads,
-}
-"""A key of a recipe -> the registry of the plugins below it."""
+from omnivit.recipe.convert import Where
 
 
 def with_current_options(recipe: Recipe, warn: bool = True) -> Recipe:
@@ -37,13 +27,7 @@ def with_current_options(recipe: Recipe, warn: bool = True) -> Recipe:
     Raises:
         RecipeError: a block contains an option under both names.
     """
-    old = asdict(recipe.model)
-    new = rename_in_model(old, recipe.where("model"), warn)
-    if new == old:
-        return recipe
-    renamed = replace(recipe, model=convert(new, type(recipe.model), recipe.where("model")))
-    renamed._places = recipe._places
-    return renamed
+    return with_changed_blocks(recipe, lambda block: _renamed(block, warn))
 
 
 def rename_in_model(
@@ -60,38 +44,18 @@ def rename_in_model(
     Raises:
         RecipeError: a block contains an option under both names.
     """
-    renamed: dict[str, Any] = _renamed(dict(model), where, None, warn, only)
+    renamed: dict[str, Any] = change_blocks(
+        model, where, lambda block: _renamed(block, warn) if only is None or block.name in only else block.options
+    )
     return renamed
 
 
-def plugin_names(value: Any) -> Iterator[str]:
-    """Every `name` of a block inside plain values, at any depth."""
-    if isinstance(value, dict):
-        if isinstance(value.get("name"), str):
-            yield value["name"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from plugin_names(item)
-
-
-def _renamed(value: Any, where: Where, known: Registry[Any] | None, warn: bool, only: Collection[str] | None) -> Any:
-    """`known`: where the plugin of a block is registered, if it is one; blocks inside it are of its kind by default."""
-    if isinstance(value, list):
-        return [_renamed(item, where / number, known, warn, only) for number, item in enumerate(value)]
-    if not isinstance(value, dict):
-        return value
-    name = value.get("name")
-    if known is not None and isinstance(name, str) and (only is None or name in only):
-        value = _block(value, where, known, warn)
-    return {key: _renamed(item, where / key, _KINDS.get(key, known), warn, only) for key, item in value.items()}
-
-
-def _block(block: dict[str, Any], where: Where, known: Registry[Any], warn: bool) -> dict[str, Any]:
-    if not (":" in block["name"] or known.knows(block["name"])):
-        return block
+def _renamed(block: Block, warn: bool) -> Mapping[str, Any]:
+    """The options of a block with their current names."""
+    if block.registry is None or not block.is_plugin:
+        return block.options
     try:
-        config: Any = getattr(known.get(block["name"]), "Config", None)
-    except PluginError:  # building the plugin says it better
-        return block
-    return rename_options(config, block, where, warn)
+        config: Any = getattr(block.registry.get(block.name), "Config", None)
+    except PluginError:  # building the plugin reports it with more detail
+        return block.options
+    return rename_options(config, block.options, block.where, warn)

@@ -15,12 +15,13 @@ import functools
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from omnivit.contracts.blocks import Block, blocks_of, with_changed_blocks
 from omnivit.errors import OmniVitWarning
-from omnivit.recipe import Model, Recipe, Slot
+from omnivit.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -121,14 +122,18 @@ def torch_dtype(name: str, device: str | None = None) -> torch.dtype:
 def open_places(recipe: Recipe) -> list[str]:
     """Where a recipe leaves the precision to the machine: `trainer.precision`, `model.llm.dtype`, ..."""
     places = ["trainer.precision"] if recipe.trainer.get("precision") == AUTO else []
-    return [*places, *_fastest(recipe.model.llm, "model.llm"), *_fastest(recipe.model.inputs, "model.inputs"),
-            *_fastest(recipe.model.heads, "model.heads")]  # fmt: skip
+    fastest = (block.where for block in blocks_of(recipe) if block.options.get("dtype") == FASTEST)
+    return [*places, *((where / "dtype").path for where in fastest)]
 
 
 def settle(recipe: Recipe, choice: Choice) -> Recipe:
     """The recipe with concrete values where it said `auto` and `fastest`."""
-    old = recipe.model
-    model = Model(_filled(old.llm, choice), _filled(old.inputs, choice), _filled(old.heads, choice))
+
+    def settled_options(block: Block) -> Mapping[str, Any]:
+        fastest = block.options.get("dtype") == FASTEST
+        return {**block.options, "dtype": choice.dtype} if fastest else block.options
+
+    model = with_changed_blocks(recipe, settled_options).model
     auto = recipe.trainer.get("precision") == AUTO
     trainer = recipe.trainer | {"precision": choice.precision} if auto else recipe.trainer
     settled = replace(recipe, model=model, trainer=trainer)
@@ -185,30 +190,6 @@ def number(rate: float) -> str:
 def _component(parameter: str) -> str:
     parts = parameter.split(".")
     return parts[0] if parts[0] == "llm" else ".".join(parts[:2])
-
-
-def _fastest(value: Any, path: str) -> Iterator[str]:
-    """The paths of every `dtype: fastest` inside blocks."""
-    if isinstance(value, Slot):
-        value = {"encoder": value.encoder, "adapter": value.adapter}
-    if isinstance(value, dict):
-        if value.get("dtype") == FASTEST:
-            yield f"{path}.dtype"
-        for key, item in value.items():
-            yield from _fastest(item, f"{path}.{key}")
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _fastest(item, f"{path}[{place}]")
-
-
-def _filled(value: Any, choice: Choice) -> Any:
-    """Blocks with the chosen dtype for every `dtype: fastest`."""
-    if isinstance(value, Slot):
-        return Slot(_filled(value.encoder, choice), _filled(value.adapter, choice))
-    if isinstance(value, dict):
-        filled = {key: _filled(item, choice) for key, item in value.items()}
-        return filled | {"dtype": choice.dtype} if value.get("dtype") == FASTEST else filled
-    return [_filled(item, choice) for item in value] if isinstance(value, list) else value
 
 
 @functools.cache

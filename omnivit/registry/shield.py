@@ -1,9 +1,12 @@
-"""A damaged distribution does not stop the libraries that OmniViT stands on.
+"""Keeps a damaged distribution from stopping the libraries that OmniViT uses.
 
-torch reads the entry points of every installed distribution when it is imported, Lightning when it makes a trainer, and
-transformers the METADATA of all: a malformed line in one that nobody uses fails them (`import torch` ends in a
-TypeError). Python offers no hook for this, so two readers of `importlib.metadata` are replaced, for this process, by
-ones that do what the originals do and go on where those raise.
+torch reads the entry points of every installed distribution when it is imported, Lightning when it builds a trainer,
+and transformers the METADATA of all. One malformed line in a distribution that nobody uses makes them fail (`import
+torch` ends in a TypeError). Python has no hook for this. So `shield` replaces two readers of `importlib.metadata`, for
+the whole process, by readers that do the same and continue where the originals raise.
+
+The command line and the workers that it starts call `shield`. Importing OmniViT does not: a program that uses it as a
+library, in an environment with a damaged distribution, calls `shield()` itself, before anything imports torch.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from omnivit.registry.names import harmless, printable
 
 
 class DamagedDistribution(UserWarning):
-    """An installed distribution cannot be read, and is left out."""
+    """An installed distribution cannot be read and is ignored."""
 
 
 _read_text = PathDistribution.read_text
@@ -25,7 +28,7 @@ _entry_points = Distribution.entry_points
 
 
 def shield() -> None:
-    """Make `importlib.metadata` go on where a distribution is damaged, with a warning; before torch is imported."""
+    """Make `importlib.metadata` continue, with a warning, where a distribution is damaged; before torch is imported."""
     PathDistribution.read_text = _text  # type: ignore[assignment, method-assign]
     Distribution.entry_points = property(_points)  # type: ignore[assignment, method-assign]
 
@@ -41,18 +44,17 @@ def _text(self: PathDistribution, filename: str) -> str | None:
 def _points(self: Distribution) -> EntryPoints:
     """The entry points of a distribution; none where they cannot be read."""
     try:
-        found: EntryPoints = _entry_points.fget(self)  # type: ignore[attr-defined]
+        return _entry_points.fget(self)  # type: ignore[attr-defined, no-any-return]
     except (TypeError, ValueError, OSError) as error:
         name = harmless(str(getattr(self, "_normalized_name", "unknown")))
         _warn(name, printable(f"{type(error).__name__}: {error}"))
         return metadata.EntryPoints(())
-    return found
 
 
 @functools.cache
 def _warn(name: str, problem: str) -> None:
     text = (
-        f"the entry_points.txt of the installed distribution {name} is malformed ({problem}). It is left out; without "
-        "OmniViT, `import torch` fails. Install it again, or remove it: pip uninstall"
+        f"the entry_points.txt of the installed distribution {name} is malformed ({problem}). OmniViT ignores it; "
+        "without OmniViT, `import torch` fails. Install the distribution again, or remove it: pip uninstall"
     )
     warnings.warn(f"{text} {name}", DamagedDistribution, stacklevel=3)

@@ -9,13 +9,14 @@ folder, or looks at a recipe, asks `require` first; a recipe that was trained he
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omnivit import registry
 from omnivit.contracts import registries
+from omnivit.contracts.blocks import Block, blocks_of
 from omnivit.errors import RecipeError
 from omnivit.files import cache_dir
 from omnivit.recipe import DataSource, Recipe, fingerprint
@@ -32,17 +33,11 @@ def foreign_code(recipe: Recipe, readers: bool = True) -> list[str]:
         recipe: read, not built.
         readers: whether the readers of data files count too; opening a run for questions uses none.
     """
-    root = recipe.where("")
-    model = {"llm": recipe.model.llm, "heads": recipe.model.heads}
-    places = [line for key, block in model.items() for line in _in_block(block, root / "model" / key)]
-    for slot, parts in recipe.model.inputs.items():
-        here = root / "model" / "inputs" / slot
-        for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
-            places += [*_in_block(part.encoder, place / "encoder"), *_in_block(part.adapter, place / "adapter")]
+    places = [line for block in blocks_of(recipe) for line in _asked(block)]
     for where, source in _sources(recipe) if readers else ():
         places += _named(source.reader, where / "reader")
     if recipe.evaluation is not None:
-        places += _named(recipe.evaluation.metric, root / "evaluation" / "metric")
+        places += _named(recipe.evaluation.metric, recipe.where("evaluation.metric"))
     return places
 
 
@@ -86,20 +81,15 @@ def _record(recipe: Recipe) -> Path:
     return cache_dir() / "trusted" / fingerprint(recipe)
 
 
-def _in_block(block: Any, where: Where) -> Iterator[str]:
-    """What a plugin's block asks for, at any depth: plugins may stand inside others' options."""
-    if isinstance(block, Mapping):
-        if block.get(REMOTE_CODE):
-            yield f"{where / REMOTE_CODE}: {block[REMOTE_CODE]!r} runs the code beside its checkpoint"
-        attention = block.get(ATTENTION)
-        if isinstance(attention, str) and "/" in attention:
-            yield f"{where / ATTENTION}: '{harmless(attention)}' fetches a kernel from the hub and runs it"
-        yield from _named(block.get("name"), where / "name")
-        for key, value in block.items():
-            yield from _in_block(value, where / key)
-    elif isinstance(block, list | tuple):
-        for index, value in enumerate(block):
-            yield from _in_block(value, where / index)
+def _asked(block: Block) -> Iterator[str]:
+    """The code that a block asks for, whether it is a plugin's or not: a plugin may pass its options on."""
+    options, where = block.options, block.where
+    if options.get(REMOTE_CODE):
+        yield f"{where / REMOTE_CODE}: {options[REMOTE_CODE]!r} runs the code beside its checkpoint"
+    attention = options.get(ATTENTION)
+    if isinstance(attention, str) and "/" in attention:
+        yield f"{where / ATTENTION}: '{harmless(attention)}' fetches a kernel from the hub and runs it"
+    yield from _named(options.get("name"), where / "name")
 
 
 def _named(name: Any, where: Where) -> Iterator[str]:

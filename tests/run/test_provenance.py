@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load
+from omnivit.registry import Registry
 from omnivit.run import folder, provenance
 from omnivit.run.provenance import PROVENANCE, Change
 from omnivit.run.provenance.execution import use_threads
@@ -163,6 +164,28 @@ def test_unchanged_it_goes_on_to_the_same_bits(interrupted: Path) -> None:
     last = checkpoint.of_stage(interrupted / folder.CHECKPOINTS, 1)
     before, after = weights(interrupted.parent / "undisturbed"), last.weights()
     assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_plugin_that_moved_to_another_module_does_not_refuse_a_resume(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provenance_of = Registry.provenance
+    monkeypatch.setattr(Registry, "provenance", lambda self, name: provenance_of(self, name) | {"value": "moved:Class"})
+    resume(interrupted)
+    last = checkpoint.of_stage(interrupted / folder.CHECKPOINTS, 1)
+    before, after = weights(interrupted.parent / "undisturbed"), last.weights()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    [entry] = json.loads(last.document(PROVENANCE))["history"]
+    assert not entry["changes"]
+    change = "plugins.omnivit.llms:causal.value: was 'omnivit.model.causal:CausalLM', is 'moved:Class'"
+    assert change in entry["without_effect"]
+
+
+def test_only_the_place_of_a_plugin_may_change() -> None:
+    assert Change(f"plugins.{KEY}.value", "a:B", "c:D").free
+    assert not Change(f"plugins.{KEY}.version", "1", "2").free
+    assert not Change(f"plugins.{KEY}.value", {"version": "1"}, None).free  # an entry of a plugin `thermal.value`
+    assert not Change("recipe.model.llm.value", "1", "2").free
 
 
 @pytest.mark.parametrize(

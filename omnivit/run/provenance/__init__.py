@@ -27,7 +27,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omnivit.contracts.renamed import plugin_names, rename_in_model
+from omnivit.contracts.blocks import blocks_of
+from omnivit.contracts.renamed import rename_in_model
 from omnivit.data.mixture import Mixture
 from omnivit.data.privacy import hidden
 from omnivit.errors import CheckpointError
@@ -59,8 +60,13 @@ class Change:
 
     @property
     def free(self) -> bool:
-        """Whether no bit of the result depends on it."""
-        return FREE.match(self.path) is not None
+        """Whether no bit of the result depends on it.
+
+        So is a plugin whose module or class moved: it is compared by name, distribution and versions.
+        """
+        is_text = isinstance(self.was, str) and isinstance(self.now, str)  # not a whole entry that is called so
+        moved = is_text and self.path.startswith("plugins.") and self.path.endswith(".value")
+        return moved or FREE.match(self.path) is not None
 
     def hidden(self) -> Change:
         """The same without the name of a medium."""
@@ -96,7 +102,7 @@ def with_current_options(record: Mapping[str, Any], recipe: Recipe) -> dict[str,
     old = record.get("recipe")
     if not isinstance(old, dict) or not isinstance(old.get("model"), dict):
         return dict(record)
-    names = set(plugin_names(dataclasses.asdict(recipe.model)))
+    names = {block.name for block in blocks_of(recipe)}
     model = rename_in_model(old["model"], recipe.where("model"), warn=False, only=names)
     return {**record, "recipe": {**old, "model": model}}
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 from omnivit import registry
 from omnivit.contracts import registries
-from omnivit.contracts.renamed import plugin_names
+from omnivit.contracts.blocks import blocks_of
 from omnivit.data.opening import AUTO
 from omnivit.errors import PluginError
-from omnivit.model.build import branches_of
 from omnivit.recipe import Recipe
 from omnivit.registry import advice, names
 from omnivit.registry.names import harmless
@@ -33,25 +32,11 @@ def record(recipe: Recipe) -> dict[str, dict[str, str | int]]:
 
 def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
     """Registry and name of every plugin in a recipe, those inside others' options too."""
-    blocks: list[tuple[registry.Registry[Any], dict[str, Any]]] = [(registries.llms, recipe.model.llm)]
-    for slot in recipe.model.inputs:
-        for _, branch in branches_of(recipe, slot):
-            for known, block in ((registries.encoders, branch.encoder), (registries.adapters, branch.adapter)):
-                blocks += [(known, inner) for inner in _nested(block, known.knows)]
-    blocks += [(registries.heads, block) for block in recipe.model.heads.values()]
-    yield from ((known, block["name"]) for known, block in blocks if "share" not in block)
-    named = (source.reader for stage in recipe.stages for source in stage.data)
-    yield from ((registries.readers, name) for name in named if name != AUTO)
-
-
-def _nested(block: dict[str, Any], knows: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-    """A component's block and those of components of its kind inside it (the steps of a chain)."""
-    yield block
-    for value in block.values():
-        for found in value if isinstance(value, list) else [value]:
-            name = found.get("name") if isinstance(found, dict) else None
-            if isinstance(name, str) and (":" in name or knows(name)):
-                yield from _nested(found, knows)
+    for block in blocks_of(recipe):
+        if block.registry is not None and block.is_plugin:
+            yield block.registry, block.name
+    readers = (source.reader for stage in recipe.stages for source in stage.data)
+    yield from ((registries.readers, name) for name in readers if name != AUTO)
 
 
 class Made(NamedTuple):
@@ -93,7 +78,7 @@ def require(run: str, recipe: Recipe, recorded: Mapping[str, Any], kinds: Collec
     Raises:
         PluginError: names every such plugin, and what to install.
     """
-    used = set(plugin_names([recipe.model.llm, *_blocks(recipe)])) | {s.reader for g in recipe.stages for s in g.data}
+    used = {block.name for block in blocks_of(recipe)} | {s.reader for g in recipe.stages for s in g.data}
     problems: list[tuple[str, str]] = []
     for key, entry in recorded.items():
         group, _, name = key.partition(":")
@@ -161,11 +146,3 @@ def _major(version: str) -> object:
     except InvalidVersion:
         return version
     return found.epoch, found.major
-
-
-def _blocks(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    for slot in recipe.model.inputs:
-        for _, branch in branches_of(recipe, slot):
-            yield branch.encoder
-            yield branch.adapter
-    yield from recipe.model.heads.values()
