@@ -2,17 +2,17 @@
 
 Reading, in this order:
 
-1. `extends: other.yaml` (or a list of files; names start from the folder of the file that says so) reads those first,
-   left to right; each later file is laid over the earlier ones, the file itself last. Mappings merge, lists and scalars
-   are replaced. A plugin's block (`model.llm`, a head, an input's `encoder` or `adapter`) whose `name` or `share`
-   changes is replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
+1. `extends: other.yaml` (or a list of files, relative to the folder of the extending file): those files are read first,
+   left to right, and each later file is merged over the earlier ones, the file itself last. Mappings merge, lists and
+   scalars are replaced. A plugin's block (`model.llm`, a head, an input's `encoder` or `adapter`) whose `name` or
+   `share` changes is replaced, unless the new name is another version of the same plugin (`whisper@1` over `whisper`).
 2. A text in a YAML file that begins with `./` or `../` becomes absolute, from that file's folder; so does a relative
    `data.root`, whose default is the folder of the recipe. `~/` is the home folder.
-3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are laid over,
-   those of a `name` first. Their relative paths start from the working folder; so do those that come out of
-   environment variables.
-4. `${data.root}` stands for another value, `${oc.env:NAME}` and `${oc.env:NAME,default}` for a variable, `\\${` for a
-   literal `${`. `???` is a value that a later file or an override has to give.
+3. Overrides such as `stages.align.batch_size=8` (a list item by index or `name`; the value is YAML) are merged over the
+   result, those of a `name` first. Their relative paths start at the working folder, and so do those from environment
+   variables.
+4. `${data.root}` is replaced by another value, `${oc.env:NAME}` and `${oc.env:NAME,default}` by an environment
+   variable, `\\${` by a literal `${`. `???` marks a value that a later file or an override must set.
 5. Types, names and ranges are checked. An error names the path (`stages[0].batch_size`) and the file and line.
 """
 
@@ -66,7 +66,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key.path=value`; a later one wins.
 
     Raises:
-        RecipeError: the recipe cannot be read, or says something that cannot be done.
+        RecipeError: the recipe cannot be read, or a value is not valid.
     """
     from omnivit.recipe.checks import problems
     from omnivit.recipe.compose import compose, override  # these import yaml and omegaconf
@@ -86,10 +86,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """Write a recipe, defaults included, as YAML from which `load` reads an equal one wherever the file lies.
+    """Write a recipe with its defaults as YAML, from which `load` reads an equal recipe in any folder.
 
     Raises:
-        RecipeError: it holds an object that is neither mapping, list nor scalar.
+        RecipeError: it contains an object that is neither mapping, list nor scalar.
     """
     from omnivit.recipe.yaml_tree import dump
 
@@ -97,6 +97,6 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """16 hexadecimal digits that change with anything that the recipe says; not with the file that it was read from."""
+    """16 hexadecimal digits that change with every value of the recipe, but not with the file that it was read from."""
     text = json.dumps(dataclasses.asdict(recipe), sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

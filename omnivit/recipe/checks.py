@@ -1,4 +1,4 @@
-"""What a recipe must fulfil beyond the types and ranges of `schema`: names, and keys that depend on each other."""
+"""Checks of a recipe beyond the types and ranges of `schema`: names, and keys that depend on each other."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
     | {"self", "target", "text", "type", "url"}
 )
-"""What no input can be called: keys of samples and of their parts, arguments of `Assistant.ask`."""
+"""Names that no input can have: keys of samples and of their parts, arguments of `Assistant.ask`."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_NAME_RULE = "begins with a letter and holds letters, digits, '_' and '-' only, at most 64"
+_NAME_RULE = "begins with a letter and contains only letters, digits, '_' and '-', at most 64"
 
 Problems = Iterator[str]
 
 
 def problems(recipe: Recipe) -> Problems:
-    """One line for everything that is wrong, with its place."""
+    """One line for each problem, with its place."""
     root = recipe.where("")
     yield from _model(recipe, root / "model")
     names: dict[str, Where] = {}
@@ -34,7 +34,7 @@ def problems(recipe: Recipe) -> Problems:
             yield from _one_of((LM, *recipe.model.heads), loss, where / "losses" / loss)
         earlier = names.setdefault(stage.name.casefold(), where / "name")
         if earlier != where / "name":
-            yield f"{where / 'name'}: '{stage.name}' is the name of an earlier stage too: {earlier}."
+            yield f"{where / 'name'}: '{stage.name}' is also the name of an earlier stage: {earlier}."
     if recipe.evaluation is not None:
         yield from _evaluation(recipe.evaluation, root / "evaluation")
     yield from _interval(recipe.checkpoint_every, root / "checkpoint_every")
@@ -48,21 +48,22 @@ def _model(recipe: Recipe, where: Where) -> Problems:
         if not _NAME.fullmatch(slot):
             yield f"{here}: the name of an input {_NAME_RULE}."
         elif slot in TAKEN:
-            yield f"{here}: no input can be called '{slot}', which means something else in data files. Try 'my_{slot}'."
+            yield f"{here}: an input cannot have the name '{slot}', which has another meaning in data files. Try "
+            f"'my_{slot}'."
         for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
             blocks += [(part.encoder, place / "encoder"), (part.adapter, place / "adapter")]
         if parts == []:
-            yield f"{here}: is empty; an input is an encoder and an adapter, or a list of such."
+            yield f"{here}: is empty; expected an encoder and an adapter, or a list of such pairs."
     for head, block in recipe.model.heads.items():
         here = where / "heads" / head
         if not _NAME.fullmatch(head):
             yield f"{here}: the name of a head {_NAME_RULE}."
         elif head == LM:
-            yield f"{here}: no head can be called '{LM}': so `losses` call that of the words of answers."
+            yield f"{here}: a head cannot have the name '{LM}', which is the language-modelling loss in `losses`."
         blocks.append((block, here))
     for block, here in blocks:
         if "share" not in block and not (isinstance(block.get("name"), str) and block["name"]):
-            yield f"{here}: lacks the mandatory key 'name' (the name of a plugin; `omnivit plugins` lists them)."
+            yield f"{here}: the mandatory key 'name' is missing (the name of a plugin; `omnivit plugins` lists them)."
 
 
 def _stage(stage: Stage, where: Where) -> Problems:
@@ -76,9 +77,9 @@ def _stage(stage: Stage, where: Where) -> Problems:
     warmup = stage.schedule.warmup
     if warmup > 1 and warmup % 1:
         here = where / "schedule" / "warmup"
-        yield f"{here}: {warmup} is neither a share (below 1) nor a whole number of steps."
+        yield f"{here}: {warmup} is neither a fraction (below 1) nor an integer number of steps."
     if all(weight == 0 for weight in stage.losses.values()):
-        yield f"{where / 'losses'}: weights nothing. Example: losses: {{lm: 1.0}}."
+        yield f"{where / 'losses'}: no loss has a weight above 0. Example: losses: {{lm: 1.0}}."
     if stage.validation is not None:
         yield from _sources(stage.validation.data, where / "validation" / "data")
 
@@ -96,7 +97,7 @@ def _evaluation(evaluation: Evaluation, where: Where) -> Problems:
 
 def _sources(sources: Sequence[DataSource], where: Where) -> Problems:
     if not sources:
-        yield f"{where}: is empty; name at least one file: [{{path: train.jsonl}}]."
+        yield f"{where}: is empty; expected at least one file: [{{path: train.jsonl}}]."
     for i, source in enumerate(sources):
         if not source.path:
             yield f"{where / i / 'path'}: is empty."
@@ -107,9 +108,9 @@ def _keep(recipe: Recipe, where: Where) -> Problems:
     if best is None:
         return
     if best != VALIDATION_LOSS and not best.startswith(f"{VALIDATION_LOSS}/"):
-        yield f"{where / 'best'}: '{best}' is no loss of a validation; say {VALIDATION_LOSS}."
+        yield f"{where / 'best'}: '{best}' is not a validation loss; write {VALIDATION_LOSS}."
     if all(stage.validation is None for stage in recipe.stages):
-        yield f"{where / 'best'}: no stage validates. Say stages.NAME.validation: {{data: [...], every: 100}}."
+        yield f"{where / 'best'}: no stage has a validation. Add stages.NAME.validation: {{data: [...], every: 100}}."
 
 
 def _interval(value: int | str, where: Where) -> Problems:

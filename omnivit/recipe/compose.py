@@ -1,12 +1,12 @@
 """From files and command line to one tree: `extends:`, then dotted overrides.
 
 Mappings merge, key by key; lists and scalars are replaced. A plugin's block (`model.llm`, a head, an input's `encoder`
-or `adapter`) whose `name` changes is replaced too: the options of one plugin mean nothing to another. Another version
-of it (`whisper@1` over `whisper`), or the same from a named distribution, is no other plugin.
+or `adapter`) whose `name` changes is replaced too: the options of one plugin have no meaning for another. Another
+version (`whisper@1` over `whisper`), or the same name from a given distribution, is the same plugin.
 
-The patterns of a stage's `train` are tried in their order, so that merging two sets of them would be a guess:
-`train={...}` on the command line replaces them all, and `train.PATTERN=RATE` puts a new pattern before the others,
-where it wins.
+The patterns of a stage's `train` are tried in their order, so the order of two merged sets would be a guess. Therefore
+`train={...}` on the command line replaces them all, and `train.PATTERN=LR` puts a new pattern before the others, so
+that it wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Union, get_args, get_origin
 from omnivit.errors import RecipeError
 from omnivit.recipe.convert import Keys, Where, hints, near
 from omnivit.recipe.schema import Recipe
-from omnivit.recipe.yaml_tree import MAX_DEPTH, Node, absolute, full, parse, read, shown
+from omnivit.recipe.yaml_tree import MAX_DEPTH, Node, absolute, full, parse, read, short_path
 from omnivit.registry.names import same_plugin
 
 COMMAND_LINE = "command line"
@@ -33,34 +33,35 @@ _TRAIN = re.compile(r"stages\[\d+\]\.train")
 
 
 def compose(path: Path) -> Node:
-    """Read a recipe and all that it extends, and merge: the leftmost first, the file itself last.
+    """Read a recipe and all files that it extends, and merge them: the leftmost first, the file itself last.
 
     Raises:
-        RecipeError: a file is missing or unreadable (names who extends it), or files extend each other in a circle.
+        RecipeError: a file is missing or unreadable (the error names the file that extends it), or files extend each
+            other in a circle.
     """
     tree = _compose(path, "", (), {})
     if isinstance(tree.value.get("data", Node({}, "")).value, dict) and get(tree, _ROOT) is None:
-        tree = put(tree, _ROOT, Node(str(_folder(path)), f"{shown(path)}:1"))
+        tree = put(tree, _ROOT, Node(str(_folder(path)), f"{short_path(path)}:1"))
     return tree
 
 
-def _compose(path: Path, wanted_by: str, chain: tuple[Path, ...], done: dict[Path, Node]) -> Node:
-    """`done` keeps what is composed, so that files that share a base are read once."""
+def _compose(path: Path, extended_by: str, chain: tuple[Path, ...], done: dict[Path, Node]) -> Node:
+    """`done` keeps the composed files, so that a base of several files is read once."""
     real = Path(os.path.realpath(path))
     if real in chain:
-        circle = " extends ".join(shown(file) for file in (*chain[chain.index(real) :], real))
-        raise RecipeError(f"{wanted_by}: a circle: {circle}. Take one of these `extends:` away.")
+        circle = " extends ".join(short_path(file) for file in (*chain[chain.index(real) :], real))
+        raise RecipeError(f"{extended_by}: files extend each other in a circle: {circle}. Remove one `extends:`.")
     if len(chain) >= MAX_DEPTH:
-        raise RecipeError(f"{wanted_by}: recipes extend one another over more than {MAX_DEPTH} files.")
+        raise RecipeError(f"{extended_by}: more than {MAX_DEPTH} recipes extend one another.")
     if real not in done:
-        own = read(path, wanted_by)
-        bases = own.value.get("extends")
-        own = _anchor_root(Node.of({k: v for k, v in own.value.items() if k != "extends"}, own.place), _folder(path))
-        tree = Node({}, own.place)
+        file = read(path, extended_by)
+        bases = file.value.get("extends")
+        top = _anchor_root(Node.of({k: v for k, v in file.value.items() if k != "extends"}, file.place), _folder(path))
+        tree = Node({}, file.place)
         for base in _bases(bases) if bases else ():
-            asked = f"{base.place}: extends '{base.value}'"
-            tree = merge(tree, _compose(_folder(path) / base.value, asked, (*chain, real), done))
-        done[real] = merge(tree, own)
+            place = f"{base.place}: extends '{base.value}'"
+            tree = merge(tree, _compose(_folder(path) / base.value, place, (*chain, real), done))
+        done[real] = merge(tree, top)
     return done[real]
 
 
@@ -68,7 +69,7 @@ def _bases(node: Node) -> list[Node]:
     bases = node.value if isinstance(node.value, list) else [node]
     for base in bases:
         if not isinstance(base.value, str) or not base.value:
-            raise RecipeError(f"extends ({base.place}): takes a file name, or a list of file names.")
+            raise RecipeError(f"extends ({base.place}): expected a file name, or a list of file names.")
     return bases
 
 
@@ -77,7 +78,7 @@ def _folder(path: Path) -> Path:
 
 
 def _anchor_root(tree: Node, folder: Path) -> Node:
-    """Make a relative `data.root` absolute. `${...}` stays: what it stands for is anchored where that was said."""
+    """Make a relative `data.root` absolute. `${...}` stays: its value is made absolute where that is written."""
     root = get(tree, _ROOT)
     if root is None or not isinstance(root.value, str) or "${" in root.value or root.value == "???":
         return tree
@@ -94,7 +95,7 @@ def get(tree: Node, keys: Keys) -> Node | None:
 
 
 def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
-    """`tree` with `new` merged in at `keys`; blocks on the way are made where they are missing."""
+    """`tree` with `new` merged in at `keys`; missing blocks on the way are created."""
     if depth == len(keys):
         return merge(tree, new, keys)
     key = keys[depth]
@@ -104,13 +105,13 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
     if depth == len(keys) - 1 and _TRAIN.fullmatch(Where(keys[:depth]).path):
         return Node.of(entries | {key: new} if key in entries else {key: new, **entries}, place)
     child = put(entries.get(key, Node(None, new.place)), keys, new, depth + 1)
-    if _TRAIN.fullmatch(Where(keys[: depth + 1]).path):  # its order is settled: merging would put the old ones first
+    if _TRAIN.fullmatch(Where(keys[: depth + 1]).path):  # `child` has the right order; merging would undo it
         return Node.of(entries | {key: child}, place)
     return merge(Node.of(entries, place), Node.of({key: child}, place), keys[:depth])
 
 
 def merge(base: Node, top: Node, keys: Keys = ()) -> Node:
-    """`top` over `base`, which stand at `keys`."""
+    """`top` over `base`; both are at `keys`."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict) or _other_plugin(base, top, keys):
         return top
     if top.place == COMMAND_LINE and _TRAIN.fullmatch(Where(keys).path):
@@ -135,16 +136,16 @@ def _same(old: tuple[str, Any], new: tuple[str, Any]) -> bool:
 
 
 def _plugin(block: Node) -> tuple[str, Any] | None:
-    """What a block is: a plugin by its name, or another block that it shares; None where it does not say."""
-    said = [(key, found.value) for key in ("name", "share") if (found := get(block, (key,))) is not None]
-    return said[0] if said else None
+    """The plugin of a block by its `name`, or the block that it shares by `share`; None if it has neither."""
+    keys = [(key, node.value) for key in ("name", "share") if (node := get(block, (key,))) is not None]
+    return keys[0] if keys else None
 
 
 def override(tree: Node, assignments: Sequence[str]) -> Node:
-    """Apply `stages.align.batch_size=8` and the like, those of a `name` first, so that their order does not matter.
+    """Apply overrides such as `stages.align.batch_size=8`, those of a `name` first, so that their order is irrelevant.
 
     Raises:
-        RecipeError: not `key=value`, a value that is no YAML, or a list item or stage that does not exist.
+        RecipeError: not `key=value`, a value that is not YAML, or a list item or stage that does not exist.
     """
     pairs = []
     for number, assignment in enumerate(assignments):
@@ -163,30 +164,30 @@ def override(tree: Node, assignments: Sequence[str]) -> Node:
 
 
 def _check_quoting(assignments: Sequence[str]) -> None:
-    """Refuse what a shell has made of a value with spaces or braces that was not in quotes.
+    """Refuse the pieces of a value with spaces or braces that a shell has split because it was not in quotes.
 
     Raises:
-        RecipeError: shows the argument as it has to be written.
+        RecipeError: shows the argument in quotes.
     """
     first, *rest = assignments
     path, _, value = first.partition("=")
     again = [text.partition("=")[2] for text in rest if text.startswith(f"{path}=")]
-    whole = ""
+    argument = ""
     if _opened(value) > 0:  # `adapter={name: linear}` comes in two pieces
         ends = (end for end in range(len(rest) + 1) if _opened(value + "".join(rest[:end])) == 0)
-        whole = " ".join([first, *rest[: next(ends, 0)]])
+        argument = " ".join([first, *rest[: next(ends, 0)]])
     elif again and all(re.fullmatch(r"[^{}\[\]:]+:[^{}]+", text) for text in (value, *again)):
-        whole = f"{path}={{{', '.join([value, *again])}}}"  # bash makes `train={a:1,b:2}` to `train=a:1 train=b:2`
-    if " " in whole:
-        quote = '"' if "'" in whole else "'"
+        argument = f"{path}={{{', '.join([value, *again])}}}"  # bash turns `train={a:1,b:2}` into `train=a:1 train=b:2`
+    if " " in argument:
+        quote = '"' if "'" in argument else "'"
         raise RecipeError(
-            f"{COMMAND_LINE}: '{first}' is part of a value: the shell splits at spaces and braces. Quote it: "
-            f"{quote}{whole}{quote}"
+            f"{COMMAND_LINE}: '{first}' is only a part of a value: the shell splits at spaces and braces. Quote it: "
+            f"{quote}{argument}{quote}"
         )
 
 
 def _opened(text: str) -> int:
-    """Brackets that are opened and not closed."""
+    """The number of brackets that are opened and not closed."""
     return sum(text.count(bracket) for bracket in "{[") - sum(text.count(bracket) for bracket in "}]")
 
 
@@ -198,16 +199,18 @@ def _placed(node: Node) -> Node:
 
 
 def _keys(tree: Node, path: str) -> Keys:
-    """The keys that a dotted path means: list items by index or by their `name`; a glob of `train` is one key."""
+    """The keys of a dotted path: list items by index or by their `name`; a glob of `train` is one key."""
     keys: Keys = ()
-    rest, wanted, node = path, Any if path.startswith(".") else Recipe, tree
+    rest, annotation, node = path, Any if path.startswith(".") else Recipe, tree
     while rest:
-        kind, inner = _inside(wanted, node)
-        if kind == "leaves":  # the keys of such a mapping hold dots themselves: stages.align.train.adapters.*
+        kind, inner = _inside(annotation, node)
+        if kind == "leaves":  # the keys of such a mapping contain dots themselves: stages.align.train.adapters.*
             return (*keys, rest)
         match = re.match(r"\[?([^.\[\]]+)\]?(?:\.|(?=\[)|$)", rest)
         if match is None or len(keys) >= MAX_DEPTH:
-            raise RecipeError(f"{COMMAND_LINE}: '{path}' is no key. Write it with dots, e.g. stages.align.batch_size.")
+            raise RecipeError(
+                f"{COMMAND_LINE}: '{path}' is not a key. Write it with dots, e.g. stages.align.batch_size."
+            )
         key: str | int = match[1]
         rest = rest[match.end() :]
         where = Where(keys, {(): COMMAND_LINE})
@@ -215,25 +218,25 @@ def _keys(tree: Node, path: str) -> Keys:
             key = _index(node, str(key), where)
         elif kind == "blocks" and rest:
             _refuse_new(node, str(key), where)
-        keys, wanted = (*keys, key), inner.get(key, Any) if isinstance(inner, dict) else inner
+        keys, annotation = (*keys, key), inner.get(key, Any) if isinstance(inner, dict) else inner
         node = get(node, (key,)) or Node(None, COMMAND_LINE)
     return keys
 
 
-def _inside(wanted: Any, node: Node) -> tuple[str, Any]:
-    """What an annotation holds: ("fields", name -> type), ("list", type), ("blocks", type), ("leaves", type).
+def _inside(annotation: Any, node: Node) -> tuple[str, Any]:
+    """What an annotation contains: ("fields", name -> type), ("list", type), ("blocks", type) or ("leaves", type).
 
-    Of a union it is the member that the node's value is: a list, or else the first."""
-    if _is_union(wanted):
-        members = [member for member in get_args(wanted) if member is not type(None)]
+    Of a union, the list member counts if the node is a list, else the first member."""
+    if _is_union(annotation):
+        members = [member for member in get_args(annotation) if member is not type(None)]
         lists = [member for member in members if get_origin(member) is list and isinstance(node.value, list)]
-        wanted = [*lists, *members][0]
-    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
-        return "fields", hints(wanted)
-    arguments = get_args(wanted)
-    if get_origin(wanted) is list:
+        annotation = [*lists, *members][0]
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return "fields", hints(annotation)
+    arguments = get_args(annotation)
+    if get_origin(annotation) is list:
         return "list", arguments[0]
-    if get_origin(wanted) is dict and arguments[1] is not Any:
+    if get_origin(annotation) is dict and arguments[1] is not Any:
         if get_origin(arguments[1]) is dict:  # options by the name of a head
             return "fields", arguments[1]
         first = get_args(arguments[1])[0] if _is_union(arguments[1]) else arguments[1]
@@ -241,12 +244,12 @@ def _inside(wanted: Any, node: Node) -> tuple[str, Any]:
     return "fields", Any
 
 
-def _is_union(wanted: Any) -> bool:
-    return get_origin(wanted) in (Union, types.UnionType)
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def _index(node: Node, key: str, where: Where) -> int:
-    """The place in a list that `key` means: its index, or the `name` of the item there."""
+    """The index in a list of `key`, which is an index or the `name` of an item."""
     items = node.value if isinstance(node.value, list) else []
     if re.fullmatch("[0-9]{1,6}", key) and int(key) < len(items):
         return int(key)
@@ -256,15 +259,15 @@ def _index(node: Node, key: str, where: Where) -> int:
     named = [str(name) for name in names if name is not None]
     listed = f" Names: {', '.join(named)}." if named else ""
     here = where / (int(key) if re.fullmatch("[0-9]{1,6}", key) else key)
-    raise RecipeError(f"{here}: there is no such item; {len(items)} are there{near(key, named)}{listed}")
+    raise RecipeError(f"{here}: there is no such item in a list of length {len(items)}{near(key, named)}{listed}")
 
 
 def _refuse_new(node: Node, key: str, where: Where) -> None:
-    """A new input needs both its parts: one option of it is more likely a slip."""
+    """Refuse one option of an unknown input: a new input needs both its parts, so the name is probably a mistake."""
     known = node.value if isinstance(node.value, dict) else {}
     if key not in known:
         listed = ", ".join(map(str, known)) or "none"
         raise RecipeError(
             f"{where / key}: unknown key{near(key, known)} Available: {listed}. "
-            f"To add one, give it whole: {where.path}.{key}={{encoder: {{name: ...}}, adapter: {{name: ...}}}}"
+            f"To add an input, write all of it: {where.path}.{key}={{encoder: {{name: ...}}, adapter: {{name: ...}}}}"
         )

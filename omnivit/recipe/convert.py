@@ -1,8 +1,9 @@
 """Plain values (mappings, lists, scalars) -> dataclasses, by their annotations, with errors that name the place.
 
-Recipes and plugin options are checked here alike. This module knows neither YAML nor files: a `Where` carries what its
-maker knows about them. Understood annotations: bool, int, float, str, Path, Any, Literal, Optional and unions, list,
-tuple, dict, dataclasses, any nesting of them, and numbers with a range (`Annotated[int, Range(ge=1)]`).
+Recipes and plugin options are checked here in the same way. This module knows neither YAML nor files: a `Where`
+contains the places that its creator knows. Supported annotations: bool, int, float, str, Path, Any, Literal, Optional
+and unions, list, tuple, dict, dataclasses, any nesting of them, and numbers with a range, such as
+`Annotated[int, Range(ge=1)]`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Keys = tuple[str | int, ...]
 """The way from the root to a value: mapping keys and list indices."""
 
 MISSING = "???"
-"""A value that has to be given by another file or on the command line (OmegaConf's notation)."""
+"""A value that another file or the command line must set (OmegaConf's notation)."""
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan")
@@ -81,7 +82,7 @@ def split(path: str) -> Keys:
 
 
 def near(name: object, available: Iterable[object]) -> str:
-    """How a sentence about an unknown name ends: `; did you mean 'layer'?`, or a full stop where no name is near."""
+    """The end of a sentence about an unknown name: `; did you mean 'layer'?`, or a full stop if no name is similar."""
     nearest = difflib.get_close_matches(str(name), sorted(map(str, available)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
 
@@ -94,7 +95,7 @@ def hints(config_class: type[Any], with_ranges: bool = False) -> dict[str, Any]:
         with_ranges: keep `Annotated[...]`, which carries ranges of numbers; default: the types alone.
 
     Raises:
-        PluginError: an annotation names something that cannot be found.
+        PluginError: an annotation names something that is not defined.
     """
     try:
         annotations = get_type_hints(config_class, include_extras=with_ranges)
@@ -137,7 +138,7 @@ def convert(value: Any, annotation: Any, where: Where, draft: bool = False, prob
 
     Raises:
         RecipeError: unknown or missing key, or a value of another type.
-        PluginError: an annotation that is not understood.
+        PluginError: an annotation that is not supported.
     """
     return _convert(value, annotation, where, _Mode(draft, problems))
 
@@ -145,8 +146,8 @@ def convert(value: Any, annotation: Any, where: Where, draft: bool = False, prob
 def _convert(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
     if isinstance(value, str) and value == MISSING:
         raise RecipeError(
-            f"{where}: a value is mandatory here (it says {MISSING}): {describe_type(annotation)}. Write it there, or "
-            "give it on the command line."
+            f"{where}: the value {MISSING} must be replaced; expected {describe_type(annotation)}. Set it in a recipe "
+            "or on the command line."
         )
     if mode.draft and isinstance(value, str) and "${" in value:
         return value
@@ -171,10 +172,10 @@ def _convert(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
         return _tuple(value, annotation, where, mode)
     if origin in _MAPPINGS:
         return _mapping(value, annotation, where, mode)
-    raise PluginError(f"{where}: annotation {annotation!r} is not understood. Use {_UNDERSTOOD}.")
+    raise PluginError(f"{where}: the annotation {annotation!r} is not supported. Use {_SUPPORTED}.")
 
 
-_UNDERSTOOD = "bool, int, float, str, Path, Any, Literal, Optional, unions, list, tuple, dict or dataclasses"
+_SUPPORTED = "bool, int, float, str, Path, Any, Literal, Optional, unions, list, tuple, dict or dataclasses"
 
 
 def _construct(value: Any, annotation: type[Any], where: Where, mode: _Mode) -> Any:
@@ -186,7 +187,7 @@ def _construct(value: Any, annotation: type[Any], where: Where, mode: _Mode) -> 
     for needed in dataclasses.fields(annotation):
         if needed.name in types_by_key and needed.name not in given and is_mandatory(needed):
             raise RecipeError(
-                f"{where}: lacks the mandatory key '{needed.name}' ({describe_type(types_by_key[needed.name])}). "
+                f"{where}: the mandatory key '{needed.name}' ({describe_type(types_by_key[needed.name])}) is missing. "
                 f"{_allowed(types_by_key)}"
             )
     # in the order of the fields, so that several problems are listed as the reference has them
@@ -270,7 +271,7 @@ def _tuple(value: Any, annotation: Any, where: Where, mode: _Mode) -> tuple[Any,
     if not kinds or kinds[-1] is Ellipsis:
         kinds = (kinds[0] if kinds else Any,) * len(items)
     if len(kinds) != len(items):
-        raise RecipeError(f"{where}: {len(items)} values are given, {describe_type(annotation)} is wanted.")
+        raise RecipeError(f"{where}: got {len(items)} values; expected {describe_type(annotation)}.")
     pairs = zip(items, kinds, strict=True)
     return tuple(_convert(item, kind, where / i, mode) for i, (item, kind) in enumerate(pairs))
 
@@ -280,7 +281,7 @@ def _mapping(value: Any, annotation: Any, where: Where, mode: _Mode) -> dict[Any
     converted = {}
     for key, item in _expect(value, dict, annotation, where).items():
         if key_type is not Any and type(key) is not key_type:
-            raise RecipeError(f"{where}: the key {key!r} is {_noun(key)}; {describe_type(key_type)} is wanted.")
+            raise RecipeError(f"{where}: the key {key!r} is {_noun(key)}; expected {describe_type(key_type)}.")
         converted[key] = _convert(item, item_type, where / key, mode)
     return converted
 
@@ -347,7 +348,7 @@ def _wrong(value: Any, annotation: Any, where: Where) -> RecipeError:
     hint = " Quote it to make it text." if is_text and isinstance(value, int | float) else ""
     short = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
     what = "null" if value is None else f"{short} is {_noun(value)}"
-    return RecipeError(f"{where}: {what}; wanted: {describe_type(annotation)}.{hint}")
+    return RecipeError(f"{where}: {what}; expected {describe_type(annotation)}.{hint}")
 
 
 def _noun(value: Any) -> str:

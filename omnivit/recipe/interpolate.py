@@ -1,7 +1,7 @@
-"""Interpolation: `${data.root}` stands for another value, `${oc.env:NAME}` or `${oc.env:NAME,default}` for a variable.
+"""Interpolation: `${data.root}` is another value, `${oc.env:NAME}` or `${oc.env:NAME,default}` a variable.
 
-OmegaConf resolves them. Before, their expansion is added up: doublings of doublings in a few hundred bytes fill any
-memory. `\\${` is a literal `${`.
+OmegaConf resolves them. Before that, the size of their expansion is computed, because doublings of doublings in a few
+hundred bytes would fill any memory. `\\${` is a literal `${`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from omnivit.recipe.convert import Keys, Where, near, split
 from omnivit.recipe.yaml_tree import absolute, full
 
 MAX_CHARACTERS = 1_000_000
-"""Of everything that a recipe expands to."""
+"""The most characters of an expanded recipe."""
 MAX_HOPS = 16
-"""Interpolations that stand for interpolations."""
+"""The most interpolations that refer to one another in a chain."""
 
 _OPENING = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _REFERENCE = re.compile(r"(\.*)([^\s.:{}$][^\s:{}$]*)\}")
@@ -32,7 +32,7 @@ def resolve(draft: Any, where: Where) -> dict[str, Any]:
     """The plain content of a dataclass instance with every interpolation replaced.
 
     Raises:
-        RecipeError: an interpolation of something that does not exist, of itself, or that grows too large.
+        RecipeError: an interpolation refers to something that does not exist or to itself, or grows too large.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -45,13 +45,13 @@ def resolve(draft: Any, where: Where) -> dict[str, Any]:
         place = Where.of(getattr(error, "full_key", None) or "", where.places)
         reason = str(error.msg if hasattr(error, "msg") else error).strip().partition("\n")[0]
         raise RecipeError(f"{place}: {reason}.") from error
-    found: dict[str, Any] = _anchored(plain, Path.cwd())
-    found["data"]["root"] = full(Path(found["data"]["root"]))
-    return found
+    values: dict[str, Any] = _anchored(plain, Path.cwd())
+    values["data"]["root"] = full(Path(values["data"]["root"]))
+    return values
 
 
 def _anchored(value: Any, folder: Path) -> Any:
-    """Make the relative paths absolute that came out of environment variables."""
+    """Make relative paths from environment variables absolute."""
     if isinstance(value, Mapping):
         return {key: _anchored(item, folder) for key, item in value.items()}
     if _is_list(value):
@@ -60,7 +60,7 @@ def _anchored(value: Any, folder: Path) -> Any:
 
 
 class _Expansion:
-    """Adds up what values expand to, following references; every value is looked at once."""
+    """Computes the size of expanded values, following references; every value is visited once."""
 
     def __init__(self, root: Any, where: Where) -> None:
         self.root, self.places = root, where.places
@@ -72,11 +72,11 @@ class _Expansion:
         """How many characters the value at `keys` expands to.
 
         Raises:
-            RecipeError: it stands for something that does not exist, for itself, or for too much.
+            RecipeError: it refers to something that does not exist or to itself, or expands to too much.
         """
         if keys in self.chain:
             circle = " -> ".join(Where(k).path for k in [*self.chain[self.chain.index(keys) :], keys])
-            raise RecipeError(f"{Where(keys, self.places)}: an interpolation in a circle: {circle}.")
+            raise RecipeError(f"{Where(keys, self.places)}: interpolations refer to one another in a circle: {circle}.")
         if keys not in self.known:
             self.chain.append(keys)
             self.known[keys] = self._measure(keys, self._value(keys))
@@ -98,13 +98,13 @@ class _Expansion:
         self.hops += 1
         if self.hops > MAX_HOPS:
             place = Where(self.chain[-1], self.places)
-            raise RecipeError(f"{place}: more than {MAX_HOPS} interpolations stand for one another.")
+            raise RecipeError(f"{place}: more than {MAX_HOPS} interpolations refer to one another.")
         size = self.of(target)
         self.hops -= 1
         return size
 
     def _targets(self, text: str, keys: Keys) -> Iterator[Keys]:
-        """What the interpolations in a text at `keys` stand for."""
+        """The keys to which the interpolations in a text at `keys` refer."""
         where = Where(keys, self.places)
         for opening in _OPENING.finditer(text):
             variable = _VARIABLE.match(text, opening.end())
@@ -113,7 +113,7 @@ class _Expansion:
                 continue
             reference = _REFERENCE.match(text, opening.end())
             if reference is None:
-                raise RecipeError(f"{where}: '{text}' holds an interpolation that is not understood. {_FORMS}.")
+                raise RecipeError(f"{where}: '{text}' contains an interpolation that is not valid. {_FORMS}.")
             dots, path = reference.groups()
             target = (keys[: -len(dots)] if dots else ()) + split(path)
             self._check(target, where, reference[0])
@@ -123,7 +123,7 @@ class _Expansion:
         name = variable[1]  # None where a default follows
         if name is not None and name not in os.environ:
             raise RecipeError(
-                f"{where}: the environment variable {name} is not set. Set it, or say ${{oc.env:{name},default}}"
+                f"{where}: the environment variable {name} is not set. Set it, or write ${{oc.env:{name},default}}"
             )
 
     def _check(self, target: Keys, where: Where, text: str) -> None:
@@ -133,7 +133,7 @@ class _Expansion:
             if key not in available:
                 around = Where(target[:depth]).path or "the recipe"
                 raise RecipeError(
-                    f"{where}: ${{{text} stands for nothing: {around} has no '{key}'{near(key, available)} "
+                    f"{where}: ${{{text} refers to nothing: {around} has no '{key}'{near(key, available)} "
                     f"Available: {', '.join(map(str, available)) or 'none'}."
                 )
 

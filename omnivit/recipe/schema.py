@@ -1,7 +1,7 @@
-"""The recipe: what a run is made of, as typed dataclasses; what they may say.
+"""The recipe: all parts of a run as typed dataclasses, with the keys, types and ranges of their values.
 
-This module knows no plugin and no tensor. What a block such as `encoder` may say beyond `name` is the business of the
-plugin's own `Config` (see `omnivit.contracts.options`).
+This module knows no plugin and no tensor. The keys of a block such as `encoder`, other than `name`, are the fields of
+the plugin's own `Config` (see `omnivit.contracts.options`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Beta = Annotated[float, Range(ge=0, lt=1)]
 Shape = Literal["cosine", "linear", "constant"]
 """How the learning rate falls after the warmup."""
 Condition = Literal["true", "shuffled", "none"]
-"""With which media a question is asked."""
+"""The media with which a question is asked: its own, another sample's, or none."""
 
 LM = "lm"
-"""The loss of the words of answers; a head's is called by its name."""
+"""The name of the language-modelling loss on answers; the loss of a head has the head's name."""
 _NOWHERE: Mapping[Keys, str] = MappingProxyType({})
 
 
 @dataclass
 class Slot:
-    """One input of the model: an encoder and the adapter that joins it to the LLM."""
+    """One input of the model: an encoder and the adapter that connects it to the LLM."""
 
     encoder: dict[str, Any]
-    """`name` of a registered encoder (`NAME`, `NAME@VERSION`, `DISTRIBUTION:NAME`, or `module:Class`), then its own
-    options; or `share` alone: the input whose encoder this one is."""
+    """`name` of a registered encoder (`NAME`, `NAME@VERSION`, `DISTRIBUTION:NAME`, or `module:Class`), and its options.
+    Or only `share`: the name of the input whose encoder is used here too."""
     adapter: dict[str, Any]
-    """`name` of a registered adapter, likewise, then its own options; or `share` alone."""
+    """`name` of a registered adapter, in the same forms, and its options. Or only `share`: the name of an input."""
 
 
 @dataclass
@@ -45,13 +45,12 @@ class Model:
     """The LLM, its inputs, and its outputs beyond text."""
 
     llm: dict[str, Any]
-    """`name` of a registered LLM (`causal`), then its own options."""
+    """`name` of a registered LLM (`causal`), and its options."""
     inputs: dict[str, Slot | list[Slot]] = field(default_factory=dict)
-    """Slot name -> encoder and adapter, or a list of several, whose rows stand one after the other. Samples name the
-    slot by the type of their content part."""
+    """Slot name -> encoder and adapter, or a list of several, whose tokens follow one another in the sequence. The type
+    of a content part in a sample is the name of its slot."""
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name -> `name` of a registered head, then its own options. Samples name it by the `head` of a target in an
-    answer."""
+    """Name -> `name` of a registered head, and its options. The `head` of a target in a sample is this name."""
 
 
 @dataclass
@@ -61,15 +60,15 @@ class DataSource:
     path: str
     """The file, inside `data.root`."""
     reader: str = "messages"
-    """Name of a registered reader; `auto` takes the built-in one that the file's first record asks for."""
+    """Name of a registered reader; `auto` chooses a built-in reader by the keys of the file's first record."""
     weight: Annotated[float, Range(gt=0)] = 1.0
-    """Share of the mixture relative to the other sources, per sample: 2 shows each of its samples twice an epoch."""
+    """How often each sample of this file is used in an epoch: with 2, twice; with 0.5, once in two epochs."""
     media_root: str | None = None
-    """Folder inside `data.root` that media paths of this file start from; default: `data.root`."""
+    """The folder inside `data.root` where media paths of this file start; default: `data.root`."""
     limit: Count | None = None
-    """Use only the first so many samples."""
+    """Use only this number of samples, from the start of the file; default: all."""
     ignore: list[str] = field(default_factory=list)
-    """Keys of turns and of their parts to pass over, such as `timestamp`; any other that is not read is an error."""
+    """Keys of turns and of their parts to ignore, such as `timestamp`; every other key that is not read is an error."""
 
 
 @dataclass
@@ -79,23 +78,24 @@ class Schedule:
     name: Shape = "cosine"
     """`cosine`, `linear` or `constant`, after the warmup."""
     warmup: NotNegative = 0.03
-    """Share of the stage's steps (below 1) or number of steps (1 and more) that rise linearly from 0."""
+    """The steps in which the learning rate rises linearly from 0: a fraction of the stage's steps (below 1), or their
+    number (1 or more)."""
     minimum: Share = 0.0
-    """The final rate as a share of the peak."""
+    """The final learning rate as a fraction of the peak."""
 
 
 @dataclass
 class Validation:
-    """Loss on held-back samples inside a stage."""
+    """The loss on validation samples during a stage."""
 
     data: list[DataSource]
     every: CountOrNone = 0
-    """Optimizer steps between validations, which come at the end of the stage too; 0: only there."""
+    """Optimizer steps between validations. There is always one at the end of the stage; 0: only that one."""
 
 
 @dataclass
 class Stage:
-    """One tuning stage. `train` says what trains, at which rate; everything else is frozen (Law 5)."""
+    """One training stage. `train` selects what trains, with its learning rates; everything else is frozen (Law 5)."""
 
     name: str
     data: list[DataSource]
@@ -107,56 +107,62 @@ class Stage:
     batch_size: Count = 16
     """Samples per optimizer step, over all devices and accumulation."""
     accumulate: Count = 1
-    """Split every batch into so many forward passes; changes memory, never the result."""
+    """The number of forward passes into which every batch is split; this saves memory and does not change the result.
+    """
     schedule: Schedule = field(default_factory=Schedule)
     weight_decay: NotNegative = 0.0
     """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     losses: dict[str, NotNegative] = field(default_factory=lambda: {LM: 1.0})
-    """Losses and their weights: `lm`, of the words of answers, and a head's by its name in `model.heads`. Each is a
-    mean over the step: of the supervised tokens, or of the head's targets. A head that is not named rests."""
+    """Losses and their weights: `lm`, the language-modelling loss on answers, and the losses of heads by their names in
+    `model.heads`. Each is a mean over the step: over supervised tokens, or over the head's targets. A head that is not
+    named is not trained."""
     template: str | None = None
-    """Chat template of this stage (`llava_plain` for captions, say); default: the LLM's."""
+    """Chat template of this stage, such as `llava_plain` for captions; default: the LLM's."""
     supervise: Literal["all", "last"] = "all"
-    """The answers of a conversation that are learnt: `all`, or only the `last`; none whose record says otherwise."""
+    """The answers of a conversation to train on: `all`, or only the `last`. An answer that its record excludes from
+    training is never used."""
     markup: list[str] | None = None
-    """Tokens of the tokenizer that answers of this stage's files hold as tokens: their texts, or globs (`<loc*>`) over
-    those that the tokenizer does not call special. `[]`: none, all is plain text. Default: none, and a word of it."""
+    """Tokens of the tokenizer that are tokens, not plain text, in the answers of this stage's files: their texts, or
+    globs (`<loc*>`) over tokens that are not special. `[]`: none. Default: none, with a warning if an answer contains
+    the text of a token."""
     group_by_length: bool = True
-    """Batch samples of like length (within about a tenth) together: less padding."""
+    """Put samples of similar length (within about a tenth) into the same batch, which reduces padding."""
     validation: Validation | None = None
 
 
 @dataclass
 class Data:
-    """How samples are found, prepared and refused."""
+    """Where samples are, how they are prepared, and what happens to bad ones."""
 
     root: str = "."
-    """Every path of a sample stays inside this folder; a relative one in a YAML file starts from that file's folder."""
+    """The folder that all paths of samples must stay inside. A relative folder in a YAML file starts at the folder of
+    that file."""
     max_length: Count = 2048
-    """Tokens per sample, media rows included."""
+    """The most tokens of a sample, those of media included."""
     truncate: bool = False
-    """True: cut longer samples at the end (never through a medium); False: a longer sample is a bad sample."""
+    """True: cut longer samples at the end (never through a medium). False: a longer sample is a bad sample."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """`error` stops at the first bad sample; `skip` counts and reports them, up to `skip_budget`."""
     skip_budget: Share = 0.01
-    """The share of a stage's samples (each counted once, however often it is shown) that may be skipped before the run
-    stops. One sample always may be, unless this is 0."""
+    """The fraction of a stage's samples (each counted once, even if it is used several times) that may be skipped
+    before the run stops. One sample may always be skipped, unless this is 0."""
     workers: CountOrNone = 2
-    """Loader processes per device."""
+    """Processes per device that load samples."""
     privacy: bool = False
-    """True: checkpoints and reports name samples by their number alone, never by paths or by what their records say."""
+    """True: checkpoints and reports name samples only by their number, never by paths or content of records."""
 
 
 @dataclass
 class Evaluation:
-    """What the run is asked after its last stage; the table in report.md."""
+    """The questions of the evaluation after the last stage; its results are the table in report.md."""
 
     data: list[DataSource]
     conditions: list[Condition] = field(default_factory=lambda: ["true", "shuffled", "none"])
-    """Show each question with its own media, with another sample's media, with none."""
+    """The media with which each question is asked: its own (`true`), another sample's (`shuffled`), or none (`none`).
+    """
     linear_probe: list[DataSource] = field(default_factory=list)
-    """Training samples of the same closed question; a linear classifier on the frozen features is fitted on them."""
+    """Training samples with the same closed question, to fit a linear classifier on the frozen features."""
     metric: str = "accuracy"
     """A metric that is computed in addition to exact matches (`accuracy`) and token F1: the name of a plugin, such as
     `word_error_rate` for transcripts."""
@@ -166,34 +172,35 @@ class Evaluation:
 
 @dataclass
 class Keep:
-    """Which checkpoints of a run are kept, besides the last one of each stage."""
+    """The checkpoints of a run that are kept, in addition to the last one of each stage."""
 
     last: Count = 2
-    """So many of the newest; where one is damaged, the run continues from the one before."""
+    """The number of newest checkpoints to keep. If the newest is damaged, the run continues from the one before it."""
     best: str | None = None
-    """`validation_loss`, or that of a head (`validation_loss/HEAD.LOSS`): the step with the lowest is saved and kept,
-    and `omnivit.load(RUN, checkpoint="best")` opens it. It is of the last stage that validates."""
+    """`validation_loss`, or that of a head (`validation_loss/HEAD.LOSS`): the step with the lowest value is saved and
+    kept, and `omnivit.load(RUN, checkpoint="best")` opens it. The last stage with a `validation` decides."""
 
 
 @dataclass
 class Recipe:
-    """A whole run."""
+    """A complete run."""
 
     model: Model
     stages: list[Stage] = field(default_factory=list)
     data: Data = field(default_factory=Data)
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Handed to `lightning.Trainer` as it stands: precision, strategy, devices, gradient_clip_val, ..."""
+    """Arguments of `lightning.Trainer`: precision, strategy, devices, gradient_clip_val, ..."""
     evaluation: Evaluation | None = None
     checkpoint_every: int | str = "10m"
-    """Time (`90s`, `10m`, `1h`) or number of optimizer steps between checkpoints; 0: only at the end of each stage."""
+    """The time (`90s`, `10m`, `1h`) or number of optimizer steps between checkpoints; 0: only at the end of a stage."""
     keep: Keep = field(default_factory=Keep)
     nan_budget: CountOrNone = 3
-    """Steps in a row that may be skipped because their loss or gradient is not finite; one more stops the run."""
+    """The number of consecutive steps that may be skipped because their loss or gradient is not finite. One more stops
+    the run."""
     seed: Annotated[int, Range(ge=0, le=2**32 - 1)] = 0
 
     _places = _NOWHERE  # no annotation, so not a field: neither compared, printed nor written
 
     def where(self, path: str) -> Where:
-        """The place of `path`, such as `model.inputs.image.encoder`, for errors; `load` makes it know file and line."""
+        """The place of `path`, such as `model.inputs.image.encoder`, for errors; with file and line after `load`."""
         return Where.of(path, self._places)

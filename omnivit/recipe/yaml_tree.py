@@ -1,7 +1,7 @@
-"""YAML text -> a tree of values that know the file and line they stand in. Safe on hostile files.
+"""YAML text -> a tree of values with their file and line. Safe on hostile files.
 
-One pass over the parser's events builds the tree. An alias is a reference to a value already built, so nothing is ever
-expanded here; every value keeps the size that it would have expanded, and one that is too large is refused.
+One pass over the parser's events builds the tree. An alias is a reference to a value that is already built, so nothing
+is expanded here. Every value has the size of its expansion, and one that is too large is refused.
 
 Scalars follow YAML 1.2: only `true` and `false` are truth values (`no`, `on`, `off` are text), `1e-3` is a number,
 `010`, `12:30` and dates are text.
@@ -57,7 +57,7 @@ class Node:
 
     @classmethod
     def of(cls, value: Any, place: str) -> Node:
-        """A node over children that are nodes already, with its size.
+        """A node whose children are nodes, with its size and depth.
 
         Raises:
             RecipeError: it is too large or too deep.
@@ -66,7 +66,7 @@ class Node:
         size = 1 + sum(child.size for child in children.values())
         depth = 1 + max((child.depth for child in children.values()), default=0)
         if size > MAX_VALUES:
-            raise RecipeError(f"{place}: this expands to {size:,} values; at most {MAX_VALUES:,} are read.")
+            raise RecipeError(f"{place}: this expands to {size:,} values; at most {MAX_VALUES:,} are allowed.")
         if depth > MAX_DEPTH:
             raise RecipeError(f"{place}: nested deeper than {MAX_DEPTH} levels.")
         return cls(value, place, size, depth)
@@ -86,41 +86,41 @@ class Node:
         return self.value
 
     def places(self, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
-        """Where every value in it stands."""
+        """The keys and the place of every value in it."""
         yield keys, self.place
         for key, child in self.children().items():
             yield from child.places((*keys, key))
 
 
 def full(path: Path) -> str:
-    """A path from the root, without `..`, links left as they are."""
+    """The absolute path, without `..`; links are not resolved."""
     return os.path.abspath(path)  # noqa: PTH100  (Path.resolve would follow links)
 
 
-def shown(path: Path) -> str:
-    """A path as errors print it: relative to the working folder if it is inside."""
-    here, whole = Path.cwd(), Path(full(path))
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+def short_path(path: Path) -> str:
+    """A path for error messages: relative to the working folder if it is inside."""
+    here, there = Path.cwd(), Path(full(path))
+    return str(there.relative_to(here) if there.is_relative_to(here) else there)
 
 
 def absolute(text: str, folder: Path) -> str:
-    """Anchor a text that begins with `./` or `../` in `folder`, and expand a leading `~/`; leave any other as it is."""
+    """Make a text that begins with `./` or `../` absolute from `folder`, and expand `~/`; any other is not changed."""
     if text.startswith(("./", "../")):
         return full(folder / text)
     return str(Path(text).expanduser()) if text.startswith("~/") else text
 
 
-def read(path: Path, wanted_by: str = "") -> Node:
-    """Read one YAML file that holds a mapping; texts beginning with `./`, `../` or `~/` become absolute.
+def read(path: Path, extended_by: str = "") -> Node:
+    """Read one YAML file that contains a mapping; texts that begin with `./`, `../` or `~/` become absolute.
 
     Args:
         path: the file.
-        wanted_by: for errors: which line of which file asked for it.
+        extended_by: for errors: the file and line that extend it.
 
     Raises:
-        RecipeError: the file is missing, is too large, is no text, is no YAML, or holds something else.
+        RecipeError: the file is missing, is too large, is not text, is not YAML, or does not contain a mapping.
     """
-    name, because = shown(path), f"{wanted_by}: " if wanted_by else ""
+    name, because = short_path(path), f"{extended_by}: " if extended_by else ""
     try:
         with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
@@ -132,7 +132,7 @@ def read(path: Path, wanted_by: str = "") -> Node:
     except OSError as error:
         raise RecipeError(f"{because}{name} cannot be read: {error.strerror}.") from error
     if len(content) > MAX_BYTES:
-        raise RecipeError(f"{because}{name} is larger than {MAX_BYTES:,} bytes; a recipe is not that long.")
+        raise RecipeError(f"{because}{name} is larger than {MAX_BYTES:,} bytes, the limit for a recipe.")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -143,15 +143,15 @@ def read(path: Path, wanted_by: str = "") -> Node:
         raise RecipeError(f"{because}{name} is empty; a recipe is a mapping with at least `model:`.")
     if not isinstance(node.value, dict):
         kind = "list" if isinstance(node.value, list) else "single value"
-        raise RecipeError(f"{because}{node.place}: the file holds a {kind}; a recipe is a mapping (`key: value`).")
+        raise RecipeError(f"{because}{node.place}: the file contains a {kind}; a recipe is a mapping (`key: value`).")
     return node
 
 
 def _neighbours(path: Path) -> str:
     names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
     if not path.parent.is_dir():
-        return f": there is no folder {shown(path.parent)}."
-    return f"{near(path.name, names)} Recipes in {shown(path.parent)}: {', '.join(names[:20]) or 'none'}."
+        return f": there is no folder {short_path(path.parent)}."
+    return f"{near(path.name, names)} Recipes in {short_path(path.parent)}: {', '.join(names[:20]) or 'none'}."
 
 
 def parse(text: str, name: str, folder: Path, numbered: bool = True) -> Node | None:
@@ -159,9 +159,9 @@ def parse(text: str, name: str, folder: Path, numbered: bool = True) -> Node | N
 
     Args:
         text: the YAML.
-        name: what to call it in places.
+        name: its name in places.
         folder: where its relative paths start.
-        numbered: whether places carry line numbers.
+        numbered: whether places have line numbers.
 
     Raises:
         RecipeError: not one document of plain YAML, or one too large, too deep, or with too many aliases.
@@ -177,7 +177,7 @@ def parse(text: str, name: str, folder: Path, numbered: bool = True) -> Node | N
 
 @dataclass
 class _Open:
-    """A collection whose end has not come yet: its children so far, keys and values in turn for a mapping."""
+    """A collection that is still being parsed, with its children so far; in a mapping, keys and values alternate."""
 
     event: Any
     children: list[Node]
@@ -197,7 +197,7 @@ class _Builder:
         self.aliases = 0
 
     def feed(self, event: Any) -> None:
-        """Take one event; each kind that carries a value ends in `_add`."""
+        """Process one event; each kind that has a value ends in `_add`."""
         if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise self.error(event, "a second document (`---`) begins; a recipe is one document.")
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
@@ -223,7 +223,7 @@ class _Builder:
         if len(self.open) >= MAX_DEPTH:
             raise self.error(event, f"nested deeper than {MAX_DEPTH} levels.")
         if event.anchor:
-            self.anchors[event.anchor] = None  # not to be used before its end: it would contain itself
+            self.anchors[event.anchor] = None  # must not be used before its end: it would contain itself
         self.open.append(_Open(event, []))
 
     def _add(self, node: Node, anchor: str | None) -> None:
@@ -241,15 +241,15 @@ class _Builder:
         if event.anchor not in self.anchors:
             known = near(event.anchor, self.anchors)
             raise self.error(event, f"alias *{event.anchor} has no anchor &{event.anchor}{known}")
-        found = self.anchors[event.anchor]
-        if found is None:
-            raise self.error(event, f"alias *{event.anchor} stands inside its own anchor.")
-        return replace(found, place=self.place(event))
+        node = self.anchors[event.anchor]
+        if node is None:
+            raise self.error(event, f"alias *{event.anchor} is inside its own anchor.")
+        return replace(node, place=self.place(event))
 
     def _check_tag(self, event: Any) -> None:
         if event.tag not in (None, "!", *_TAGS):
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self.error(event, f"the tag {tag} is refused: a recipe holds plain values only. Remove the tag.")
+            raise self.error(event, f"the tag {tag} is not allowed: a recipe has plain values only. Remove the tag.")
 
     def _scalar(self, event: Any) -> Any:
         is_key = bool(self.open) and self.open[-1].expects_key()
@@ -265,7 +265,7 @@ class _Builder:
         return text if number is None else number
 
     def _mapping(self, children: list[Node]) -> dict[str | int, Node]:
-        """Pair keys with values; `<<: *other` adds the keys of another mapping that are not said here."""
+        """Pair keys with values; `<<: *other` adds the keys of another mapping that are not set here."""
         entries: dict[str | int, Node] = {}
         merged: dict[str | int, Node] = {}
         for key, child in zip(children[::2], children[1::2], strict=True):
@@ -284,16 +284,16 @@ class _Builder:
 
     def _merged(self, child: Node) -> dict[str | int, Node]:
         blocks = child.value if isinstance(child.value, list) else [child]
-        found: dict[str | int, Node] = {}
+        merged: dict[str | int, Node] = {}
         for block in blocks:
             if not isinstance(block.value, dict):
-                raise RecipeError(f"{child.place}: `<<` takes a mapping, or a list of mappings.")
-            found = block.value | found
-        return found
+                raise RecipeError(f"{child.place}: `<<` expects a mapping, or a list of mappings.")
+            merged = block.value | merged
+        return merged
 
 
 def _syntax(error: yaml.YAMLError, builder: _Builder, text: str) -> str:
-    """What the parser says, in one line, with a remedy for what people do most."""
+    """The parser's message in one line, with a remedy for the most frequent mistakes."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None) or ""
     mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
@@ -320,7 +320,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Text with a line break of Unicode is escaped: between single quotes it would be read back as a space."""
+    """Escape a text with a Unicode line break: between single quotes it would be read back as a space."""
     style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -339,7 +339,7 @@ def _escaped(value: Any) -> Any:
 
 
 def dump(content: Mapping[str, Any], *, flow: bool = False) -> str:
-    """Write plain values as YAML that `parse`, and the interpolation after it, give back as they are.
+    """Write plain values as YAML from which `parse` and the interpolation after it restore them.
 
     Args:
         content: mappings, lists, scalars.
@@ -354,4 +354,6 @@ def dump(content: Mapping[str, Any], *, flow: bool = False) -> str:
         return text
     except yaml.representer.RepresenterError as error:
         kind = type(error.args[1]).__name__
-        raise RecipeError(f"a recipe holds plain values only, and this one a {kind}: {error.args[1]!r}.") from error
+        raise RecipeError(
+            f"a recipe has plain values only, but this one contains {error.args[1]!r} of type {kind}."
+        ) from error

@@ -105,26 +105,26 @@ PREFIX = "model.inputs.image.encoder"
     [
         ({"lyer": 1}, ".lyer: unknown key; did you mean 'layer'? Allowed: path (str or null), model (str), layer (int"),
         ({"hidden": 1}, ".hidden: unknown key. Allowed: path (str or null), "),
-        ({"layer": 1.0}, ".layer: 1.0 is a float; wanted: int."),
-        ({"layer": True}, ".layer: True is a bool; wanted: int."),
-        ({"layer": "010"}, ".layer: '010' is a str; wanted: int."),
-        ({"layer": None}, ".layer: null; wanted: int."),
-        ({"scale": True}, ".scale: True is a bool; wanted: float."),
-        ({"scale": 10**400}, ".scale: 1" + "0" * 56 + "... is an int; wanted: float."),
-        ({"classes": 1}, ".classes: 1 is an int; wanted: bool."),
-        ({"path": 3}, ".path: 3 is an int; wanted: str. Quote it to make it text."),
+        ({"layer": 1.0}, ".layer: 1.0 is a float; expected int."),
+        ({"layer": True}, ".layer: True is a bool; expected int."),
+        ({"layer": "010"}, ".layer: '010' is a str; expected int."),
+        ({"layer": None}, ".layer: null; expected int."),
+        ({"scale": True}, ".scale: True is a bool; expected float."),
+        ({"scale": 10**400}, ".scale: 1" + "0" * 56 + "... is an int; expected float."),
+        ({"classes": 1}, ".classes: 1 is an int; expected bool."),
+        ({"path": 3}, ".path: 3 is an int; expected str. Quote it to make it text."),
         ({"dtype": "bf16"}, ".dtype: 'bf16' is not allowed; did you mean 'bfloat16'? Allowed: 'float32', 'bfloat16',"),
         ({"lora": {"r": 4, "target": []}}, ".lora.target: unknown key; did you mean 'targets'? Allowed: r (int), targ"),
-        ({"lora": {}}, ".lora: lacks the mandatory key 'r' (int). Allowed: r (int), targets (list of str)."),
-        ({"lora": {"r": 4, "targets": ["q", 5]}}, ".lora.targets[1]: 5 is an int; wanted: str."),
-        ({"lora": {"r": 4, "targets": "q"}}, ".lora.targets: 'q' is a str; wanted: list of str."),
-        ({"size": [1]}, ".size: 1 values are given, list of 2: int, int is wanted."),
-        ({"pads": [1, "x"]}, ".pads[1]: 'x' is a str; wanted: float."),
-        ({"either": 0.5}, ".either: 0.5 is a float; wanted: int or str or list of int."),
-        ({"rates": {"a.*": "x"}}, ".rates['a.*']: 'x' is a str; wanted: float."),
-        ({"rates": [1]}, ".rates: [1] is a list; wanted: mapping of str to float."),
-        ({"names": {"1": "one"}}, ".names: the key '1' is a str; int is wanted."),
-        ({"extra": [{"x": "???"}]}, ".extra[0].x: a value is mandatory here (it says ???): anything."),
+        ({"lora": {}}, ".lora: the mandatory key 'r' (int) is missing. Allowed: r (int), targets (list of str)."),
+        ({"lora": {"r": 4, "targets": ["q", 5]}}, ".lora.targets[1]: 5 is an int; expected str."),
+        ({"lora": {"r": 4, "targets": "q"}}, ".lora.targets: 'q' is a str; expected list of str."),
+        ({"size": [1]}, ".size: got 1 values; expected list of 2: int, int."),
+        ({"pads": [1, "x"]}, ".pads[1]: 'x' is a str; expected float."),
+        ({"either": 0.5}, ".either: 0.5 is a float; expected int or str or list of int."),
+        ({"rates": {"a.*": "x"}}, ".rates['a.*']: 'x' is a str; expected float."),
+        ({"rates": [1]}, ".rates: [1] is a list; expected mapping of str to float."),
+        ({"names": {"1": "one"}}, ".names: the key '1' is a str; expected int."),
+        ({"extra": [{"x": "???"}]}, ".extra[0].x: the value ??? must be replaced; expected anything."),
     ],
 )  # fmt: skip
 def test_errors_name_path_value_and_what_is_allowed(options: dict[str, Any], message: str) -> None:
@@ -132,7 +132,7 @@ def test_errors_name_path_value_and_what_is_allowed(options: dict[str, Any], mes
 
 
 def test_a_missing_option_is_named_with_its_type() -> None:
-    with pytest.raises(RecipeError, match=r"^model\.llm: lacks the mandatory key 'model' \(str\)\. Allowed: "):
+    with pytest.raises(RecipeError, match=r"^model\.llm: the mandatory key 'model' \(str\) is missing\. Allowed: "):
         merge_options(Config, {}, "model.llm")
 
 
@@ -140,12 +140,12 @@ def test_a_place_gives_file_and_line() -> None:
     where = Where.of("model.llm", {("model", "llm"): "r.yaml:3", ("model", "llm", "layer"): "r.yaml:5"})
     with pytest.raises(RecipeError, match=r"^model\.llm\.layer \(r\.yaml:5\): 'x' is a str"):
         merge_options(Config, {"model": "vit", "layer": "x"}, where)
-    with pytest.raises(RecipeError, match=r"^model\.llm \(r\.yaml:3\): lacks"):
+    with pytest.raises(RecipeError, match=r"^model\.llm \(r\.yaml:3\): the mandatory key 'model'"):
         merge_options(Config, {"layer": 1}, where)
 
 
 def test_interpolations_are_over_when_options_are_merged() -> None:
-    assert refusal(layer="${x}").startswith(f"{PREFIX}.layer: '${{x}}' is a str; wanted: int.")
+    assert refusal(layer="${x}").startswith(f"{PREFIX}.layer: '${{x}}' is a str; expected int.")
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Unresolved:
 
 
 def test_annotations_that_are_not_understood_are_the_plugins_fault() -> None:
-    with pytest.raises(PluginError, match=r"^x\.call: annotation .*Callable.* is not understood\. Use bool, int"):
+    with pytest.raises(PluginError, match=r"^x\.call: the annotation .*Callable.* is not supported\. Use bool, int"):
         merge_options(Odd, {"call": 1}, "x")
     with pytest.raises(PluginError, match=r"test_options\.Unresolved: an annotation cannot be resolved: .*NoSuchType"):
         merge_options(Unresolved, {}, "x")

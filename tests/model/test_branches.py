@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_refused(load_recipe: Load, override: str, message:
 
 
 def test_an_empty_list_is_refused(load_recipe: Load) -> None:
-    with pytest.raises(RecipeError, match=r"model\.inputs\.image \(command line\): is empty; an input is an encoder"):
+    with pytest.raises(RecipeError, match=r"model\.inputs\.image \(command line\): is empty; expected an encoder"):
         load_recipe("model.inputs.image=[]")
 
 
@@ -328,7 +328,9 @@ def test_overrides_reach_a_branch(recipe_file: Path, load_recipe: Load) -> None:
     model = load_model(load_recipe("model.inputs.image.0.adapter.depth=3", "model.inputs.image.0.encoder.layer=-1"))
     assert len(model.adapters["image"].layers) == 5
     assert len(model.encoders["image"].tower.encoder.layers) == 3
-    with pytest.raises(RecipeError, match=r"model\.inputs\.image\[1\] \(command line\): there is no such item; 1 are"):
+    with pytest.raises(
+        RecipeError, match=r"model\.inputs\.image\[1\] \(command line\): there is no such item in a list of length 1"
+    ):
         load_recipe("model.inputs.image.1.adapter.depth=3")
 
 

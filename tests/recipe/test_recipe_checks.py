@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.1.name=Align"], "stages[1].name (command line): 'Align' is the name of an earlier stage too: stages"),
+        (["stages.1.name=Align"], "stages[1].name (command line): 'Align' is also the name of an earlier stage: sta"),
         (["stages.1.name=a/b"], "stages[1].name (command line): 'a/b' cannot name a folder: a name begins with a lett"),
         (["stages.1.name='..'"], "stages[1].name (command line): '..' cannot name a folder"),
         (["stages.1.name='0'"], "stages[1].name (command line): '0' cannot name a folder"),
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["stages.0.losses.lm=-1"], "stages[0].losses.lm (command line): -1.0 is not"),
         (["stages.0.schedule.name=cosin"], "stages[0].schedule.name (command line): 'cosin' is not allowed; did you m"),
         (["stages.0.schedule.warmup=-0.1"], "stages[0].schedule.warmup (command line): -0.1 is not"),
-        (["stages.0.schedule.warmup=1.5"], "stages[0].schedule.warmup (command line): 1.5 is neither a share"),
+        (["stages.0.schedule.warmup=1.5"], "stages[0].schedule.warmup (command line): 1.5 is neither a fraction"),
         (["stages.0.schedule.minimum=2"], "stages[0].schedule.minimum (command line): 2.0 is not in [0, 1]."),
         (["stages.0.betas=[0.9, 1]"], "stages[0].betas[1] (command line): 1.0 is not in [0, 1)."),
         (["stages.0.data=[]"], "stages[0].data (command line): is empty"),
@@ -55,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["checkpoint_every=-1"], "checkpoint_every (command line): -1 is neither"),
         (
             ["evaluation={data: [{path: x}], conditions: [true, tru]}"],
-            "evaluation.conditions[0] (command line): True is a bool; wanted: one of 'true', 'shuffled', 'none'. Qu",
+            "evaluation.conditions[0] (command line): True is a bool; expected one of 'true', 'shuffled', 'none'. Qu",
         ),
         (
             ["evaluation={data: [{path: x}], conditions: ['true', tru]}"],
@@ -67,7 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["model.inputs={text: {encoder: {name: x}, adapter: {name: y}}}"],
-            "model.inputs.text (command line): no input can be called 'text', which means something else in data fil",
+            "model.inputs.text (command line): an input cannot have the name 'text', which has another meaning in da",
         ),
     ],
 )  # fmt: skip

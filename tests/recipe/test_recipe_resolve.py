@@ -34,18 +34,21 @@ def test_interpolation_of_values_and_variables(tmp_path: Path, monkeypatch: pyte
     [
         (
             "${data.rot}",
-            "trainer.a (tiny.yaml:16): ${data.rot} stands for nothing: data has no 'rot'; did you mean 'root'? "
+            "trainer.a (tiny.yaml:16): ${data.rot} refers to nothing: data has no 'rot'; did you mean 'root'? "
             "Available: root, max_length,",
         ),
         (
             "${oc.env:OMNIVIT_TEST_UNSET}",
             "trainer.a (tiny.yaml:16): the environment variable OMNIVIT_TEST_UNSET is not set.",
         ),
-        ("${.a}", "trainer.a (tiny.yaml:16): an interpolation in a circle: trainer.a -> trainer.a."),
-        ("${trainer}", "trainer (tiny.yaml:16): an interpolation in a circle: trainer -> trainer.a -> trainer."),
-        ("${oc.create:x}", "trainer.a (tiny.yaml:16): '${oc.create:x}' holds an interpolation that is not understood."),
-        ("${a.${b}}", "trainer.a (tiny.yaml:16): '${a.${b}}' holds an interpolation that is not understood."),
-        ("${data.root", "trainer.a (tiny.yaml:16): '${data.root' holds an interpolation that is not understood."),
+        ("${.a}", "trainer.a (tiny.yaml:16): interpolations refer to one another in a circle: trainer.a -> trainer.a."),
+        (
+            "${trainer}",
+            "trainer (tiny.yaml:16): interpolations refer to one another in a circle: trainer -> trainer.a -> trainer.",
+        ),
+        ("${oc.create:x}", "trainer.a (tiny.yaml:16): '${oc.create:x}' contains an interpolation that is not valid."),
+        ("${a.${b}}", "trainer.a (tiny.yaml:16): '${a.${b}}' contains an interpolation that is not valid."),
+        ("${data.root", "trainer.a (tiny.yaml:16): '${data.root' contains an interpolation that is not valid."),
     ],
 )
 def test_an_interpolation_that_stands_for_nothing(said: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +59,7 @@ def test_an_interpolation_that_stands_for_nothing(said: str, message: str, monke
 def test_an_interpolated_value_has_the_wanted_type_too() -> None:
     message = refusal(write(TINY), "stages.0.batch_size=${data.root}")
     assert message.startswith("stages[0].batch_size (command line): ")
-    assert message.endswith("is a str; wanted: int.")
+    assert message.endswith("is a str; expected int.")
 
 
 def test_doublings_are_added_up_not_carried_out() -> None:
@@ -68,4 +71,4 @@ def test_doublings_are_added_up_not_carried_out() -> None:
 def test_long_chains_of_interpolations_are_refused() -> None:
     lines = [f"  k{i}: '${{.k{i + 1}}}'" for i in range(40)]
     text = "\n".join(["trainer:", *lines, "  k40: x", ""])
-    assert refusal(write(TINY + text)).endswith("more than 16 interpolations stand for one another.")
+    assert refusal(write(TINY + text)).endswith("more than 16 interpolations refer to one another.")

@@ -118,8 +118,8 @@ def test_a_run_saves_its_best_step_and_load_opens_it_by_name(
     ("override", "message"),
     [
         ("keep.last=0", r"keep\.last \(command line\): 0 is not a finite number of at least 1"),
-        ("keep.best=accuracy", r"keep\.best \(command line\): 'accuracy' is no loss of a validation"),
-        ("keep.best=validation_loss", r"keep\.best \(command line\): no stage validates"),
+        ("keep.best=accuracy", r"keep\.best \(command line\): 'accuracy' is not a validation loss"),
+        ("keep.best=validation_loss", r"keep\.best \(command line\): no stage has a validation"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(load_recipe: Callable[..., Recipe], override: str, message: str) -> None:
