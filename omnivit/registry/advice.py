@@ -45,13 +45,13 @@ def package(name: str, extras: Sequence[str] = (), pin: str = "") -> str:
 def like(version: str) -> str:
     """The pin to releases like this one: `==1.2.*` for 1.2.3; itself for one before a release; empty if unreadable."""
     try:
-        found = Version(version)
+        release = Version(version)
     except InvalidVersion:
         return ""
-    if found.is_prerelease:
-        return f"=={found}"
-    epoch = f"{found.epoch}!" if found.epoch else ""
-    return f"=={epoch}{'.'.join(map(str, found.release[:2]))}.*"
+    if release.is_prerelease:
+        return f"=={release}"
+    epoch = f"{release.epoch}!" if release.epoch else ""
+    return f"=={epoch}{'.'.join(map(str, release.release[:2]))}.*"
 
 
 def exactly(version: str) -> str:
@@ -64,24 +64,24 @@ def exactly(version: str) -> str:
 
 def install(claim: Claim, extras: Sequence[str] = ()) -> str:
     """How to install what a claim's distribution lacks."""
-    wanted = package(claim.owner.facts.name, extras) if claim.owner else ""
-    if not wanted:
+    requirement = package(claim.owner.facts.name, extras) if claim.owner else ""
+    if not requirement:
         return "install again what registers it, or tell its authors"
-    return f"pip install {wanted}" + (f" (extra{'s' if extras[1:] else ''} {', '.join(extras)})" if extras else "")
+    return f"pip install {requirement}" + (f" (extra{'s' if extras[1:] else ''} {', '.join(extras)})" if extras else "")
 
 
 def reinstall(claim: Claim) -> str:
     """What to do about a claim that leads nowhere."""
     if claim.owner is None:
         return _find(names.parse(claim.value))
-    wanted = package(claim.owner.facts.name)
-    if not wanted:
+    requirement = package(claim.owner.facts.name)
+    if not requirement:
         return "remove what registers it and install it again, or tell its authors"
-    return f"pip install --upgrade --force-reinstall {wanted}, or tell its authors"
+    return f"pip install --upgrade --force-reinstall {requirement}, or tell its authors"
 
 
-def _find(wanted: Wanted) -> str:
-    known = package(wanted.distribution)
+def _find(request: Wanted) -> str:
+    known = package(request.distribution)
     if known and "." not in known:
         maybe = f"; or, if {known} is a distribution, install it: `pip install {known}`"
     else:
@@ -139,15 +139,15 @@ def place(error: BaseException) -> str:
     return f" at {printable(outside[-1].filename)}, line {outside[-1].lineno}" if outside else ""
 
 
-def other_version(claim: Claim, wanted: int, found: int) -> Fault:
+def other_version(claim: Claim, requested: int, installed: int) -> Fault:
     """What to do where a recipe asks for another version of a plugin than the one that is installed."""
     has = str(claim.owner) if claim.owner else "the class"
-    problem = f"version {wanted} is asked for, and {has} has version {found}"
-    instead = f"or ask for the one that is there: `{names.parse(claim.name).name}@{found}`"
+    problem = f"version {requested} is asked for, and {has} has version {installed}"
+    instead = f"or ask for the one that is there: `{names.parse(claim.name).name}@{installed}`"
     release = package(claim.owner.facts.name) if claim.owner else ""
     if claim.owner is None or not release:
-        return Fault(problem, f"get version {wanted} from its authors, {instead}")
-    if wanted > found:
+        return Fault(problem, f"get version {requested} from its authors, {instead}")
+    if requested > installed:
         return Fault(problem, f"pip install --upgrade {release}, {instead}")
     version = claim.owner.facts.version
     older = package(claim.owner.facts.name, pin=f"<{version}") if exactly(version) else release

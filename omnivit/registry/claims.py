@@ -94,12 +94,12 @@ def _read() -> Reading:
     for owner in _owners():
         try:
             text = _text(owner.distribution)
-            found = [_claim(line, owner) for line in lines(text) if line.group.startswith(GROUPS)] if text else []
+            entries = [_claim(line, owner) for line in lines(text) if line.group.startswith(GROUPS)] if text else []
         except Exception as error:  # of a stranger's finder, or a disk: nobody else shall suffer
             said = names.printable(f"{type(error).__name__}: {error}")
             damaged.append(Damaged(owner, f"its {FILE} cannot be read: {said}"))
             continue
-        for claim in found:
+        for claim in entries:
             groups.setdefault(claim.group, {})[claim] = None
     return Reading(MappingProxyType({group: tuple(claims) for group, claims in groups.items()}), tuple(damaged))
 
@@ -197,15 +197,15 @@ _kept = _Kept()
 
 def _state() -> object:
     """What tells whether distributions came or went; None while a folder has changed only just now."""
-    found: list[object] = [*map(id, sys.meta_path)]
+    state: list[object] = [*map(id, sys.meta_path)]
     now = time.time()
     for entry in sys.path:
         try:
             status = os.stat(entry or os.curdir)  # noqa: PTH116 - a path a call, and this is on every start
         except (OSError, ValueError):
-            found.append(entry)
+            state.append(entry)
             continue
         if abs(now - status.st_mtime) < SETTLED:
             return None
-        found.append((entry, status.st_dev, status.st_ino, status.st_mtime_ns))
-    return tuple(found)
+        state.append((entry, status.st_dev, status.st_ino, status.st_mtime_ns))
+    return tuple(state)

@@ -79,7 +79,7 @@ def judge(plugin: type[Any], base: type[Any], kind: str, terms: Terms = TERMS) -
     verdict = judge_version(getattr(plugin, "contract", 1), terms)  # one that says nothing is of the first
     if verdict.problem:
         return verdict
-    told = list(verdict.warnings)
+    notes = list(verdict.warnings)
     for change in terms.changes:
         if change.kind != kind or terms.current < change.deprecated or not _defines(plugin, base, change.attribute):
             continue
@@ -87,11 +87,11 @@ def judge(plugin: type[Any], base: type[Any], kind: str, terms: Terms = TERMS) -
             gone = f"it defines `{change.attribute}`, which contract {change.removed} has removed"
             return Verdict(gone, f"{change.note} ({GUIDE})")
         goes = "a later one" if change.removed is None else f"contract {change.removed}"
-        told.append(
+        notes.append(
             f"it defines `{change.attribute}`, which contract {change.deprecated} deprecates and {goes} removes: "
             f"{change.note} ({GUIDE})"
         )
-    return Verdict(warnings=tuple(told))
+    return Verdict(warnings=tuple(notes))
 
 
 def judge_version(stated: object, terms: Terms = TERMS) -> Verdict:

@@ -109,13 +109,13 @@ class Definition(NamedTuple):
 
     def literal(self, attribute: str) -> object:
         """The constant that the class body assigns to an attribute; None where it does not, or not a constant."""
-        found = getattr(self.loaded, attribute, None)
+        constant = getattr(self.loaded, attribute, None)
         for node in self.body.body if self.body is not None else ():
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
                 value = getattr(node, "value", None)
-                found = value.value if isinstance(value, ast.Constant) else None
-        return found
+                constant = value.value if isinstance(value, ast.Constant) else None
+        return constant
 
 
 def definition(module: str, attribute: str) -> Definition:
@@ -239,7 +239,7 @@ def lacks(owner: Facts, extras: Sequence[str], find: Callable[[str], Facts] = in
         extras: of these extras, and those that hold without any.
         find: looks up what is installed; a cached `installed` saves time over many plugins.
     """
-    found = [
+    problems = [
         f"the extra '{harmless(extra)}' is not one of {harmless(owner.name)}'s"
         for extra in extras
         if canonicalize_name(extra) not in owner.extras
@@ -247,27 +247,27 @@ def lacks(owner: Facts, extras: Sequence[str], find: Callable[[str], Facts] = in
     pending = [(owner, frozenset({"", *extras}))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while pending:
-        current, wanted = pending.pop()
-        key = (canonicalize_name(current.name), wanted)
+        current, active_extras = pending.pop()
+        key = (canonicalize_name(current.name), active_extras)
         if key in seen:
             continue
         seen.add(key)
         for text in current.requires:
-            requirement = _requirement(text, wanted)
+            requirement = _requirement(text, active_extras)
             if requirement is None:
-                found.append(f"the requirement '{harmless(text)}' of {harmless(current.name)} cannot be read")
+                problems.append(f"the requirement '{harmless(text)}' of {harmless(current.name)} cannot be read")
                 continue
             if not requirement.applies:
                 continue
             try:
-                other = find(requirement.name)
+                dependency = find(requirement.name)
             except metadata.PackageNotFoundError:
-                found.append(f"{requirement.text} is not installed")
+                problems.append(f"{requirement.text} is not installed")
                 continue
-            found.extend(_version_problem(requirement, other.version))
+            problems.extend(_version_problem(requirement, dependency.version))
             if requirement.extras:
-                pending.append((other, requirement.extras))
-    return list(dict.fromkeys(found))
+                pending.append((dependency, requirement.extras))
+    return list(dict.fromkeys(problems))
 
 
 class _Requirement(NamedTuple):
@@ -285,12 +285,12 @@ class _Requirement(NamedTuple):
 def _requirement(text: str, extras: Iterable[str]) -> _Requirement | None:
     """A requirement, as it stands for somebody who wants these extras; None if it cannot be read."""
     try:
-        found = Requirement(text)
-        marker = found.marker
+        requirement = Requirement(text)
+        marker = requirement.marker
         applies = "" in extras if marker is None else any(marker.evaluate({"extra": extra}) for extra in extras)
     except (ValueError, UndefinedEnvironmentName):  # malformed, or a comparison of what cannot be compared
         return None
-    return _Requirement(found.name, frozenset(found.extras), found.specifier, applies)
+    return _Requirement(requirement.name, frozenset(requirement.extras), requirement.specifier, applies)
 
 
 def _version_problem(requirement: _Requirement, version: str) -> list[str]:

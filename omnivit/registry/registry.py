@@ -109,21 +109,21 @@ class Registry(Generic[T]):
         Raises:
             PluginError: as `get`.
         """
-        claim, found = self._load(name)
+        claim, plugin = self._load(name)
         if claim.owner is not None:
             distribution, version = claim.owner.facts[:2]
         else:
             distribution, version = owner_of(names.parse(claim.value).distribution)
         origin = {"name": name, "value": claim.value, "distribution": distribution, "version": version}
-        return {**origin, "plugin_version": _version(found)}
+        return {**origin, "plugin_version": _version(plugin)}
 
     def survey(self) -> list[Listing]:
         """Every claim in this group with its health, from one reading of the metadata; nothing is imported."""
         listings = []
         find = functools.cache(introspection.installed)
-        for name, found in self._claims().items():
-            health = _health(found, find)
-            for claim in found:
+        for name, rivals in self._claims().items():
+            health = _health(rivals, find)
+            for claim in rivals:
                 origin = claim.owner.facts[:2] if claim.owner else (introspection.UNKNOWN, introspection.UNKNOWN)
                 listings.append(Listing(self.kind, name, claim.value, *origin, health))
         return listings
@@ -139,50 +139,50 @@ class Registry(Generic[T]):
         return self.kind.removesuffix("s")
 
     def _claims(self) -> dict[str, list[Claim]]:
-        found: dict[str, list[Claim]] = {}
+        by_name: dict[str, list[Claim]] = {}
         for claim in claims.read().groups.get(self.group, ()):
-            found.setdefault(claim.name, []).append(claim)
-        return dict(sorted(found.items()))
+            by_name.setdefault(claim.name, []).append(claim)
+        return dict(sorted(by_name.items()))
 
     def _find(self, name: str) -> list[Claim]:
         """The claims that `name` asks for; the first rule that finds any counts."""
-        known, wanted = self._claims(), names.parse(name)
-        for entry in dict.fromkeys((wanted.entry, wanted.name)):
-            found = known.get(entry, [])
-            if wanted.distribution:
-                mine = names.canonical(wanted.distribution)
-                found = [x for x in found if x.owner and names.canonical(x.owner.facts.name) == mine]
-            if found:
-                return found
+        known, request = self._claims(), names.parse(name)
+        for entry in dict.fromkeys((request.entry, request.name)):
+            matches = known.get(entry, [])
+            if request.distribution:
+                mine = names.canonical(request.distribution)
+                matches = [x for x in matches if x.owner and names.canonical(x.owner.facts.name) == mine]
+            if matches:
+                return matches
         return [Claim(name, name, self.group)] if ":" in name and REFERENCE.fullmatch(name) else []
 
     def _claims_of(self, name: str) -> list[Claim]:
-        found = self._find(name)
-        if found:
-            return found
-        wanted = names.parse(name)
+        matches = self._find(name)
+        if matches:
+            return matches
+        request = names.parse(name)
         direct = "name the class itself: `name: my.module:MyClass`."
-        if not wanted.distribution:
+        if not request.distribution:
             raise PluginError(
                 f"No {self.noun} is called '{harmless(name)}' (entry-point group {self.group}): "
                 f"{suggest(name, self.names())} Install the distribution that registers it, or {direct}"
             )
-        mine = names.canonical(wanted.distribution)
+        mine = names.canonical(request.distribution)
         theirs = [x.name for x in self.names().values() if x.owner and names.canonical(x.owner.facts.name) == mine]
-        package = advice.package(wanted.distribution)
+        package = advice.package(request.distribution)
         get = f"Install it (`pip install {package}`), or" if package and not theirs else "Correct it, or"
         raise PluginError(
             f"The {self.noun} '{harmless(name)}' cannot be used: it is not of the form 'module:Class', and the "
-            f"distribution '{harmless(wanted.distribution)}' registers no {self.noun} '{harmless(wanted.entry)}': "
-            f"{suggest(wanted.entry, theirs)} {get} {direct}"
+            f"distribution '{harmless(request.distribution)}' registers no {self.noun} '{harmless(request.entry)}': "
+            f"{suggest(request.entry, theirs)} {get} {direct}"
         )
 
     def _load(self, name: str) -> tuple[Claim, type[T]]:
-        found = self._claims_of(name)
-        reference = _sole_reference(found)
+        matches = self._claims_of(name)
+        reference = _sole_reference(matches)
         if isinstance(reference, Fault):
-            raise self._error(name, found, reference)
-        claim = found[0]
+            raise self._error(name, matches, reference)
+        claim = matches[0]
         plugin = self._import(claim, reference)
         fault = self._structural_fault(plugin, reference) or self._version_fault(names.parse(name), claim, plugin)
         if fault is not None:
@@ -195,50 +195,50 @@ class Registry(Generic[T]):
         owner: object = None
         part = reference.attribute
         try:
-            found: object = importlib.import_module(reference.module)
+            plugin: object = importlib.import_module(reference.module)
             for part in reference.attribute.split("."):
-                owner, found = found, getattr(found, part, MISSING)
-                if found is MISSING:
+                owner, plugin = plugin, getattr(plugin, part, MISSING)
+                if plugin is MISSING:
                     break
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the program without a word
             raise self._error(claim.name, [claim], advice.failed_import(claim, reference, error)) from error
-        if found is MISSING:
+        if plugin is MISSING:
             hint = suggest(part, _own_classes(owner, reference.module)).rstrip(".")
             fault = Fault(f"{reference.module} has no '{part}'; {hint}", advice.reinstall(claim))
             raise self._error(claim.name, [claim], fault)
-        return found
+        return plugin
 
-    def _structural_fault(self, found: object, reference: Reference) -> Fault | None:
-        """What `found` lacks to be a plugin of this kind."""
+    def _structural_fault(self, plugin: object, reference: Reference) -> Fault | None:
+        """What `plugin` lacks to be a plugin of this kind."""
         module, _, attribute = self.base.partition(":")
         problem = ""
-        if not inspect.isclass(found) or not issubclass(found, self._base()):
-            problem = f"it is {_describe(found)}; a subclass of {module}.{attribute} is wanted"
-        elif abstract := sorted(getattr(found, "__abstractmethods__", ())):
-            problem = f"it is {_describe(found)}, which does not implement {', '.join(abstract)}"
+        if not inspect.isclass(plugin) or not issubclass(plugin, self._base()):
+            problem = f"it is {_describe(plugin)}; a subclass of {module}.{attribute} is wanted"
+        elif abstract := sorted(getattr(plugin, "__abstractmethods__", ())):
+            problem = f"it is {_describe(plugin)}, which does not implement {', '.join(abstract)}"
         else:
-            config = getattr(found, "Config", None)
+            config = getattr(plugin, "Config", None)
             if self.configured and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
                 given = "it has none" if config is None else f"its `Config` is {_describe(config)}"
-                problem = f"it is {_describe(found)}, which needs a dataclass `Config` as class attribute; {given}"
+                problem = f"it is {_describe(plugin)}, which needs a dataclass `Config` as class attribute; {given}"
         return Fault(problem, f"correct {reference.module}, or tell its authors") if problem else None
 
-    def _version_fault(self, wanted: Wanted, claim: Claim, found: object) -> Fault | None:
+    def _version_fault(self, request: Wanted, claim: Claim, plugin: object) -> Fault | None:
         """Whether a plugin's own version is one, and is the one that is asked for."""
-        version, named = _version(found), names.parse(claim.name).version if claim.owner else None
+        version, named = _version(plugin), names.parse(claim.name).version if claim.owner else None
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             said = f"its `version` is {harmless(repr(version))}, not a whole number above 0"
             return Fault(said, advice.correct(claim))
         if named is not None and version != named:
             return Fault(f"it is registered as version {named} and says `version = {version}`", advice.correct(claim))
-        if wanted.version is not None and version != wanted.version:
-            return advice.other_version(claim, wanted.version, version)
+        if request.version is not None and version != request.version:
+            return advice.other_version(claim, request.version, version)
         return None
 
-    def _judge(self, name: str, claim: Claim, found: type[Any]) -> None:
-        verdict = contract.judge(found, self._base(), self.noun, contract.TERMS)
+    def _judge(self, name: str, claim: Claim, plugin: type[Any]) -> None:
+        verdict = contract.judge(plugin, self._base(), self.noun, contract.TERMS)
         if verdict.problem:
             raise self._error(name, [claim], Fault(verdict.problem, verdict.remedy))
         origin = f" ({claim.owner})" if claim.owner else ""
@@ -249,9 +249,9 @@ class Registry(Generic[T]):
         base: type[Any] = getattr(importlib.import_module(module), attribute)
         return base
 
-    def _error(self, name: str, found: Sequence[Claim], fault: Fault) -> PluginError:
+    def _error(self, name: str, rivals: Sequence[Claim], fault: Fault) -> PluginError:
         lines = [f"The {self.noun} '{harmless(name)}' cannot be used: {fault.problem}."]
-        for claim in found:
+        for claim in rivals:
             value = harmless(claim.value)
             if claim.owner is None:
                 lines.append(f"  named directly: {value} (as {self.noun})")
@@ -263,11 +263,11 @@ class Registry(Generic[T]):
 
 def damaged() -> list[Listing]:
     """Distributions whose entry points cannot be read, so that nobody knows whether they hold plugins."""
-    found = []
+    listings = []
     for owner, problem in claims.read().damaged:
         health = Health(False, problem, advice.reinstall(Claim("", "", "", owner)))
-        found.append(Listing(introspection.UNKNOWN, introspection.UNKNOWN, "", *owner.facts[:2], health))
-    return found
+        listings.append(Listing(introspection.UNKNOWN, introspection.UNKNOWN, "", *owner.facts[:2], health))
+    return listings
 
 
 def _reference(value: str) -> Reference | None:
@@ -278,11 +278,11 @@ def _reference(value: str) -> Reference | None:
     return Reference(match[1], match[2], tuple(extra for extra in extras if extra))
 
 
-def _sole_reference(found: Sequence[Claim]) -> Reference | Fault:
+def _sole_reference(rivals: Sequence[Claim]) -> Reference | Fault:
     """The reference of a name that is claimed once and well-formed."""
-    if len(found) > 1:
-        return advice.choose(found)
-    claim = found[0]
+    if len(rivals) > 1:
+        return advice.choose(rivals)
+    claim = rivals[0]
     if claim.fault:
         return Fault(claim.fault, advice.correct(claim))
     reference = _reference(claim.value)
@@ -291,21 +291,21 @@ def _sole_reference(found: Sequence[Claim]) -> Reference | Fault:
     return reference
 
 
-def _health(found: Sequence[Claim], find: Callable[[str], introspection.Facts] = introspection.installed) -> Health:
+def _health(rivals: Sequence[Claim], find: Callable[[str], introspection.Facts] = introspection.installed) -> Health:
     try:
-        fault = _fault(found, find)
+        fault = _fault(rivals, find)
     except Exception as error:  # of a stranger's loader or finder: nobody else shall suffer
         said = printable(f"{type(error).__name__}: {error}")
-        fault = Fault(f"it cannot be examined: {said}", advice.reinstall(found[0]))
+        fault = Fault(f"it cannot be examined: {said}", advice.reinstall(rivals[0]))
     return Health(True) if fault is None else Health(False, *fault)
 
 
-def _fault(found: Sequence[Claim], find: Callable[[str], introspection.Facts]) -> Fault | None:
+def _fault(rivals: Sequence[Claim], find: Callable[[str], introspection.Facts]) -> Fault | None:
     """What shows of a plugin's faults without importing it."""
-    reference = _sole_reference(found)
+    reference = _sole_reference(rivals)
     if isinstance(reference, Fault):
         return reference
-    claim = found[0]
+    claim = rivals[0]
     facts = claim.owner.facts if claim.owner else None
     lacking = introspection.lacks(facts, reference.extras, find) if facts else []
     if lacking:
@@ -319,8 +319,8 @@ def _fault(found: Sequence[Claim], find: Callable[[str], introspection.Facts]) -
     return Fault(verdict.problem, verdict.remedy) if verdict.problem else None
 
 
-def _version(found: object) -> Any:
-    return getattr(found, "version", 1)
+def _version(plugin: object) -> Any:
+    return getattr(plugin, "version", 1)
 
 
 def _own_classes(owner: object, module: str) -> list[str]:
@@ -330,12 +330,12 @@ def _own_classes(owner: object, module: str) -> list[str]:
     return [key for key, value in classes if value.__module__.partition(".")[0] == top]
 
 
-def _describe(found: object) -> str:
+def _describe(value: object) -> str:
     """What an object is, for somebody who expected a class of another kind."""
-    if not inspect.isclass(found):
-        return f"an object of type {type(found).__module__}.{type(found).__qualname__}"
-    bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
-    return f"the class {found.__module__}.{found.__qualname__}({bases})"
+    if not inspect.isclass(value):
+        return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
+    bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in value.__bases__)
+    return f"the class {value.__module__}.{value.__qualname__}({bases})"
 
 
 def registered_owner(cls: type[object]) -> tuple[str, str]:
