@@ -175,8 +175,8 @@ def test_scaled_while_decoding_by_either_library(tmp_path: Path) -> None:
 def test_frames_are_bounded_by_side_and_bytes(clip: Path) -> None:
     assert read_frames(medium(clip), Sampling(frames=3), side=24).frames.shape == (3, 24, 32, 3)
     assert read_frames(medium(clip), Sampling(frames=3), side=480).frames.shape == (3, 48, 64, 3)
-    height, width = fitted(4320, 7680, None, video.BYTES // 100)
-    assert height * width * 3 <= 1.01 * video.BYTES / 100 and width / height == pytest.approx(16 / 9, rel=0.01)
+    height, width = fitted(4320, 7680, None, video.MAX_CLIP_BYTES // 100)
+    assert height * width * 3 <= 1.01 * video.MAX_CLIP_BYTES / 100 and width / height == pytest.approx(16 / 9, rel=0.01)
 
 
 def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
 
 
 def test_too_many_pixels_are_refused_before_decoding(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_stream, "MAX_PIXELS", 1000)
-    with pytest.raises(MediaError, match="frames of 64 x 48 pixels, more than the limit of 1,000"):
+    monkeypatch.setattr(video_stream, "MAX_FRAME_PIXELS", 1000)
+    with pytest.raises(MediaError, match="the frames have 64 x 48 pixels, more than the limit of 1,000"):
         decoded(clip, Sampling(), True)
 
 
@@ -207,7 +207,7 @@ def test_a_crash_of_decord_costs_nothing_but_time(
     (tmp_path / "decord.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(isolate, "_helper", None)
-    video._said.clear()
+    video._logged.clear()
     with caplog.at_level(logging.WARNING):
         found = read_frames(medium(clip), Sampling(frames=3))
     assert len(found.frames) == 3 and "crashed (SIGSEGV)" in caplog.text and "read by PyAV" in caplog.text
@@ -267,9 +267,9 @@ def test_frames_in_files_of_their_own_are_a_clip(tmp_path: Path) -> None:
     [
         (["0.png", "../out.png"], "contains `..`"),
         (["0.png", "gone.png"], "no such file"),
-        (["0.png", "wide.png"], r"wide.png: has 20 x 10 pixels, but the first frame .*0.png 10 x 10"),
+        (["0.png", "wide.png"], r"wide.png: has 20 x 10 pixels, but the first frame .*0.png has 10 x 10"),
         (["0.png", "notes.txt"], "notes.txt: is not an image"),
-        ([], "is no clip"),
+        ([], "is not a video"),
     ],
 )
 def test_frames_that_make_no_clip_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:
@@ -315,7 +315,7 @@ def test_a_cover_picture_is_no_clip(tmp_path: Path) -> None:
         for packet in [*cover.encode(av.VideoFrame(32, 32, "yuvj420p")), *cover.encode(), *sound.encode(frame)]:
             file.mux(packet)
         file.mux(sound.encode())
-    with pytest.raises(MediaError, match="sound and no pictures"):
+    with pytest.raises(MediaError, match="contains audio and no video"):
         read_frames(medium(tmp_path / "song.m4a"), Sampling())
 
 

@@ -69,9 +69,9 @@ def test_a_clip_of_which_less_than_half_can_be_read_is_refused(indexed: Path, tm
     short = cut(indexed, tmp_path / "short.mp4", 0.4, b"mdat")
     zeros = blanked(indexed, tmp_path / "zeros.mp4", 0.4, 1.0)
     for path in (short, zeros):
-        with pytest.raises(MediaError, match=r"(\d+) of its 50 frames can be read, too few"):
+        with pytest.raises(MediaError, match=r"(\d+) of its 50 frames can be read, less than the share 0.5"):
             read_frames(medium(path), Sampling(frames=6))
-    with pytest.raises(MediaError, match="of its 50 frames can be read, too few"):
+    with pytest.raises(MediaError, match=r"of its 50 frames can be read, less than the share 0.5"):
         inspect(medium(short))
     assert "of its 50 frames" in facts_of(medium(short)).details["damage"]
 
@@ -83,4 +83,6 @@ def test_a_count_in_the_header_that_is_too_high_costs_no_frame(tmp_path: Path) -
         content[place : place + 4] = (431).to_bytes(4, "little")
     path.write_bytes(content)
     assert len(read_frames(medium(path), Sampling(frames=20)).frames) == 12
-    assert facts_of(medium(path)).details["damage"].startswith("its header promises 431 frames, but 12 are there")
+    assert (
+        facts_of(medium(path)).details["damage"].startswith("its header declares 431 frames, but the file contains 12")
+    )

@@ -43,7 +43,7 @@ def _kinds(folder: Path, good: Path) -> dict[str, str]:
     write_sound(folder / "sound.m4a")
     write_sound(folder / "sound.mp3", "libmp3lame")
     goods = ("vp9.webm", "motion.avi", "stream.ts", "one_frame.mkv", "narrow.mp4", "uneven.mkv", "turned.mp4")
-    return {**dict.fromkeys(goods, "good"), "sound.m4a": "holds sound and no pictures", "sound.mp3": "holds sound"}
+    return {**dict.fromkeys(goods, "good"), "sound.m4a": "contains audio and no video", "sound.mp3": "contains audio"}
 
 
 def _cut_short(folder: Path, good: Path) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _cut_short(folder: Path, good: Path) -> dict[str, str]:
     return {
         "no_index.mp4": UNOPENED,
         "header.mp4": UNOPENED,
-        "half.mp4": "1 of its 20 frames can be read, too few",
+        "half.mp4": "1 of its 20 frames can be read, less than the share 0.5",
         "half.mkv": "good",
         "half.ts": "good",
         "empty.mp4": "the file is empty",
@@ -92,7 +92,7 @@ def _mislabelled(folder: Path, good: Path) -> dict[str, str]:
         **dict.fromkeys(unknown, UNKNOWN),
         "clip.txt": "good",
         "clip.gif": "good",
-        "wave.mp4": "holds sound and no pictures",
+        "wave.mp4": "contains audio and no video",
     }
 
 
@@ -112,14 +112,14 @@ def _lying(folder: Path, good: Path) -> dict[str, str]:
     (folder / "nested.mp4").write_bytes(b"".join(struct.pack(">I", 8000 - 8 * n) + b"moov" for n in range(1000)))
     (folder / "ebml.mkv").write_bytes(b"\x1a\x45\xdf\xa3" + b"\xff" * 300)
     return {
-        "codec.mp4": "no decoder is known|cannot be opened",
-        "locked.mp4": "no decoder is known|can be decoded|cannot be opened",
-        "counts.mp4": "good|cannot be opened|without a single frame|memory|damaged",
+        "codec.mp4": "there is no decoder|cannot be opened",
+        "locked.mp4": "there is no decoder|can be decoded|cannot be opened",
+        "counts.mp4": "good|cannot be opened|a video stream without frames|memory|damaged",
         "raw.avi": "good",
         "huge.avi": f"{LIMIT}|can be decoded",
-        "boxes.mp4": "cannot be opened|no stream of video|holds no",
-        "nested.mp4": "cannot be opened|no stream of video|damaged",
-        "ebml.mkv": "cannot be opened|no stream of video",
+        "boxes.mp4": "cannot be opened|contains no video stream",
+        "nested.mp4": "cannot be opened|contains no video stream|damaged",
+        "ebml.mkv": "cannot be opened|contains no video stream",
     }
 
 

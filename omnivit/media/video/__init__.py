@@ -1,4 +1,4 @@
-"""Clips: from a medium to a bounded number of frames, each with its time. See `read`."""
+"""Videos: from a medium to a bounded number of frames, each with its time. See `read`."""
 
 from __future__ import annotations
 

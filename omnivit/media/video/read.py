@@ -1,8 +1,8 @@
-"""Clips: from a medium to a bounded number of frames, each with its time.
+"""Videos: from a medium to a bounded number of frames, each with its time.
 
-Files are decoded by decord where it can, else by PyAV, in a process of their own (`omnivit.media.isolate`). Which
-frames are wanted, and how large, is settled before any is decoded, from the times in the file's packets: memory
-depends on the frames that are asked for and not on how long the clip is.
+Files are decoded by decord if possible, otherwise by PyAV, in the helper process (`omnivit.media.isolate`). The frames
+and their size are selected before any frame is decoded, from the times in the packets of the file. So memory depends on
+the selected frames, and not on the length of the video.
 
 Shapes: T frames, H height and W width in pixels.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,61 +23,67 @@ from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Frames, Media
 from omnivit.errors import MediaError
 from omnivit.media import isolate
-from omnivit.media.locate import folder_files, opened
+from omnivit.media.locate import files_of, opened_all
 from omnivit.media.source import Source
 from omnivit.media.video.decode import Decoded, decode, describe
-from omnivit.media.video.frames import ClipError, fitted, scaled
+from omnivit.media.video.frames import VideoError, fitted, scaled
 from omnivit.media.video.sampling import Sampling, shown_at
 
-__all__ = ["BYTES", "SIDE", "Clip", "Sampling", "facts_of", "frames_at", "inspect", "read_frames"]
+__all__ = ["MAX_CLIP_BYTES", "SIDE", "Clip", "Sampling", "facts_of", "frames_at", "inspect", "read_frames"]
 
 log = logging.getLogger(__name__)
 
 SIDE = 480
-"""Frames whose short side is longer are scaled down to it as they are decoded."""
-BYTES = 200_000_000
-"""All frames of a clip together take no more: of many or large ones each is scaled down further."""
+"""Default length of the short side of frames in pixels; larger frames are scaled down while they are decoded."""
+MAX_CLIP_BYTES = 200_000_000
+"""Most bytes of all frames that are read of one video; if they would need more, each frame is scaled down further."""
+DEFAULT_FPS = 25.0
+"""Frames per second of videos in memory, and of videos with one file per frame that declare none."""
+MAX_FRAME_FILES = 20_000
+"""Most frames of a video with one file per frame."""
 
-_said: set[str] = set()
-"""Reasons that were logged,"""
-_damaged: set[tuple[str, str]] = set()
-"""and files with what is wrong with them."""
+_logged: set[str] = set()
+"""Notes that were logged."""
+_logged_damage: set[tuple[str, str]] = set()
+"""Files and their damage that were logged."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a clip, upright, in the order of their times."""
+    """Frames of a video, upright, in the order of their times."""
 
     frames: np.ndarray[Any, np.dtype[np.uint8]]
     """[T, H, W, 3] RGB."""
     times: tuple[float, ...]
-    """[T] seconds since the first frame of the file, as the file states them."""
+    """[T] time of each frame in seconds since the first frame of the file, as declared in the file."""
     seconds: float
-    """How long the whole clip lasts."""
+    """Duration of the complete video."""
     total: int
-    """Frames of the whole clip."""
+    """Number of frames of the complete video."""
 
 
 def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Clip:
-    """The frames of a clip that `sampling` chooses; random ones are a function of `media.seed`.
+    """Read the frames of a video that `sampling` selects; random sampling depends only on `media.seed`.
 
     Args:
-        media: a file of video (MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, OGG, WMV) or of pictures (GIF, APNG, WebP; a
-            still one is a clip of one frame), its bytes, an array of uint8 [T, H, W, 3], a list of PIL images, or
-            frames in files of their own: a list of paths, `Frames`, or a folder (`9.png` before `10.png`). What has no
-            times of its own is taken for 25 frames a second.
-        sampling: which frames.
-        side: most pixels of the short side; larger frames are scaled down, ratio kept. None: only `BYTES` bounds.
+        media: a video file (MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, OGG, WMV) or an animation (GIF, APNG, WebP; a
+            still image is a video of one frame), its bytes, an array of uint8 [T, H, W, 3], a list of PIL images, or
+            one file per frame: a list of paths, `Frames`, or a folder (`9.png` before `10.png`). Media without times
+            have 25 frames per second.
+        sampling: how the frames are selected.
+        side: length of the short side in pixels; larger frames are scaled down and keep their aspect ratio. None: only
+            `MAX_CLIP_BYTES` limits their size.
 
     Raises:
-        MediaError: it cannot be read, is no clip, holds sound alone, no frame, or none that can be decoded.
+        MediaError: the file cannot be opened or read, is not a video, contains only audio, contains no frame, or no
+            frame that can be decoded.
         PluginError: PyAV is not installed.
     """
     return _clip(media, sampling, side)
 
 
 def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> Clip:
-    """The frames that are shown at these times, in seconds, in this order; before and after the clip its ends.
+    """Read the frames that are shown at these times in seconds, in this order; times outside give the nearest end.
 
     Raises:
         MediaError, PluginError: as `read_frames`.
@@ -86,18 +92,18 @@ def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> 
 
 
 def facts_of(media: Media) -> MediaFacts:
-    """What a clip is: frames, height, width (upright), seconds, codec; of a damaged one, how much can be read.
+    """Frames, height, width (upright), duration and codec of a video; if it is damaged, how much can be read.
 
-    No frame is decoded but the first.
+    Only the first frame is decoded.
 
     Raises:
-        MediaError, PluginError: as `read_frames`; but of a clip that is refused as too damaged, the facts are told.
+        MediaError, PluginError: as `read_frames`, but not for a video that is refused because of its damage.
     """
     return _facts(media)[0]
 
 
 def inspect(media: Media) -> MediaFacts:
-    """As `facts_of`, and raises MediaError for what `read_frames` refuses, as far as the packets tell."""
+    """As `facts_of`, but raises MediaError also for damage because of which `read_frames` refuses a video."""
     facts, refusal = _facts(media)
     if refusal:
         raise MediaError(refusal)
@@ -105,122 +111,106 @@ def inspect(media: Media) -> MediaFacts:
 
 
 def _facts(media: Media) -> tuple[MediaFacts, str]:
-    """Facts, and why the clip is not used, where it is not."""
-    source = _in_memory(media)
-    if source is not None:
-        total, height, width, _ = source.shape
-        shape = {"frames": total, "height": height, "width": width}
-        return MediaFacts("video", shape, total / MEMORY_RATE), ""
-    with _Files(media) as files:
-        found = isolate.isolated(describe, files.sources, files.rate, name=files.name, size=files.size)
-    shape = {"frames": found.frames, "height": found.height, "width": found.width}
-    details = {"codec": found.codec, "container": found.container} | ({"damage": found.damage} if found.damage else {})
-    return MediaFacts("video", shape, found.seconds, details), found.refusal
-
-
-MEMORY_RATE = 25.0
-"""Frames a second of what is in memory, and of frames in files of their own that state no rate."""
-MAX_FILES = 20_000
-"""Frames that may have files of their own."""
-
-Wanted = Sampling | tuple[float, ...]
-
-
-def _clip(media: Media, wanted: Wanted, side: int | None) -> Clip:
+    """Facts of a video, and the reason why it is not used; empty if it can be used."""
     array = _in_memory(media)
     if array is not None:
-        return _from_array(array, wanted, media.seed, side)
-    with _Files(media) as files:
-        found = _decoded(files, (wanted, media.seed, side, BYTES))
-    for note in found.notes:
-        _say(files.name, note)
-    _say_damage(files.name, found.damage)
-    return Clip(found.frames, found.times, found.seconds, found.total)
+        total, height, width, _ = array.shape
+        shape = {"frames": total, "height": height, "width": width}
+        return MediaFacts("video", shape, total / DEFAULT_FPS), ""
+    with _opened_files(media) as files:
+        described = isolate.isolated(describe, files.sources, files.fps, name=files.name, size=files.size)
+    shape = {"frames": described.frames, "height": described.height, "width": described.width}
+    details = {"codec": described.codec, "container": described.container}
+    if described.damage:
+        details["damage"] = described.damage
+    return MediaFacts("video", shape, described.seconds, details), described.refusal
+
+
+Selection = Sampling | tuple[float, ...]
+"""How frames are selected: by a sampling, or by the moments in seconds at which they are shown."""
+
+
+def _clip(media: Media, selection: Selection, side: int | None) -> Clip:
+    array = _in_memory(media)
+    if array is not None:
+        return _from_array(array, selection, media.seed, side)
+    with _opened_files(media) as files:
+        decoded = _decoded(files, (selection, media.seed, side, MAX_CLIP_BYTES))
+    for note in decoded.notes:
+        _log_once(files.name, note)
+    _log_damage(files.name, decoded.damage)
+    return Clip(decoded.frames, decoded.times, decoded.seconds, decoded.total)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The open files of a video: one, or one per frame."""
+
+    sources: list[Source]
+    fps: float
+    """Frames per second, for one file per frame."""
+    name: str
+    """Name of the medium, for errors."""
+    size: int
+    """Bytes of all files together."""
+
+
+@contextmanager
+def _opened_files(media: Media) -> Iterator[_Files]:
+    """Open the files of a video. Raises MediaError if there are too many files, or one cannot be opened."""
+    fps = DEFAULT_FPS
+    if isinstance(media.source, Frames):
+        fps = media.source.fps or DEFAULT_FPS
+        media = replace(media, source=media.source.paths)
+    frames = files_of(media)
+    if not 0 < len(frames) <= MAX_FRAME_FILES:
+        raise MediaError(
+            f"{media}: the video has {len(frames):,} image files, but 1 to {MAX_FRAME_FILES:,} are allowed "
+            f"(omnivit.media.video.read.MAX_FRAME_FILES). Convert it to a video file."
+        )
+    with opened_all(frames) as sources:
+        name, first = sources[0].name, sources[0].path
+        if len(sources) > 1 and first is not None:
+            name = f"{first.parent} ({len(sources)} frames)"
+        yield _Files(sources, fps, name, sum(source.size for source in sources))
 
 
 def _decoded(files: _Files, request: tuple[Any, ...]) -> Decoded:
-    """By decord, which hands over to PyAV what it cannot read; by PyAV alone where decord brought the process down."""
+    """Decode with decord, or with PyAV what decord cannot read; only with PyAV after decord has crashed."""
     began, name, size = time.monotonic(), files.name, files.size
     try:
-        return isolate.isolated(decode, files.sources, files.rate, *request, True, name=name, size=size)
-    except ClipError:
+        return isolate.isolated(decode, files.sources, files.fps, *request, True, name=name, size=size)
+    except VideoError:
         raise
     except MediaError as error:
+        # a crash costs no time; after a timeout, PyAV would need as long again
         if time.monotonic() - began > isolate.SECONDS / 2:
             raise
-        _say(name, f"decord failed ({error}); read by PyAV")
-        return isolate.isolated(decode, files.sources, files.rate, *request, False, name=name, size=size)
+        _log_once(name, f"decord failed ({error}); read by PyAV")
+        return isolate.isolated(decode, files.sources, files.fps, *request, False, name=name, size=size)
 
 
-class _Files:
-    """The opened files of a clip: one, or one for each frame. To be used in a `with` block.
-
-    Attributes:
-        sources: the files.
-        rate: frames a second, where each frame has a file of its own.
-        name: of the medium, for errors.
-        size: bytes of all files.
-    """
-
-    def __init__(self, media: Media) -> None:
-        """Raises MediaError where the medium names no files, or one must not or cannot be read."""
-        source, self.rate = media.source, MEMORY_RATE
-        if isinstance(source, Frames):
-            self.rate = source.fps or MEMORY_RATE
-            source = source.paths
-        frames = folder_files(media)
-        if isinstance(source, (list, tuple)):
-            frames = [replace(media, source=path) for path in source]
-        if frames is not None and not 0 < len(frames) <= MAX_FILES:
-            raise MediaError(
-                f"{media}: is a clip of {len(frames):,} files; 1 to {MAX_FILES:,} frames may have files of their own "
-                f"(omnivit.media.video.read.MAX_FILES). Make it a video."
-            )
-        self.sources: list[Source] = []
-        try:
-            for one in frames or [media]:
-                self.sources.append(opened(one) if frames is None else opened(one).rest())
-        except BaseException:
-            self.close()
-            raise
-        self.size = sum(one.size for one in self.sources)
-        self.name = self.sources[0].name
-        if frames is not None and (first := self.sources[0].path) is not None:
-            self.name = f"{first.parent} ({len(frames)} frames)"
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all files."""
-        for source in self.sources:
-            source.close()
+def _log_once(name: str, note: str) -> None:
+    """Log each note once per process, with the first medium that it is about."""
+    if note not in _logged:
+        _logged.add(note)
+        log.warning("%s: %s (logged once)", name, note)
 
 
-def _say(name: str, note: str) -> None:
-    """Log each reason once in a process, with the first medium that it was met with."""
-    if note not in _said:
-        _said.add(note)
-        log.warning("%s: %s (said once)", name, note)
-
-
-def _say_damage(name: str, damage: str) -> None:
-    """Log once for each file what is wrong with it."""
-    if damage and (name, damage) not in _damaged:
-        _damaged.add((name, damage))
+def _log_damage(name: str, damage: str) -> None:
+    """Log the damage of a file, once per file."""
+    if damage and (name, damage) not in _logged_damage:
+        _logged_damage.add((name, damage))
         log.warning("%s: %s", name, damage)
 
 
 def _in_memory(media: Media) -> np.ndarray[Any, Any] | None:
-    """An array [T, H, W, 3] of what is in memory; None where the medium is a file or several."""
+    """A video in memory as an array [T, H, W, 3]; None if the medium is one or more files."""
     source = media.source
     if isinstance(source, np.ndarray):
         return _checked(source, str(media))
     if isinstance(source, (list, tuple)) and not (
-        source and all(isinstance(one, (str, os.PathLike)) for one in source)
+        source and all(isinstance(entry, (str, os.PathLike)) for entry in source)
     ):
         return _stacked(source, str(media))
     return None
@@ -229,32 +219,32 @@ def _in_memory(media: Media) -> np.ndarray[Any, Any] | None:
 def _checked(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
         raise MediaError(
-            f"{name}: an array of {array.dtype} with shape {list(array.shape)} is no clip. Available: uint8 with shape "
-            f"[T, H, W, 3] and at least one frame."
+            f"{name}: an array of {array.dtype} with shape {list(array.shape)} is not a video. Available: uint8 with "
+            f"shape [T, H, W, 3] and at least one frame."
         )
     return array
 
 
-def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray[Any, Any]:
+def _stacked(images: Sequence[Any], name: str) -> np.ndarray[Any, Any]:
     from PIL import Image
 
-    if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
+    if not images or not all(isinstance(image, Image.Image) for image in images):
         raise MediaError(
-            f"{name}: is no clip. A list of frames holds the paths of one or more picture files, or PIL images of one "
+            f"{name}: is not a video. Pass a list with the paths of one or more image files, or with PIL images of one "
             f"size."
         )
-    sizes = {picture.size for picture in pictures}
+    sizes = {image.size for image in images}
     if len(sizes) > 1:
-        raise MediaError(f"{name}: its pictures have several sizes {sorted(sizes)[:3]}. Bring them to one size.")
-    return _checked(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), name)
+        raise MediaError(f"{name}: its frames have several sizes {sorted(sizes)[:3]}. Resize them to one size.")
+    return _checked(np.stack([np.asarray(image.convert("RGB")) for image in images]), name)
 
 
-def _from_array(array: np.ndarray[Any, Any], wanted: Wanted, seed: int | None, side: int | None) -> Clip:
-    """The wanted frames of what is in memory."""
+def _from_array(array: np.ndarray[Any, Any], selection: Selection, seed: int | None, side: int | None) -> Clip:
+    """The selected frames of a video in memory."""
 
-    times = [number / MEMORY_RATE for number in range(len(array))]
-    seconds = len(array) / MEMORY_RATE
-    chosen = wanted.choose(times, seconds, seed) if isinstance(wanted, Sampling) else shown_at(times, wanted)
-    height, width = fitted(array.shape[1], array.shape[2], side, BYTES // max(1, len(chosen)))
+    times = [number / DEFAULT_FPS for number in range(len(array))]
+    seconds = len(array) / DEFAULT_FPS
+    chosen = selection.choose(times, seconds, seed) if isinstance(selection, Sampling) else shown_at(times, selection)
+    height, width = fitted(array.shape[1], array.shape[2], side, MAX_CLIP_BYTES // max(1, len(chosen)))
     frames = np.stack([scaled(array[number], height, width) for number in chosen])
     return Clip(frames, tuple(times[number] for number in chosen), seconds, len(array))

@@ -1,7 +1,7 @@
-"""Which frames of a clip: from the times of all its frames to the numbers of a few. No file, no pixel.
+"""Selection of frames: from the times of all frames of a video to the numbers of a few. Knows no file and no pixel.
 
-Frames are spread over time. Where the rate is constant, spreading over the frames' numbers is the same and exact,
-whatever a container rounds times to (Matroska: to a millisecond); so numbers are used there.
+Frames are selected evenly over time. If the frame rate is constant, they are selected evenly by number instead: the
+result is the same, but it does not depend on how a container rounds times (Matroska: to a millisecond).
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ Kind = Literal["uniform", "fps", "segment_random", "head_tail"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a clip. `frames` is their number; a shorter clip gives each of its frames once."""
+    """How the frames of a video are selected. A video with fewer than `frames` frames gives each of them once."""
 
     kind: Kind = "uniform"
-    """`uniform`: the middle one of equal segments of time (Video-ChatGPT). `segment_random`: any one of each segment,
-    by the seed; the middle one without a seed (VideoChat). `head_tail`: evenly from the first to the last, both
-    included (Valley). `fps`: so many a second of the clip's own time, at most `frames`; more are spread out as
-    `uniform`. A frame that is shown throughout several segments is given once."""
+    """`uniform`: the middle frame of equal segments of time (Video-ChatGPT). `segment_random`: a random frame of each
+    segment, by the seed; the middle frame without a seed (VideoChat). `head_tail`: evenly from the first to the last
+    frame, both included (Valley). `fps`: `fps` frames per second of the video, at most `frames`; a longer
+    video is sampled as `uniform`. A frame that is shown during several segments is selected once."""
     frames: int = 8
-    """How many; the most for `fps`."""
+    """Number of frames; for `fps`, the largest number."""
     fps: float | None = None
-    """Frames a second, for `fps`."""
+    """Frames per second, for the kind `fps`."""
     repeat: bool = False
-    """A shorter clip gives `frames` all the same, some of them twice, as models of a fixed number need."""
+    """Select `frames` frames also of a shorter video, some of them twice, for models of a fixed number of frames."""
 
     def __post_init__(self) -> None:
         if self.frames < 1:
             raise ValueError(f"`frames` is {self.frames}; it must be at least 1.")
         if (self.kind == "fps") != (self.fps is not None):
-            raise ValueError("`fps` belongs to `sampling: fps`, which needs it.")
+            raise ValueError("`sampling: fps` needs the option `fps`, and no other sampling accepts it.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"`fps` is {self.fps}; it must be above 0.")
+            raise ValueError(f"`fps` is {self.fps}; it must be a finite number above 0.")
 
     def choose(self, times: Sequence[float], seconds: float, seed: int | None) -> list[int]:
-        """Numbers of the chosen frames, ascending.
+        """Numbers of the selected frames, ascending.
 
         Args:
-            times: of all frames, in seconds, ascending from 0; at least one.
-            seconds: of the whole clip.
-            seed: of `segment_random`; None: no randomness.
+            times: start of each frame in seconds, ascending from 0; at least one.
+            seconds: duration of the video.
+            seed: seed of `segment_random`; None: no randomness.
         """
         steady = constant_rate(times)
         if self.kind == "fps":
@@ -77,7 +77,7 @@ class Sampling:
         return [round(step * number) for number in range(self.frames)]
 
     def _somewhere(self, times: Sequence[float], seconds: float, steady: bool, draw: random.Random) -> list[int]:
-        """One of each segment; those of a clip shorter than their number hold one frame, or share it."""
+        """A random frame of each segment; if there are more segments than frames, segments share a frame."""
         if not steady:
             length = seconds / self.frames
             return shown_at(times, [(number + draw.random()) * length for number in range(self.frames)])
@@ -86,7 +86,7 @@ class Sampling:
 
 
 def constant_rate(times: Sequence[float]) -> bool:
-    """Whether each frame begins within half a frame of where a constant rate puts it."""
+    """Whether each frame starts within half a frame of its time at a constant frame rate."""
     if len(times) < 3:
         return True
     gap = times[-1] / (len(times) - 1)
@@ -94,7 +94,7 @@ def constant_rate(times: Sequence[float]) -> bool:
 
 
 def _middles(times: Sequence[float], seconds: float, steady: bool, count: int) -> list[int]:
-    """The frame in the middle of each of `count` equal segments."""
+    """Number of the frame in the middle of each of `count` equal segments."""
     if steady:
         return _middle_places(len(times), count)
     return shown_at(times, [(number + 0.5) * seconds / count for number in range(count)])
@@ -105,11 +105,11 @@ def _middle_places(total: int, count: int) -> list[int]:
 
 
 def _nearest(times: Sequence[float], moment: float) -> int:
-    """Number of the frame that begins nearest to a moment."""
+    """Number of the frame whose start is nearest to a moment."""
     after = min(bisect.bisect_left(times, moment), len(times) - 1)
     return after - 1 if after > 0 and moment - times[after - 1] < times[after] - moment else after
 
 
 def shown_at(times: Sequence[float], moments: Sequence[float]) -> list[int]:
-    """Number of the frame that is shown at each moment: the last that began by then, within a microsecond."""
+    """Number of the frame that is shown at each moment: the last one that started by then, within a microsecond."""
     return [max(0, bisect.bisect_right(times, moment + 1e-6) - 1) for moment in moments]

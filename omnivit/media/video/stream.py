@@ -1,4 +1,4 @@
-"""One stream of video, through PyAV: the time of each frame, and frames by number. Runs in the helper process.
+"""One video stream, read with PyAV: the time of each frame, and frames by number. Runs in the helper process.
 
 Shapes: T frames, H height and W width in pixels.
 """
@@ -13,34 +13,36 @@ from typing import Any
 
 import numpy as np
 
+from omnivit.media.advice import REMOVE, download_again
 from omnivit.media.source import Source
-from omnivit.media.video.frames import MAX_PIXELS, ClipError
+from omnivit.media.video.frames import MAX_FRAME_PIXELS, VideoError
 
 THREADS = 2
-SEARCH = 5.0
-"""Seconds of computing that may go into finding out which frames of a damaged clip can be decoded."""
-ENOUGH = 0.5
-"""A clip of which a smaller share of the frames can be read is refused: what is left no longer shows what it showed."""
+"""Threads of a decoder."""
+SEARCH_SECONDS = 5.0
+"""Processor time to search for the frames of a damaged video that can be decoded."""
+MIN_READABLE = 0.5
+"""Smallest share of frames that must be readable. With fewer, a video may no longer show what it was labelled for."""
 
 
 class Stream:
-    """The stream of video of a file, opened.
+    """The video stream of a file, opened.
 
     Attributes:
-        source, name: its file, and the name for errors.
-        times: seconds of each frame since the first, ascending; from the file's packets, whatever its rate.
-        seconds: how long it lasts, the last frame included.
-        height, width: of its frames, upright and with square pixels.
-        turns: quarter turns to the left that bring a frame upright.
-        kind: FFmpeg's name of its container.
-        promised: how many frames it should have, those included that the file lacks.
+        source, name: the file, and its name for errors.
+        times: start of each frame in seconds, ascending from 0; taken from the packets, so the frame rate can vary.
+        seconds: duration, including the last frame.
+        height, width: size of its frames, upright and with square pixels.
+        turns: quarter turns to the left that make a frame upright.
+        kind: FFmpeg's name of the container.
+        promised: number of frames that the file should have, including those that are missing.
         damaged: packets are missing, or could not be decoded up to the first frame.
-        damage: what is wrong with it; empty where nothing is known to be.
-        refusal: why it is not used; empty where it can be.
+        damage: what is wrong with the file; empty if nothing is known to be wrong.
+        refusal: why the file is not used; empty if it can be used.
     """
 
     def __init__(self, source: Source, kind: str) -> None:
-        """Raises ClipError where there is no video in it, or not one frame that can be decoded."""
+        """Raises VideoError if the file has no video stream, or no frame that can be decoded."""
         self.source, self.name, self.kind = source, source.name, kind
         self.damage = self.refusal = ""
         self.damaged = False
@@ -60,12 +62,12 @@ class Stream:
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[int]]:
         """[T, H, W, 3] the frames of these numbers (ascending), scaled to `size` while decoding; and their numbers.
 
-        In the place of a frame that cannot be decoded stands the next good one, or the last, under its own number.
+        A frame that cannot be decoded is replaced by the next good one, or by the last, with the number of that frame.
 
         Args:
-            numbers: of the frames.
+            numbers: numbers of the frames.
             size: height and width.
-            jumps: whether to go from key frame to key frame; without, everything before is decoded as well.
+            jumps: seek to key frames; otherwise everything before is decoded too.
         """
         frames = np.empty((len(numbers), *size, 3), dtype=np.uint8)
         walk = _Walk(self, jumps)
@@ -73,44 +75,45 @@ class Stream:
         for place, number in enumerate(numbers):
             frame = walk.to(self._stamps[number])
             if frame is None:
-                raise ClipError(f"{self.name}: none of its frames can be decoded. Fetch it again.")
+                raise VideoError(f"{self.name}: none of its frames can be decoded. {download_again()}")
             frames[place] = self._pixels(frame, size)
             read.append(self._number(frame))
         return frames, read
 
     def readable(self) -> list[int]:
-        """The numbers of all frames that can be decoded, ascending. Decodes the whole clip, and notes its `damage`.
+        """The numbers of all frames that can be decoded, ascending. Decodes the complete video and sets `damage`.
 
-        Raises ClipError where that would take more than `SEARCH` seconds.
+        Raises VideoError if that takes more than `SEARCH_SECONDS`.
         """
         began = time.process_time()
         numbers = set()
         for frame in _Walk(self, jumps=False).all():
             numbers.add(self._number(frame))
-            if time.process_time() - began > SEARCH:
-                raise ClipError(
-                    f"{self.name}: is damaged: some of its {len(self.times):,} frames cannot be decoded, and it is too "
-                    f"long to look for those that can. Repair it (`ffmpeg -i FILE repaired.mp4`), or take the sample "
-                    f"out."
+            if time.process_time() - began > SEARCH_SECONDS:
+                raise VideoError(
+                    f"{self.name}: is damaged: some of its {len(self.times):,} frames cannot be decoded, and the video "
+                    f"is too long to search for those that can. Repair it (`ffmpeg -i FILE repaired.mp4`), or {REMOVE}."
                 )
-        self._judge(len(numbers - {-1}))
+        self._assess(len(numbers - {-1}))
         return sorted(numbers - {-1})
 
-    def _judge(self, count: int) -> None:
-        """Note that `count` frames of all that it should have can be read."""
-        if count == self.promised:
-            stated = f"its header promises {self._stream.frames:,} frames, but {count:,} are there"
-            self.damage = f"{stated}: is it cut short?"
+    def _assess(self, count: int) -> None:
+        """Set `damage`, and `refusal` if too few frames are left, given that `count` frames can be read."""
+        if count == self.promised:  # every packet that is present can be read, yet the header counts more of them
+            self.damage = (
+                f"its header declares {self._stream.frames:,} frames, but the file contains {count:,}; it may be cut "
+                f"short"
+            )
             return
         self.damage = f"is damaged or cut short: {count:,} of its {self.promised:,} frames can be read"
-        if count < ENOUGH * self.promised:
+        if count < MIN_READABLE * self.promised:
             self.refusal = (
-                f"{self.name}: {self.damage}, too few to show what it showed (omnivit.media.video.stream.ENOUGH). "
-                f"Fetch it again, or take the sample out."
+                f"{self.name}: {self.damage}, less than the share {MIN_READABLE:g} that is required "
+                f"(omnivit.media.video.stream.MIN_READABLE). {download_again()}"
             )
 
     def _number(self, frame: Any) -> int:
-        """Which frame this is; -1 for one before the first."""
+        """The number of a decoded frame; -1 for a frame before the first."""
         return bisect.bisect_right(self._stamps, _stamp(frame)) - 1
 
     def _open(self) -> None:
@@ -119,31 +122,30 @@ class Stream:
         try:
             self._container = av.open(self.source.nameable(), format=self.kind, metadata_errors="replace")
         except av.error.FFmpegError as error:
-            raise ClipError(
-                f"{self.name}: cannot be opened, it is damaged or cut short ({error.strerror}). Fetch it again, or "
-                f"take the sample out."
+            raise VideoError(
+                f"{self.name}: cannot be opened, it is damaged or cut short ({error.strerror}). {download_again()}"
             ) from error
-        found = self._container.streams
-        pictures = av.stream.Disposition.attached_pic
-        streams = [stream for stream in found.video if not stream.disposition & pictures]
+        available = self._container.streams
+        cover_art = av.stream.Disposition.attached_pic
+        streams = [stream for stream in available.video if not stream.disposition & cover_art]
         if not streams:
-            what = "sound and no pictures" if found.audio else "no stream of video"
-            raise ClipError(f"{self.name}: holds {what}. Use a file with video.")
-        best = found.best("video")
+            content = "contains audio and no video" if available.audio else "contains no video stream"
+            raise VideoError(f"{self.name}: {content}. Use a file with video.")
+        best = available.best("video")  # FFmpeg's choice, unless it is a cover image
         self._stream = best if best in streams else streams[0]
         context = self._stream.codec_context
         if context is None:
-            raise ClipError(f"{self.name}: no decoder is known for its video. Convert it, for example to H.264.")
+            raise VideoError(f"{self.name}: there is no decoder for its video. Convert it, for example to H.264.")
         self.codec = str(context.name)
-        if context.width * context.height > MAX_PIXELS:
-            raise ClipError(
-                f"{self.name}: frames of {context.width} x {context.height} pixels, more than the limit of "
-                f"{MAX_PIXELS:,} (omnivit.media.video.frames.MAX_PIXELS). Scale it down first."
+        if context.width * context.height > MAX_FRAME_PIXELS:
+            raise VideoError(
+                f"{self.name}: the frames have {context.width} x {context.height} pixels, more than the limit of "
+                f"{MAX_FRAME_PIXELS:,} (omnivit.media.video.frames.MAX_FRAME_PIXELS). Scale them down first."
             )
         context.thread_type, context.thread_count = "AUTO", THREADS
 
     def _read_packets(self) -> None:
-        """The time stamps of all frames and of the key frames, without decoding."""
+        """Read the timestamps of all frames and of the key frames, without decoding."""
         import av
 
         stamps: set[int] = set()
@@ -153,10 +155,11 @@ class Stream:
             for packet in self._container.demux(self._stream):
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if packet.size == 0 and stamp is None:
-                    continue  # the end
-                stamp = number if stamp is None else stamp
+                    continue  # the packet that flushes the decoder at the end
+                stamp = number if stamp is None else stamp  # raw streams have no timestamps: count instead
                 number += 1
-                if packet.size == 0 or packet.is_discard:  # shown for longer than stated; cut away by the editor
+                # an empty packet repeats the frame before; a discarded one was cut away in an editor
+                if packet.size == 0 or packet.is_discard:
                     continue
                 stamps.add(stamp)
                 last = packet.duration or last
@@ -165,52 +168,53 @@ class Stream:
         except av.error.FFmpegError:
             self.damaged = True
         if not stamps:
-            raise ClipError(f"{self.name}: has a stream of video without a single frame. Fetch it again.")
+            raise VideoError(f"{self.name}: has a video stream without frames. {download_again()}")
         cut = self.damaged
         self.damaged = cut or self._stream.frames > number
+        # packets are in the order of decoding, which differs from the order of display: sort by time
         self._stamps, self._keys = sorted(stamps), sorted(keys)
         unit = float(self._stream.time_base or 0.04)
         self.times = [(stamp - self._stamps[0]) * unit for stamp in self._stamps]
+        # duration of the last frame: declared, else the mean of the others, else 1/25 of a second
         gap = last * unit or self.times[-1] / max(1, len(self.times) - 1) or 0.04
         self.seconds = self.times[-1] + gap
-        self.promised = len(self._stamps) + self._absent(number, cut)
+        self.promised = len(self._stamps) + self._missing(number, cut)
         if self.damaged:
-            self._judge(len(self._stamps))
+            self._assess(len(self._stamps))
 
-    def _absent(self, number: int, cut: bool) -> int:
-        """How many frames the file lacks, of which `number` packets were read; `cut`: reading them ended in an error.
+    def _missing(self, number: int, cut: bool) -> int:
+        """Number of missing frames, after `number` packets were read; `cut`: reading them ended with an error.
 
-        The index of an MP4 counts its frames exactly. The headers of others are written before the frames, and often
-        wrong; Matroska states how long it lasts, which tells about how much is missing of a file that breaks off.
+        The index of an MP4 counts its frames exactly. Other containers write their header before the frames, so the
+        count is often wrong; but Matroska declares a duration, from which the missing part can be estimated.
         """
         if self.kind == "mov":
             return max(0, int(self._stream.frames) - number)
-        stated = float(self._container.duration or 0) / 1e6
-        if self.kind == "matroska" and cut and stated > self.seconds:
-            return round(len(self._stamps) * (stated / self.seconds - 1))
+        declared = float(self._container.duration or 0) / 1e6
+        if self.kind == "matroska" and cut and declared > self.seconds:
+            return round(len(self._stamps) * (declared / self.seconds - 1))
         return 0
 
     def _read_first_frame(self) -> None:
-        """What only a decoded frame tells: its size, its shape of pixels, its rotation."""
+        """Read what only a decoded frame shows: its size, its pixel aspect ratio, its rotation."""
         frame = _Walk(self).to(self._stamps[0])
         if frame is None:
-            raise ClipError(
-                f"{self.name}: none of its {len(self.times)} frames can be decoded. Fetch it again, or take the "
-                f"sample out."
-            )
+            raise VideoError(f"{self.name}: none of its {len(self.times)} frames can be decoded. {download_again()}")
         ratio = float(self._stream.sample_aspect_ratio or 1)
+        # make pixels square by the width; a ratio beyond these bounds is an error in the header
         height, width = frame.height, max(1, round(frame.width * (ratio if 0.1 < ratio < 10 else 1.0)))
         self.turns = round(frame.rotation / 90) % 4
         self.height, self.width = (width, height) if self.turns % 2 else (height, width)
 
     def _pixels(self, frame: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:
-        height, width = size[::-1] if self.turns % 2 else size
+        """[H, W, 3] a frame in RGB, scaled to `size` and upright."""
+        height, width = size[::-1] if self.turns % 2 else size  # scaled before it is rotated
         frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
         return np.rot90(frame.to_ndarray(), self.turns)
 
 
 class _Walk:
-    """Goes forward through a stream, from frame to frame; jumps to a key frame where that is nearer."""
+    """Walks forward through a stream frame by frame, and seeks to a key frame where that skips frames."""
 
     def __init__(self, stream: Stream, jumps: bool = True) -> None:
         self._stream = stream
@@ -221,19 +225,20 @@ class _Walk:
             self._restart()
 
     def all(self) -> Iterator[Any]:
-        """The frames that follow."""
+        """The remaining frames."""
         while self._next():
             yield self._here
 
     def to(self, stamp: int) -> Any:
-        """The frame of this time stamp, or where it is lost the next; the last one where nothing follows."""
+        """The frame with this timestamp; if it cannot be decoded, the next one; at the end, the last one."""
         keys = self._stream._keys
         before = bisect.bisect_right(keys, stamp) - 1
         start = keys[before] if before >= 0 else self._stream._stamps[0]
+        # seek only if the key frame is ahead: otherwise walking on decodes fewer frames
         if self._frames is None or (self._jumps and self._here is not None and start > _stamp(self._here)):
             self._jump(start)
             self._next()
-            if self._here is None or _stamp(self._here) > stamp:  # this format jumps too far: go on foot
+            if self._here is None or _stamp(self._here) > stamp:  # the seek went too far: decode from the beginning
                 self._restart()
         while self._here is None or _stamp(self._here) < stamp:
             if not self._next():
@@ -259,13 +264,14 @@ class _Walk:
         self._frames = self._decoded()
 
     def _restart(self) -> None:
+        """Decode from the beginning, and never seek again: this format seeks to wrong places."""
         self._jumps, self._here = False, None
         self._stream._container.close()
         self._stream._open()
         self._frames = self._decoded()
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames that can be placed in time; what cannot be decoded, or not as it was, is left out."""
+        """Frames with a timestamp; those that cannot be decoded, or only in part, are skipped and noted as damage."""
         import av
 
         try:
@@ -276,7 +282,7 @@ class _Walk:
                     self._stream.damaged = True
                     continue
                 for frame in frames:
-                    if frame.is_corrupt:  # pieced together from its neighbours
+                    if frame.is_corrupt:  # the decoder filled missing parts from other frames
                         self._stream.damaged = True
                     elif frame.pts is not None or frame.dts is not None:
                         yield frame
