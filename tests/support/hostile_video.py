@@ -144,7 +144,7 @@ def _pictures(folder: Path) -> dict[str, str]:
         **dict.fromkeys(("moving.gif", "moving.webp", "moving.png", "still.jpg"), "good"),
         "half.webp": "cannot be decoded, it is damaged",
         "half.png": "cannot be decoded, it is damaged",
-        "vast.png": LIMIT,
+        "vast.png": "the image exceeds the limit of",
         "bomb.gif": LIMIT,
     }
 
