@@ -142,7 +142,7 @@ def test_depth_maps_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"has the shape \[4, 4, 3\]; a map of one channel"):
         prepare.depth(Media("depth", np.ones((4, 4, 3))), KINECT)
     picture(20, 20).save(tmp_path / "colours.png")
-    with pytest.raises(MediaError, match=r"colours\.png: its pixels have the mode RGB; one channel"):
+    with pytest.raises(MediaError, match=r"colours\.png: its pixels have the mode RGB, but one channel"):
         prepare.depth(Media("depth", "colours.png", str(tmp_path)), KINECT)
 
 
