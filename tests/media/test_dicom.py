@@ -255,10 +255,10 @@ def series_of(tmp_path: Path, **fields: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"SeriesInstanceUID": "1.2.9"}, r"6 files are of 2 series: 0.dcm, 1.dcm, 2.dcm and 2 more; odd.dcm\. Name"),
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, r"odd.dcm: lies in another plane than 0.dcm"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, r"0.dcm: is damaged, or no DICOM picture \(ValueError\)"),
-        ({"Rows": 4, "Columns": 16}, r"slices of 2 sizes: 0.dcm, .*; odd.dcm"),
+        ({"SeriesInstanceUID": "1.2.9"}, r"6 files belong to 2 series: 0.dcm, 1.dcm, 2.dcm and 2 more; odd.dcm\. List"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, r"odd.dcm: has another orientation than 0.dcm"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, r"0.dcm: is damaged, or not a DICOM image \(ValueError\)"),
+        ({"Rows": 4, "Columns": 16}, r"the slices have 2 sizes: 0.dcm, .*; odd.dcm"),
         ({"NumberOfFrames": 3}, r"odd.dcm: has several frames, and is one of several"),
     ],
 )
@@ -271,7 +271,7 @@ def test_what_is_no_single_series_is_refused(tmp_path: Path, fields: dict[str, A
 def test_copies_of_a_slice_are_refused(tmp_path: Path) -> None:
     paths = series(tmp_path, 3)
     (tmp_path / "copy.dcm").write_bytes(paths[0].read_bytes())
-    with pytest.raises(MediaError, match=r"the same slice is there more than once: 0.dcm, copy.dcm\. Take copies out"):
+    with pytest.raises(MediaError, match=r"the same slice exists more than once: 0.dcm, copy.dcm\. Remove the copies"):
         read(*paths, tmp_path / "copy.dcm")
 
 
@@ -289,7 +289,7 @@ def test_a_folder_stays_inside_the_root(tmp_path: Path) -> None:
         (str(tmp_path / "out"), "is absolute"),
         (("in/0.dcm", "../out/0.dcm"), "contains `..`"),
         ("empty", "the folder is empty"),
-        ((), "a list of no files"),
+        ((), "the list contains no files"),
     ]:
         with pytest.raises(MediaError, match=reason):
             read_volume(Media("volume", source, str(root)), View())
@@ -299,13 +299,13 @@ def test_a_stranger_in_a_folder_is_named(tmp_path: Path) -> None:
     series(tmp_path / "s", 2)
     (tmp_path / "s" / "readme.txt").write_text("hello")
     (tmp_path / "s" / ".DS_Store").write_text("hidden")
-    with pytest.raises(MediaError, match=r"readme.txt: is no DICOM file, as the slices of a series must be"):
+    with pytest.raises(MediaError, match=r"readme.txt: is not a DICOM file, but all slices of a series must be"):
         read_volume(Media("volume", "s", str(tmp_path)), View())
 
 
 def test_burned_in_annotation_is_refused_unless_allowed(tmp_path: Path) -> None:
     path = save(dataset(RAMP, BurnedInAnnotation="YES"), tmp_path / "x.dcm")
-    with pytest.raises(MediaError, match=r"x.dcm: has annotations burned into the picture .*allow_burned_in: true"):
+    with pytest.raises(MediaError, match=r"x.dcm: has annotations burned into the image .*allow_burned_in: true"):
         read(path)
     assert read(path, allow_burned_in=True).pixels[0].shape == (8, 8)
     assert facts_of(Media("volume", str(path))).details["burned-in annotation"].startswith("yes")
@@ -316,7 +316,7 @@ def test_burned_in_annotation_is_refused_unless_allowed(tmp_path: Path) -> None:
 )
 def test_identity_is_not_given_out(tmp_path: Path, field: str) -> None:
     path = save(dataset(RAMP), tmp_path / "x.dcm")
-    with pytest.raises(MediaError, match=f"header field '{field}' is not given out: it may identify a person"):
+    with pytest.raises(MediaError, match=f"header field '{field}' cannot be read: it may identify a person"):
         read_header(Media("volume", str(path)), [field])
     assert read_header(Media("volume", str(path)), ["Modality", "KVP"]) == {"Modality": "CT"}
 
@@ -363,7 +363,7 @@ def test_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "waveform_ecg.dcm", "rtstruct.dcm"])
 def test_files_without_a_picture(name: str) -> None:
-    with pytest.raises(MediaError, match=f"{name}: is a DICOM file without a picture"):
+    with pytest.raises(MediaError, match=f"{name}: is a DICOM file without an image"):
         read(pydicom_file(name))
 
 

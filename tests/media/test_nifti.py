@@ -75,7 +75,7 @@ def test_time_of_a_4d_file(tmp_path: Path) -> None:
     path = nifti(tmp_path / "x.nii.gz", np.stack([CUBE, 255 - CUBE], axis=3))
     assert np.array_equal(read(path, time=1).pixels[2], expected(255 - CUBE[:, :, 2].T[::-1]))
     assert np.array_equal(read(path, time=-2).pixels[2], expected(CUBE[:, :, 2].T[::-1]))
-    with pytest.raises(MediaError, match=r"x.nii.gz: has 2 volume\(s\) over time; there is no number 2\. Set `time`"):
+    with pytest.raises(MediaError, match=r"x.nii.gz: has 2 volume\(s\) over time, but no number 2\. Set `time`"):
         read(path, time=2)
 
 
@@ -158,14 +158,24 @@ def damaged(path: Path, offset: int, kind: str, value: Any) -> Path:
 @pytest.mark.parametrize(
     ("offset", "kind", "value", "reason"),
     [
-        (42, "<i2", [2000, 2000, 2000], r"declares 2000 x 2000 x 2000 voxels, 32.0 GB a volume; 0.8 GB are allowed"),
-        (42, "<i2", [-4, 5, 6], r"declares the sizes \[-4, 5, 6\]; volumes of 3 or 4 dimensions with 1 to 8192"),
+        (
+            42,
+            "<i2",
+            [2000, 2000, 2000],
+            r"2000 x 2000 x 2000 voxels, 32.0 GB per volume, but the limit is 0.8 GB",
+        ),
+        (
+            42,
+            "<i2",
+            [-4, 5, 6],
+            r"the sizes \[-4, 5, 6\], but only volumes of 3 or 4 dimensions with 1 to 8192",
+        ),
         (40, "<i2", [1], r"declares the sizes"),
-        (46, "<i2", [600], r"is cut short or damaged: its header declares 48,\d+ bytes, and the file has"),
-        (108, "<f4", [1e12], r"puts the values at byte 1e\+12; it is damaged"),
-        (108, "<f4", [np.nan], r"puts the values at byte nan"),
-        (70, "<i2", [32], r"holds values of type complex64, not grey or RGB ones"),
-        (280, "<f4", [0.0] * 12, r"gives no usable orientation|cut short|damaged"),
+        (46, "<i2", [600], r"is cut short or damaged: its header declares 48,\d+ bytes, but the file has"),
+        (108, "<f4", [1e12], r"is damaged: its header declares that the values begin at byte 1e\+12"),
+        (108, "<f4", [np.nan], r"the values begin at byte nan"),
+        (70, "<i2", [32], r"contains values of type complex64, which are neither grey nor RGB"),
+        (280, "<f4", [0.0] * 12, r"has no usable orientation|cut short|damaged"),
     ],
 )
 def test_headers_that_cannot_be(tmp_path: Path, offset: int, kind: str, value: Any, reason: str) -> None:
@@ -186,7 +196,7 @@ def test_files_cut_short(tmp_path: Path) -> None:
 
 def test_nothing_finite(tmp_path: Path) -> None:
     path = nifti(tmp_path / "x.nii", np.full((3, 3, 3), np.nan))
-    with pytest.raises(MediaError, match=r"x.nii: holds no finite value"):
+    with pytest.raises(MediaError, match=r"x.nii: the selected slices contain no finite value"):
         read(path, windows={"*": "percentile"})
 
 
@@ -194,7 +204,7 @@ def test_nothing_finite(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         ({"slices": 0}, "`slices` is 0"),
-        ({"planes": ("axiel",)}, "'axiel' is none; did you mean 'axial'"),
+        ({"planes": ("axiel",)}, "'axiel' is not a plane; did you mean 'axial'"),
         ({"windows": {"CT": "brian"}}, "window 'brian' is unknown; did you mean 'brain'"),
         ({"windows": {"CT": (40.0, 0.0)}}, r"expected \[centre, width\] with a width above 0"),
         ({"percentiles": (99.0, 1.0)}, "expected 0 <= low < high <= 100"),

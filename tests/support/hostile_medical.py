@@ -40,14 +40,14 @@ def _dicom(folder: Path) -> dict[str, str]:
     return {
         "medical_good.dcm": "good",
         "medical_no_preamble.dcm": "good",
-        "medical_cut_header.dcm": "without a picture, or is cut short",
+        "medical_cut_header.dcm": "without an image, or is cut short",
         "medical_cut_preamble.dcm": "not an image in a supported format",
-        "medical_cut_pixels.dcm": "is cut short: its header declares 512 bytes of pixels, and it has 412",
+        "medical_cut_pixels.dcm": "is cut short: its header declares 512 bytes of pixels, but the file contains 412",
         "medical_mislabelled.nii.gz": "good",
-        "medical_zipped.dcm": "is compressed, but holds no NIfTI volume",
+        "medical_zipped.dcm": "is compressed, but does not contain a NIfTI volume",
         "medical ünïcode\n%s {} $(touch x).dcm": "good",
-        "medical_rtplan.dcm": "is a DICOM file without a picture",
-        "medical_waveform_ecg.dcm": "is a DICOM file without a picture",
+        "medical_rtplan.dcm": "is a DICOM file without an image",
+        "medical_waveform_ecg.dcm": "is a DICOM file without an image",
         "medical_J2K_pixelrep_mismatch.dcm": "good",
         "medical_cut_jpeg2000.dcm": "damaged|cut short|crashed",
         "medical_noise_in_jpeg.dcm": "good|damaged|crashed|cut short",
@@ -67,8 +67,8 @@ def _dicom_headers(folder: Path) -> dict[str, str]:
         "medical_huge.dcm": (dataset(RAMP, **huge), "declares 1 frame.s. of 65535 x 65535 pixels"),
         "medical_many_frames.dcm": (dataset(RAMP, NumberOfFrames=2_000_000_000), "declares 2000000000 frame"),
         "medical_zero_rows.dcm": (dataset(RAMP, Rows=0), "0 pixels|16 x 0 pixels"),
-        "medical_odd_bits.dcm": (dataset(RAMP, BitsAllocated=12), "1 samples a pixel of 12 bits"),
-        "medical_burned_in.dcm": (dataset(RAMP, BurnedInAnnotation="YES"), "has annotations burned into the picture"),
+        "medical_odd_bits.dcm": (dataset(RAMP, BitsAllocated=12), r"1 sample\(s\) of 12 bits"),
+        "medical_burned_in.dcm": (dataset(RAMP, BurnedInAnnotation="YES"), "has annotations burned into the image"),
         "medical_nan_slope.dcm": (
             dataset(RAMP, RescaleSlope="NaN", RescaleIntercept=0, Modality="MR"),
             "finite|damaged",
@@ -78,7 +78,7 @@ def _dicom_headers(folder: Path) -> dict[str, str]:
         "medical_no_modality.dcm": (dataset(RAMP, Modality=None), "good"),
         "medical_no_photometric.dcm": (
             dataset(RAMP, PhotometricInterpretation=None),
-            "is damaged, or no DICOM picture",
+            "is damaged, or not a DICOM image",
         ),
     }
     for name, (found, _) in made.items():
@@ -89,7 +89,7 @@ def _dicom_headers(folder: Path) -> dict[str, str]:
     unknown.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0abcd"
     save(unknown, folder / "medical_wrong_codec.dcm")
     expected = {name: reason for name, (_, reason) in made.items()}
-    return {**expected, "medical_wrong_codec.dcm": "is compressed in a way that no installed decoder knows .*MPEG-4"}
+    return {**expected, "medical_wrong_codec.dcm": "no installed decoder supports its compression .*MPEG-4"}
 
 
 def _nifti(folder: Path) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _nifti(folder: Path) -> dict[str, str]:
         "medical_good.nii.gz": "good",
         "medical_cut.nii": "is cut short or damaged",
         "medical_cut_header.nii": "not an image in a supported format",
-        "medical_cut.nii.gz": "is cut short or damaged|holds no NIfTI|not an image",
+        "medical_cut.nii.gz": "is cut short or damaged|does not contain a NIfTI|not an image",
         "medical_bad_checksum.nii.gz": "good|is cut short or damaged",
         "medical_wrong_magic.nii": "not an image in a supported format",
         "medical_pair.hdr": "not an image in a supported format",
@@ -131,15 +131,15 @@ def _nifti(folder: Path) -> dict[str, str]:
         "medical_negative.nii": "declares the sizes",
         "medical_no_dimensions.nii": "declares the sizes",
         "medical_many_dimensions.nii": "declares the sizes",
-        "medical_offset.nii": "puts the values at byte 3e",
+        "medical_offset.nii": "the values begin at byte 3e",
         "medical_type.nii": "damaged",
         "medical_bomb.nii.gz": "is cut short or damaged",
         "medical_claims.nii.gz": "is cut short or damaged: its header declares 648,000,352 bytes",
-        "medical_nan.nii": "holds no finite value",
+        "medical_nan.nii": "contain no finite value",
         "medical_one_nan.nii": "good",
         "medical_infinite_scale.nii": "good|damaged|finite",
         "medical_constant.nii": "good",
-        "medical_complex.nii": "holds values of type complex64",
+        "medical_complex.nii": "contains values of type complex64",
         "medical_two.nii": "good",
     }
 
@@ -177,6 +177,6 @@ def _others(folder: Path) -> dict[str, str]:
         "medical_picture.dcm": "good",
         "medical_no_files": "the folder is empty",
         "medical_series": "good",
-        "medical_mixed": "are of 2 series|more than once",
-        "medical_stranger": "readme.txt: is no DICOM file",
+        "medical_mixed": "belong to 2 series|more than once",
+        "medical_stranger": "readme.txt: is not a DICOM file",
     }

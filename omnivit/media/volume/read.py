@@ -1,7 +1,6 @@
-"""Volumes: from a medium (DICOM, NIfTI, or a picture of one slice) to slices as pictures.
+"""Volumes: from a medium (DICOM, NIfTI, or an image of one slice) to slices as images.
 
-The file's content decides what it is, not its name. Decoding happens in the isolated process. This module knows no
-tensor.
+The format is detected by content, not by name. Decoding runs in the helper process. This module knows no tensor.
 
 Shapes: N slices, H height and W width in pixels.
 """
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -18,30 +16,31 @@ from PIL import Image
 from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
+from omnivit.media.advice import download_again
 from omnivit.media.isolate import isolated
-from omnivit.media.locate import folder_files, opened
+from omnivit.media.locate import files_of, opened_all
 from omnivit.media.source import Source
 from omnivit.media.volume import dicom, nifti
 from omnivit.media.volume.slices import AXES, Array, View, Volume, choose, shrunk
 
-HEAD = 132
-"""Bytes by which a file is recognised."""
+HEAD_BYTES = 132
+"""Bytes at the beginning of a file from which its format is detected."""
 
 
 def read_volume(media: Media, view: View) -> Volume:
-    """The slices of a volume that `view` wants, with their places.
+    """The slices of a volume that `view` selects, with their positions.
 
     Args:
-        media: a DICOM or NIfTI file, a folder or list of the DICOM files of a series, a picture (PNG, JPEG, ...: one
+        media: a DICOM or NIfTI file, a folder or list of the DICOM files of a series, an image (PNG, JPEG, ...: one
             slice), encoded bytes of a file, a PIL image, or an array uint8 [H, W], [H, W, 3] or [N, H, W, 3].
-        view: what is wanted.
+        view: what is selected.
 
     Raises:
-        MediaError: the files must not or cannot be read (see `omnivit.media.locate.resolve`, `dicom` beside this,
-            `omnivit.media.volume.nifti`); names file and reason.
+        MediaError: the files cannot be opened or read (see `omnivit.media.locate.opened`, `omnivit.media.volume.dicom`,
+            `omnivit.media.volume.nifti`). The message names the file and the reason.
     """
     if isinstance(media.source, (Image.Image, np.ndarray)):
-        return _of_pictures(media, view)
+        return _of_images(media, view)
     with _sources(media) as sources:
         names = [source.name for source in sources]
         size = sum(source.size for source in sources)
@@ -51,16 +50,17 @@ def read_volume(media: Media, view: View) -> Volume:
             return isolated(nifti.read, sources[0], view, name=names[0], size=size)
         if sources[0].head(2) == nifti.GZIP:
             raise MediaError(
-                f"{names[0]}: is compressed, but holds no NIfTI volume, or is cut short. Unpack or mend it."
+                f"{names[0]}: is compressed, but does not contain a NIfTI volume, or is cut short. "
+                f"{download_again(alternative='unpack it')}"
             )
-    return _of_pictures(media, view)
+    return _of_images(media, view)
 
 
 def facts_of(media: Media) -> MediaFacts:
-    """What a volume holds: its kind, sizes and format, nothing that identifies a person.
+    """Kind, sizes and format of a volume; nothing that identifies a person.
 
     Raises:
-        MediaError: it is no DICOM or NIfTI file, or damaged.
+        MediaError: the file is not DICOM or NIfTI, or is damaged.
     """
     with _sources(media) as sources:
         name, size = sources[0].name, sum(source.size for source in sources)
@@ -68,24 +68,24 @@ def facts_of(media: Media) -> MediaFacts:
             return isolated(dicom.facts_of, sources, name=name, size=size)
         if nifti.is_nifti(sources[0]):
             return isolated(nifti.facts_of, sources[0], name=name, size=size)
-    raise MediaError(f"{name}: is neither DICOM nor NIfTI. Single slices as pictures are `image` media.")
+    raise MediaError(f"{name}: is neither DICOM nor NIfTI. Use an `image` slot for an image of a single slice.")
 
 
 def read_header(media: Media, fields: Sequence[str]) -> dict[str, str]:
-    """Technical header fields of a DICOM file (see `omnivit.media.volume.dicom.READABLE`), to write questions with.
+    """Technical header fields of a DICOM file (see `omnivit.media.volume.dicom.READABLE`), for writing questions.
 
     Raises:
-        MediaError: a field may identify a person or is unknown, or the file is no DICOM file.
+        MediaError: a field may identify a person or is unknown, or the file is not a DICOM file.
     """
     with _sources(media) as sources:
         name = sources[0].name
         if not _all_dicom(sources):
-            raise MediaError(f"{name}: is no DICOM file and has no such header. Name a DICOM file.")
+            raise MediaError(f"{name}: is not a DICOM file, so it has no DICOM header. Use a DICOM file.")
         return isolated(dicom.header, sources[0], tuple(fields), name=name, size=sources[0].size)
 
 
 def has_header(media: Media) -> bool:
-    """Whether a medium is of DICOM files. Raises MediaError where it must not or cannot be read."""
+    """Whether a medium consists of DICOM files. Raises MediaError if it cannot be opened or read."""
     if isinstance(media.source, (Image.Image, np.ndarray)):
         return False
     with _sources(media) as sources:
@@ -95,53 +95,44 @@ def has_header(media: Media) -> bool:
 @contextmanager
 def _sources(media: Media) -> Iterator[list[Source]]:
     """The files that a medium names, opened."""
-    if isinstance(media.source, (list, tuple)):
-        entries = [replace(media, source=source) for source in media.source]
-    else:
-        entries = folder_files(media) or [media]
-    if not entries:
-        raise MediaError(f"{media}: is a list of no files. Mend the record.")
-    if len(entries) > dicom.MAX_FILES:
-        raise MediaError(
-            f"{media}: is {len(entries):,} files; a series may have {dicom.MAX_FILES:,} "
-            f"(omnivit.media.volume.dicom.MAX_FILES). Split it."
-        )
-    if len(entries) > 1:
-        yield [opened(entry).rest() for entry in entries]
-        return
-    with opened(entries[0]) as source:
-        yield [source]
+    files = files_of(media)
+    if not files:
+        raise MediaError(f"{media}: the list contains no files. Correct the record.")
+    if len(files) > dicom.MAX_SERIES_FILES:
+        raise MediaError(dicom.too_many_files(str(media), len(files)))
+    with opened_all(files) as sources:
+        yield sources
 
 
 def _all_dicom(sources: Sequence[Source]) -> bool:
-    """Whether these are DICOM files; of several, all must be."""
-    found = [dicom.is_dicom(source.head(HEAD)) for source in sources]
-    if len(sources) > 1 and not all(found):
+    """Whether these are DICOM files. Raises MediaError if only some of several files are."""
+    are_dicom = [dicom.is_dicom(source.head(HEAD_BYTES)) for source in sources]
+    if len(sources) > 1 and not all(are_dicom):
         raise MediaError(
-            f"{sources[found.index(False)].name}: is no DICOM file, as the slices of a series must be. Take it out of "
-            f"the folder, or list the files."
+            f"{sources[are_dicom.index(False)].name}: is not a DICOM file, but all slices of a series must be. Remove "
+            f"it from the folder, or list the files."
         )
-    return found[0]
+    return are_dicom[0]
 
 
-def _of_pictures(media: Media, view: View) -> Volume:
-    from omnivit.media.images import open_image  # needs torch, which the isolated process must not import
+def _of_images(media: Media, view: View) -> Volume:
+    from omnivit.media.images import open_image  # needs torch, which the helper process must not import
 
     source = media.source
     if isinstance(source, np.ndarray) and source.ndim == 4:
         if not len(source):
-            raise MediaError(f"{media}: an array of no slices. Pass uint8 [N, H, W, 3].")
+            raise MediaError(f"{media}: the array contains no slices. Pass uint8 [N, H, W, 3] with N above 0.")
         slices = [Media(media.slot, source[index]) for index in choose(len(source), view.slices)]
     else:
         slices = [media]
     try:
-        pixels = tuple(shrunk(np.asarray(open_image(one)), view.side) for one in slices)
+        pixels = tuple(shrunk(np.asarray(open_image(image)), view.side) for image in slices)
     except MediaError as error:
-        raise MediaError(f"{error} (Nor is it a DICOM or NIfTI file.)") from error
+        raise MediaError(f"{error} (It is not a DICOM or NIfTI file either.)") from error
     return _stack(pixels, len(source) if len(slices) > 1 else 1, view)
 
 
 def _stack(pixels: tuple[Array, ...], count: int, view: View) -> Volume:
-    """Slices without places: a millimetre apart, axial."""
+    """A volume of slices without positions: they are taken as axial, one millimetre apart."""
     numbers = np.array(choose(count, view.slices), np.float32)
     return Volume(pixels, numbers - np.float32((count - 1) / 2), np.full(len(pixels), AXES["axial"], np.int64))

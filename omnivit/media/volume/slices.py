@@ -1,4 +1,4 @@
-"""Slices of volumes: what is wanted of a volume, what comes out, and from measured values to grey ones.
+"""Slices of volumes: the selection from a volume, its result, and the conversion of measured values to grey values.
 
 This module knows no file format and no tensor.
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omnivit.errors import MediaError, RecipeError, suggest
+from omnivit.media.advice import REMOVE
 
 Array = NDArray[Any]
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Plane -> the axis that its slices follow: x from left to right, y from back to front, z from bottom to top."""
+"""Plane -> the axis along which its slices are stacked: x from left to right, y from back to front, z upwards."""
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "brain": (40.0, 80.0),
     "stroke": (40.0, 40.0),
@@ -33,11 +34,11 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
     "lung": (-600.0, 1500.0),
     "bone": (400.0, 1800.0),
 }
-"""Name -> (centre, width) in Hounsfield units, the customary ones of CT (Radiopaedia, article "Windowing (CT)")."""
+"""Name -> (centre, width) in Hounsfield units, the common windows of CT (Radiopaedia, article "Windowing (CT)")."""
 RULES = ("file", "percentile")
-"""Windows that depend on the volume: the file's own, or percentiles of its values."""
+"""Windows that depend on the volume: that of the file, or percentiles of its values."""
 OTHERS = "*"
-"""Key of the window for modalities that have none of their own."""
+"""Key of the window for all modalities that are not listed."""
 
 Window = str | tuple[float, float]
 """`file`, `percentile`, a name of `WINDOWS`, or (centre, width) in the file's units."""
@@ -45,24 +46,24 @@ Window = str | tuple[float, float]
 
 @dataclass(frozen=True)
 class View:
-    """What is wanted of a volume. Pickles; every field changes what comes out."""
+    """What is selected of a volume. It can be pickled, and each field changes the result."""
 
     slices: int = 8
-    """Most slices of each plane. Where there are more, they are taken from the middles of as many equal parts."""
+    """Most slices of each plane. If there are more, they are taken from the middle of equal parts."""
     planes: tuple[str, ...] = ("axial",)
-    """Of NIfTI volumes: `axial`, `coronal`, `sagittal`. DICOM slices are shown as they were acquired."""
+    """Planes of NIfTI volumes: `axial`, `coronal`, `sagittal`. DICOM slices keep the plane of their acquisition."""
     windows: Mapping[str, Window] = field(default_factory=lambda: {"CT": "soft_tissue", OTHERS: "percentile"})
     """Modality -> window."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Black and white of the window `percentile`, over the slices that are shown."""
+    """Black and white of the window `percentile`, over the selected slices."""
     time: int = 0
-    """Which volume of a series over time (4-D NIfTI); negative: from the end."""
+    """Number of the volume in a series over time (4-D NIfTI); negative numbers count from the end."""
     modality: str = ""
-    """Of volumes whose file does not tell (NIfTI): `CT`, `MR`, ..."""
+    """Modality of volumes whose file does not contain it (NIfTI): `CT`, `MR`, ..."""
     side: int = 512
-    """Longest side of a slice in pixels; larger ones are made smaller."""
+    """Length of the longest side of a slice in pixels; larger slices are scaled down."""
     allow_burned_in: bool = False
-    """Read pictures that, as their header says, have annotations burned in: they may name the patient."""
+    """Read images whose header says that annotations are burned in. They may name the patient."""
 
     def __post_init__(self) -> None:
         for name in ("slices", "side"):
@@ -70,7 +71,7 @@ class View:
                 raise RecipeError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
         for plane in self.planes or ("",):
             if plane not in AXES:
-                raise RecipeError(f"`planes`: {plane!r} is none; {suggest(plane, AXES)}")
+                raise RecipeError(f"`planes`: {plane!r} is not a plane; {suggest(plane, AXES)}")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise RecipeError(f"`percentiles` are {low} and {high}; expected 0 <= low < high <= 100.")
@@ -78,29 +79,29 @@ class View:
             check_window(window)
 
     def window(self, modality: str) -> Window:
-        """The window for a modality (`unknown` where the file does not tell)."""
-        own = self.modality if modality == "unknown" else modality
-        return self.windows.get(own, self.windows.get(OTHERS, "percentile"))
+        """The window for a modality (`unknown` if the file does not contain it)."""
+        known = self.modality if modality == "unknown" else modality
+        return self.windows.get(known, self.windows.get(OTHERS, "percentile"))
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Slices as pictures, with their places."""
+    """Slices as images, with their positions."""
 
     pixels: tuple[Array, ...]
-    """N slices, uint8 [H, W] or [H, W, 3] each: the first row is the top of the picture."""
+    """N slices, uint8 [H, W] or [H, W, 3] each; the first row is the top of the image."""
     positions: Array
-    """[N] float32, millimetres along the slice's axis, from the middle of the volume."""
+    """[N] float32, millimetres along the axis of the slice, from the middle of the volume."""
     axes: Array
-    """[N] int64: the axis (see `AXES`) that a slice's normal is nearest to."""
+    """[N] int64, the axis (see `AXES`) that is nearest to the normal of the slice."""
 
     def images(self) -> list[Image.Image]:
-        """The slices as RGB pictures."""
-        return [Image.fromarray(one).convert("RGB") for one in self.pixels]
+        """The slices as RGB images."""
+        return [Image.fromarray(pixels).convert("RGB") for pixels in self.pixels]
 
 
 def check_window(window: Window) -> None:
-    """Raises RecipeError where a window is unknown or has no width."""
+    """Raises RecipeError if a window is unknown or has no width."""
     if isinstance(window, str):
         if window not in WINDOWS and window not in RULES:
             raise RecipeError(
@@ -110,19 +111,19 @@ def check_window(window: Window) -> None:
         raise RecipeError(f"window {list(window)}: expected [centre, width] with a width above 0.")
 
 
-def choose(count: int, wanted: int) -> list[int]:
-    """Numbers of at most `wanted` of `count` slices: the middles of equal parts."""
-    kept = min(count, wanted)
+def choose(count: int, most: int) -> list[int]:
+    """Numbers of at most `most` of `count` slices, from the middle of equal parts."""
+    kept = min(count, most)
     return [int((2 * k + 1) * count / (2 * kept)) for k in range(kept)]
 
 
 def linear(values: Array, centre: float, width: float, function: str = "LINEAR") -> Array:
-    """Values -> grey [0, 255] uint8 through a window; NaN is black.
+    """Apply a window: values -> grey [0, 255] uint8; NaN is black.
 
     Args:
         values: float32 of any shape.
-        centre: in the values' units.
-        width: above 0.
+        centre: centre of the window, in the units of the values.
+        width: width of the window, above 0.
         function: `LINEAR`, `LINEAR_EXACT` or `SIGMOID`, as DICOM PS3.3 section C.11.2.1 defines them.
     """
     if function == "SIGMOID":
@@ -137,26 +138,26 @@ def linear(values: Array, centre: float, width: float, function: str = "LINEAR")
 
 
 def by_percentiles(slices: Sequence[Array], percentiles: tuple[float, float], name: str) -> list[Array]:
-    """Slices of float32 [H, W] -> uint8, black and white at percentiles of all their finite values together.
+    """Slices of float32 [H, W] -> uint8; black and white are percentiles of all their finite values together.
 
     Raises:
         MediaError: no value is finite.
     """
-    finite = np.concatenate([one[np.isfinite(one)] for one in slices])
+    finite = np.concatenate([values[np.isfinite(values)] for values in slices])
     if not finite.size:
-        raise MediaError(f"{name}: holds no finite value in the slices to be shown. Take the sample out.")
+        raise MediaError(f"{name}: the selected slices contain no finite value. Select other slices, or {REMOVE}.")
     low, high = (float(value) for value in np.percentile(finite.astype(np.float64), percentiles))
     if not high > low:
-        return [np.zeros(one.shape, np.uint8) for one in slices]
-    return [linear(one, (low + high) / 2, high - low, "LINEAR_EXACT") for one in slices]
+        return [np.zeros(values.shape, np.uint8) for values in slices]
+    return [linear(values, (low + high) / 2, high - low, "LINEAR_EXACT") for values in slices]
 
 
 def shrunk(pixels: Array, side: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Array:
-    """A slice whose longest side has at most `side` pixels, its pixels made square.
+    """Scale a slice so that its longest side has at most `side` pixels, and its pixels are square.
 
     Args:
         pixels: uint8 [H, W] or [H, W, 3].
-        side: in pixels.
+        side: length in pixels.
         spacing: millimetres between rows and between columns.
     """
     high, wide = pixels.shape[0] * spacing[0], pixels.shape[1] * spacing[1]
