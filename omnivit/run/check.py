@@ -157,13 +157,13 @@ def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list
     # asked as `omnivit.run.assistant` asks: a question may fill the LLM's context
     context = model.llm.context or sys.maxsize
     preparer = replace(preparer_of(model, recipe), max_length=context, truncate=False, reads_targets=False)
-    found = []
+    checked_sources = []
     for where, sources in (("data", evaluation.data), ("linear_probe", evaluation.linear_probe)):
         for source in sources:
             checked = check_samples(open_mixture([source], recipe.data.root), preparer, everything, asks=True)
             _judge(recipe, checked, f"evaluation.{where}")
-            found += [checked] if where == "data" else []
-    return found
+            checked_sources += [checked] if where == "data" else []
+    return checked_sources
 
 
 def _judge(recipe: Recipe, checked: Checked, where: str) -> None:

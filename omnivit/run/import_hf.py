@@ -174,13 +174,13 @@ def _processor(path: Path, config: Any, template: str | None) -> Any:
             f"{path}: config.json says that images stand at token {config.image_token_id}, but the tokenizer's "
             f"{processor.image_token!r} is {processor.image_token_id}. Mend image_token_index."
         )
-    own = processor.chat_template or processor.tokenizer.chat_template
-    own = own.get("default") if isinstance(own, Mapping) else own
-    if own is None and template is None:
+    chat_template = processor.chat_template or processor.tokenizer.chat_template
+    chat_template = chat_template.get("default") if isinstance(chat_template, Mapping) else chat_template
+    if chat_template is None and template is None:
         raise CheckpointError(
             f"{path} brings no chat template (chat_template.jinja). Name one: `--template vicuna_v1` for LLaVA-1.5."
         )
-    processor.tokenizer.chat_template = own
+    processor.tokenizer.chat_template = chat_template
     return processor
 
 

@@ -74,14 +74,14 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
         return ()
     before = {name: head.reads_before for name, head in model.named_heads()}
     after = prompt.positions[-1] + 1 + torch.arange(len(ids))
-    whole = replace(
+    answered = replace(
         prompt,
         ids=torch.cat([prompt.ids, torch.tensor(ids)]),
         labels=torch.cat([prompt.labels, torch.full((len(ids),), IGNORE)]),
         positions=torch.cat([prompt.positions, after]),
         triggers=tuple(Trigger(head, place - before[head], {}) for head, place in places),
     )
-    batch = collate([whole], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)
+    batch = collate([answered], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)
     asked = list(dict.fromkeys(head for head, _ in places))
     outputs = model(batch, batch.mask & False, asked).heads
     found = {head: _entries(output.prediction) for head, output in outputs.items()}

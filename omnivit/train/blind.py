@@ -60,16 +60,16 @@ def check_inputs_are_fed(stage: Stage, model: OmniModel, trained: Collection[str
 def _trained_slots(model: OmniModel, trained: Collection[str]) -> dict[str, list[str]]:
     """Slot -> its parameters that train. A shared module is a part of every slot that it serves."""
     names: Mapping[int, str] = {id(p): name for name, p in model.named_parameters() if name in trained}
-    found = {}
+    trained_slots = {}
     for slot in model.encoders:
         parts: list[nn.Module] = [part for branch in model.branches(slot) for part in branch]
         own = [names[id(p)] for part in parts for p in part.parameters() if id(p) in names]
         if own:
-            found[slot] = own
-    return found
+            trained_slots[slot] = own
+    return trained_slots
 
 
-def _slots_of(mixture: Mixture, wanted: Collection[str]) -> tuple[set[str], int]:
+def _slots_of(mixture: Mixture, slots: Collection[str]) -> tuple[set[str], int]:
     """Slots that media of the records belong to, and how many records were read to know."""
     counts = mixture.lengths()[1]
     seen: set[str] = set()
@@ -82,6 +82,6 @@ def _slots_of(mixture: Mixture, wanted: Collection[str]) -> tuple[set[str], int]
                 seen |= {media.slot for media in mixture[index].media()}
             except DataError:
                 continue  # training decides what becomes of a bad record
-            if seen >= set(wanted):
+            if seen >= set(slots):
                 return seen, read
     return seen, read

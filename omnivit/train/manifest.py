@@ -46,17 +46,17 @@ def check(folder: Path, names: Collection[str] | None = None) -> list[str]:
         expected = files[name]
         try:
             size = (folder / name).stat().st_size
-            found = size if size != expected["size"] else _entry(folder / name)["sha256"]
+            digest = size if size != expected["size"] else _entry(folder / name)["sha256"]
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read: {error}.") from error
         if size != expected["size"]:
             raise CheckpointError(
                 f"{folder / name}: holds {size} bytes, but {expected['size']} were written. It is damaged or changed."
             )
-        if found != expected["sha256"]:
+        if digest != expected["sha256"]:
             raise CheckpointError(
-                f"{folder / name}: its SHA-256 is {found}, but that of what was written is {expected['sha256']}. It is "
-                f"damaged, or was changed by hand."
+                f"{folder / name}: its SHA-256 is {digest}, but that of what was written is {expected['sha256']}. "
+                f"It is damaged, or was changed by hand."
             )
     return compared
 

@@ -139,14 +139,14 @@ def _has_master(parameter: Tensor) -> bool:
 
 def _together(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Pieces on one device, of `CHUNK` numbers in all or one piece more."""
-    found: list[Piece] = []
+    group: list[Piece] = []
     for piece in pieces:
-        if found and (found[0].weight.device != piece.weight.device or sum(p.weight.numel() for p in found) >= CHUNK):
-            yield found
-            found = []
-        found.append(piece)
-    if found:
-        yield found
+        if group and (group[0].weight.device != piece.weight.device or sum(p.weight.numel() for p in group) >= CHUNK):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 def _step(pieces: list[Piece], group: dict[str, Any]) -> None:

@@ -27,13 +27,14 @@ class SamePrecision(Callback):
     """Refuses ranks that compute in other precisions than rank zero: their sums would not be those of one model."""
 
     def __init__(self, recipe: Recipe, model: OmniModel) -> None:
-        self.own = str((recipe.trainer.get("precision", DEFAULT), sorted({str(p.dtype) for p in model.parameters()})))
+        dtypes = sorted({str(p.dtype) for p in model.parameters()})
+        self.precision = str((recipe.trainer.get("precision", DEFAULT), dtypes))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module
-        leader = trainer.strategy.broadcast(self.own)
-        if leader != self.own:
+        leader = trainer.strategy.broadcast(self.precision)
+        if leader != self.precision:
             raise RecipeError(
-                f"trainer.precision: rank {trainer.global_rank} has {self.own}, rank zero {leader}. Start all again, "
-                f"or name the precision in the recipe."
+                f"trainer.precision: rank {trainer.global_rank} has {self.precision}, rank zero {leader}. "
+                f"Start all again, or name the precision in the recipe."
             )

@@ -121,7 +121,7 @@ class Signals:
 
     def _watch(self, pipe: int) -> None:
         """The thread: says what is waited for, and ends the process where the main thread does not."""
-        presses, number, first, said = 0, 0, 0.0, False
+        presses, number, first, announced = 0, 0, 0.0, False
         while True:
             readable, _, _ = select.select([pipe], [], [], 0.25 if number else None)
             for byte in os.read(pipe, 64) if readable else b"":
@@ -135,8 +135,8 @@ class Signals:
                 self._end_now(signal.SIGINT)
             if waited > PATIENCE and not self.deferred:
                 self._end_now(number)
-            if waited > NOTICE and self.deferred and not said and is_leader():
-                said = True
+            if waited > NOTICE and self.deferred and not announced and is_leader():
+                announced = True
                 again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
                 print(f"{_NAMES[signal.Signals(number)]}: the running step is finished and saved first.{again}",
                       file=sys.stderr, flush=True)  # fmt: skip

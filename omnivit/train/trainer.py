@@ -31,7 +31,7 @@ def stage_trainer(recipe: Recipe, folder: Path, position: StagePosition, callbac
     """
     options = {key: value for key, value in recipe.trainer.items() if key not in INSTEAD}
     stage, logs = position.stage, folder / "logs"
-    made = loggers(options.pop("loggers", list(LOGGERS)) or [], logs, stage.name)
+    chosen_loggers = loggers(options.pop("loggers", list(LOGGERS)) or [], logs, stage.name)
     settings: dict[str, Any] = {
         "accelerator": "auto",
         "devices": "auto",
@@ -50,7 +50,7 @@ def stage_trainer(recipe: Recipe, folder: Path, position: StagePosition, callbac
         "use_distributed_sampler": False,
         "callbacks": [*callbacks, ValidationPlan(position)],
         "enable_progress_bar": False,  # ours knows of stages
-        "logger": made,
+        "logger": chosen_loggers,
         "profiler": profiler(settings.pop("profiler", None), logs / stage.name),
         "default_root_dir": folder,
     }

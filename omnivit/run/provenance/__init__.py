@@ -112,33 +112,33 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return [change for key in COMPARED for change in _differences(old.get(key), new.get(key), key)]
 
 
-def refuse(run: Path, found: Sequence[Change], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def refuse(run: Path, changed: Sequence[Change], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to resume a run with changes that would change its bits.
 
     Raises:
         CheckpointError: names every such change with both values, and the remedy.
     """
-    harmful = [change for change in found if not change.free]
+    harmful = [change for change in changed if not change.free]
     if not harmful:
         return
     lines = [f"{run} cannot be resumed exactly, because this has changed since it began:", *map(str, harmful)]
     remedy = "Restore it, or begin a new run."
     if packages := _pins(old, new):
         remedy = f"Install what it was made with, or begin a new run:\n  pip install {' '.join(packages)}"
-    other = f"`omnivit train --resume {run} --allow-changes` continues with other results, and records the changes."
-    raise CheckpointError("\n".join(["\n  ".join(lines), remedy, other]))
+    allow = f"`omnivit train --resume {run} --allow-changes` continues with other results, and records the changes."
+    raise CheckpointError("\n".join(["\n  ".join(lines), remedy, allow]))
 
 
-def resumed(found: Sequence[Change], checkpoint: str, private: bool = False) -> dict[str, Any]:
+def resumed(changed: Sequence[Change], checkpoint: str, private: bool = False) -> dict[str, Any]:
     """The entry of a run's history that says how it was resumed; `private`: without the names of media."""
     if private:
-        found = [change.hidden() for change in found]
+        changed = [change.hidden() for change in changed]
     return {
         "resumed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "checkpoint": checkpoint,
-        "changes": [str(change) for change in found if not change.free],
-        "without_effect": [str(change) for change in found if change.free],
+        "changes": [str(change) for change in changed if not change.free],
+        "without_effect": [str(change) for change in changed if change.free],
     }
 
 

@@ -101,30 +101,30 @@ def _made(name: str, entry: Any) -> Made:
     return Made(name, value, distribution, release, version if isinstance(version, int) else 1)
 
 
-def _problem(known: registry.Registry[Any], made: Made, run: str) -> str:
+def _problem(known: registry.Registry[Any], recorded: Made, run: str) -> str:
     """How a plugin differs from the one that a run was made with; empty if it does not, as far as is known."""
-    who, then = f"  the {known.noun} '{harmless(made.name)}'", f"the run was made with {made.origin}"
-    registered = known.knows(made.name)
-    if not registered and made.value != made.name:
+    who, then = f"  the {known.noun} '{harmless(recorded.name)}'", f"the run was made with {recorded.origin}"
+    registered = known.knows(recorded.name)
+    if not registered and recorded.value != recorded.name:
         return f"{who} is not installed; {then}"
     try:
-        now = known.provenance(made.name)
+        now = known.provenance(recorded.name)
     except PluginError as error:
         return f"{who} cannot be used; {then}. {error}".replace("\n", "\n    ")
     version, origin = now["plugin_version"], f"{harmless(str(now['distribution']))} {harmless(str(now['version']))}"
-    if version != made.plugin_version:
-        return f"{who} is of version {version} ({origin}); {then}, of version {made.plugin_version}" + _kept(
-            known, made, "Or take that version from what is installed:", run
+    if version != recorded.plugin_version:
+        return f"{who} is of version {version} ({origin}); {then}, of version {recorded.plugin_version}" + _kept(
+            known, recorded, "Or take that version from what is installed:", run
         )
-    stated = names.parse(made.name).version is not None
-    if registered and not stated and _major(made.version) != _major(str(now["version"])):
-        return f"{who} is that of {origin}; {then}" + _kept(known, made, "Or, if both give the same numbers,", run)
+    stated = names.parse(recorded.name).version is not None
+    if registered and not stated and _major(recorded.version) != _major(str(now["version"])):
+        return f"{who} is that of {origin}; {then}" + _kept(known, recorded, "Or, if both give the same numbers,", run)
     return ""
 
 
-def _kept(known: registry.Registry[Any], made: Made, when: str, run: str) -> str:
+def _kept(known: registry.Registry[Any], recorded: Made, when: str, run: str) -> str:
     """Another way than to install, where what is here has the version that is wanted."""
-    name = f"{made.name}@{made.plugin_version}"
+    name = f"{recorded.name}@{recorded.plugin_version}"
     try:
         known.get(name)
     except PluginError:

@@ -34,20 +34,20 @@ def components(model: nn.Module) -> dict[str, str]:
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """`sha256:...` of names, dtypes, shapes and all bytes; above 256 MiB `sampled:...`, of 16 blocks of each tensor."""
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= WHOLE
+    complete = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= WHOLE
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        for block in _blocks(tensor, whole):
+        for block in _blocks(tensor, complete):
             digest.update(block.cpu().contiguous().view(torch.uint8).numpy().data)
-    return f"{'sha256' if whole else 'sampled'}:{digest.hexdigest()}"
+    return f"{'sha256' if complete else 'sampled'}:{digest.hexdigest()}"
 
 
-def _blocks(tensor: Tensor, whole: bool) -> Iterator[Tensor]:
+def _blocks(tensor: Tensor, complete: bool) -> Iterator[Tensor]:
     flat = tensor.reshape(-1)
     length = max(1, SAMPLE // tensor.element_size())
-    if whole or len(flat) <= SAMPLES * length:
+    if complete or len(flat) <= SAMPLES * length:
         yield flat
         return
     for number in range(SAMPLES):
