@@ -131,7 +131,7 @@ def _answer(file: Path, encoders: Mapping[str, type[Encoder]], slots: Mapping[st
             _add(answer.readings, slot, replace(facts, slot=slot), name)
     for slot, prepare in slots.items():
         try:
-            answer.tokens[slot] = prepare.rows(prepare(Media(slot, str(file))))
+            answer.tokens[slot] = prepare.tokens(prepare(Media(slot, str(file))))
         except OmniVitError as error:
             answer.slot_refusals[slot] = _reason(error, file)
     return answer

@@ -259,16 +259,16 @@ class Chat:
     def _habits(self) -> tuple[str, str, str]:
         """How the template opens an answer in a prompt, what it writes between that and the answer, and how it ends.
 
-        Taken from two short conversations, because Jinja cannot be asked.
+        They are measured on two short conversations, because they cannot be read from a Jinja template.
         """
         question, answer = Message("user", (Text("a"),)), Message("assistant", (Text("b"),))
         try:
             prompt = "".join(segment.text for segment in self._template.render([question], generate=True))
-            asked = "".join(segment.text for segment in self._template.render([question]))
+            without_opening = "".join(segment.text for segment in self._template.render([question]))
             segments = self._template.render([question, answer])
         except DataError:  # a template may require more than this; then only the EOS is known
             return "", "", ""
-        opening = prompt[len(asked) :] if prompt.startswith(asked) else ""
+        opening = prompt[len(without_opening) :] if prompt.startswith(without_opening) else ""
         place = next(index for index, segment in enumerate(segments) if segment.turn == 1)
         before = "".join(segment.text for segment in segments[:place])
         after = "".join(segment.text for segment in segments[place + 1 :])

@@ -1,6 +1,6 @@
 """Encoded samples -> a `Batch`. Positions and lengths are final from here on (Law 1).
 
-Shapes: B samples, T tokens (padded), M media of one slot over the whole batch.
+Shapes: B samples, T tokens (padded), M media of one slot in the batch.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
     route = torch.zeros(shape, dtype=torch.long)
     for row, sample in enumerate(samples):
         size = len(sample.ids)
+        # padding on the left moves the sample, its media and its triggers by this number of tokens
         offset = length - size if pad_left else 0
         here = slice(offset, offset + size)
         ids[row, here], labels[row, here], mask[row, here] = sample.ids, sample.labels, True

@@ -235,7 +235,7 @@ class GuardedTokenizer:
 
 
 def _renamed(token: AddedToken, name: str) -> AddedToken:
-    # normalized=False: the name is found before normalisation, whatever the normaliser does to text.
+    # normalized=False: the name is matched before normalization, so no normalizer can change it.
     return AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=False)
 
 

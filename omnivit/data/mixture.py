@@ -81,10 +81,10 @@ class Mixture:
         media = [count[:size] for (_, count), size in zip(both, self.sizes, strict=True)]
         return np.concatenate(texts), np.concatenate(media)
 
-    def estimated_lengths(self, rows: float) -> NDArray[np.float64]:
-        """[N] the approximate number of tokens of each sample: 4 bytes per token, and `rows` for every medium."""
+    def estimated_lengths(self, medium_tokens: float) -> NDArray[np.float64]:
+        """[N] the approximate number of tokens of each sample: a token per 4 bytes, `medium_tokens` per medium."""
         text, media = self.lengths()
-        estimated: NDArray[np.float64] = text / _BYTES_PER_TOKEN + media * rows
+        estimated: NDArray[np.float64] = text / _BYTES_PER_TOKEN + media * medium_tokens
         return estimated
 
     def fingerprint(self) -> str:
@@ -147,6 +147,7 @@ def batches(
     """
     if not group:
         return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    # sort inside pieces of the epoch, not all of it: else samples of similar length would meet in every epoch
     lengths = _blurred(lengths, derive_seed("blur", seed, epoch))
     mega = batch_size * max(1, min(_MEGA, len(order) // (4 * batch_size)))
     parts = [order[k : k + mega] for k in range(0, len(order), mega)]
@@ -163,7 +164,7 @@ def split(batch: Ints, parts: int, part: int) -> Ints:
     The parts are disjoint, and the batch is their union. A part of a small last batch may be empty.
     """
     if not 0 <= part < parts:
-        raise ValueError(f"part {part} of {parts} parts")
+        raise ValueError(f"part {part} is out of range: there are {parts} parts")
     return batch[part::parts]
 
 

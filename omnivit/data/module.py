@@ -161,11 +161,11 @@ class CountedSteps:
     def __iter__(self) -> Iterator[MicroBatch]:
         loaded: Iterator[MicroBatch] = iter(self.loader)
         owning = (replace(micro, batch=owned(micro.batch) if micro.batch else None) for micro in loaded)
-        while together := list(islice(owning, self.accumulate)):
+        while micros := list(islice(owning, self.accumulate)):
             step: Counter[str] = Counter()
-            for micro in together:
+            for micro in micros:
                 step.update(losses_in(micro.batch))
-            yield from (replace(micro, step=dict(step)) for micro in together)
+            yield from (replace(micro, step=dict(step)) for micro in micros)
 
 
 def losses_in(batch: Batch | None) -> dict[str, int]:
@@ -182,7 +182,7 @@ class StagePlan:
     mixture: Mixture
     stage: Stage
     seed: int
-    rows: float
+    medium_tokens: float
     """Approximate number of LLM tokens of one medium, to estimate lengths for grouping."""
 
     @property
@@ -209,9 +209,10 @@ class StagePlan:
 
     def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(epoch, sample indices) of every step from `start` to the end."""
-        lengths = self.mixture.estimated_lengths(self.rows)
+        lengths = self.mixture.estimated_lengths(self.medium_tokens)
         step = start
         while step < self.steps:
+            # `skip` is above 0 only in the first epoch: a resumed run begins inside it
             epoch, skip = divmod(step, self.steps_per_epoch)
             order = epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
             planned = batches(order, lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length)
@@ -259,6 +260,7 @@ class StageData(LightningDataModule):
         rank, world = self._place()
         size = max(1, self.plan.stage.batch_size // (self.plan.stage.accumulate * world))
         every = [list(range(i, min(i + size, len(self.validation)))) for i in range(0, len(self.validation), size)]
+        # all ranks need the same number of batches, or collective operations would hang
         every += [[]] * (-len(every) % world)
         mine = [[(0, index) for index in indices] for indices in every[rank::world]]
         return [self._loader(PreparedSamples(self.validation, self.preparer, None, self.data.privacy), mine)]

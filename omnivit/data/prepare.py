@@ -66,11 +66,16 @@ class Preparer:
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
             timed = [_timed(self.slots[m.slot], m, _instruction(t)) for m, (_, t) in zip(media, turns, strict=True)]
             items = tuple(item for item, _ in timed)
-            rows = [self._rows(m, item) for m, item in zip(media, items, strict=True)]
+            lengths = [self._tokens(m, item) for m, item in zip(media, items, strict=True)]
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
             messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
             encoded = self.chat.encode(
-                messages, rows, generate, supervise or self.supervise, self.max_length, self.truncate and not generate
+                messages,
+                lengths,
+                generate,
+                supervise or self.supervise,
+                self.max_length,
+                exact=self.truncate and not generate,
             )
         except DataError as error:
             raise type(error)(f"{sample}: {error}") from error
@@ -133,9 +138,9 @@ class Preparer:
                 yield Text(text)
             yield part
 
-    def _rows(self, media: Media, item: Mapping[str, Tensor]) -> int:
+    def _tokens(self, media: Media, item: Mapping[str, Tensor]) -> int:
         try:
-            return self.slots[media.slot].rows(item)
+            return self.slots[media.slot].tokens(item)
         except RecipeError as error:
             raise RecipeError(f"model.inputs.{media.slot}.adapter: {error}") from error
 
@@ -154,9 +159,9 @@ class Preparer:
             return sample
         if not self.truncate or not supervised:
             tokens = f"more than {self.max_length}" if cut else str(len(sample.ids))
-            rows = sum(span.length for span in sample.spans)
+            in_media = sum(span.length for span in sample.spans)
             raise DataError(
-                f"{sample.name}: the sample has {tokens} tokens, {rows} of them for media, but "
+                f"{sample.name}: the sample has {tokens} tokens, {in_media} of them for media, but "
                 f"{self.too_long.format(self.max_length)}"
             )
         if len(sample.spans) < len(media):

@@ -147,7 +147,7 @@ class _Bounded(Environment):
         """Apply an operator, unless its result would be too large."""
         if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length()
-            _check(bits * abs(right) if operator == "**" else bits + right.bit_length(), MAX_BITS, "a whole number")
+            _check(bits * abs(right) if operator == "**" else bits + right.bit_length(), MAX_BITS, "an integer")
         elif operator == "*":
             _check(_repeats(left) * _repeats(right), MAX_SIZE, "a sequence")
         elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):

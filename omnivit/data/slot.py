@@ -80,7 +80,7 @@ class SlotPreparer:
         prefacing = (processor for processor in self.processors if isinstance(processor, PrefacingProcessor))
         return "".join(processor.preface(media) for processor in prefacing)
 
-    def rows(self, items: Mapping[str, Tensor]) -> int:
+    def tokens(self, items: Mapping[str, Tensor]) -> int:
         """The number of the medium's tokens in the LLM's sequence. Raises RecipeError if an adapter cannot take it."""
         layouts = [
             layout_of(processor, encoder_items(items, number, len(self.processors)))

@@ -66,7 +66,7 @@ class Template:
     """Renders conversations with one chat template.
 
     Args:
-        tokenizer: renders Jinja (and holds the default template).
+        tokenizer: renders Jinja (and has the default template).
         template: None for the tokenizer's own, a name in `NAMED`, or Jinja text.
         placeholders: slot -> the text that the template writes for a medium of it.
         tokens: head -> its token. For a template it is text.
@@ -160,6 +160,7 @@ class Template:
         for name, mark in marks.items():
             if mark.segment.medium is not None and mark.segment.text and name not in rendered:
                 queues.setdefault(mark.segment.text, deque()).append(name)
+        # the longest first: a placeholder text may begin with another one
         pattern = "|".join(map(re.escape, sorted([*marks, *queues], key=len, reverse=True)))
         names, gaps, cursor = [], [], 0
         for match in re.finditer(pattern, rendered):
@@ -187,6 +188,7 @@ class Template:
         """Each mark's text with the white space that belongs to it, and the template's text between them."""
         spaces = []
         for k, gap in enumerate(gaps):
+            # a gap begins with the space after the mark on its left, and ends with that before the mark on its right
             after, before = marks[k - 1].after if k else "", marks[k].before if k < len(marks) else ""
             spaces.append(kept_space(gap, bare[k] if bare is not None else None, after, before))
         segments = []

@@ -224,7 +224,7 @@ def _literal(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
         if type(choice) is type(value) and choice == value:
             return choice
     if isinstance(value, bool | int | float) and all(isinstance(choice, str) for choice in allowed):
-        raise _wrong(value, annotation, where)  # `true` of YAML is no text: the message says how to write it
+        raise _wrong(value, annotation, where)  # `true` in YAML is not text: the message shows how to write it
     mode.refuse(f"{where}: {value!r} is not allowed{near(value, allowed)} Allowed: {_choices(allowed)}.")
     return value
 
@@ -259,7 +259,7 @@ def _union(value: Any, annotation: Any, where: Where, mode: _Mode) -> Any:
 
 
 def _is_container(member: Any, value: Any) -> bool:
-    """Whether a union's member is the kind of mapping or list that the value is: its errors then say what is wrong."""
+    """Whether a union's member is a mapping or list like the value; its errors then tell what is wrong inside."""
     origin = get_origin(member) or member
     if isinstance(value, Mapping):
         return origin in _MAPPINGS or dataclasses.is_dataclass(member)

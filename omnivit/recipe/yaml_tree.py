@@ -310,7 +310,7 @@ def _syntax(error: yaml.YAMLError, builder: _Builder, text: str) -> str:
     elif "scanning an alias" in problem:
         hint = " Quote a text that begins with '*'."
     place = f"{builder.name}:{mark.line + 1}" if builder.numbered else builder.name
-    if "nesting depth" in problem:  # libyaml looks ahead, and since 0.2.6 has a limit of its own: 1000
+    if "nesting depth" in problem:  # libyaml reads ahead, and since 0.2.6 it has a limit of 1000
         return f"{place}: nested deeper than {MAX_DEPTH} levels."
     return f"{place}, column {mark.column + 1}: this is not YAML: {problem}.{hint}"
 

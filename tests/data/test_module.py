@@ -52,7 +52,7 @@ def stage(**changes: Any) -> Stage:
 
 
 def plan(mixture: Mixture, seed: int = 5, **changes: Any) -> StagePlan:
-    return StagePlan(mixture, stage(**changes), seed, rows=3.0)
+    return StagePlan(mixture, stage(**changes), seed, medium_tokens=3.0)
 
 
 def shown(micro_batches: Iterable[list[Index]]) -> list[Index]:

@@ -207,7 +207,7 @@ def test_bare_parts_take_the_records_list_in_order(tmp_path: Path) -> None:
         (
             [{"type": "image", "image": "a.png", "min_pixels": 9}],
             {},
-            "min_pixels: media are prepared as the encoder's options",
+            "min_pixels: the encoder's options in the recipe decide",
         ),
         ([{"type": "text", "text": "a", "bold": True}], {}, "content[0].bold: this key is not read"),
         ([{"type": "input_image", "file_id": "f-1"}], {}, "files are not downloaded from a service"),

@@ -61,7 +61,7 @@ def test_one_branch_gives_the_tensors_as_the_processor_names_them() -> None:
     items = slot(medium())
     assert items.keys() == {"letters"}
     assert items["letters"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert slot.rows(items) == 3
+    assert slot.tokens(items) == 3
     assert encoder_items(items, 0, 1).keys() == {"letters"}
 
 
@@ -71,7 +71,7 @@ def test_branches_of_several_encoders_keep_their_tensors_apart_and_their_rows_ad
     assert items.keys() == {"0.letters", "1.letters"}
     assert encoder_items(items, 1, 2)["letters"].tolist() == [0, 10, 20, 30, 40, 50]
     assert encoder_items(items, 0, 2)["letters"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert slot.rows(items) == 3 + 6 + 7
+    assert slot.tokens(items) == 3 + 6 + 7
 
 
 def test_more_than_ten_encoders_are_not_mixed_up() -> None:
@@ -82,10 +82,10 @@ def test_more_than_ten_encoders_are_not_mixed_up() -> None:
 
 def test_each_branch_is_given_the_layout_of_its_own_encoder() -> None:
     slot = SlotPreparer((Letters(), Letters(2, sides=(3, 2))), ((1, counted), (0, same_length)))
-    assert slot.rows(slot(medium())) == 3 + 6
+    assert slot.tokens(slot(medium())) == 3 + 6
     other = SlotPreparer((Letters(), Letters(2, sides=(3, 2))), ((0, counted),))
     with pytest.raises(RecipeError, match="needs a grid"):
-        other.rows(other(medium()))
+        other.tokens(other(medium()))
 
 
 def test_a_medium_that_one_encoder_cannot_read_is_refused() -> None:
@@ -108,7 +108,7 @@ def test_the_instruction_goes_beside_the_tensors_of_the_encoders(encoders: int) 
     assert read.mask.tolist() == [[True, True], [False, False]]  # cut to the longest of the batch
     for number in range(encoders):
         assert encoder_items(stacked, number, encoders).keys() == {"letters"}
-    assert slot.rows(found[0]) == 6
+    assert slot.tokens(found[0]) == 6
 
 
 def test_media_without_words_leave_one_masked_token() -> None:
@@ -144,5 +144,5 @@ def test_it_pickles_and_prepares_the_same() -> None:
     first, second = slot(medium(), "hi"), again(medium(), "hi")
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
-    assert again.rows(second) == slot.rows(first) == 2 + 3
+    assert again.tokens(second) == slot.tokens(first) == 2 + 3
     assert again.fingerprint() == slot.fingerprint()

@@ -1,4 +1,4 @@
-"""Tags: `<image>` in a text as the place of a medium; and the lists of media beside the turns of a record."""
+"""Tags: `<image>` in a text as the place of a medium; and the lists of media next to the turns of a record."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from omnivit.data.records import values
 from omnivit.errors import DataError
 
 LISTED = ("image", "video", "audio")
-"""Slots whose media records list under `images`, `videos`, `audios` with tags in the texts."""
+"""Slots whose media may be in the lists `images`, `videos`, `audios` of a record, with tags in the texts."""
 VIDEO = "video"
 """The slot whose media may be lists of frames."""
 TAG = re.compile(f"<({'|'.join(LISTED)})>")
 
 
 class Lists:
-    """The record's lists of media (`images`, `videos`, ...): of the parts that name no source, or of tags."""
+    """The record's lists of media (`images`, `videos`, ...), for parts without a source or for tags."""
 
     def __init__(self, record: Mapping[str, Any], root: str | None) -> None:
         self._record, self._root = record, root
@@ -27,10 +27,10 @@ class Lists:
         self._taken: dict[str, list[int]] = {}
 
     def take(self, slot: str, key: str, index: int | None = None) -> object:
-        """The next medium of a slot, or that at an index, for the part at `key`, which names none.
+        """The next medium of a slot, or the one at an index, for the part at `key`, which has no source.
 
         Raises:
-            DataError: there is none left, or none at the index.
+            DataError: all are used, or there is none at the index.
         """
         name, taken = f"{slot}s", self._taken.setdefault(slot, [])
         queue = self._sources(slot)
@@ -46,7 +46,7 @@ class Lists:
         return queue[place]
 
     def placed(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages with the media that no part has taken at the tags of their texts: the k-th tag, the k-th medium.
+        """The messages with the media that no part uses at the tags of their texts: the k-th tag, the k-th medium.
 
         Raises:
             DataError: tags and media do not match.
@@ -66,7 +66,7 @@ class Lists:
             yield from split_tags(part.text, queues, self._root) if isinstance(part, Text) else (part,)
 
     def _check_used(self) -> None:
-        """What parts have begun to take, they take to the end."""
+        """Check that parts use all media of a list, if they use any of it."""
         for slot, taken in self._taken.items():
             left = len(self._sources(slot)) - len(set(taken))
             if left:
@@ -83,7 +83,7 @@ class Lists:
 
 
 def check_tags(texts: Iterable[str], slot: str, media: Sequence[object], key: str, where: str) -> None:
-    """Refuse a record whose tags of a slot are not as many as its media under `key`."""
+    """Refuse a record whose number of tags of a slot is not the number of its media under `key`."""
     tags = sum(text.count(f"<{slot}>") for text in texts)
     if tags != len(media):
         raise DataError(
@@ -94,12 +94,12 @@ def check_tags(texts: Iterable[str], slot: str, media: Sequence[object], key: st
 
 
 def split_tags(text: str, queues: Mapping[str, Iterator[object]], root: str | None) -> Iterator[Part]:
-    """Parts of a text, its tags replaced by the next medium of their slot."""
+    """The parts of a text, with each tag replaced by the next medium of its slot."""
     if not queues:
         yield Text(text)
         return
     for k, piece in enumerate(re.split(f"<({'|'.join(map(re.escape, queues))})>", text)):
-        if k % 2:
+        if k % 2:  # every second piece is the slot of a tag
             yield Media(piece, next(queues[piece]), root)
         elif piece or piece == text:
             yield Text(piece)

@@ -141,8 +141,8 @@ def _learn(turn: Mapping[str, Any], role: Role, place: str, ignore: Collection[s
     for key, weight in weights.items():
         if weight not in (0, 1) or isinstance(weight, str):
             raise DataError(
-                f"{place}.{key} is {weight!r}; expected true or 1 (train on the answer), or false or 0 (do not). A "
-                "turn is trained on as a whole or not at all."
+                f"{place}.{key} is {weight!r}; expected true or 1 (train on the answer), or false or 0 (do not). "
+                "Weights between them are not supported."
             )
         if weight and role != "assistant":
             raise DataError(

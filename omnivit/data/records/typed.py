@@ -15,7 +15,7 @@ from omnivit.errors import DataError
 
 _TEXTS = ("text", "input_text", "output_text")
 _SLOTS = {"input_image": "image"}
-_PREPARED = "media are prepared as the encoder's options in the recipe say, in the same way for all samples"
+_PREPARED = "the encoder's options in the recipe decide how media are prepared, in the same way for all samples"
 _REASONS = dict.fromkeys(
     ("min_pixels", "max_pixels", "resized_height", "resized_width", "fps", "nframes", "max_frames", "total_pixels"),
     _PREPARED,

@@ -48,7 +48,7 @@ def mapping(value: object, key: str) -> dict[str, Any]:
 
 
 def text(value: object, key: str) -> str:
-    """A string of whole characters."""
+    """A string that is valid Unicode."""
     if not isinstance(value, str):
         raise DataError(f"{key} is {spelled(value)}; expected a string.")
     try:
