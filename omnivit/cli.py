@@ -23,27 +23,27 @@ from omnivit.errors import Interrupted, OmniVitError, OmniVitWarning, suggest
 VERBS = MappingProxyType(
     {
         "train": "train a recipe, or resume a run",
-        "check": "validate a recipe without loading a weight: stages, what trains, parameters, memory",
-        "show": "print a recipe resolved",
+        "check": "validate a recipe without loading weights; print its stages, trained parameters, tokens and memory",
+        "show": "print a recipe with all defaults, overrides and interpolations resolved",
         "schema": "print the JSON Schema of recipes, for completion and checks in an editor",
-        "plugins": "list plugins with their health; say what one is and takes; try the contract on it",
-        "new": "make a distribution with a plugin of your own: encoder, adapter, LLM, reader or head",
+        "plugins": "list plugins with their health; describe a plugin; test a plugin against the contract",
+        "new": "create a distribution with your own plugin: encoder, adapter, LLM, reader or head",
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",
-        "media": "tell what files hold, which slots can take them, and their tokens under a recipe",
-        "doctor": "show the installation: versions beside the tested range, devices and their rates, plugins, disk",
-        "cache": "list what is kept in the cache folder, with sizes, and clear it",
-        "import-hf": "make a run of a Hugging Face LLaVA checkpoint",
+        "media": "show what files contain, which inputs accept them, and how many tokens a recipe gives them",
+        "doctor": "show the installation: library versions and tested ranges, devices and their speed, plugins, disk",
+        "cache": "list the contents of the cache folder with their sizes, or clear it",
+        "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
     }
 )
 """Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""
 
 DOCTOR = "doctor"
-"""It says of versions more than the warning does."""
+"""It prints all versions, so it does not need the warning about them."""
 EXIT_DONE, EXIT_DEFECT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
 EXIT_SIGNAL = 128
-"""And the number of the signal that has stopped the command, as shells report it."""
+"""The number of the signal that stopped the command is added, as shells report it."""
 TRACEBACK = "OMNIVIT_TRACEBACK"
 _python_format = warnings.formatwarning
 
@@ -62,8 +62,8 @@ if "--multiprocessing-fork" in sys.orig_argv:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done; 1: a defect, or training that stopped; 2: an error that the user can mend, or wrong usage; 130:
-    interrupted; 141: the reader of standard output went away; 143: stopped by SIGTERM.
+    0: done; 1: a defect, or training that stopped; 2: an error that the user can fix, or wrong usage; 130:
+    interrupted; 141: the reader of standard output was closed; 143: stopped by SIGTERM.
 
     Args:
         argv: the arguments after `omnivit`; default: those of the process.
@@ -108,7 +108,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _with_tested_versions(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Warn first where libraries are older or newer than those that are tested; not before help, nor wrong usage."""
+    """Warn before the command if a library is older or newer than tested, but not before help or wrong usage."""
 
     def warned(parsed: argparse.Namespace) -> int:
         from omnivit.registry.versions import warn_once
@@ -120,13 +120,13 @@ def _with_tested_versions(run: Callable[[argparse.Namespace], int]) -> Callable[
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says which option an unknown one may have been meant for."""
+    """A parser that suggests the nearest option for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        _, found, rest = message.partition("unrecognized arguments: ")
+        _, marker, rest = message.partition("unrecognized arguments: ")
         unknown = next((word.partition("=")[0] for word in rest.split() if word.startswith("-")), "")
-        if found and unknown:
+        if marker and unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
             message = f"there is no option {unknown}: {suggest(unknown, options)}"
         super().error(message)
@@ -142,14 +142,14 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
 
 
 def _general_parser() -> argparse.ArgumentParser:
-    """What `omnivit` takes without a command; says which commands there are."""
+    """The parser of `omnivit` without a command; its help lists the commands."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:{width}}  {line}" for verb, line in VERBS.items()]
     parser = argparse.ArgumentParser(
         prog="omnivit",
         usage="omnivit [-h] [--version] COMMAND ...",
         description="Any encoder as an eye, an ear or a hand of a shared large language model.",
-        epilog="\n".join(["commands:", *lines, "", "`omnivit COMMAND --help` says more about a command."]),
+        epilog="\n".join(["commands:", *lines, "", "`omnivit COMMAND --help` describes a command and its options."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"omnivit {__version__}")

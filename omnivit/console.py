@@ -1,16 +1,21 @@
-"""What a person sees: progress with the time left, answers alone on standard output, libraries kept quiet.
+"""What users see: progress with the time left, tables, colour, answers alone on standard output, quiet libraries.
 
-Progress is a bar on a terminal, and a line every few seconds elsewhere. Knows nothing of what is counted or answered.
+Progress is a bar on a terminal, and a line every few seconds elsewhere. Tables and colours are plain text with a few
+codes: rich, which draws the bars, takes longer to import than most commands run. This module knows nothing of what is
+counted or answered.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import re
 import sys
+import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -24,19 +29,22 @@ EVERY = 10.0
 _BAR_WIDTH = 20
 _STDOUT, _STDERR = 1, 2
 GREEN, RED, BOLD, RESET = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+_CODE = re.compile("\x1b\\[[0-9]+m")
+GAP = "  "
+"""Between two columns of a table."""
 
 
 class Display:
-    """Shows how much of some work is done, until `stop`.
+    """Displays the progress of some work until `stop` is called.
 
     Args:
-        label: what is done, such as a stage's name.
-        total: how many units it has.
-        unit: their name in lines, such as `step`.
+        label: name of the work, such as that of a stage.
+        total: number of units.
+        unit: name of a unit in lines, such as `step`.
         terminal: whether to draw a bar on standard error; default: whether that is a terminal.
-        say: takes the lines where there is no bar; default: prints them on standard error.
+        say: receives the lines where there is no bar; default: they are printed on standard error.
         every: seconds between two lines.
-        patient: say nothing of work that is done before a line would be due.
+        patient: print nothing about work that ends before the first line is due.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class Display:
             self._bar.start()
 
     def show(self, done: int, text: str) -> None:
-        """Say that so many units are done; `text` is what else there is to know."""
+        """Report how many units are done; `text` is added to the line."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=f"{done}/{self.total}  {text}")
             return
@@ -74,14 +82,14 @@ class Display:
             self._say(f"{self.label}: {self.unit} {done}/{self.total}  {text}".rstrip())
 
     def note(self, text: str) -> None:
-        """Say something that stays: above the bar, or as a line of its own."""
+        """Print a text that remains: above the bar, or as a separate line."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
             self._say(text)
 
     def stop(self) -> None:
-        """Take the bar away and show the cursor again; may be called twice."""
+        """Remove the bar and show the cursor again; may be called twice."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -93,7 +101,7 @@ class Display:
 
 
 class Pace:
-    """Seconds that a unit takes, from when it began and how many are done."""
+    """Estimates the time that is left, from the time since its construction and the units done since then."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -105,8 +113,8 @@ class Pace:
         return f"about {duration((time.monotonic() - self.began) / done * (total - done))} left"
 
 
-def shown(items: Sequence[Item], label: str, unit: str = "batch", patient: bool = False) -> Iterator[Item]:
-    """The items, one after the other, with progress and the time that is left; `patient` as in `Display`."""
+def track(items: Sequence[Item], label: str, unit: str = "batch", patient: bool = False) -> Iterator[Item]:
+    """Yield the items while the progress and the time left are displayed; `patient` as in `Display`."""
     pace = Pace()
     with Display(label, len(items), unit, patient=patient) as display:
         for number, item in enumerate(items, 1):
@@ -116,12 +124,12 @@ def shown(items: Sequence[Item], label: str, unit: str = "batch", patient: bool 
 
 def duration(seconds: float) -> str:
     """`8 s`, `4 min 10 s`, `2 h 05 min`, `3 d 4 h`."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(whole / 60)
+    rounded = max(1, round(seconds))
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 600:
+        return f"{rounded // 60} min {rounded % 60:02} s"
+    minutes = round(rounded / 60)
     if minutes < 60:
         return f"{minutes} min"
     hours = round(minutes / 60)
@@ -139,10 +147,10 @@ def _print(line: str) -> None:
 
 @contextmanager
 def reserved() -> Iterator[TextIO]:
-    """Send everything that is printed inside to standard error, what C libraries and child processes write too.
+    """Redirect standard output to standard error, also for C libraries and child processes.
 
     Yields:
-        Standard output, for answers that are written inside.
+        The real standard output, for answers that are written inside the block.
     """
     output = sys.stdout
     output.flush()
@@ -172,7 +180,7 @@ def _is_standard_output(stream: TextIO) -> bool:
 
 
 def quieten_transformers() -> None:
-    """Silence notices, progress bars and questions of transformers; call it before transformers is imported."""
+    """Silence the notices, progress bars and questions of transformers; call it before transformers is imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():
@@ -202,10 +210,58 @@ def quieten_lightning() -> None:
 
 
 def paint(text: str, code: str, colour: bool) -> str:
-    """A text in a colour, where colours are wanted."""
+    """A text in a colour, if `colour` is true."""
     return f"{code}{text}{RESET}" if colour else text
 
 
 def wants_colour() -> bool:
-    """Whether standard output is a terminal that shows colours, and its user wants them."""
+    """Whether standard output is a terminal with colours, and the user has not set NO_COLOR."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    header: Sequence[str] = (),
+    right: Collection[int] = (),
+    colour: bool = False,
+    width: int | None = None,
+    limits: Sequence[int] = (),
+) -> list[str]:
+    """Rows as lines of aligned columns, the same on a terminal and in a pipe but for the colours.
+
+    Args:
+        rows: cells, which may be painted; all rows have the same number of them.
+        header: titles of the columns, printed in bold; default: none.
+        right: columns that are aligned to the right, as numbers are.
+        colour: whether the header is bold.
+        width: wrap the cells so that no line is longer; default: a row is one line.
+        limits: with `width`, the largest widths of all columns but the last, which takes the rest.
+    """
+    lines = [*([header] if header else []), *rows]
+    widths = [max(map(_size, column)) for column in zip(*lines, strict=True)]
+    if width is not None:
+        widths = [min(size, most) for size, most in zip(widths, limits, strict=False)]
+        widths.append(width - sum(widths) - len(GAP) * len(widths))
+    printed = []
+    for number, row in enumerate(lines):
+        # one line, or as many as the cell that is wrapped most often
+        wrapped = [[cell] if width is None else _wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+            cells = [_padded(part, size, i in right) for i, (part, size) in enumerate(zip(parts, widths, strict=True))]
+            line = GAP.join(cells).rstrip()
+            printed.append(paint(line, BOLD, colour) if header and number == 0 else line)
+    return printed
+
+
+def _size(cell: str) -> int:
+    """Columns that a cell takes; codes of colours take none."""
+    return len(_CODE.sub("", cell))
+
+
+def _padded(cell: str, size: int, right: bool) -> str:
+    filling = " " * (size - _size(cell))
+    return filling + cell if right else cell + filling
+
+
+def _wrapped(cell: str, width: int) -> list[str]:
+    return textwrap.wrap(cell, width, break_on_hyphens=False) or [""]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from omnivit.cli import main
+from omnivit.console import BOLD, GREEN, RESET, paint, table
 
 NOISE = """
 import os, subprocess, sys
@@ -45,3 +46,24 @@ def test_a_plugin_that_prints_at_import_leaves_json_whole(
     captured = capfd.readouterr()
     assert json.loads(captured.out)["kind"] == "adapters"
     assert captured.err == "printed at import\n"
+
+
+def test_a_table_is_aligned_and_bold_only_where_colours_are_wanted() -> None:
+    rows = [("index", paint("12", GREEN, colour=True), "of data files"), ("gguf", "1,024", "")]
+    assert table(rows, ("KIND", "N", "WHAT"), right=(1,), colour=True) == [
+        f"{BOLD}KIND       N  WHAT{RESET}",
+        f"index  {' ' * 3}{GREEN}12{RESET}  of data files",
+        "gguf   1,024",
+    ]
+    assert table([("a", "1"), ("bc", "23")]) == ["a   1", "bc  23"]
+    assert table([]) == []
+
+
+def test_a_table_of_a_given_width_wraps_its_cells() -> None:
+    rows = [("layer", "the layer whose hidden states are taken"), ("grid", "")]
+    assert table(rows, width=24, limits=(20,)) == [
+        "layer  the layer whose",
+        "       hidden states are",
+        "       taken",
+        "grid",
+    ]

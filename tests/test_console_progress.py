@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from omnivit.console import Display, Pace, duration, joined, shown
+from omnivit.console import Display, Pace, duration, joined, track
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_lines_come_at_most_every_few_seconds_and_at_the_end(monkeypatch: pytest
 
 
 def test_lines_go_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    assert list(shown([3, 4], "encoding")) == [3, 4]
+    assert list(track([3, 4], "encoding")) == [3, 4]
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("encoding: batch 1/2  about 1 s left\nencoding: batch 2/2\n")
 

@@ -1,4 +1,4 @@
-"""`omnivit cache`: what OmniViT keeps in the user's cache folder, how large it is, and how to be rid of it."""
+"""`omnivit cache`: list what OmniViT keeps in the user's cache folder, with sizes, and remove it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import json
 import shutil
 from pathlib import Path
 
+from omnivit.console import table
 from omnivit.errors import OmniVitError
 from omnivit.files import CACHE_VARIABLE, CACHED, cache_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these of {', '.join(CACHED)}; default: all")
-    parser.add_argument("--clear", action="store_true", help="remove them; whatever is needed again is made again")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"parts of the cache: {', '.join(CACHED)}; default: all"
+    )
+    parser.add_argument(
+        "--clear", action="store_true", help="remove the files; those that are needed again are created again"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 
 def run(args: argparse.Namespace) -> int:
     """List the cache, or clear it."""
     for kind in args.kinds:
         if kind not in CACHED:
-            raise OmniVitError(f"the cache holds no {kind!r}. It holds: {', '.join(CACHED)}.")
+            raise OmniVitError(f"the cache has no part {kind!r}. Its parts are: {', '.join(CACHED)}.")
     folder = cache_dir()
     chosen = {kind: _measure(folder / kind) for kind in args.kinds or CACHED}
     if args.clear:
         for kind in chosen:
             _remove(folder / kind)
     if args.json:
-        found = {kind: {"files": files, "bytes": size} for kind, (files, size) in chosen.items()}
-        print(json.dumps({"folder": str(folder), "cleared": args.clear, "kinds": found}, indent=1))
+        sizes = {kind: {"files": files, "bytes": size} for kind, (files, size) in chosen.items()}
+        print(json.dumps({"folder": str(folder), "cleared": args.clear, "kinds": sizes}, indent=1))
     else:
         print(_text(folder, chosen, args.clear))
     return 0
@@ -43,22 +48,21 @@ def _measure(folder: Path) -> tuple[int, int]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what is kept of one kind; nothing else in the cache folder, which may be anybody's, is touched."""
+    """Remove the files of one kind. Nothing else in the cache folder is touched: other programs may use it too."""
     try:
         if folder.is_dir():
             shutil.rmtree(folder)
     except OSError as error:
-        raise OmniVitError(f"{error.filename or folder}: cannot be removed: {error.strerror or error}.") from error
+        raise OmniVitError(f"{error.filename or folder} cannot be removed: {error.strerror or error}.") from error
 
 
 def _text(folder: Path, chosen: dict[str, tuple[int, int]], cleared: bool) -> str:
     total = sum(size for _, size in chosen.values())
-    rows = [
-        f"  {kind:9} {files:7,} files  {_spelled(size):>9}  {CACHED[kind]}" for kind, (files, size) in chosen.items()
-    ]
+    cells = [(kind, f"{files:,} files", _spelled(size), CACHED[kind]) for kind, (files, size) in chosen.items()]
+    rows = [f"  {line}" for line in table(cells, right=(1, 2))]
     if cleared:
         return "\n".join([f"Removed {_spelled(total)} from {folder}:", *rows])
-    hint = f"`omnivit cache --clear [KIND ...]` removes them; ${CACHE_VARIABLE} names another folder."
+    hint = f"`omnivit cache --clear [KIND ...]` removes them. The variable {CACHE_VARIABLE} names another folder."
     return "\n".join([f"{folder}: {_spelled(total)}", *rows, hint])
 
 

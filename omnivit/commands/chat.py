@@ -1,4 +1,4 @@
-"""`omnivit chat`: talk with a trained model, picture by picture."""
+"""`omnivit chat`: talk with a trained model about images and other media."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from omnivit.commands.generate import add_sampling_arguments, shown
+from omnivit.commands.generate import add_sampling_arguments, prediction_line
 from omnivit.console import reserved
 from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
@@ -33,16 +33,16 @@ def run(args: argparse.Namespace) -> int:
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)
         assistant = load(args.run, args.device, args.trust, args.checkpoint)
-    Repl(assistant, args.max_new_tokens, sampling).run()  # reads with line editing, which needs the true output
+    Repl(assistant, args.max_new_tokens, sampling).run()  # line editing needs the real standard output
     return 0
 
 
 class Repl:
-    """A conversation over standard input and output. Answers go to standard output, all else to standard error.
+    """A conversation over standard input and output. Answers go to standard output, everything else to standard error.
 
     Attributes:
         history: the turns so far.
-        waiting: media (slot, file) that go with the next question.
+        waiting: media (slot, file) that are added to the next question.
     """
 
     def __init__(self, assistant: Assistant, max_new_tokens: int, sampling: Sampling) -> None:
@@ -70,10 +70,10 @@ class Repl:
                 _say(f"error: {error}")
 
     def take(self, line: str) -> bool:
-        """Obey or answer one line; True if it says to leave.
+        """Run the command or answer the question of one line; True if the user leaves.
 
         Raises:
-            OmniVitError: it cannot be obeyed or answered; the conversation stands as it was.
+            OmniVitError: the command or question failed; the conversation is as it was before.
         """
         if line.startswith("/"):
             return self._obey(line)
@@ -83,9 +83,15 @@ class Repl:
 
     def help(self) -> str:
         """What can be typed."""
-        lines = [f"/{slot} FILE   show {slot} with the next question" for slot in self.assistant.slots]
+        lines = [f"/{slot} FILE   add this {slot} to the next question" for slot in self.assistant.slots]
         return "\n".join(
-            ["Type a question. Ctrl-C stops an answer.", *lines, "/reset   begin anew", "/help", "/exit or Ctrl-D"]
+            [
+                "Type a question. Ctrl-C stops an answer.",
+                *lines,
+                "/reset   start a new conversation",
+                "/help",
+                "/exit or Ctrl-D",
+            ]
         )
 
     def _obey(self, line: str) -> bool:
@@ -105,11 +111,11 @@ class Repl:
 
     def _show(self, slot: str, name: str) -> None:
         if not name:
-            raise OmniVitError(f"which file? /{slot} FILE")
+            raise OmniVitError(f"/{slot} needs a file: /{slot} FILE")
         file = str(Path(name).expanduser())
         self.assistant.preparer.slots[slot](Media(slot, file))  # a bad file is refused now, not with the question
         self.waiting.append((slot, file))
-        _say(f"({file} goes with the next question)")
+        _say(f"({file} is added to the next question)")
 
     def _answer(self, question: str) -> None:
         with reserved() as output:
@@ -117,24 +123,24 @@ class Repl:
 
     def _answer_to(self, output: TextIO, question: str) -> None:
         turn = self.assistant.turn(question, self.waiting)
-        said: list[str] = []
+        texts: list[str] = []
 
-        def hear(text: str) -> None:
-            said.append(text)
+        def print_text(text: str) -> None:
+            texts.append(text)
             print(text, end="", file=output, flush=True)
 
         reply = None
         with contextlib.suppress(KeyboardInterrupt):
             reply = self.assistant.respond(
-                [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=hear, sampling=self.sampling
+                [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=print_text, sampling=self.sampling
             )
-        if reply is not None or said:
-            predictions = (f"\n{shown(found)}" for found in (reply.predictions if reply else ()))
+        if reply is not None or texts:
+            predictions = (f"\n{prediction_line(prediction)}" for prediction in (reply.predictions if reply else ()))
             print(*predictions, sep="", file=output, flush=True)
-            self.history += [turn, reply.message if reply else Message("assistant", (Text("".join(said)),))]
+            self.history += [turn, reply.message if reply else Message("assistant", (Text("".join(texts)),))]
             self.waiting = []
         if reply is None:
-            _say("(stopped)" if said else "(stopped; the question is forgotten)")
+            _say("(stopped)" if texts else "(stopped; the question is not part of the conversation)")
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`omnivit check`: validate a recipe without loading a weight, and say what it will do."""
+"""`omnivit check`: validate a recipe without loading weights, and describe what training it will do."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("recipe", nargs="?", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
-    parser.add_argument("--without-data", action="store_true", help="do not look at the data: it is elsewhere")
+    parser.add_argument("--without-data", action="store_true", help="do not read the data files")
     parser.add_argument(
-        "--all", action="store_true", help="open all media; default: those of 16 records a file, beside all texts"
+        "--all",
+        action="store_true",
+        help="open all media; default: those of 16 records of each file",
     )
     parser.add_argument(
-        "--time", action="store_true", help="load the model, train two steps of each stage, and say how long all takes"
+        "--time",
+        action="store_true",
+        help="estimate the time of the run: load the model, train two steps of each stage",
     )
     add_trust_argument(parser)
 
@@ -34,17 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check and describe."""
     if args.recipe is None:
-        raise RecipeError("which recipe? `omnivit check RECIPE`.")
+        raise RecipeError("No recipe is given. Usage: omnivit check RECIPE [key=value ...].")
     if args.time and args.without_data:
-        raise RecipeError("--time trains on real data: leave --without-data out.")
+        raise RecipeError("--time trains on real data. Remove --without-data.")
     with reserved():
         recipe, summary = _checked(args)
         times = _timed(recipe) if args.time else []
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
     print(summary.precision)
-    for stage, found in zip(recipe.stages, summary.stages, strict=True):
-        print("\n" + "\n".join(_stage(stage, found, summary)))
+    for stage, checked in zip(recipe.stages, summary.stages, strict=True):
+        print("\n" + "\n".join(_stage(stage, checked, summary)))
     if summary.asked:
         print(f"\nevaluation: {summary.asked} questions{_overlap(summary)}")
     if times:
@@ -65,13 +69,13 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
 
 
 def _timed(recipe: Recipe) -> list[str]:
-    """How long all takes here, as a table."""
-    from omnivit.commands.check_time import table
+    """The estimated times on this machine, as a table."""
+    from omnivit.commands.check_time import time_table
     from omnivit.console import quieten_lightning
     from omnivit.run.trial import time_run
 
     quieten_lightning()
-    return table(time_run(recipe))
+    return time_table(time_run(recipe))
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:
@@ -81,10 +85,10 @@ def _components(recipe: Recipe, summary: Summary) -> list[str]:
     model = summary.model
     lines = [f"llm       {recipe.model.llm['name']:<10} {_number(count(model.llm)):>9} parameters"]
     for slot in recipe.model.inputs:
-        rows = f"{summary.rows[slot]} tokens a medium" if slot in summary.rows else "no medium looked at"
+        rows = f"{summary.rows[slot]} tokens per medium" if slot in summary.rows else "no medium was opened"
         for (_, block), branch in zip(branches_of(recipe, slot), model.branches(slot), strict=True):
             for kind, named, part in zip(("encoder", "adapter"), (block.encoder, block.adapter), branch, strict=True):
-                name = named.get("name") or f"that of {named['share']}"
+                name = named.get("name") or f"shared with {named['share']}"
                 lines.append(f"{kind}   {slot}: {name:<10} {_number(count(part)):>9} parameters")
         lines[-1] += f", {rows}"
     for name, head in model.named_heads():
@@ -93,27 +97,28 @@ def _components(recipe: Recipe, summary: Summary) -> list[str]:
     return lines
 
 
-def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
+def _stage(stage: Stage, checked: StageSummary, summary: Summary) -> list[str]:
     from omnivit.run.check import memory
 
     sizes = {name: p.numel() for name, p in summary.model.named_parameters()}
-    by_rate: Counter[float] = Counter()
-    for name, rate in found.rates.items():
-        by_rate[rate] += sizes[name]
-    trains = ", ".join(f"{_number(n)} parameters at {rate:g}" for rate, n in sorted(by_rate.items(), reverse=True))
+    by_lr: Counter[float] = Counter()
+    for name, lr in checked.rates.items():
+        by_lr[lr] += sizes[name]
+    trains = ", ".join(f"{_number(n)} parameters at lr {lr:g}" for lr, n in sorted(by_lr.items(), reverse=True))
     lines = [f"stage {stage.name}: trains {trains} ({', '.join(stage.train)})"]
-    if found.steps is not None and found.longest is not None and found.supervised is not None:
+    if checked.steps is not None and checked.longest is not None and checked.supervised is not None:
         lines.append(
-            f"  {found.steps} steps of {stage.batch_size} over {found.samples} samples; all records read, the media of "
-            f"{found.opened} opened: longest {found.longest} tokens, {found.supervised:.0%} of tokens supervised"
+            f"  {checked.steps} steps of {stage.batch_size} over {checked.samples} samples; all records were read, the "
+            f"media of {checked.opened} opened: longest {checked.longest} tokens, {checked.supervised:.0%} of tokens "
+            "supervised"
         )
     if stage.validation is not None:
         every = stage.validation.every
-        often = f"every {every} steps and " if every and (found.steps is None or every < found.steps) else ""
+        often = f"every {every} steps and " if every and (checked.steps is None or every < checked.steps) else ""
         lines.append(f"  validates {often}at its end")
-    if found.refused:
-        lines.append(f"  {len(found.refused)} records are bad, training skips them: {found.refused[0]}")
-    parts = memory(summary.model, found, stage.batch_size // stage.accumulate)
+    if checked.refused:
+        lines.append(f"  {len(checked.refused)} records are bad, training skips them: {checked.refused[0]}")
+    parts = memory(summary.model, checked, stage.batch_size // stage.accumulate)
     detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
     return [*lines, f"  memory on one device, estimated: {_bytes(sum(parts.values()))} ({detail})"]
 
@@ -121,7 +126,7 @@ def _stage(stage: Stage, found: StageSummary, summary: Summary) -> list[str]:
 def _overlap(summary: Summary) -> str:
     if not summary.also_trained:
         return ", none of which a stage trains on"
-    return f". {summary.also_trained} of them are trained on too: their score says little about new media"
+    return f". {summary.also_trained} of them are in the training data too: their score says little about new media"
 
 
 def _number(value: int) -> str:

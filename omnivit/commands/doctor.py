@@ -1,4 +1,4 @@
-"""`omnivit doctor`: the whole picture of an installation; the status is 1 where something should be mended."""
+"""`omnivit doctor`: describe an installation; the status is 1 if something should be fixed."""
 
 from __future__ import annotations
 
@@ -23,64 +23,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and print what was found."""
+    """Examine the installation, and print the result."""
     from omnivit.run.doctor import diagnose
 
     with reserved():  # what libraries print while they are imported
-        found = diagnose()
-    text = json.dumps(as_record(found), indent=2, ensure_ascii=False) if args.json else "\n".join(lines(found))
-    sys.stdout.write(text + "\n")
-    return EXIT_PROBLEMS if found.problems else 0
+        diagnosis = diagnose()
+    record = json.dumps(as_record(diagnosis), indent=2, ensure_ascii=False) if args.json else ""
+    sys.stdout.write((record or "\n".join(lines(diagnosis))) + "\n")
+    return EXIT_PROBLEMS if diagnosis.problems else 0
 
 
-def as_record(found: Diagnosis) -> dict[str, Any]:
+def as_record(diagnosis: Diagnosis) -> dict[str, Any]:
     """The object that `--json` prints."""
     from omnivit.commands.plugins.verb import as_record as plugin_record
 
-    def folder(one: Folder) -> dict[str, Any]:
-        return {"path": str(one.path), "free": one.free, "used": one.used}
+    def as_object(folder: Folder) -> dict[str, Any]:
+        return {"path": str(folder.path), "free": folder.free, "used": folder.used}
 
     return {
-        "omnivit": found.omnivit,
-        "python": found.python,
-        "system": found.system,
-        "libraries": [asdict(one) | {"state": one.state} for one in found.libraries],
-        "devices": [asdict(one) for one in found.devices],
+        "omnivit": diagnosis.omnivit,
+        "python": diagnosis.python,
+        "system": diagnosis.system,
+        "libraries": [asdict(library) | {"state": library.state} for library in diagnosis.libraries],
+        "devices": [asdict(device) for device in diagnosis.devices],
         "rates": [
-            {"device": one.device, "name": one.name, "gflops": dict(one.gflops), "emulated": sorted(one.emulated)}
-            for one in found.rates
+            {
+                "device": speed.device,
+                "name": speed.name,
+                "gflops": dict(speed.gflops),
+                "emulated": sorted(speed.emulated),
+            }
+            for speed in diagnosis.rates
         ],
-        "plugins": [plugin_record(one) for one in found.plugins],
-        "working": folder(found.working),
-        "cache": folder(found.cache),
-        "problems": found.problems,
+        "plugins": [plugin_record(listing) for listing in diagnosis.plugins],
+        "working": as_object(diagnosis.working),
+        "cache": as_object(diagnosis.cache),
+        "problems": diagnosis.problems,
     }
 
 
-def lines(found: Diagnosis) -> Iterator[str]:
-    """The picture as text, in parts with a heading each."""
-    from omnivit.commands.plugins.verb import table
-    from omnivit.console import wants_colour
+def lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """The installation as text: libraries, devices, disk, plugins, problems."""
+    from omnivit.commands.plugins.verb import plugin_table
+    from omnivit.console import table, wants_colour
     from omnivit.run.doctor import size
 
-    yield f"omnivit {found.omnivit}, Python {found.python}, {found.system}"
+    colour = wants_colour()
+    yield f"omnivit {diagnosis.omnivit}, Python {diagnosis.python}, {diagnosis.system}"
     yield ""
-    width = max(len(one.name) for one in found.libraries)
-    yield f"{'LIBRARY':{width}}  {'INSTALLED':14}  {'TESTED':24}  STATE"
-    for one in found.libraries:
-        yield f"{one.name:{width}}  {one.installed or '-':14}  {one.range:24}  {one.state}"
+    rows = [(library.name, library.installed or "-", library.range, library.state) for library in diagnosis.libraries]
+    yield from table(rows, ("LIBRARY", "INSTALLED", "TESTED", "STATE"), colour=colour)
     yield ""
-    for device, rates in zip(found.devices, found.rates, strict=True):
+    for device, speed in zip(diagnosis.devices, diagnosis.rates, strict=True):
         memory = f", {size(device.memory)} of memory" if device.memory else ""
-        emulated = f"; emulated: {', '.join(sorted(rates.emulated))}" if rates.emulated else ""
-        yield f"device {device.name}: {device.model}{memory}; {rates.text}{emulated}"
-    yield f"disk: {size(found.working.free)} free for the working folder {found.working.path}"
-    used = f"{size(found.cache.used)} in it" if found.cache.used else "nothing in it yet"
-    yield f"cache: {found.cache.path}, {used}, {size(found.cache.free)} free"
+        emulated = f"; emulated: {', '.join(sorted(speed.emulated))}" if speed.emulated else ""
+        yield f"device {device.name}: {device.model}{memory}; {speed.text}{emulated}"
+    yield f"disk: {size(diagnosis.working.free)} free for the working folder {diagnosis.working.path}"
+    used = f"{size(diagnosis.cache.used)} used" if diagnosis.cache.used else "empty"
+    yield f"cache: {diagnosis.cache.path}, {used}, {size(diagnosis.cache.free)} free"
     yield ""
-    yield table(found.plugins, colour=wants_colour())
+    yield plugin_table(diagnosis.plugins, colour=colour)
     yield ""
-    if not found.problems:
-        yield "There is nothing to mend."
-    for problem in found.problems:
+    if not diagnosis.problems:
+        yield "No problem was found."
+    for problem in diagnosis.problems:
         yield f"problem: {problem}"

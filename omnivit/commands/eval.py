@@ -28,19 +28,23 @@ ACCURACY, EXACT_MATCH = "accuracy", "exact_match"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="samples whose last answer is known")
     parser.add_argument(
-        "--reader", help="how the file is read (default: as the run's own data; auto: by its first record)"
+        "--data", type=Path, required=True, metavar="FILE", help="file of samples with the reference answers"
     )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where media paths start (default: the file's folder)")
+    parser.add_argument(
+        "--reader", help="reader of the file (default: that of the data of the run; auto: chosen by the first record)"
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder of relative media paths (default: the folder of FILE)"
+    )
     control = parser.add_mutually_exclusive_group()
-    control.add_argument("--blind", action="store_true", help="ask without the media")
-    control.add_argument("--shuffle", action="store_true", help="ask with the media of another sample")
+    control.add_argument("--blind", action="store_true", help="ask without media")
+    control.add_argument("--shuffle", action="store_true", help="ask with the media of another sample instead")
     parser.add_argument("--limit", type=_positive, metavar="N", help="ask only the first N samples")
     parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
     parser.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="default: 32")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write every answer to this file, as JSON lines")
-    parser.add_argument("--device", help="where it runs (default: the GPU if there is one)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all answers to this file, as JSON lines")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_checkpoint_argument(parser)
     add_trust_argument(parser)
@@ -63,7 +67,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
         _check_writable(args.out)
     root = (args.root or args.data.parent).resolve()
     if not root.is_dir():
-        raise DataError(f"--root {root}: is not a folder.")
+        raise DataError(f"--root {root} is not a folder.")
     reader = _opened(args, root)
     from omnivit.console import quieten_transformers
 
@@ -97,14 +101,16 @@ def _check_writable(out: Path) -> None:
     """
     folder = out.absolute().parent
     if not folder.is_dir():
-        raise DataError(f"--out {out}: there is no folder {folder}. Make it first.")
+        raise DataError(f"--out {out}: the folder {folder} does not exist. Create it first.")
     if out.is_dir():
-        raise DataError(f"--out {out}: is a folder. Name a file.")
+        raise DataError(f"--out {out} is a folder. Name a file.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DataError(f"--out {out}: its folder cannot be written: {error.strerror}. Choose another one.") from error
+        raise DataError(
+            f"--out {out}: its folder cannot be written to: {error.strerror}. Choose another file."
+        ) from error
 
 
 def _opened(args: argparse.Namespace, root: Path) -> Reader:
@@ -138,7 +144,9 @@ def _reader_of(alike: Sequence[DataSource], known: Sequence[DataSource], path: P
     same = [source.reader for source in known if Path(source.path).name == path.name]
     names = same[:1] or list(dict.fromkeys(source.reader for source in alike)) or ["messages"]
     if len(names) > 1:
-        raise DataError(f"the data of this run were read by {', '.join(names)}: say which reads {path} by --reader.")
+        raise DataError(
+            f"The data of this run have several readers: {', '.join(names)}. Name the one for {path} with --reader."
+        )
     return names[0]
 
 

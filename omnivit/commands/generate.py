@@ -1,4 +1,4 @@
-"""`omnivit generate`: answer one question about media, and print nothing but the answer, and what heads read off it."""
+"""`omnivit generate`: answer one question about media; print only the answer and the predictions of heads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from omnivit.run.reply import Prediction, Reply
 
 SHORTCUTS = ("image", "video", "audio")
-"""Slots with an option of their own; `--media SLOT=FILE` names any."""
+"""Inputs that have an option; `--media SLOT=FILE` names any input."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
-    parser.add_argument("question", help="what to ask; `-` reads it from standard input")
+    parser.add_argument("question", help="the question; `-` reads it from standard input")
     for slot in SHORTCUTS:
         parser.add_argument(
             f"--{slot}",
@@ -34,24 +34,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{slot} to ask about; may be repeated",
         )
     parser.add_argument(
-        "--media", metavar="SLOT=FILE", action="append", type=_slot_and_file, help="the same, for a slot of any name"
+        "--media",
+        metavar="SLOT=FILE",
+        action="append",
+        type=_slot_and_file,
+        help="a file for the input SLOT of the recipe; may be repeated",
     )
     add_sampling_arguments(parser)
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of all verbs that open a run."""
+    """Add the option of all verbs that open a run."""
     parser.add_argument(
-        "--checkpoint", metavar="NAME", help="last (default), best, or a name in the run's folder checkpoints"
+        "--checkpoint", metavar="NAME", help="checkpoint to load: last (default), best, or a name in RUN/checkpoints"
     )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that `generate` and `chat` share."""
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="cut the answer there (256)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P (1)")
-    parser.add_argument("--seed", type=int, help="of the draws, to repeat an answer")
+    """Add the options that `generate` and `chat` share."""
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="maximum length of the answer (default: 256)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 (default) always takes the likeliest token"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens, whose probabilities sum to P (default: 1)",
+    )
+    parser.add_argument("--seed", type=int, help="seed of the sampling, to repeat an answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     add_checkpoint_argument(parser)
     add_trust_argument(parser)
@@ -62,10 +76,10 @@ def _in_slot(slot: str, file: str) -> tuple[str, str]:
 
 
 def _slot_and_file(text: str) -> tuple[str, str]:
-    """Take `SLOT=FILE` apart."""
+    """Split `SLOT=FILE`."""
     slot, equals, file = text.partition("=")
     if not slot or not equals or not file:
-        raise argparse.ArgumentTypeError(f"expected SLOT=FILE, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected SLOT=FILE, got {text!r}")
     return slot, file
 
 
@@ -73,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
     """Answer."""
     question = sys.stdin.read().strip() if args.question == "-" else args.question
     if not question.strip():
-        raise DataError("the question is empty: ask something.")
+        raise DataError("The question is empty. Write a question after RUN, or pipe it in with `-`.")
     with reserved():
         reply = _reply(args, question)
-    print("\n".join([reply.text, *map(shown, reply.predictions)]))
+    print("\n".join([reply.text, *map(prediction_line, reply.predictions)]))
     return 0
 
 
@@ -92,6 +106,6 @@ def _reply(args: argparse.Namespace, question: str) -> Reply:
     return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
 
 
-def shown(prediction: Prediction) -> str:
+def prediction_line(prediction: Prediction) -> str:
     """A head's prediction on one line, as JSON: `box: [0.1, 0.2, 0.5, 0.9]`."""
     return f"{prediction.head}: {json.dumps(prediction.plain())}"

@@ -1,4 +1,4 @@
-"""`omnivit media`: what files hold, which encoders can take them, and how many tokens they are under a recipe."""
+"""`omnivit media`: show what files contain, which encoders accept them, and how many tokens a recipe gives them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_UNUSABLE = 1
 
 @dataclass
 class Reading:
-    """What some encoders, in agreement, take a file for."""
+    """What a file contains according to one or more encoders that agree."""
 
     slot: str
     facts: MediaFacts
@@ -35,42 +35,44 @@ class Reading:
 
 @dataclass
 class Answer:
-    """What was found out about one file."""
+    """The result for one file."""
 
     file: Path
     readings: list[Reading] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
-    """Encoder -> why it does not take the file."""
+    """Encoder -> why it does not accept the file."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """Slot of the recipe -> rows in the LLM's sequence."""
+    """Slot of the recipe -> tokens in the LLM's sequence."""
     slot_refusals: dict[str, str] = field(default_factory=dict)
-    """Slot of the recipe -> why it does not take the file."""
+    """Slot of the recipe -> why it does not accept the file."""
 
     def usable(self, with_recipe: bool) -> bool:
-        """Whether some slot of the recipe takes it; without a recipe, some encoder."""
+        """Whether a slot of the recipe accepts the file; without a recipe, whether an encoder does."""
         return bool(self.tokens if with_recipe else self.readings)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a picture, clip, sound, scan, page, ...")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=Path, help="image, video, audio, points, scan, PDF, ..."
+    )
     parser.add_argument(
         "--recipe",
         metavar="RECIPE|RUN",
         type=Path,
-        help="a recipe (YAML) or a run folder: tell its slots and tokens too",
+        help="a recipe (YAML) or a run folder: also print which of its inputs accept the file, and the tokens",
     )
-    parser.add_argument("--json", action="store_true", help="print one object instead of lines")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell; the status is 1 where a file cannot be used."""
+    """Print the results; the status is 1 if a file cannot be used."""
     from omnivit.console import quieten_transformers
 
     quieten_transformers()
     with reserved(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of readers that meet damage; such of a DICOM file may cite its header
+        warnings.simplefilter("ignore")  # of damaged files; one may quote the header of a DICOM file
         encoders, absent = _installed()
         slots = {} if args.recipe is None else _slots(args.recipe, args.trust)
         answers = [_answer(file, encoders, slots) for file in args.files]
@@ -79,15 +81,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(line for answer in answers for line in _lines(answer, args.recipe)))
         for name, reason in absent.items():
-            print(f"not asked: {name}: {reason}", file=sys.stderr)
+            print(f"not available: {name}: {reason}", file=sys.stderr)
     return 0 if all(answer.usable(args.recipe is not None) for answer in answers) else EXIT_UNUSABLE
 
 
 def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
-    """The encoders that can be asked; of the others, what they lack and how to get it."""
+    """The encoders that can be used, and for the others, what is missing and how to install it."""
     from omnivit.contracts.registries import encoders
 
-    found: dict[str, type[Encoder]] = {}
+    available: dict[str, type[Encoder]] = {}
     absent = {}
     for name in encoders.names():
         health = encoders.health(name)
@@ -95,14 +97,14 @@ def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
             absent[name] = f"{health.problem}. Run: {health.remedy}"
             continue
         try:
-            found[name] = encoders.get(name)
+            available[name] = encoders.get(name)
         except PluginError as error:
             absent[name] = " ".join(str(error).split())
-    return found, absent
+    return available, absent
 
 
 def _slots(place: Path, trust: bool) -> Mapping[str, SlotPreparer]:
-    """What prepares the media of each slot of a recipe. The model is built on the meta device."""
+    """The preparers of the slots of a recipe. The model is built on the meta device, without weights."""
     from omnivit.recipe import load
     from omnivit.run.folder import RECIPE, require_plugins
 
@@ -117,7 +119,7 @@ def _slots(place: Path, trust: bool) -> Mapping[str, SlotPreparer]:
 
 
 def _answer(file: Path, encoders: Mapping[str, type[Encoder]], slots: Mapping[str, SlotPreparer]) -> Answer:
-    """Ask every encoder, and every slot."""
+    """Try every encoder, and every slot of the recipe."""
     from omnivit.contracts.sample import Media
 
     answer = Answer(file)
@@ -138,7 +140,7 @@ def _answer(file: Path, encoders: Mapping[str, type[Encoder]], slots: Mapping[st
 
 
 def _add(readings: list[Reading], slot: str, facts: MediaFacts, encoder: str) -> None:
-    """Beside those who say the same, or as a reading of its own."""
+    """Add an encoder to the reading that it agrees with, or as a new one."""
     for reading in readings:
         if (reading.slot, reading.facts) == (slot, facts):
             reading.encoders.append(encoder)
@@ -155,15 +157,15 @@ def _reason(error: OmniVitError, file: Path) -> str:
 
 
 def _lines(answer: Answer, recipe: Path | None) -> list[str]:
-    """A file in lines for people."""
+    """The result for a file, as text."""
     lines = [str(answer.file)]
     for reading in answer.readings:
         lines.append(f"  {reading.slot}: {_described(reading.facts)} (encoders: {', '.join(reading.encoders)})")
     if not answer.readings:
-        lines += _grouped("cannot be used:", answer.refusals)
+        lines += _grouped("no encoder accepts it:", answer.refusals)
     if recipe is not None:
         lines += [f"  {recipe}, slot {slot}: {_counted(rows)}" for slot, rows in answer.tokens.items()]
-        lines += _grouped(f"{recipe}, not taken:", answer.slot_refusals)
+        lines += _grouped(f"{recipe}, not accepted:", answer.slot_refusals)
     return lines
 
 
@@ -179,7 +181,7 @@ def _counted(rows: int) -> str:
 
 
 def _grouped(title: str, refusals: Mapping[str, str]) -> list[str]:
-    """Each reason once, with all who give it."""
+    """Each reason once, with the encoders or slots that give it."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refusals.items():
         by_reason.setdefault(reason, []).append(name)
@@ -188,7 +190,7 @@ def _grouped(title: str, refusals: Mapping[str, str]) -> list[str]:
 
 
 def _as_record(answers: Sequence[Answer], absent: Mapping[str, str], with_recipe: bool) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     files = []
     for answer in answers:
         record: dict[str, Any] = {

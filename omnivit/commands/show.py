@@ -1,6 +1,6 @@
-"""`omnivit show`: print a recipe resolved, with everything that it extends, overrides, defaults and interpolations.
+"""`omnivit show`: print a recipe with everything resolved: `extends`, overrides, defaults and interpolations.
 
-No plugin is imported: a stranger's recipe can be looked at.
+No plugin is imported, so recipes of other people can be looked at safely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print."""
     if args.recipe is None:
-        raise RecipeError("which recipe? `omnivit show RECIPE`.")
+        raise RecipeError("No recipe is given. Usage: omnivit show RECIPE [key=value ...].")
     from omnivit.recipe import load, to_yaml
 
     with reserved():

@@ -14,7 +14,7 @@ from omnivit.run.trust import add_trust_argument
 from omnivit.train.signals import signals
 
 RUN_DIR = "OMNIVIT_RUN_DIR"
-"""Tells the processes that Lightning starts, for other ranks, which folder the first has chosen."""
+"""The variable that passes the run folder on to the processes that Lightning starts for other ranks."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", type=Path, help="folder of the run (default: runs/NAME of the recipe, or runs/NAME-2, ...)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in the folder, and begin anew")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run exactly where it stopped")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start a new one")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run exactly from where it stopped")
     parser.add_argument(
         "--allow-changes", action="store_true",
-        help="with --resume: continue although recipe, data, weights or machine have changed, and record what",
+        help="with --resume: continue although recipe, data, weights or machine have changed, and record the changes",
     )  # fmt: skip
     add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and answer signals."""
+    """Train, and react to signals."""
     end_with_announced_parent()
     with signals.listening():
         from omnivit.console import quieten_lightning, quieten_transformers
@@ -50,7 +50,8 @@ def _resume(args: argparse.Namespace) -> int:
 
     if args.recipe is not None or args.run_dir is not None or args.overwrite:
         raise RecipeError(
-            "--resume continues with the run's own recipe: give no recipe, overrides, --run-dir or --overwrite."
+            "--resume continues with the recipe in the run folder. Remove the recipe, overrides, --run-dir and "
+            "--overwrite from the command."
         )
     recipe = folder.reopen(args.resume, args.trust)
     line = run_precision.resumed_line(args.resume, recipe)
@@ -68,11 +69,9 @@ def _begin(args: argparse.Namespace) -> int:
     from omnivit.run import precision as run_precision
 
     if args.recipe is None:
-        raise RecipeError("which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`.")
+        raise RecipeError("No recipe is given. Usage: omnivit train RECIPE, or omnivit train --resume RUN.")
     if args.allow_changes:
-        raise RecipeError(
-            "--allow-changes is for a run that is continued: `omnivit train --resume RUN --allow-changes`."
-        )
+        raise RecipeError("--allow-changes works only with --resume: omnivit train --resume RUN --allow-changes.")
     recipe, path = load(args.recipe, args.overrides), _run_dir(args)
     if folder.is_leader():
         folder.check_free(path, args.overwrite)
@@ -87,17 +86,17 @@ def _begin(args: argparse.Namespace) -> int:
 
 
 def _run_dir(args: argparse.Namespace) -> Path:
-    """The run's folder: as it is asked for, or the first free one; ranks that come at once cannot choose apart."""
+    """The run folder that is asked for, or the first free one, on which ranks that start together cannot agree."""
     from omnivit.run import folder, lock
 
     if args.run_dir is not None or args.overwrite:
         return Path(args.run_dir or Path("runs") / args.recipe.stem)
-    wanted = Path("runs") / Path(args.recipe).stem
+    preferred = Path("runs") / Path(args.recipe).stem
     if not folder.is_leader():
-        return Path(os.environ.get(RUN_DIR, wanted))
+        return Path(os.environ.get(RUN_DIR, preferred))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return wanted
-    path = folder.free_name(wanted, lock.is_held)
+        return preferred
+    path = folder.free_name(preferred, lock.is_held)
     os.environ[RUN_DIR] = str(path)
     print(f"Run folder: {path}", flush=True)
     return path

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.console import shown
+from omnivit.console import track
 from omnivit.contracts.encoder import Processor
 from omnivit.contracts.features import Features
 from omnivit.contracts.metric import Interval
@@ -125,7 +125,7 @@ def views(
     """
     means: list[Tensor] = []
     rows: list[Tensor] | None = [] if len(samples) <= MAX_FLAT_SAMPLES else None
-    for start in shown(range(0, len(samples), batch_size), "encoding for the linear probe"):
+    for start in track(range(0, len(samples), batch_size), "encoding for the linear probe"):
         some = samples[start : start + batch_size]
         columns = [list(question(sample).media()) for sample in some]
         found = [

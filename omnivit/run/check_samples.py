@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from omnivit.console import shown
+from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media, Sample, Target, Text
 from omnivit.data.collate import EncodedSample
@@ -78,11 +78,11 @@ def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: 
     some = range(len(mixture)) if everything else _spread(len(mixture))
     opened = [
         sample
-        for index in shown(some, "checking", "record", patient=True)
+        for index in track(some, "checking", "record", patient=True)
         if (sample := look.at(index, preparer)) is not None
     ]
     blind = without_media(preparer, opened)
-    for index in shown(sorted(set(range(len(mixture))) - set(some)), "checking", "record", patient=True):
+    for index in track(sorted(set(range(len(mixture))) - set(some)), "checking", "record", patient=True):
         look.at(index, blind)
     refused = [look.refused[index] for index in sorted(look.refused)]
     share = look.supervised / max(1, look.tokens)

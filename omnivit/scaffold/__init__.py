@@ -1,6 +1,7 @@
-"""A new plugin: a ready distribution, filled in from the templates (`*.in`) in this folder.
+"""A new plugin: a complete distribution, created from the templates (`*.in`) in this folder.
 
-`$name`, `$Class` and the like in a template are replaced; nothing else has a meaning there. Knows no plugin, no torch.
+`$name`, `$Class` and the like in a template are replaced; nothing else has a meaning there. This module imports neither
+plugins nor torch.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from omnivit.contracts import registries
 from omnivit.errors import OmniVitError, PluginError, suggest
 
 KINDS: Mapping[str, str] = {
-    "encoder": "media -> rows of features",
-    "adapter": "an encoder's rows -> rows of the LLM's width",
+    "encoder": "media -> features",
+    "adapter": "features of an encoder -> tokens of the LLM's width",
     "llm": "embeddings of text and media -> logits of the next token",
     "reader": "a data file -> samples",
-    "head": "the LLM's state at a token of its own -> a box, a mask, ...",
+    "head": "the LLM's hidden state at a token of the head -> a box, a mask, ...",
 }
-"""What can be made, and what each turns into what."""
+"""Kind of plugin -> its input and output."""
 
 LONGEST = 28
-"""Letters of a name: with them, no line of a template becomes longer than 120."""
+"""Longest name with which no line of a template is longer than 120 characters."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _SHARED = {
@@ -43,12 +44,12 @@ _OWN = {
     "example/recipe.yaml": "$kind/recipe.yaml.in",
 }
 _DATA: Mapping[str, str] = {"adapter": "common/make_rows.py.in", "llm": "common/make_rows.py.in"}
-"""Kind -> what makes the data of its example, where that is not its own."""
+"""Kind -> the template that creates the data of its example, where it shares one with other kinds."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a plugin is called in its various places."""
+    """The names of a plugin: in recipes, on the index, in Python."""
 
     kind: str
     name: str
@@ -66,11 +67,11 @@ class Names:
 
     @property
     def stem(self) -> str:
-        """What its classes begin with: `MyThermal2`."""
+        """The start of its class names: `MyThermal2`."""
         return "".join(part[0].upper() + part[1:] for part in re.split("[-_]", self.name))
 
     def fields(self) -> dict[str, str]:
-        """What stands in templates -> what takes its place."""
+        """Name in a template -> the text that replaces it."""
         return {
             "kind": self.kind,
             "Kind": "LLM" if self.kind == "llm" else self.kind.capitalize(),
@@ -84,50 +85,52 @@ class Names:
 
 
 def names_of(kind: str, name: str) -> Names:
-    """Check what the user asks for.
+    """Check the kind and the name that the user chose.
 
     Raises:
-        OmniVitError: no such kind, or the name cannot be that of a distribution and of a plugin; says which can.
-        PluginError: another distribution that is installed has a plugin of that kind and name.
+        OmniVitError: an unknown kind, or a name that a distribution or plugin cannot have; suggests one that it can.
+        PluginError: another installed distribution has a plugin of that kind and name.
     """
     if kind not in KINDS:
-        raise OmniVitError(f"there is no scaffold for a plugin of kind {kind!r}: {suggest(kind, KINDS)}")
+        raise OmniVitError(f"there is no kind of plugin {kind!r}: {suggest(kind, KINDS)}")
     if not _NAME.fullmatch(name) or len(name) > LONGEST:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).lstrip("-0123456789")[:LONGEST].rstrip("-")
         raise OmniVitError(
-            f"{name[:80]!r} cannot name a plugin: a name begins with a lower-case letter and holds lower-case letters, "
-            f"digits and single '-' or '_', at most {LONGEST}. Try '{near or 'thermal'}'."
+            f"{name[:80]!r} cannot name a plugin: a name starts with a lower-case letter and consists of lower-case "
+            f"letters, digits and single '-' or '_', at most {LONGEST} characters. Try '{near or 'thermal'}'."
         )
     names = Names(kind, name)
     if names.package.removeprefix("omnivit_") in registries.ALL:
-        raise OmniVitError(f"'{name}' would make a package {names.package}, which OmniViT has itself. Try 'my-{name}'.")
+        raise OmniVitError(
+            f"'{name}' would create the package {names.package}, which is part of OmniViT. Try 'my-{name}'."
+        )
     _check_free(names)
     return names
 
 
 def _check_free(names: Names) -> None:
-    """Raises PluginError where what is made could not be installed beside what is there."""
-    kind, name, own = names.kind, names.name, names.distribution
+    """Raises PluginError if the new distribution could not be installed next to the installed ones."""
+    kind, name, distribution = names.kind, names.name, names.distribution
     entry = registries.ALL[f"{kind}s"].names().get(name)
-    owner = own if entry is None or entry.owner is None else entry.owner.facts.name
-    if canonicalize_name(owner) != own:
+    owner = distribution if entry is None or entry.owner is None else entry.owner.facts.name
+    if canonicalize_name(owner) != distribution:
         raise PluginError(
-            f"{owner}, which is installed, has {kind} '{name}' already: recipes could not tell the two apart. "
-            f"Try 'my-{name}'."
+            f"The installed distribution {owner} already has {kind} '{name}', and recipes could not distinguish the "
+            f"two. Try 'my-{name}'."
         )
     try:
-        metadata.distribution(own)
+        metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
         return
     if entry is None:
         raise PluginError(
-            f"{own} is installed already, without {kind} '{name}': the new one would be installed in its place. "
-            f"Try '{name}-{kind}'."
+            f"A distribution {distribution} without {kind} '{name}' is installed already, and the new one would "
+            f"replace it. Try '{name}-{kind}'."
         )
 
 
 def render(names: Names) -> dict[str, str]:
-    """The files of a new distribution: path, with `/`, -> text."""
+    """The files of a new distribution: path (with `/`) -> text."""
     fields = names.fields()
     folder = resources.files(__name__)
     files = {f"src/{names.package}/py.typed": ""}
@@ -139,19 +142,21 @@ def render(names: Names) -> dict[str, str]:
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
-    """Put files into a folder that is new or empty.
+    """Write files into a new or empty folder.
 
     Raises:
         OmniVitError: something is in the folder, or it cannot be written to.
     """
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise OmniVitError(f"{folder} is not empty, and nothing in it is overwritten. Choose another: --out DIR.")
+            raise OmniVitError(
+                f"{folder} is not empty, and existing files are never overwritten. Choose another folder: --out DIR."
+            )
         for path, text in files.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OmniVitError(
-            f"{folder} cannot be made: {error.strerror} ({error.filename}). Choose another: --out DIR."
+            f"{folder} cannot be created: {error.strerror} ({error.filename}). Choose another folder: --out DIR."
         ) from error

@@ -44,5 +44,5 @@ def test_it_clears_what_is_named_or_all(cache: Path, capsys: pytest.CaptureFixtu
 
 def test_an_unknown_kind_is_refused(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cache", "indices", "--clear"]) == 2
-    assert "the cache holds no 'indices'. It holds: index, digests, gguf, packages." in capsys.readouterr().err
+    assert "the cache has no part 'indices'. Its parts are: index, digests, gguf, packages." in capsys.readouterr().err
     assert (cache / "index").exists()

@@ -55,8 +55,8 @@ def test_generate_prints_only_the_answer(
     [
         (["--audio", "x.wav", "Hm?"], "no input slot 'audio'; Available: image"),
         (["--image", "absent.png", "Hm?"], "absent.png: no such file"),
-        (["--media", "image", "Hm?"], "expected SLOT=FILE, not 'image'"),
-        (["  "], "the question is empty"),
+        (["--media", "image", "Hm?"], "expected SLOT=FILE, got 'image'"),
+        (["  "], "The question is empty"),
         (["--temperature", "-1", "Hm?"], "temperature -1.0 is negative"),
     ],
 )
@@ -91,7 +91,7 @@ def test_chat_goes_on_after_errors(
     chat(run, lines, monkeypatch)
     captured = capfd.readouterr()
     assert captured.out == expected + "\n"
-    for message in ("broken.png: is not an image", "absent.png: no such file", "which file?",
+    for message in ("broken.png: is not an image", "absent.png: no such file", "needs a file",
                     "no command /imgae; did you mean 'image'", "context of 1024"):  # fmt: skip
         assert message in captured.err
     assert captured.err.count("error: ") == 5

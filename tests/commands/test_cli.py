@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 import omnivit
-from omnivit import cli
+from omnivit import cli, console
 from omnivit.commands.plugins import verb as plugins
 from omnivit.contracts.registries import ALL
 from omnivit.errors import RecipeError
@@ -161,7 +161,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
     assert "there is no option --rundir: did you mean '--run-dir'?" in capsys.readouterr().err
     for verb in ("check", "show", "train"):
         assert cli.main([verb]) == 2
-        assert capsys.readouterr().err.startswith("error: which recipe? `omnivit ")
+        assert capsys.readouterr().err.startswith("error: No recipe is given. Usage: omnivit ")
 
 
 def test_an_interrupt(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,15 +211,15 @@ def test_plugins_as_a_table() -> None:
         Listing("encoders", "clip", "a:B", "omnivit", "0.1.0", Health(True)),
         Listing("adapters", "a-long-name", "c:D", "foo", "12.0", Health(False, "no lens", "buy one")),
     ]
-    assert plugins.table(listings).splitlines() == [
+    assert plugins.plugin_table(listings).splitlines() == [
         "KIND      NAME         DISTRIBUTION  VERSION  HEALTH",
         "encoders  clip         omnivit       0.1.0    ok",
         "adapters  a-long-name  foo           12.0     broken",
         "    problem: no lens",
         "    remedy:  buy one",
     ]
-    assert "\x1b[31mbroken\x1b[0m" in plugins.table(listings, colour=True)
-    assert "reinstall omnivit" in plugins.table([])
+    assert "\x1b[31mbroken\x1b[0m" in plugins.plugin_table(listings, colour=True)
+    assert "reinstall omnivit" in plugins.plugin_table([])
     assert "\x1b" not in child("plugins").stdout
 
 
@@ -228,7 +228,7 @@ def test_colour_only_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     cli.main(["plugins"])
-    assert plugins.BOLD in capsys.readouterr().out
+    assert console.BOLD in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
     cli.main(["plugins"])
-    assert plugins.BOLD not in capsys.readouterr().out
+    assert console.BOLD not in capsys.readouterr().out

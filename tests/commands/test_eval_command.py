@@ -53,10 +53,13 @@ def test_root_may_lie_elsewhere(run: Path, data_root: Path, tmp_path: Path, capf
     ("options", "message"),
     [
         (("--reader", "mesages"), "did you mean 'messages'"),
-        (("--root", "absent"), "--root .*absent: is not a folder"),
-        (("--out", "absent/answers.jsonl"), "--out absent/answers.jsonl: there is no folder"),
-        (("--out", "."), "--out .: is a folder. Name a file."),
-        (("--out", "/proc/answers.jsonl"), "--out /proc/answers.jsonl: its folder cannot be written: "),
+        (("--root", "absent"), "--root .*absent is not a folder"),
+        (
+            ("--out", "absent/answers.jsonl"),
+            "--out absent/answers.jsonl: the folder .*absent does not exist",
+        ),
+        (("--out", "."), "--out . is a folder. Name a file."),
+        (("--out", "/proc/answers.jsonl"), "--out /proc/answers.jsonl: its folder cannot be written to: "),
         (("--limit", "0"), "'0' is not a whole number above 0"),
         (("--blind", "--shuffle"), "not allowed with"),
         (("--limit", "1", "--shuffle"), r"sample 'p0' \(.*train.jsonl:1\): no other sample"),
@@ -91,7 +94,7 @@ def test_the_reader_is_that_of_the_run(
     (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))
     capfd.readouterr()
     assert cli.main(command(run, data)) == 2
-    assert "were read by llava, messages: say which reads" in capfd.readouterr().err
+    assert "have several readers: llava, messages. Name the one for" in capfd.readouterr().err
     recipe.evaluation = Evaluation([DataSource("other.jsonl", reader="llava")])
     (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))
     assert cli.main(command(run, data)) == 0

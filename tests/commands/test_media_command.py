@@ -82,8 +82,8 @@ def test_what_cannot_be_used(media: Callable[..., Outcome], picture: Path, tmp_p
     status, out, _ = media(picture, tmp_path / "cut.png", tmp_path / "empty.wav", tmp_path / "none.mp4")
     assert status == 1
     before, cut, empty, none = (part for part in out.split(str(tmp_path) + "/")[1:])
-    assert "cannot be used" not in before
-    assert "cannot be used" in cut and "cut short" in cut and "clip" in cut
+    assert "no encoder accepts it" not in before
+    assert "no encoder accepts it" in cut and "cut short" in cut and "clip" in cut
     assert empty.count("the file is empty (0 bytes)") == 1  # all encoders in one line
     assert "no such file" in none
 
@@ -127,7 +127,7 @@ def test_an_encoder_that_lacks_its_extra_is_named(
     monkeypatch.setattr(registry.Registry, "health", lacking)
     status, out, err = media(picture)
     assert status == 0 and "timm" not in out
-    assert err == "not asked: timm: timm is not installed. Run: pip install x\n"
+    assert err == "not available: timm: timm is not installed. Run: pip install x\n"
     assert json.loads(media(picture, "--json")[1])["not_asked"] == {"timm": "timm is not installed. Run: pip install x"}
 
 

@@ -134,10 +134,10 @@ paper    Doe, Less is more
 licence  MIT
 weights  CC-BY-4.0, of Doe
 
-Rows of its example
+Tokens of its example
   1 row: 1 row
   7 rows: 4 rows
-  12 rows in a grid (3, 4): not taken
+  12 rows in a grid (3, 4): not accepted
   with {step: {n: 2}}
 
 Options
@@ -225,7 +225,7 @@ def test_an_example_that_fails_is_no_reason_to_say_nothing(install: Install, exa
     sheet = sheet_of("shrink")
     assert sheet.measured is not None and problem in sheet.measured.problem
     shown = " ".join(text(sheet, 100).split())
-    assert "Rows not measured: " in shown and problem in shown and "Every n-th row." in shown
+    assert "Tokens not measured: " in shown and problem in shown and "Every n-th row." in shown
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_what_a_plugin_does_not_say(install: Install) -> None:
     install("foo", "1", {"plain": "fooplain:Plain"}, {"fooplain.py": PLAIN})
     shown = text(sheet_of("plain"), 100)
     assert "Base class of adapters" not in shown  # the docstring of its base class is none of its own
-    assert "version  1, contract not declared; taken for 1" in shown
-    assert "weights  none are loaded" in shown and "install  pip install foo\n" in shown
+    assert "version  1, contract not declared; assumed to be 1" in shown
+    assert "weights  none" in shown and "install  pip install foo\n" in shown
     assert "Options" not in shown
     assert "paper" not in shown and "tokens" not in shown
 
@@ -267,7 +267,7 @@ def test_a_class_that_is_named_directly(
     assert "name: mine:Plain" in shown or "name: 'mine:Plain'" in shown
     assert main(said("info", "mine:Plane")) == 2
     error = capsys.readouterr().err
-    assert "mine has no 'Plane'; did you mean 'Plain'" in error and "--kind says which it is" in error
+    assert "mine has no 'Plane'; did you mean 'Plain'" in error and "Set --kind to the right one" in error
 
 
 def test_a_head_has_a_token(install: Install) -> None:
@@ -334,7 +334,7 @@ def twins(install: Install, tmp_path: Path) -> None:
 def test_a_name_of_several_kinds() -> None:
     with pytest.raises(PluginError) as caught:
         find("plain")
-    assert "'plain' stands for several plugins (adapters, readers)" in str(caught.value)
+    assert "Several plugins are called 'plain' (adapters, readers)" in str(caught.value)
     assert "--kind adapter or --kind reader" in str(caught.value)
     assert [find("plain", kind)[1].__name__ for kind in ("adapter", "adapters", "reader")] == [
         "Plain",
@@ -349,13 +349,13 @@ def test_a_name_of_several_kinds() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info"], "omnivit plugins info takes one name, 0 are given"),
-        (["info", "mlp", "linear"], "omnivit plugins info takes one name, 2 are given"),
-        (["check"], "omnivit plugins check takes at least one name"),
-        (["mlp"], "'mlp' is a plugin. Say what to do with it: omnivit plugins info mlp"),
+        (["info"], "omnivit plugins info needs one name, but got 0"),
+        (["info", "mlp", "linear"], "omnivit plugins info needs one name, but got 2"),
+        (["check"], "omnivit plugins check needs at least one name"),
+        (["mlp"], "'mlp' is a plugin. Run `omnivit plugins info mlp`"),
         (["inof"], "no action 'inof': did you mean 'info'?"),
         (["info", "mpl"], "No plugin is called 'mpl': did you mean 'mlp'"),
-        (["info", "mlp", "--kind", "hat"], "--kind hat: there is no such kind of plugin; Available: adapters,"),
+        (["info", "mlp", "--kind", "hat"], "--kind hat: this kind of plugin does not exist; Available: adapters,"),
         (["info", "mlp@7"], "version 7 is asked for"),
     ],
 )

@@ -32,7 +32,7 @@ SHORTER = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which recipe? `omnivit train RECIPE`, or `omnivit train --resume RUN`."),
+        ([], "No recipe is given. Usage: omnivit train RECIPE, or omnivit train --resume RUN."),
         (["tiny.yaml", "--resume", "run"], "--resume continues with the run's own recipe"),
         (["--resume", "run", "--run-dir", "other"], "--resume continues with the run's own recipe"),
         (["--resume", "run", "--overwrite"], "--resume continues with the run's own recipe"),

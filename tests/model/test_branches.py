@@ -315,7 +315,7 @@ def test_check_prints_every_branch(recipe_file: Path, capfd: pytest.CaptureFixtu
         "adapter image: linear",
     ]
     assert parts[0].split()[3:] == parts[2].split()[5:]  # the shared one's size
-    assert parts[-1].endswith(f" {16 * 32 + 32} parameters, 24 tokens a medium")
+    assert parts[-1].endswith(f" {16 * 32 + 32} parameters, 24 tokens per medium")
 
 
 def test_overrides_reach_a_branch(recipe_file: Path, load_recipe: Load) -> None:

@@ -46,10 +46,10 @@ def test_numbers_are_those_of_the_built_model(
     adapter, lora = size(model, "adapters"), size(model, r"llm\..*lora_")
     assert re.search(rf"^llm +causal +{size(model, 'llm'):,} parameters$", out, re.M)
     assert re.search(rf"^encoder +image: clip +{size(model, 'encoders'):,} parameters$", out, re.M)
-    assert re.search(rf"^adapter +image: mlp +{adapter:,} parameters, 4 tokens a medium$", out, re.M)
-    assert f"stage align: trains {adapter:,} parameters at 0.01 (adapters.*)\n  6 steps of 4 over 24 samples" in out
+    assert re.search(rf"^adapter +image: mlp +{adapter:,} parameters, 4 tokens per medium$", out, re.M)
+    assert f"stage align: trains {adapter:,} parameters at lr 0.01 (adapters.*)\n  6 steps of 4 over 24 samples" in out
     assert (
-        f"stage instruct: trains {lora:,} parameters at 0.01, {adapter:,} parameters at 0.001 "
+        f"stage instruct: trains {lora:,} parameters at lr 0.01, {adapter:,} parameters at lr 0.001 "
         "(adapters.*, llm.*lora_*)\n  3 steps of 8 over 24 samples" in out
     )
 
@@ -109,7 +109,7 @@ def test_no_weights_are_read(recipe_file: Path, folders: tuple[Path, Path], capf
     changes = [override for block in blocks for override in override_whole(block)]
     status, out, err = outcome(capfd, str(recipe_file), *changes)
     assert (status, err) == (0, ""), err
-    assert "mlp" in out and "16 tokens a medium" in out
+    assert "mlp" in out and "16 tokens per medium" in out
     assert cli.main(["train", str(recipe_file), "--run-dir", str(llm.parent / "run"), *changes]) == 2
     assert "model.llm (command line): llm.path" in (err := capfd.readouterr().err) and "header" in err  # training does
     (encoder / "model.safetensors").unlink()
@@ -131,7 +131,7 @@ def test_without_data(recipe_file: Path, data_root: Path, capfd: pytest.CaptureF
     assert re.match(rf"error: .*{data_root / 'train.jsonl'}", err) and "Traceback" not in err
     status, out, err = outcome(capfd, str(recipe_file), "--without-data")
     assert (status, err) == (0, "")
-    assert "no medium looked at" in out and "steps of" not in out and "stage instruct: trains" in out
+    assert "no medium was opened" in out and "steps of" not in out and "stage instruct: trains" in out
 
 
 def test_a_missing_data_file_names_its_neighbours(
@@ -229,7 +229,7 @@ def test_a_short_medium_that_was_not_opened_is_not_refused_for_the_rows_of_other
 def test_questions_that_are_trained_on_are_counted(recipe_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     evaluation = "evaluation={data: [{path: train.jsonl}], conditions: ['true']}"
     status, out, _ = outcome(capfd, str(recipe_file), evaluation)
-    assert status == 0 and re.search(r"evaluation: 24 questions\. \d+ of them are trained on too", out)
+    assert status == 0 and re.search(r"evaluation: 24 questions\. \d+ of them are in the training data too", out)
 
 
 def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path) -> None:

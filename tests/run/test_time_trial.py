@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from omnivit import cli
-from omnivit.commands.check_time import table
+from omnivit.commands.check_time import time_table
 from omnivit.recipe import Recipe
 from omnivit.run.trial import Part, time_run
 from omnivit.train.module import StageModule
@@ -60,7 +60,7 @@ def test_slow_media_count_though_workers_read_ahead(
 
 def test_the_table_adds_up() -> None:
     parts = [Part("start", 1, "load", 8.0), Part("align", 115, "step", 3.5), Part("evaluation", 1040, "question", 0.12)]
-    assert table(parts) == [
+    assert time_table(parts) == [
         "time, about                     each      in all",
         "start                 1 load  8.00 s         8 s",
         "align              115 steps  3.50 s  6 min 42 s",

@@ -71,7 +71,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
     (tmp_path / "file").write_text("mine")
     assert main(["new", "encoder", "thermal", "--out", str(tmp_path / "file" / below)]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -107,7 +107,7 @@ def test_a_kind_that_is_none_is_refused_with_those_that_are() -> None:
 
 
 def test_a_name_that_another_distribution_has_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"omnivit, .* has encoder 'clip' already.* Try 'my-clip'"):
+    with pytest.raises(PluginError, match=r"distribution omnivit already has encoder 'clip'.* Try 'my-clip'"):
         names_of("encoder", "clip")
     names_of("head", "clip")
 

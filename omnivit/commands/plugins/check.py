@@ -1,4 +1,4 @@
-"""`omnivit plugins check NAME`: try the contract on a plugin's own example, rule by rule, and print a scorecard."""
+"""`omnivit plugins check NAME`: test a plugin against the contract, rule by rule, and print a scorecard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTRACTS: Mapping[str, str] = MappingProxyType(
         "metrics": "omnivit.testing.metric:MetricContract",
     }
 )
-"""Kind -> the contract of its plugins, as `module:Class`; imported when one of them is tried."""
+"""Kind -> the contract of its plugins, as `module:Class`; imported when one of them is tested."""
 MARKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"kept": ("ok", GREEN), "broken": ("BROKEN", RED), "not applicable": ("-", "")}
 )
@@ -34,7 +34,7 @@ EXIT_KEPT, EXIT_BROKEN = 0, 1
 
 @dataclass(frozen=True)
 class Subject:
-    """A plugin that is tried."""
+    """A plugin that is tested."""
 
     name: str
     kind: str
@@ -47,7 +47,7 @@ class Subject:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Try the plugins `args.names`; the status is 1 where one breaks a rule.
+    """Test the plugins `args.names`; the status is 1 if one breaks a rule.
 
     Raises:
         PluginError: no such plugin, or a broken one.

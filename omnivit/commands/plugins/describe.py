@@ -1,6 +1,6 @@
-"""What a plugin is, what it needs and takes, and how a recipe says it, for `omnivit plugins info`.
+"""What a plugin is, what it needs, its options, and its block in a recipe, for `omnivit plugins info`.
 
-The plugin is imported, and its example tried for the rows that a medium takes; no weight is loaded.
+The plugin is imported, and its example is run to count the tokens of a medium; no weights are loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MANDATORY = dataclasses.MISSING
 BLOCKS: Mapping[str, str] = {"encoders": "encoder", "adapters": "adapter", "llms": "llm", "heads": "my_head"}
-"""Kind -> the key of a recipe under which a plugin of it stands; of a head, any name."""
+"""Kind -> the key of its block in a recipe; a head has any name."""
 
 
 @dataclass(frozen=True)
@@ -45,64 +45,64 @@ class Option:
 
     @property
     def mandatory(self) -> bool:
-        """Whether a recipe has to give it."""
+        """Whether a recipe has to set it."""
         return self.default is MANDATORY
 
     @property
     def written(self) -> str:
-        """The default as a recipe writes it; `???` where one has to be given."""
+        """The default as a recipe writes it; `???` if the option is mandatory."""
         return "???" if self.mandatory else as_yaml(self.default)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows that a plugin's example gives."""
+    """The tokens that a plugin's example gives."""
 
     options: Mapping[str, Any]
-    """Of the example."""
+    """The options of the example."""
     rows: Mapping[str, str]
-    """What comes in -> how many rows come out, in words."""
+    """The input -> the number of tokens, as text."""
     problem: str = ""
-    """Why nothing could be measured."""
+    """Why the example could not be run; empty if it could."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """All that is told of a plugin."""
+    """The description of a plugin."""
 
     kind: str
     name: str
     version: int
     contract: int | None
-    """None: it does not say."""
+    """None: it is not declared."""
     value: str
-    """`module:Class` that is imported."""
+    """The `module:Class` that is imported."""
     distribution: str
     distribution_version: str
     extras: tuple[str, ...]
     what: tuple[str, ...]
-    """Paragraphs."""
+    """Paragraphs about its purpose."""
     reads: str
     """The modality of an encoder."""
     token: str
     """The trigger token of a head."""
     licence: str
-    """Of the code."""
+    """The licence of the code."""
     card: Card
     measured: Measured | None
     options: tuple[Option, ...]
 
     @property
     def install(self) -> str:
-        """The command that installs it with what it needs; empty where no distribution holds it."""
+        """The command that installs it with its requirements; empty if it belongs to no distribution."""
         if not self.distribution_version:
             return ""
-        wanted = advice.package(self.distribution, self.extras)
-        return f"pip install {wanted}" if wanted else ""
+        package = advice.package(self.distribution, self.extras)
+        return f"pip install {package}" if package else ""
 
     @property
     def yaml(self) -> str:
-        """What a recipe says, with every default."""
+        """Its block in a recipe, with every default."""
         if self.kind == "readers":
             return f"data:\n  - path: ???\n    reader: {as_yaml(self.name)}"
         if self.kind == "metrics":
@@ -115,11 +115,11 @@ class Sheet:
 
 
 def describe(kind: str, name: str, cls: type[Any]) -> Sheet:
-    """Gather what is told of a plugin.
+    """Collect the description of a plugin.
 
     Args:
         kind: `encoders`, `adapters`, ...
-        name: as a recipe says it.
+        name: its name in recipes.
         cls: its class.
 
     Raises:
@@ -148,17 +148,17 @@ def describe(kind: str, name: str, cls: type[Any]) -> Sheet:
 
 
 def options_of(config: type[Any], prefix: str = "", around: tuple[type[Any], ...] = ()) -> Iterator[Option]:
-    """Every field of a `Config`, those of dataclasses inside it after the field that holds them.
+    """Every field of a `Config`; the fields of a dataclass inside it follow the field of that type.
 
     Raises:
         PluginError: an annotation is not understood.
     """
     kinds = hints(config)
-    for found in describe_config(config):
-        yield Option(prefix + found.name, found.type, plain(found.default), found.doc)
-        for suffix, inner in _dataclasses_in(kinds[found.name]):
-            if inner not in (*around, config):  # one that holds itself is described once
-                yield from options_of(inner, f"{prefix}{found.name}{suffix}.", (*around, config))
+    for field in describe_config(config):
+        yield Option(prefix + field.name, field.type, plain(field.default), field.doc)
+        for suffix, inner in _dataclasses_in(kinds[field.name]):
+            if inner not in (*around, config):  # one that contains itself is described once
+                yield from options_of(inner, f"{prefix}{field.name}{suffix}.", (*around, config))
 
 
 def _dataclasses_in(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[Any]]]:
@@ -176,7 +176,7 @@ def _dataclasses_in(annotation: Any, suffix: str = "") -> Iterator[tuple[str, ty
 
 
 def plain(value: Any) -> Any:
-    """A default as mappings, lists and scalars, which JSON and YAML can hold."""
+    """A default as mappings, lists and scalars, as JSON and YAML have them."""
     if dataclasses.is_dataclass(value) and not inspect.isclass(value):
         return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
@@ -194,11 +194,11 @@ def as_yaml(value: Any) -> str:
 
 
 def _paragraphs(name: str, cls: type[Any]) -> Iterator[str]:
-    """What a plugin says of itself: its module's first paragraph if that begins with its name, and its class's."""
+    """The first paragraph of the module's docstring if it begins with the plugin's name, and that of the class."""
     start = f"`{name.partition('@')[0].rpartition(':')[2]}`:"
     module = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n\n")[0]
-    own = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\n\n")[0]  # not that of the base class
-    for text in (module if module.startswith(start) or not own else "", own):
+    class_doc = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\n\n")[0]  # not that of the base class
+    for text in (module if module.startswith(start) or not class_doc else "", class_doc):
         words = " ".join(text.removeprefix(start).split())
         if words:
             yield words[0].upper() + words[1:]
@@ -212,7 +212,7 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _licence(distribution: metadata.Distribution) -> str:
-    """The licence that a distribution states: its expression, else its field or its classifiers."""
+    """The licence in the metadata of a distribution: its expression, else its field or its classifiers."""
     expression = distribution.metadata.get_all("License-Expression") or []
     field = [text.strip().partition("\n")[0] for text in distribution.metadata.get_all("License") or []]
     classifiers = distribution.metadata.get_all("Classifier") or []
@@ -221,7 +221,7 @@ def _licence(distribution: metadata.Distribution) -> str:
 
 
 def _measured(kind: str, cls: type[Any]) -> Measured | None:
-    """The rows of the media or layouts in a plugin's example; of kinds that make rows."""
+    """The tokens of the media or layouts in the example of an encoder or adapter; None for other kinds."""
     if kind not in MEASURES:
         return None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -229,7 +229,7 @@ def _measured(kind: str, cls: type[Any]) -> Measured | None:
             return MEASURES[kind](cls, Path(folder))
         except OmniVitError as error:
             return Measured({}, {}, " ".join(str(error).split()))
-        except Exception as error:  # a stranger's example may raise anything; the rest of the sheet is still of use
+        except Exception as error:  # an example may raise anything; the rest of the description is still useful
             return Measured({}, {}, f"its example raises {type(error).__name__}: {' '.join(str(error).split())}")
 
 
@@ -241,15 +241,15 @@ def _of_encoder(cls: type[Any], folder: Path) -> Measured:
     processor = cls(config_of(cls, example.config)).processor()
     rows = {}
     for number, media in enumerate(example.media, 1):
-        rows[f"{number}. {_told(cls, media, folder)}"] = _rows(layout_of(processor, processor(media)))
+        rows[f"{number}. {_medium(cls, media, folder)}"] = _rows(layout_of(processor, processor(media)))
     return Measured(plain(dict(example.config)), rows)
 
 
-def _told(cls: type[Any], media: Media, folder: Path) -> str:
-    """A medium in words: what its encoder finds in it, else its name."""
+def _medium(cls: type[Any], media: Media, folder: Path) -> str:
+    """A medium as text: the facts that its encoder reads from it, else its name."""
     try:
         facts = cls.inspect(media)
-    except OmniVitError:  # it need not tell, and some media are no files
+    except OmniVitError:  # encoders need not implement it, and some media are not files
         return f"{media.slot} {media}".replace(f"{folder}/", "")
     sizes = [f"{name} {size:,}" for name, size in facts.shape.items()]
     return ", ".join([facts.kind, *sizes, *([] if facts.seconds is None else [f"{facts.seconds:g} s"])])
@@ -260,8 +260,8 @@ def _of_adapter(cls: type[Any], folder: Path) -> Measured:
 
     example = cls.example(folder)
     adapter = made(cls, example)
-    found = {layout: taken(adapter, layout) for layout in example.layouts or USUAL}
-    rows = {_rows(layout): "not taken" if given is None else _rows(given) for layout, given in found.items()}
+    outputs = {layout: taken(adapter, layout) for layout in example.layouts or USUAL}
+    rows = {_rows(layout): "not accepted" if out is None else _rows(out) for layout, out in outputs.items()}
     return Measured(plain(dict(example.config)), rows)
 
 

@@ -12,7 +12,7 @@ from omnivit.registry.names import harmless
 
 
 def of_kind(kind: str | None) -> Mapping[str, Registry[Any]]:
-    """The registries that `--kind` leaves: all without it; `encoder` and `encoders` are the same.
+    """The registries that `--kind` selects, or all of them; `encoder` and `encoders` are the same.
 
     Raises:
         OmniVitError: there is no such kind.
@@ -21,7 +21,7 @@ def of_kind(kind: str | None) -> Mapping[str, Registry[Any]]:
         return ALL
     plural = kind if kind in ALL else f"{kind}s"
     if plural not in ALL:
-        raise OmniVitError(f"--kind {kind}: there is no such kind of plugin; {suggest(kind, ALL)}")
+        raise OmniVitError(f"--kind {kind}: this kind of plugin does not exist; {suggest(kind, ALL)}")
     return {plural: ALL[plural]}
 
 
@@ -29,8 +29,8 @@ def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
     """The kind (`encoders`, ...) and the class of a plugin, which is imported and validated.
 
     Args:
-        name: as a recipe says it.
-        kind: where the name stands in several; a class that is named directly is of the kind that it is made for.
+        name: the name in recipes.
+        kind: needed where several kinds have the name; the kind of a class that is named directly is that of its base.
 
     Raises:
         PluginError: no plugin of these kinds has this name, several have, or it is broken.
@@ -40,9 +40,7 @@ def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
     known = [plural for plural, registry in registries.items() if registry.knows(name)]
     if len(known) > 1:
         choices = " or ".join(f"--kind {plural.removesuffix('s')}" for plural in known)
-        raise PluginError(
-            f"'{harmless(name)}' stands for several plugins ({', '.join(known)}). Say which is meant: {choices}."
-        )
+        raise PluginError(f"Several plugins are called '{harmless(name)}' ({', '.join(known)}). Choose one: {choices}.")
     if known or len(registries) == 1:
         plural = next(iter([*known, *registries]))
         return plural, registries[plural].get(name)
@@ -53,11 +51,13 @@ def find(name: str, kind: str | None = None) -> tuple[str, type[Any]]:
 
 
 def _of_its_kind(name: str, registries: Mapping[str, Registry[Any]]) -> tuple[str, type[Any]]:
-    """A class that is named directly, whose kind only its base class tells."""
+    """A class that is named directly; its kind follows from its base class."""
     errors = []
     for plural, registry in registries.items():
         try:
             return plural, registry.get(name)
         except PluginError as error:
             errors.append(error)
-    raise PluginError(f"{errors[0]}\n  It was tried as each kind of plugin; --kind says which it is.") from errors[0]
+    raise PluginError(f"{errors[0]}\n  It was tried as each kind of plugin. Set --kind to the right one.") from errors[
+        0
+    ]

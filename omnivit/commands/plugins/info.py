@@ -1,4 +1,4 @@
-"""`omnivit plugins info NAME`: print what a plugin is, as text or as JSON."""
+"""`omnivit plugins info NAME`: describe a plugin, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from omnivit.errors import ContractWarning
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the sheet of one plugin."""
+    """Print the description of one plugin."""
     quieten_transformers()
     with reserved(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries that the plugin imports, and of media in its example
+        warnings.simplefilter("ignore")  # from libraries that the plugin imports, and about media in its example
         warnings.simplefilter("default", ContractWarning)
         kind, cls = find(args.names[0], args.kind)
         sheet = describe(kind, args.names[0], cls)

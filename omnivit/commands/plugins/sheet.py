@@ -1,30 +1,28 @@
-"""The sheet of a plugin as text: as wide as the terminal, a table where that is wide enough and a list where not."""
+"""The description of a plugin as text as wide as the terminal; the options are a table, or a list on a narrow one."""
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from omnivit.commands.plugins.describe import Measured, Option, Sheet, as_yaml
-from omnivit.console import BOLD, paint, wants_colour
+from omnivit.console import BOLD, GAP, paint, table, wants_colour
 from omnivit.registry.names import harmless, printable
 
 WIDE = 96
-"""Columns from which options stand in a table."""
+"""Columns from which the options are a table."""
 USUAL = 100
-"""Columns where there is no terminal to ask."""
+"""Columns where there is no terminal."""
 WIDEST = 160
 """Longer lines are hard to read."""
 NARROWEST = 20
 """A column of text that is narrower cannot be read."""
 LONGEST = 4000
-"""Characters of a text that are shown."""
+"""Characters of a text that are printed."""
 LARGEST = (24, 26, 18)
-"""Columns of the table for path, type and default, at most; what it means has the rest."""
+"""Largest widths of path, type and default in the table; the meaning takes the rest."""
 HEADER = ("OPTION", "TYPE", "DEFAULT", "MEANING")
-GAP = "  "
 PLACES = {
     "encoders": "In a recipe, under model.inputs.SLOT:",
     "adapters": "In a recipe, under model.inputs.SLOT:",
@@ -39,12 +37,12 @@ WEIGHTLESS = ("readers", "metrics")
 
 
 def text(sheet: Sheet, width: int | None = None, colour: bool | None = None) -> str:
-    """All that is told of a plugin, in lines.
+    """The description of a plugin, in lines.
 
     Args:
-        sheet: what is told.
-        width: columns; default: the terminal's, within limits.
-        colour: whether titles are bold; default: on a terminal that can and may.
+        sheet: the description.
+        width: columns; default: those of the terminal, within limits.
+        colour: whether titles are bold; default: on a terminal with colours.
     """
     columns = min(width or shutil.get_terminal_size((USUAL, 24)).columns, WIDEST)
     bold = wants_colour() if colour is None else colour
@@ -63,8 +61,8 @@ def _head(sheet: Sheet, width: int, bold: bool) -> list[str]:
 
 
 def _facts(sheet: Sheet, width: int) -> Iterator[str]:
-    """Name and value, one or more lines each; what is empty is left out, but for what everybody asks for."""
-    contract = "not declared; taken for 1" if sheet.contract is None else str(sheet.contract)
+    """Names and values, one or more lines each. Empty ones are left out, except the licence and the weights."""
+    contract = "not declared; assumed to be 1" if sheet.contract is None else str(sheet.contract)
     facts = {
         "from": f"{sheet.distribution} {sheet.distribution_version}".strip(),
         "class": sheet.value,
@@ -75,7 +73,7 @@ def _facts(sheet: Sheet, width: int) -> Iterator[str]:
         "tokens": sheet.card.tokens,
         "paper": sheet.card.paper,
         "licence": sheet.licence or "not stated",
-        "weights": sheet.card.weights or ("none are loaded" if sheet.kind not in WEIGHTLESS else ""),
+        "weights": sheet.card.weights or ("none" if sheet.kind not in WEIGHTLESS else ""),
     }
     longest = max(map(len, facts))
     for name, value in facts.items():
@@ -84,12 +82,11 @@ def _facts(sheet: Sheet, width: int) -> Iterator[str]:
 
 
 def _measured(measured: Measured, width: int, bold: bool) -> Iterator[str]:
-    """The rows of the plugin's example."""
-
+    """The tokens of the plugin's example."""
     if measured.problem:
-        yield from _hanging("Rows not measured: ", measured.problem, width)
+        yield from _hanging("Tokens not measured: ", measured.problem, width)
         return
-    yield paint("Rows of its example", BOLD, bold)
+    yield paint("Tokens of its example", BOLD, bold)
     for given, rows in measured.rows.items():
         yield from _hanging("  ", f"{given}: {rows}", width, 4)
     yield from _hanging("  with ", as_yaml(measured.options) if measured.options else "its defaults", width)
@@ -104,23 +101,12 @@ def _options(options: Sequence[Option], width: int) -> Iterator[str]:
             yield from _hanging("    ", option.doc, width) if option.doc else ()
         return
     rows = [(x.path, x.type, "(mandatory)" if x.mandatory else x.written, x.doc) for x in options]
-    yield from _table([HEADER, *rows], width)
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]], width: int) -> Iterator[str]:
-    """Rows as columns, each cell wrapped."""
-    longest = [max(len(row[column]) for row in rows) for column in range(len(LARGEST))]
-    widths = [min(found, most) for found, most in zip(longest, LARGEST, strict=True)]
-    widths.append(width - sum(widths) - len(GAP) * len(widths))
-    for row in rows:
-        cells = [_wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
-        for parts in itertools.zip_longest(*cells, fillvalue=""):
-            padded = (part.ljust(size) for part, size in zip(parts, widths, strict=True))
-            yield GAP.join(padded).rstrip()
+    cells = [[_shown(" ".join(cell.split())) for cell in row] for row in rows]
+    yield from table(cells, HEADER, width=width, limits=LARGEST)
 
 
 def _hanging(start: str, value: str, width: int, indent: int | None = None) -> Iterator[str]:
-    """A start and a text, whose further lines stand under its first (or after so many columns)."""
+    """A start and a text, whose further lines are indented to its first line (or to `indent`)."""
     column = len(start) if indent is None else indent
     first, *rest = _wrapped(value, max(width - len(start), NARROWEST))
     yield start + first
@@ -133,5 +119,5 @@ def _wrapped(value: str, width: int) -> list[str]:
 
 
 def _shown(value: str) -> str:
-    """A stranger's text, fit for a terminal."""
+    """A text of somebody else, without codes that a terminal would obey."""
     return printable(value, LONGEST)

@@ -1,6 +1,6 @@
-"""`omnivit plugins`: what is installed, with its health; `info` and `check` look at single plugins.
+"""`omnivit plugins`: list the installed plugins and their health; `info` and `check` examine single plugins.
 
-The list imports no plugin; the other two are in `plugins_info` and `plugins_check`, imported when they are asked for.
+The list imports no plugin. The other two are the modules `info` and `check`, which are imported when they are used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from omnivit.commands.plugins.find import of_kind
-from omnivit.console import BOLD, GREEN, RED, paint, wants_colour
+from omnivit.console import GREEN, RED, paint, table, wants_colour
 from omnivit.contracts.registries import ALL
 from omnivit.errors import OmniVitError, suggest
 from omnivit.registry import Listing, damaged
@@ -30,22 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         metavar="{info,check}",
         nargs="?",
-        help="info: say what a plugin is and takes; check: try the contract on it; default: list what is installed",
+        help="info: describe a plugin and its options; check: test it against the contract; default: list all plugins",
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="a registered name, or `module:Class`")
-    parser.add_argument("--kind", help=f"one of {', '.join(ALL)}: where a name stands for several, or for fewer lines")
+    parser.add_argument(
+        "--kind", help=f"one of {', '.join(ALL)}: for a name that several kinds have, or for a shorter list"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the plugins (the status is 0 whatever their health), or hand over to `info` or `check`."""
+    """List the plugins (the status is 0 even if one is broken), or run `info` or `check`."""
     if args.action is None:
         return _list(args.kind, args.json)
     if args.action not in ACTIONS:
         raise OmniVitError(_no_action(args.action))
     if not args.names or (args.action == "info" and len(args.names) > 1):
         how_many = "one name" if args.action == "info" else "at least one name"
-        raise OmniVitError(f"omnivit plugins {args.action} takes {how_many}, {len(args.names)} are given.\n{USAGE}")
+        raise OmniVitError(f"omnivit plugins {args.action} needs {how_many}, but got {len(args.names)}.\n{USAGE}")
     if args.action == "info":
         from omnivit.commands.plugins import info as plugins_info
 
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _no_action(given: str) -> str:
     if any(registry.knows(given) for registry in ALL.values()):
-        return f"'{given}' is a plugin. Say what to do with it: omnivit plugins info {given}, or check {given}."
+        return f"'{given}' is a plugin. Run `omnivit plugins info {given}` or `omnivit plugins check {given}`."
     return f"omnivit plugins has no action '{harmless(given)}': {suggest(given, ACTIONS)}"
 
 
@@ -70,7 +72,7 @@ def _list(kind: str | None, as_json: bool) -> int:
     elif kind is not None and not listings:
         print(f"No plugin of this kind is installed: {kind}.")
     else:
-        print(table(listings, colour=wants_colour()))
+        print(plugin_table(listings, colour=wants_colour()))
     return 0
 
 
@@ -88,22 +90,21 @@ def as_record(listing: Listing) -> dict[str, str | bool]:
     }
 
 
-def table(listings: Sequence[Listing], *, colour: bool = False) -> str:
-    """Listings as aligned lines under a header; the reason and the remedy stand beneath a broken one."""
+def plugin_table(listings: Sequence[Listing], *, colour: bool = False) -> str:
+    """Listings as aligned lines under a header; the problem and its remedy follow a broken one."""
     if not listings:
-        return "No plugin is installed, not even OmniViT's own: pip install --force-reinstall omnivit"
-    cells = [tuple(map(harmless, (x.kind, x.name, x.distribution, x.version))) for x in listings]
-    widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=False)]
-    lines = [paint("  ".join([*_padded(HEADER, widths), HEADER[-1]]), BOLD, colour)]
-    for listing, row in zip(listings, cells, strict=True):
+        return "No plugin is installed, not even those of OmniViT. Run: pip install --force-reinstall omnivit"
+    rows = []
+    for listing in listings:
         ok = listing.health.ok
         health = paint("ok" if ok else "broken", GREEN if ok else RED, colour)
-        lines.append("  ".join([*_padded(row, widths), health]))
-        if not ok:
-            lines += [f"    problem: {printable(listing.health.problem)}"]
-            lines += [f"    remedy:  {printable(listing.health.remedy)}"]
-    return "\n".join(lines)
-
-
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        names = map(harmless, (listing.kind, listing.name, listing.distribution, listing.version))
+        rows.append((*names, health))
+    title, *lines = table(rows, HEADER, colour=colour)
+    printed = [title]
+    for listing, line in zip(listings, lines, strict=True):
+        printed.append(line)
+        if not listing.health.ok:
+            printed += [f"    problem: {printable(listing.health.problem)}"]
+            printed += [f"    remedy:  {printable(listing.health.remedy)}"]
+    return "\n".join(printed)
