@@ -93,18 +93,20 @@ class Context:
         """The context of a batch whose media became `features`."""
         media = {}
         last = torch.zeros_like(batch.mask)
-        for slot, found in features.items():
-            own = batch.media[slot]
-            samples = torch.tensor(own.samples, device=batch.route.device)
+        for slot, slot_features in features.items():
+            batched = batch.media[slot]
+            samples = torch.tensor(batched.samples, device=batch.route.device)
             starts = torch.zeros_like(batch.route).index_put_(
-                (samples, own.starts.clamp(max=batch.route.shape[1] - 1)), torch.ones_like(samples), accumulate=True
+                (samples, batched.starts.clamp(max=batch.route.shape[1] - 1)),
+                torch.ones_like(samples),
+                accumulate=True,
             )
             seen = starts.cumsum(dim=1)
             earlier = (samples[:, None] == samples[None]).tril().sum(dim=1)
             rows = _indices(batch.route == 1 + batch.slots.index(slot))
-            media[slot] = SlotContext(found, samples, earlier, seen, rows)
-            some = own.lengths > 0
-            last[samples[some], (own.starts + own.lengths - 1)[some]] = True
+            media[slot] = SlotContext(slot_features, samples, earlier, seen, rows)
+            some = batched.lengths > 0
+            last[samples[some], (batched.starts + batched.lengths - 1)[some]] = True
         return cls(batch.route, batch.slots, media, _indices(batch.route == 0), last)
 
     def window(self, start: int, length: int, size: int) -> Context:
@@ -120,12 +122,12 @@ class Context:
             return self
         route = _columns(self.route, start, length, beams, after=0)
         media = {}
-        for slot, found in self.media.items():
-            seen = _columns(found.seen, start, length, beams, after=None)
-            samples = (found.samples[:, None] * beams + torch.arange(beams, device=route.device)).flatten()
-            order = found.order.repeat_interleave(beams)
+        for slot, slot_context in self.media.items():
+            seen = _columns(slot_context.seen, start, length, beams, after=None)
+            samples = (slot_context.samples[:, None] * beams + torch.arange(beams, device=route.device)).flatten()
+            order = slot_context.order.repeat_interleave(beams)
             rows = _indices(route == 1 + self.slots.index(slot))
-            media[slot] = SlotContext(_repeated(found.features, beams), samples, order, seen, rows)
+            media[slot] = SlotContext(_repeated(slot_context.features, beams), samples, order, seen, rows)
         last = _columns(self.last, start, length, beams, after=0)
         return Context(route, self.slots, media, _indices(route == 0), last)
 

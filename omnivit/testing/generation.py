@@ -97,12 +97,12 @@ def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: 
         steps = _Steps()
         told = (prompts.embeds, prompts.mask, prompts.positions, prompts.context)
         llm.generate(*told, **options, logits_processor=LogitsProcessorList([steps]))
-        for number, (ids, found) in enumerate(steps.seen):
-            wanted = prompts.with_new(llm, ids).scores(llm)
-            for row, (one, other) in enumerate(zip(found, wanted, strict=True)):
-                if where := difference("log-probability", one, other, CLOSE):
+        for number, (ids, scores) in enumerate(steps.seen):
+            expected = prompts.with_new(llm, ids).scores(llm)
+            for row, (row_scores, expected_row) in enumerate(zip(scores, expected, strict=True)):
+                if where := difference("log-probability", row_scores, expected_row, CLOSE):
                     raise Broken(
-                        f"{names[row * len(names) // len(found)]} of a batch {what}: {way}for new token {number + 1} "
+                        f"{names[row * len(names) // len(scores)]} of a batch {what}: {way}for new token {number + 1} "
                         f"behind {ids[row].tolist()}, with a cache {where}, which is what it is without.",
                         ADVICE,
                     )
@@ -138,14 +138,14 @@ def check_windows(llm: LanguageModel, places: int) -> None:
     columns = prompts.mask.shape[1]
     llm.generate(prompts.embeds, prompts.mask, prompts.positions, prompts.context, **GREEDILY)
     before = 0
-    for number, (length, shown) in enumerate(probe.seen):
+    for number, (length, context) in enumerate(probe.seen):
         start = 0 if length >= columns else before  # all anew, or what follows the tokens that were read already
         before = start + length
-        wanted = prompts.context.window(start, length, len(prompts.mask))
-        if shown is None or not _same(shown, wanted):
+        expected = prompts.context.window(start, length, len(prompts.mask))
+        if context is None or not _same(context, expected):
             raise Broken(
                 f"call {number + 1}, with tokens {start} to {before - 1} of prompts of {columns}, shows a changed "
-                f"layer {_words(shown)}; to these tokens belongs {_words(wanted)}.",
+                f"layer {_words(context)}; to these tokens belongs {_words(expected)}.",
                 "Let `patching.telling(context)` stand around `generate`, and the cache count the tokens in it.",
             )
     if before < columns + 1:
@@ -175,11 +175,11 @@ def _with_media(llm: LanguageModel, places: int) -> Prompted:
                     Context.of(batch, features))  # fmt: skip
 
 
-def _same(one: Context, other: Context) -> bool:
+def _same(context: Context, expected: Context) -> bool:
     return (
-        torch.equal(one.route, other.route)
-        and one.media.keys() == other.media.keys()
-        and all(torch.equal(media.seen, other.media[slot].seen) for slot, media in one.media.items())
+        torch.equal(context.route, expected.route)
+        and context.media.keys() == expected.media.keys()
+        and all(torch.equal(media.seen, expected.media[slot].seen) for slot, media in context.media.items())
     )
 
 

@@ -112,28 +112,28 @@ def real_rows(features: Features, number: int) -> Tensor:
     return features.values[number, features.mask[number]]
 
 
-def difference(name: str, found: Tensor, expected: Tensor, tolerance: float = 0.0) -> str:
+def difference(name: str, actual: Tensor, expected: Tensor, tolerance: float = 0.0) -> str:
     """Where two tensors differ first, in words; empty where they do not.
 
     Args:
         name: what they are.
-        found: any shape and dtype.
+        actual: any shape and dtype.
         expected: likewise.
         tolerance: as a share of the largest expected magnitude, which counts as at least 0.001.
     """
-    if found.shape != expected.shape:
-        return f"{name} has the shape {list(found.shape)} instead of {list(expected.shape)}"
-    if found.dtype != expected.dtype and not tolerance:
-        return f"{name} is {found.dtype} instead of {expected.dtype}"
-    if not found.numel() or torch.equal(found, expected):
+    if actual.shape != expected.shape:
+        return f"{name} has the shape {list(actual.shape)} instead of {list(expected.shape)}"
+    if actual.dtype != expected.dtype and not tolerance:
+        return f"{name} is {actual.dtype} instead of {expected.dtype}"
+    if not actual.numel() or torch.equal(actual, expected):
         return ""
-    one, other = (tensor.detach().to("cpu", torch.float64) for tensor in (found, expected))
-    bound = tolerance * max(1e-3, float(other.abs().nan_to_num(0.0, 0.0, 0.0).max()))
-    apart = ~((one - other).abs() <= bound) & (one != other) & ~(one.isnan() & other.isnan())
+    left, right = (tensor.detach().to("cpu", torch.float64) for tensor in (actual, expected))
+    bound = tolerance * max(1e-3, float(right.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    apart = ~((left - right).abs() <= bound) & (left != right) & ~(left.isnan() & right.isnan())
     if not apart.any():
         return ""
     place = tuple(apart.nonzero()[0].tolist())
-    numbers = f"{one[place]:.6g} instead of {other[place]:.6g}"
+    numbers = f"{left[place]:.6g} instead of {right[place]:.6g}"
     return f"{name}{list(place) or ''} is {numbers} ({int(apart.sum())} of {apart.numel()} numbers differ)"
 
 

@@ -32,10 +32,10 @@ GUESSES: Mapping[Any, list[Any]] = {bool: [True, False], int: [1, 8, 32], float:
 """What may be said in place of null."""
 
 
-def _others(wanted: Any, value: Any) -> list[Any]:
+def _others(annotation: Any, value: Any) -> list[Any]:
     """Values of an annotation other than `value`."""
-    if get_origin(wanted) is Literal:
-        return [choice for choice in get_args(wanted) if choice != value]
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if choice != value]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
@@ -43,5 +43,5 @@ def _others(wanted: Any, value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value * 2, value / 2]
     if value is None:
-        return [guess for kind in get_args(wanted) for guess in GUESSES.get(kind) or _others(kind, ...)]
+        return [guess for kind in get_args(annotation) for guess in GUESSES.get(kind) or _others(kind, ...)]
     return []
