@@ -40,6 +40,7 @@ def found(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> di
     return json.loads(json.dumps(result))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_contenders_agree(found: dict[str, Any]) -> None:
     (setting,) = found["settings"]
     assert 0 <= setting["loss_difference"] <= 1e-4
@@ -47,6 +48,7 @@ def test_contenders_agree(found: dict[str, Any]) -> None:
     assert tokens == round(6 * found["workload"]["tokens"]["mean"])
 
 
+@pytest.mark.slow
 def test_every_contender_is_measured(found: dict[str, Any]) -> None:
     (setting,) = found["settings"]
     assert list(setting["results"]) == ["omnivit", "trainer", "loop"]
@@ -87,6 +89,7 @@ def test_unequal_samples_end_it(benchmark: ModuleType) -> None:
         benchmark.check_samples({"omnivit": [{"tokens": 5}], "loop": [{"tokens": 6}]})
 
 
+@pytest.mark.slow
 def test_a_task_in_a_fresh_process(benchmark: ModuleType) -> None:
     assert benchmark.in_fresh_process({"task": "gemm"}).keys() == {"float32", "bfloat16"}
     with pytest.raises(SystemExit, match=r"KeyError(.|\n)*The process for \{'task': 'workload'\} failed"):

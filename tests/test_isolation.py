@@ -154,6 +154,7 @@ def test_workers_are_shielded(many: Many, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_library_changes_nothing_for_the_whole_process(many: Many) -> None:
     """A program that imports OmniViT decides itself whether to call `shield`."""
     code = (

@@ -42,6 +42,7 @@ def clips(data_root: Path) -> str:
     return "stages.align.data.0.path=clips.jsonl"
 
 
+@pytest.mark.slow
 def test_clips_train_the_temporal_part_and_nothing_else_of_the_encoder(
     load_recipe: Callable[..., Recipe], clips: str, tmp_path: Path
 ) -> None:
