@@ -147,7 +147,7 @@ CASES = [
     Case("unknown-slot", always(messages_record("bad", [{"type": "imago", "imago": "red.png"}, QUESTION])),
          "the recipe has no input slot 'imago'; did you mean 'image'"),
     Case("more-placeholders", always(messages_record("bad", [BARE, BARE, QUESTION], images=["red.png"])),
-         "has no source, and the record's list 'images' has 1 entry, and no unused one"),
+         "has no source, and the record's list 'images' has 1 entry; all are used"),
     Case("fewer-placeholders", always(messages_record("bad", [BARE, QUESTION], images=BOTH)),
          "1 entry of 'images' would not be used"),
     Case("no-placeholder", always(messages_record("bad", "Which colour?", images=["red.png"])),

@@ -286,8 +286,8 @@ def test_parts_may_name_the_entry_of_a_list_by_its_index(tmp_path: Path) -> None
     record = {"messages": [user(parts), said([first])], "images": ["1", "2"]}
     assert shown(read(tmp_path, record)) == ["[image:2] and [image:1]", "[image:1]"]
     for index, found in (
-        (2, "but none at index 2"),
-        (-1, "but none at index -1"),
+        (2, "index 2 is out of range"),
+        (-1, "index -1 is out of range"),
         ("0", "index is '0'; expected an integer"),
     ):
         with pytest.raises(DataError, match=re.escape(found)):

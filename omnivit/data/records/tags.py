@@ -36,10 +36,10 @@ class Lists:
         queue = self._sources(slot)
         place = len(taken) if index is None else index
         if not 0 <= place < len(queue):
-            which = "and no unused one" if index is None else f"but none at index {index}"
+            why = ("; all are used" if queue else "") if index is None else f"; index {index} is out of range"
             raise DataError(
                 f"{key} has no source, and the record's list {name!r} has "
-                f"{values.counted(len(queue), 'entry', 'entries')}, {which}. Write {slot!r}, 'path' or 'url' into the "
+                f"{values.counted(len(queue), 'entry', 'entries')}{why}. Write {slot!r}, 'path' or 'url' into the "
                 f"part, or give {name!r} one entry for each part of type {slot!r} without a source."
             )
         taken.append(place)
