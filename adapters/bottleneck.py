@@ -1,14 +1,16 @@
-"""`bottleneck`: narrow paths in every layer of the LLM, mixed by whether a sample shows a medium, and in the encoder.
+"""`bottleneck`: narrow paths in every layer of the LLM, mixed by whether a sample contains media, and in the encoder.
 
 Mixture-of-modality adaptation, the method of LaVIN (Luo et al., Cheap and Quick, arXiv 2305.15023), in the form of
-RepAdapter (arXiv 2302.08106). A path maps rows down to a few channels and up again and is added to what enters the
-attention. In the LLM there are two ways up, weighted by a router that reads a learned vector: one for samples with
-media, one for text alone. Ways up start at zero, so that LLM and encoder give at first what they give without.
+RepAdapter (arXiv 2302.08106). A bottleneck projects hidden states down to
+a few channels and up again, and the result is added to the input of the attention. In the LLM a bottleneck has two up
+projections, weighted by a router that reads a learned vector: one for samples with media, one for text alone. The up
+projections start at zero, so that the outputs of LLM and encoder do not change at first.
 
 The authors' code puts the vector into the sequence as its first token and routes each layer by its state there; here
 each layer's router reads the vector itself, so that no token is added and a text alone stays as it is.
 
-Shapes: B samples, T tokens, S rows, D width of the LLM or the encoder, d channels of a bottleneck, G groups.
+Shapes: M media, S tokens of a medium, B samples, T tokens of a sample, D width of the LLM or the encoder, d channels of
+a bottleneck, G groups.
 """
 
 from __future__ import annotations
@@ -43,22 +45,24 @@ _ATTENTIONS = ("self_attn", "attention", "attn")
 
 @dataclass
 class BottleneckConfig:
-    """What a recipe may say to `bottleneck`. The defaults are LaVIN's."""
+    """Options of `bottleneck`. The defaults are LaVIN's."""
 
     dim: int = 8
     """d, channels of a bottleneck."""
     groups: int = 2
-    """G, into which the way up is divided: each group of channels makes its own part of the width."""
+    """G, groups of the up projection: each group of channels computes its own part of the width."""
     scale: float = 1.0
-    """Factor of what a bottleneck adds."""
+    """Factor by which the output of a bottleneck is multiplied before it is added."""
     temperature: float = 10.0
-    """The router's scores are divided by it before the softmax: the higher, the more even the mixture."""
+    """The router's scores are divided by it before the softmax. A higher value gives a more even mixture."""
     dropout: float = 0.1
-    """Share of the d channels that is dropped in training."""
+    """Dropout probability of the d channels in training."""
     position: Literal["attention", "block"] = "attention"
-    """In the LLM, before each attention; `block`: before each MLP as well."""
+    """Where the bottlenecks of the LLM are: `attention`: before each attention; `block`: before each attention and
+    MLP."""
     encoder: bool = True
-    """Put bottlenecks without a router before the attentions of the encoder too. It then runs with gradients."""
+    """Add bottlenecks without a router before the attentions of the encoder too. The encoder then runs with
+    gradients."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "groups"):
@@ -73,11 +77,11 @@ class BottleneckConfig:
 
 
 class BottleneckAdapter(Adapter):
-    """Rows [M, S, D] pass unchanged, so it stands at the end of a chain; LLM and encoder change.
+    """Returns tokens [M, S, D] unchanged, at the end of a chain, and changes the LLM and the encoder.
 
     Parameters are `modality.weight` ([2, D]: text alone, with media), `layers.INDEX.attention.*` (and `.mlp.*`) for
-    each layer of the LLM and `encoder_layers.INDEX.*` for each block of the encoder. Where inputs share the adapter, a
-    sample counts as one with media if any of them is in it.
+    each layer of the LLM and `encoder_layers.INDEX.*` for each block of the encoder. If inputs share the adapter,
+    a sample with media of any of them is a sample with media.
     """
 
     Config = BottleneckConfig
@@ -85,7 +89,7 @@ class BottleneckAdapter(Adapter):
     card = Card(
         paper="Luo et al., Cheap and Quick: Efficient Vision-Language Instruction Tuning for Large Language Models, "
         "arXiv 2305.15023",
-        tokens="as many as come in",
+        tokens="as many as it receives",
     )
     length = staticmethod(same_length)
 
@@ -95,14 +99,14 @@ class BottleneckAdapter(Adapter):
         self.config = config
         self.modality = nn.Embedding(2, llm_width)
         self.layers = nn.ModuleList()
-        """Filled by `install`, which knows the layers; so is the next."""
+        """Filled by `install`, which knows the layers; `encoder_layers` too."""
         self.encoder_layers = nn.ModuleList()
         self._slots: list[str] = []
         self._encoder: tuple[Encoder, ...] = ()  # in a tuple, so that its parameters are not registered here as well
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """Two groups; it stands after what maps to the LLM."""
+        """Two groups, at the width of the LLM."""
         del folder
         return AdapterExample({"dim": 4}, width=32, text_unchanged=True)
 
@@ -110,7 +114,7 @@ class BottleneckAdapter(Adapter):
         """Put bottlenecks into every layer of the LLM and every block of the encoder.
 
         Raises:
-            RecipeError: a width is no multiple of `groups`, the encoder has no transformer blocks, or the adapter is
+            RecipeError: a width is not a multiple of `groups`, the encoder has no transformer blocks, or the adapter is
                 shared between inputs with different encoders.
         """
         if not self._slots:
@@ -138,19 +142,19 @@ class BottleneckAdapter(Adapter):
         if self._encoder:
             if self._encoder[0] is not encoder:
                 raise RecipeError(
-                    f"bottleneck: its bottlenecks stand in the encoder of another input already, so that input "
-                    f"{slot!r} cannot share them. Share that encoder too, say `encoder: false`, or name the adapter "
-                    f"again there."
+                    f"bottleneck: input {slot!r} shares this adapter, but its bottlenecks are already in the encoder "
+                    f"of another input. Share that encoder too, set `encoder: false`, or give input {slot!r} an "
+                    f"adapter of its own."
                 )
             return
-        found = list(_attentions(encoder))
-        if not found:
+        attentions = list(_attentions(encoder))
+        if not attentions:
             raise RecipeError(
-                f"bottleneck: {type(encoder).__name__} holds no transformer blocks (a list of blocks, each with a norm "
-                f"and one of {', '.join(_ATTENTIONS)}), so that no bottleneck fits in. Say `encoder: false` to change "
-                f"the LLM alone, or choose a vision transformer."
+                f"bottleneck: {type(encoder).__name__} has no transformer blocks, which are a list of blocks that each "
+                f"have a norm and one of {', '.join(_ATTENTIONS)}. Set `encoder: false` to change only the LLM, or use "
+                f"a vision transformer."
             )
-        for attention, width in found:
+        for attention, width in attentions:
             bottleneck = Bottleneck(self.config, width)
             self.encoder_layers.append(bottleneck)
             change(attention, functools.partial(_before, bottleneck))
@@ -164,7 +168,7 @@ class BottleneckAdapter(Adapter):
         return _before(mixed, plain, *args, **kwargs)
 
     def _mixed(self, bottleneck: nn.Module, context: Context | None, hidden: Tensor) -> Tensor:
-        """Hidden states [B, T, D] -> [B, T, D]. A sample has its kind in prompt and continuation alike."""
+        """Hidden states [B, T, D] -> [B, T, D]. The kind of a sample is the same in prefill and decoding."""
         kinds = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
         for slot in self._slots:
             if context is not None and slot in context.media:
@@ -174,15 +178,15 @@ class BottleneckAdapter(Adapter):
 
 
 class Bottleneck(nn.Module):
-    """Rows + scale x up(dropout(down(rows))); `up` starts at zero, `down` at Xavier's uniform weights."""
+    """Tokens + scale x up(dropout(down(tokens))); `up` starts at zero, `down` at Xavier's uniform weights."""
 
     def __init__(self, config: BottleneckConfig, width: int) -> None:
-        """Raises RecipeError where `width` cannot be divided into the groups."""
+        """Raises RecipeError if `width` is not a multiple of `groups`."""
         super().__init__()
         if width % config.groups:
             raise RecipeError(
-                f"bottleneck: `groups: {config.groups}` does not divide {width}, the width of the layers it is for. "
-                f"Choose a divisor of both {width} and `dim` ({config.dim})."
+                f"bottleneck: the width of the layers ({width}) is not a multiple of `groups` ({config.groups}). Set "
+                f"`groups` to a divisor of both {width} and `dim` ({config.dim})."
             )
         self.scale = config.scale
         self.down = nn.Linear(width, config.dim)
@@ -192,28 +196,29 @@ class Bottleneck(nn.Module):
         self.up = GroupedLinear(config.dim, width, config.groups)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows [..., D] -> [..., D], in their dtype."""
+        """Tokens [..., D] -> [..., D], in their dtype."""
         narrow = self.dropout(self.down(rows.to(self.down.weight.dtype)))
         change: Tensor = self.scale * self.up(narrow)
         return rows + change.to(rows.dtype)
 
 
 class RoutedBottleneck(Bottleneck):
-    """A bottleneck with two ways up, `up` and `other_up`, weighted for each sample by a router."""
+    """A bottleneck with two up projections, `up` and `other_up`, weighted for each sample by a router."""
 
     def __init__(self, config: BottleneckConfig, width: int) -> None:
-        """Raises RecipeError where `width` cannot be divided into the groups."""
+        """Raises RecipeError if `width` is not a multiple of `groups`."""
         super().__init__(config, width)
         self.temperature = config.temperature
         self.other_up = GroupedLinear(config.dim, width, config.groups)
         self.router = nn.Linear(width, 2)
 
     def weights(self, modality: Tensor) -> Tensor:
-        """Vectors [N, D] -> [N, 2] weights of the two ways up, which sum to 1."""
+        """Vectors [N, D] -> [N, 2] weights of the two up projections, which sum to 1."""
         return torch.softmax(self.router(modality) / self.temperature, dim=-1)
 
     def forward(self, rows: Tensor, modality: Tensor, kinds: Tensor) -> Tensor:  # type: ignore[override]
-        """Rows [B, T, D], vectors [2, D] and which of them each sample has [B] -> [B, T, D], in the dtype of rows."""
+        """Tokens [B, T, D], vectors [2, D], index of the vector of each sample [B] -> [B, T, D], in the dtype of the
+        tokens."""
         first, second = self.weights(modality)[kinds, :, None, None].unbind(dim=1)
         narrow = self.dropout(self.down(rows.to(self.down.weight.dtype)))
         change: Tensor = self.scale * (first * self.up(narrow) + second * self.other_up(narrow))
@@ -221,7 +226,7 @@ class RoutedBottleneck(Bottleneck):
 
 
 class GroupedLinear(nn.Module):
-    """A linear map by groups, as a grouped convolution over single rows: [..., d] -> [..., D]. Starts at zero."""
+    """A linear map by groups, as a grouped convolution over single tokens: [..., d] -> [..., D]. Starts at zero."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -230,14 +235,14 @@ class GroupedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows [..., d] -> [..., D]: channels of the first group make the first D / G, and so on."""
+        """Tokens [..., d] -> [..., D]: the first group computes the first D / G channels, and so on."""
         maps = self.weight.view(self.groups, -1, self.weight.shape[1])
         mapped = torch.einsum("...gi,goi->...go", rows.view(*rows.shape[:-1], *maps.shape[::2]), maps)
         return mapped.flatten(-2) + self.bias
 
 
 def _before(function: Callable[[Tensor], Tensor], plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a module on what `function` makes of its hidden states, its first argument or `hidden_states`."""
+    """Call a module on `function` of its hidden states, which are its first argument or `hidden_states`."""
     if args:
         return plain(function(args[0]), *args[1:], **kwargs)
     name, hidden = required("hidden_states", kwargs, "a layer of the LLM")
@@ -245,7 +250,7 @@ def _before(function: Callable[[Tensor], Tensor], plain: Callable[..., Any], *ar
 
 
 def _attentions(encoder: nn.Module) -> Iterator[tuple[nn.Module, int]]:
-    """The attention of each transformer block in an encoder, and the width of the rows that enter it."""
+    """The attention of each transformer block in an encoder, and the width of the tokens that enter it."""
     for stack in encoder.modules():
         for block in stack.children() if isinstance(stack, (nn.ModuleList, nn.Sequential)) else ():
             children = dict(block.named_children())

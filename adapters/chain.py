@@ -1,8 +1,8 @@
-"""`chain`: adapters one after the other, the rows of each going into the next.
+"""`chain`: adapters one after the other; each reads the tokens of the adapter before it.
 
 A Q-Former and a linear map (BLIP-2), a token merge and an MLP (MiniGPT-v2), a projector and a visual expert (CogVLM).
 
-Shapes: M media, S rows in, L rows out, D encoder width, D_llm LLM width.
+Shapes: M media, S tokens in, L tokens out, D encoder width, D_llm LLM width.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from omnivit.plugin import (
 
 @dataclass
 class ChainConfig:
-    """What a recipe may say to `chain`."""
+    """Options of `chain`."""
 
     steps: list[dict[str, Any]]
-    """Adapter blocks (`name`, then options), in order. Each is made for the width of the rows before it."""
+    """Adapter blocks (`name`, then options), in order. Each is built for the width of the tokens that it receives."""
 
     def __post_init__(self) -> None:
         if not self.steps:
-            raise ValueError("`steps` is empty: name at least one adapter.")
+            raise ValueError("`steps` is empty. Add at least one adapter.")
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class ChainLength:
 
 
 class ChainAdapter(Adapter):
-    """Rows [M, S, D] through every step -> [M, L, D_llm]. Parameters are `steps.0.*`, `steps.1.*`, ..."""
+    """Tokens [M, S, D] through every step -> [M, L, D_llm]. Parameters are `steps.0.*`, `steps.1.*`, ..."""
 
     Config = ChainConfig
     contract = 1
-    card = Card(tokens="what the steps make of those that come in")
+    card = Card(tokens="as the steps return, one after the other")
 
     def __init__(self, config: ChainConfig, width: int, llm_width: int) -> None:
-        """Raises RecipeError or PluginError for a step that cannot be built; names it."""
+        """Raises RecipeError or PluginError, with the number of the step, for a step that cannot be built."""
         super().__init__(config, width, llm_width)
         self.steps = nn.ModuleList()
         for number, block in enumerate(config.steps):
@@ -75,22 +75,22 @@ class ChainAdapter(Adapter):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """Two steps, of which the first widens the rows."""
+        """Two steps, of which the first widens the tokens."""
         del folder
         return AdapterExample({"steps": [{"name": "linear", "width": 28}, {"name": "mlp"}]})
 
     @property
     def in_encoder(self) -> bool:  # type: ignore[override]  # of the steps, after `install`
-        """Whether a step put parts of it into the encoder."""
+        """Whether a step has parameters in the encoder."""
         return any(step.in_encoder for step in self._each())
 
     def load(self) -> None:
-        """Fill in every step's pretrained weights."""
+        """Load the pretrained weights of every step."""
         for step in self._each():
             step.load()
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        """Let every step change the LLM. Raises RecipeError where one does not fit."""
+        """Install every step into the LLM. Raises RecipeError where one does not fit."""
         for step in self._each():
             step.install(llm, encoder, slot)
 
@@ -105,7 +105,10 @@ class ChainAdapter(Adapter):
 
 
 def _instruction(steps: Sequence[Adapter]) -> tuple[str | None, int]:
-    wanted = {(s.instruction_tokenizer, s.instruction_limit) for s in steps if s.instruction_tokenizer is not None}
-    if len(wanted) > 1:
-        raise RecipeError("steps: two of them read the instruction by different tokenizers. Use one for all.")
-    return wanted.pop() if wanted else (None, Adapter.instruction_limit)
+    settings = {(s.instruction_tokenizer, s.instruction_limit) for s in steps if s.instruction_tokenizer is not None}
+    if len(settings) > 1:
+        raise RecipeError(
+            "steps: two steps read the instruction with different settings of `instruction_tokenizer` or "
+            "`instruction_limit`. Use the same settings in all steps."
+        )
+    return settings.pop() if settings else (None, Adapter.instruction_limit)

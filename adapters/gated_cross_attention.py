@@ -1,11 +1,11 @@
 """`gated_cross_attention`: new layers between the LLM's, in which text attends to the last medium before it.
 
 Flamingo (Alayrac et al., arXiv 2204.14198, section 2.2 and appendix A.1.2), as OpenFlamingo (arXiv 2308.01390) and
-Otter (arXiv 2305.03726) build it. The rows of media stay out of the LLM's sequence, where one learned row stands for
-each medium. Gates start at zero, so that the LLM gives at first what it gives without the layers.
+Otter (arXiv 2305.03726) build it. The tokens of media are not part of the LLM's sequence, where one learned
+embedding marks each medium. Gates start at zero, so that the new layers do not change the LLM's outputs at first.
 
-Shapes: B samples, T tokens, D LLM width, M media of the slot, R rows a medium, D' their width, N media of the sample
-that has most, H heads, E width of a head.
+Shapes: B samples, T tokens, D LLM width, M media of the slot, R tokens of a medium, D' their width, N media of the
+sample that has most, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -40,27 +40,29 @@ from omnivit.plugin import (
 )
 
 _KEY = re.compile(r"(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)")
-"""Weights of a gated layer in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""
+"""Keys of gated layers in checkpoints of OpenFlamingo and Otter: the number of the LLM's layer, then the name."""
 
 
 @dataclass
 class GatedCrossAttentionConfig:
-    """What a recipe may say to `gated_cross_attention`."""
+    """Options of `gated_cross_attention`."""
 
     layer_interval: int = 4
-    """A gated layer stands before every n-th layer of the LLM: 4 puts them before layers 4, 8, 12, ... (from 1)."""
+    """Distance between gated layers: 4 puts one before layers 4, 8, 12, ... of the LLM (counted from 1)."""
     heads: int = 8
-    """H."""
+    """H, attention heads of a gated layer."""
     head_width: int = 64
-    """E."""
+    """E, width of an attention head."""
     mlp_ratio: int = 4
-    """Hidden width of the gated layer's MLP, in LLM widths."""
+    """Hidden width of the MLP of a gated layer, as a multiple of the LLM's width."""
     only_immediate: bool = True
-    """Text attends to the last medium before it; False: to all media before it."""
+    """`true`: text attends to the last medium before it only; `false`: to all media before it."""
     marker: bool = True
-    """A learned row stands for the medium in the LLM's sequence, as Flamingo's `<image>` token; False: none does."""
+    """`true`: a learned embedding marks the medium in the LLM's sequence, as Flamingo's `<image>` token does; `false`:
+    nothing marks it."""
     path: str | None = None
-    """Weights of the gated layers: a checkpoint file of OpenFlamingo or Otter. Their `<image>` token is not in them."""
+    """Pretrained weights of the gated layers: a checkpoint file of OpenFlamingo or Otter. The embedding of their
+    `<image>` token is not loaded."""
 
     renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval"}
 
@@ -71,21 +73,21 @@ class GatedCrossAttentionConfig:
 
 
 class GatedCrossAttentionAdapter(Adapter):
-    """Rows [M, R, D'] -> one learned row a medium [M, 1, D]; the rows themselves are kept as `memory`.
+    """Tokens [M, R, D'] -> one learned embedding for each medium [M, 1, D]; the tokens themselves are kept as `memory`.
 
     Parameters are `marker` and `layers.INDEX.*`, INDEX being that of the LLM's layer (from 0) which follows the gated
     one, with OpenFlamingo's names below it. The marker starts as a new embedding of the LLM does (normal, 0.02), all
-    else as OpenFlamingo leaves it: torch's defaults, gates at zero.
+    else as in OpenFlamingo: torch's defaults, gates at zero.
 
-    Other adapters of the same slot may keep rows too: a medium's `memory` is attended to as a whole.
+    Other adapters of the same slot may keep tokens too: text attends to all tokens of a medium's `memory`.
     """
 
     Config = GatedCrossAttentionConfig
     contract = 1
     card = Card(
         paper="Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198",
-        weights="none, unless `path` is said: then those of OpenFlamingo or Otter, by their authors' terms",
-        tokens="1, which stands for the medium (0 with `marker: false`); its rows stay out of the sequence",
+        weights="none, unless `path` is set: then those of OpenFlamingo or Otter, by their authors' terms",
+        tokens="1, which marks the medium (0 with `marker: false`); its own tokens are not part of the sequence",
     )
 
     def __init__(self, config: GatedCrossAttentionConfig, width: int, llm_width: int) -> None:
@@ -109,14 +111,14 @@ class GatedCrossAttentionAdapter(Adapter):
         """Read the weights of `path`; `install` puts them into the layers.
 
         Raises:
-            RecipeError: no such file, or none of gated layers.
+            RecipeError: the file does not exist, or contains no gated layers.
         """
         path = self.config.path
         if path is not None:
             self._weights = _gated_weights(read_state(locate(path)), path)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        """Put a gated layer before every n-th layer of the LLM.
+        """Put the gated layers before layers of the LLM.
 
         Raises:
             RecipeError: the LLM has fewer layers than `layer_interval`, `path` contains other layers, or the adapter
@@ -126,14 +128,14 @@ class GatedCrossAttentionAdapter(Adapter):
         config, patching = self.config, llm.patching
         if self.layers:
             raise RecipeError(
-                f"gated_cross_attention: its layers serve another input already, so that input {slot!r} cannot share "
-                f"them. Name the adapter again there; encoders can be shared."
+                f"gated_cross_attention: input {slot!r} cannot share this adapter, because its layers already attend "
+                f"to the media of another input. Give input {slot!r} an adapter of its own; encoders can be shared."
             )
         chosen = [layer for layer in patching.layers if (layer.index + 1) % config.layer_interval == 0]
         if not chosen:
             raise RecipeError(
                 f"gated_cross_attention: `layer_interval: {config.layer_interval}` leaves no place for a gated layer, "
-                f"because the LLM has {len(patching.layers)} layers. Set it to at most {len(patching.layers)}."
+                f"because the LLM has only {len(patching.layers)} layers. Set it to at most {len(patching.layers)}."
             )
         for layer in chosen:
             gated = GatedLayer(config, self._memory_width, llm.width)
@@ -147,15 +149,15 @@ class GatedCrossAttentionAdapter(Adapter):
         """Features [M, R, D'] -> Features [M, 1, D], or [M, 0, D] without `marker`, with those given as `memory`.
 
         Raises:
-            RecipeError: an adapter before it in a chain has kept rows for the LLM's layers already.
+            RecipeError: an adapter before it in a chain already keeps tokens for the LLM's layers.
         """
         del instruction
         if features.memory is not None:
             raise RecipeError(
-                "gated_cross_attention: an adapter before it in the chain keeps rows for the LLM's layers already, "
-                "which would be lost. Leave one of them out, or make them branches of the input."
+                "gated_cross_attention: an adapter before it in the chain already keeps tokens for the LLM's layers, "
+                "and they would be lost. Remove one of the two adapters, or make them separate branches of the input."
             )
-        # whatever stands in padding, even if not finite, must not reach the products with zero attention
+        # padding may contain infinities, and 0 attention times infinity is not 0
         kept = features.with_values(features.values.masked_fill(~features.mask.unsqueeze(-1), 0.0))
         marker = features.values.new_empty(0, self.width) if self.marker is None else self.marker.unsqueeze(0)
         rows = marker.expand(len(features.values), -1, -1)
@@ -174,21 +176,21 @@ class GatedLayer(nn.Module):
         self.ff = nn.Sequential(nn.LayerNorm(width), up, nn.GELU(), down)
         self.ff_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, hidden: Tensor, found: SlotContext | None) -> Tensor:
-        """Hidden states [B, T, D] -> [B, T, D], in their dtype; `found` is None where the batch has no media.
+    def forward(self, hidden: Tensor, media: SlotContext | None) -> Tensor:
+        """Hidden states [B, T, D] -> [B, T, D], in their dtype; `media` is None if the batch has none.
 
-        The MLP changes text without media too: a text alone and in a batch with media gives the same.
+        The MLP changes text without media too, so that a text gives the same alone and in a batch with media.
         """
         dtype = self.attn_gate.dtype
-        if found is not None:
-            change: Tensor = self.attn_gate.tanh() * self.attn(hidden.to(dtype), found)
+        if media is not None:
+            change: Tensor = self.attn_gate.tanh() * self.attn(hidden.to(dtype), media)
             hidden = hidden + change.to(hidden.dtype)
         change = self.ff_gate.tanh() * self.ff(hidden.to(dtype))
         return hidden + change.to(hidden.dtype)
 
 
 class MediaAttention(nn.Module):
-    """Attention of tokens to the rows of media before them, in their own sample."""
+    """Attention of tokens to the tokens of media before them, in their own sample."""
 
     def __init__(self, config: GatedCrossAttentionConfig, memory_width: int, width: int) -> None:
         super().__init__()
@@ -199,13 +201,14 @@ class MediaAttention(nn.Module):
         self.to_kv = nn.Linear(memory_width, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, width, bias=False)
 
-    def forward(self, hidden: Tensor, found: SlotContext) -> Tensor:
-        """Hidden states [B, T, D] -> [B, T, D]: zero for tokens that see no row of a medium."""
-        memory, table, visible = _view(found, self.only_immediate)
+    def forward(self, hidden: Tensor, media: SlotContext) -> Tensor:
+        """Hidden states [B, T, D] -> [B, T, D]: zero for tokens that see no medium."""
+        memory, table, visible = _view(media, self.only_immediate)
         keys, values = self.to_kv(memory.values.to(hidden.dtype))[table].flatten(1, 2).chunk(2, dim=-1)
         mask = (visible.unsqueeze(-1) & memory.mask[table].unsqueeze(1)).flatten(2)
         sighted = mask.any(dim=-1, keepdim=True)
-        # not every kernel gives zero where all is masked: such tokens attend to anything, and what they get is dropped
+        # some kernels do not return zero where everything is masked: let such tokens attend to all, then drop the
+        # result
         rows = (self.to_q(self.norm(hidden)), keys, values)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in rows)
         mixed = scaled_dot_product_attention(query, key, value, (mask | ~sighted).unsqueeze(1))
@@ -213,22 +216,22 @@ class MediaAttention(nn.Module):
         return out
 
 
-def _view(found: SlotContext, only_immediate: bool) -> tuple[Features, Tensor, Tensor]:
+def _view(media: SlotContext, only_immediate: bool) -> tuple[Features, Tensor, Tensor]:
     """What the tokens may look at.
 
     Returns:
-        memory: rows of media; of a single token, as generation has them, only those of the medium that it sees.
+        memory: tokens of media; of a single token, as generation has them, only those of the medium that it sees.
         table: [B, N] which of these media belong to each sample, in order; any where it has fewer.
         visible: [B, T, N] bool, which of its sample's media a token sees.
     """
-    memory = found.features.memory
-    assert memory is not None, "the adapter of this slot keeps its rows there"
-    table, seen = found.table, found.seen.unsqueeze(-1)
-    if only_immediate and seen.shape[1] == 1:
-        last = table.gather(1, (found.seen - 1).clamp(min=0))
+    memory = media.features.memory
+    assert memory is not None, "the adapter of this slot keeps its tokens there"
+    table, seen = media.table, media.seen.unsqueeze(-1)
+    if only_immediate and seen.shape[1] == 1:  # a decoding step: keys and values of other media are not needed
+        last = table.gather(1, (media.seen - 1).clamp(min=0))
         chosen = last.squeeze(1).clamp(min=0)
-        own = torch.arange(len(last), device=last.device).unsqueeze(1)
-        return Features(memory.values[chosen], memory.mask[chosen]), own, seen > 0
+        number = torch.arange(len(last), device=last.device).unsqueeze(1)
+        return Features(memory.values[chosen], memory.mask[chosen]), number, seen > 0
     order = torch.arange(1, table.shape[1] + 1, device=table.device)
     return memory, table.clamp(min=0), order == seen if only_immediate else order <= seen
 
@@ -238,21 +241,21 @@ def _through(
     **kwargs: Any,
 ) -> Any:  # fmt: skip
     """A layer of the LLM with a gated one before it."""
-    found = None if context is None else context.media.get(slot)
-    return plain(gated(hidden, found), *args, **kwargs)
+    media = None if context is None else context.media.get(slot)
+    return plain(gated(hidden, media), *args, **kwargs)
 
 
 def _gated_weights(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     """The gated layers' part of a checkpoint, as `layers` names it."""
-    found = {}
+    weights = {}
     for key, value in state.items():
         if match := _KEY.fullmatch(key):
             name = match[3].replace("feed_forward.", "ff.")  # Otter's name of it
-            found[f"{match[1] or match[2]}.{name}"] = value
-    if not found:
+            weights[f"{match[1] or match[2]}.{name}"] = value
+    if not weights:
         raise RecipeError(
-            f"gated_cross_attention.path {path!r}: holds no gated layers, whose weights are named `...gated_cross_attn_"
-            f"layers.3.attn.to_q.weight` or `...3.gated_cross_attn_layer.attn.to_q.weight`; it begins with "
-            f"{', '.join(list(state)[:3]) or 'nothing'}."
+            f"gated_cross_attention.path {path!r}: the file contains no gated layers. Their weights are named "
+            f"`...gated_cross_attn_layers.3.attn.to_q.weight` or `...3.gated_cross_attn_layer.attn.to_q.weight`; the "
+            f"keys of this file begin with {', '.join(list(state)[:3]) or 'nothing'}."
         )
-    return found
+    return weights

@@ -2,7 +2,7 @@
 
 The projector of LLaVA (Liu et al., Visual Instruction Tuning, arXiv 2304.08485, equation 1).
 
-Shapes: M media, S rows a medium, D encoder width, D_llm LLM width.
+Shapes: M media, S tokens of a medium, D encoder width, D_llm LLM width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction,
 
 @dataclass
 class LinearConfig:
-    """What a recipe may say to `linear`."""
+    """Options of `linear`."""
 
     bias: bool = True
-    """Add a learned offset; LLaVA does."""
+    """Add a learned bias, as LLaVA does."""
     width: int | None = None
-    """Width of the rows that come out; default: the LLM's. For the inside of a chain."""
+    """Width of the output tokens; default: the LLM's. Set it for a step inside a chain."""
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -30,11 +30,11 @@ class LinearConfig:
 
 
 class LinearAdapter(Adapter):
-    """Each row times one matrix: rows [M, S, D] -> [M, S, D_llm], their number unchanged."""
+    """One linear layer for each token: [M, S, D] -> [M, S, D_llm]. The number of tokens does not change."""
 
     Config = LinearConfig
     contract = 1
-    card = Card(paper="Liu et al., Visual Instruction Tuning, arXiv 2304.08485", tokens="as many as come in")
+    card = Card(paper="Liu et al., Visual Instruction Tuning, arXiv 2304.08485", tokens="as many as it receives")
     length = staticmethod(same_length)
 
     def __init__(self, config: LinearConfig, width: int, llm_width: int) -> None:

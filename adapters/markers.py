@@ -1,9 +1,9 @@
-"""`markers`: learned vectors around a medium and between its rows.
+"""`markers`: learned embeddings before, after and between the tokens of a medium.
 
-CogVLM puts one before and one after a picture (arXiv 2311.03079), mPLUG-Owl one after it (arXiv 2304.14178), LLaVA-NeXT
-one after every row of patches ("image newline"), so that the LLM can tell the picture's shape.
+CogVLM puts one before and one after an image (arXiv 2311.03079), mPLUG-Owl one after it (arXiv 2304.14178), LLaVA-NeXT
+one after every row of patches ("image newline"), so that the LLM knows the shape of the image.
 
-Shapes: M media, S rows a medium, L rows with markers, D width.
+Shapes: M media, S tokens of a medium, L tokens with markers, D width.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction,
 
 @dataclass
 class MarkersConfig:
-    """What a recipe may say to `markers`. At least one of them."""
+    """Options of `markers`; at least one must be `true`."""
 
     begin: bool = False
-    """A vector before the medium."""
+    """Add an embedding before the tokens of the medium."""
     end: bool = False
-    """A vector after it."""
+    """Add an embedding after the tokens of the medium."""
     row: bool = False
-    """A vector after every row of the grid; needs a grid (y, x) or (t, y, x)."""
+    """Add an embedding after every row of the grid. The tokens must have a grid (y, x) or (t, y, x)."""
     frame: bool = False
-    """A vector after every frame; needs a grid (t, y, x)."""
+    """Add an embedding after every frame. The tokens must have a grid (t, y, x)."""
 
     def __post_init__(self) -> None:
         if not (self.begin or self.end or self.row or self.frame):
-            raise ValueError("says no marker. Set `begin`, `end`, `row` or `frame` to true.")
+            raise ValueError("no marker is set. Set at least one of `begin`, `end`, `row` and `frame` to true.")
 
 
 @dataclass(frozen=True)
 class MarkersLength:
-    """Rows and markers; they fill no grid."""
+    """The number of tokens and markers, which have no grid."""
 
     begin: bool
     end: bool
@@ -46,34 +46,34 @@ class MarkersLength:
     frame: bool
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError where lines or frames are to be marked and the rows do not fill a grid of them."""
+        """Raises RecipeError if `row` or `frame` is set and the tokens do not fill a grid with rows or frames."""
         axes = 3 if self.frame else 2 if self.row else 0
         grid = layout.grid or ()
         if axes and (len(grid) < axes or math.prod(grid) != layout.rows):
-            wanted = "frames: a grid (t, y, x)" if self.frame else "a grid (y, x)"
-            beside = layout.rows - math.prod(grid) if grid else 0
-            where = f"a grid {grid}{f', with {beside} beside it' if beside else ''}" if grid else "no grid"
+            expected = "(t, y, x)" if self.frame else "(y, x) or (t, y, x)"
+            outside = layout.rows - math.prod(grid) if grid else 0
+            place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
             raise RecipeError(
-                f"markers: `{'frame' if self.frame else 'row'}` needs {wanted}; the {layout.rows} rows here "
-                f"lie in {where}. Leave it out, or put it where rows fill one; class tokens must be left out "
-                f"(`class_token: drop`)."
+                f"markers: with `{'frame' if self.frame else 'row'}: true` the tokens must fill a grid {expected}, but "
+                f"these {layout.rows} tokens have {place}. Remove the option, or put `markers` before the steps that "
+                f"drop the grid, and set `class_token: drop` in the encoder."
             )
         rows = math.prod(grid[:-1]) if self.row else 0
         return Layout(layout.rows + self.begin + self.end + rows + (grid[0] if self.frame else 0))
 
 
 class MarkersAdapter(Adapter):
-    """Rows [M, S, D] -> [M, L, D], of the same width: in a chain it follows what maps to the LLM.
+    """Tokens [M, S, D] -> [M, L, D], of the same width: in a chain it is after the step that maps to the LLM's width.
 
-    Parameters are `begin`, `end`, `row` and `frame`, [D] each, those that are said; they start as LLaVA's image newline
-    does, normal with deviation 1 / sqrt(D).
+    Parameters are `begin`, `end`, `row` and `frame`, [D] each, those that are set; initialised as LLaVA's image
+    newline, from a normal distribution with deviation 1 / sqrt(D).
     """
 
     Config = MarkersConfig
     contract = 1
     card = Card(
         paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
-        tokens="those that come in, and 1 for `begin`, for `end`, for each line (`row`) and each frame (`frame`)",
+        tokens="those of the medium, plus 1 for `begin`, for `end`, for each row (`row`) and each frame (`frame`)",
     )
     begin: nn.Parameter | None
     end: nn.Parameter | None
@@ -85,17 +85,17 @@ class MarkersAdapter(Adapter):
         self.width = width
         self.length = MarkersLength(config.begin, config.end, config.row, config.frame)
         for name in ("begin", "end", "row", "frame"):
-            said = getattr(config, name)
-            self.register_parameter(name, nn.Parameter(torch.randn(width) * width**-0.5) if said else None)
+            embedding = nn.Parameter(torch.randn(width) * width**-0.5) if getattr(config, name) else None
+            self.register_parameter(name, embedding)
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """All but those of frames; it stands after what maps to the LLM."""
+        """All but `frame`, at the width of the LLM."""
         del folder
         return AdapterExample({"begin": True, "end": True, "row": True}, width=32)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
-        """Features [M, S, D] -> Features [M, L, D]; what is kept in memory passes."""
+        """Features [M, S, D] -> Features [M, L, D]; `memory` does not change."""
         del instruction
         parts = [self._marked(rows, grid) for rows, grid in _media(features)]
         longest = max((len(part) for part in parts), default=0)
@@ -105,7 +105,7 @@ class MarkersAdapter(Adapter):
         return Features(values, mask, memory=features.memory)
 
     def _marked(self, rows: Tensor, grid: Tensor | None) -> Tensor:
-        """[S, D] rows of one medium and their places [S, k] -> [L, D]."""
+        """[S, D] tokens of one medium and their places [S, k] -> [L, D]."""
         parts = [] if self.begin is None else [self.begin[None]]
         for piece, line_ends, frame_ends in _lines(rows, grid, self.row is not None, self.frame is not None):
             parts.append(piece)
@@ -117,7 +117,7 @@ class MarkersAdapter(Adapter):
 
 
 def _media(features: Features) -> list[tuple[Tensor, Tensor | None]]:
-    """The real rows of each medium, and their places."""
+    """The tokens of each medium without padding, and their places."""
     grids = [None] * len(features.mask) if features.grid is None else list(features.grid)
     return [
         (values[mask], None if grid is None else grid[mask])
@@ -126,15 +126,15 @@ def _media(features: Features) -> list[tuple[Tensor, Tensor | None]]:
 
 
 def _lines(rows: Tensor, grid: Tensor | None, row: bool, frame: bool) -> list[tuple[Tensor, bool, bool]]:
-    """The rows cut where a line or a frame ends, and which of the two ends there. The last index runs fastest."""
+    """The tokens split at the ends of rows and frames, and which of the two ends there. The last axis runs fastest."""
     if not (row or frame) or not len(rows):
         return [(rows, False, False)]
     if grid is None:
-        raise RecipeError("markers: `row` and `frame` need rows in a grid; the encoder gives none.")
+        raise RecipeError("markers: `row` and `frame` need tokens with a grid, but the encoder returned none.")
     lines, frames = (grid[:, :-1] if row else grid[:, :1]), grid[:, : grid.shape[1] - 2]
     cuts = (lines.diff(dim=0) != 0).any(dim=1).nonzero()[:, 0].tolist()
-    found = []
+    lines_with_ends = []
     for start, stop in zip([0, *(cut + 1 for cut in cuts)], [*(cut + 1 for cut in cuts), len(rows)], strict=True):
         last = stop == len(rows) or bool((frames[stop] != frames[stop - 1]).any())
-        found.append((rows[start:stop], row, last))
-    return found
+        lines_with_ends.append((rows[start:stop], row, last))
+    return lines_with_ends

@@ -1,10 +1,10 @@
-"""`mlp`: each row on its own through a small multilayer perceptron.
+"""`mlp`: a small multilayer perceptron, applied to each token.
 
 With `depth: 2` and GELU it is the projector of LLaVA-1.5 ("mlp2x_gelu"; Liu et al., Improved Baselines with Visual
 Instruction Tuning, arXiv 2310.03744, section 3.2); MiniGPT-4, ShareGPT4V and many others use the same. PointLLM's
 (arXiv 2308.16911) has hidden widths 1024 and 2048. `gated` is CogVLM's (arXiv 2311.03079).
 
-Shapes: M media, S rows a medium, D encoder width, H hidden width, D_llm LLM width.
+Shapes: M media, S tokens of a medium, D encoder width, H hidden width, D_llm LLM width.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass
 class MLPConfig:
-    """What a recipe may say to `mlp`."""
+    """Options of `mlp`."""
 
     depth: int = 2
     """Number of linear layers; 1 is the same as `linear`."""
     hidden: int | list[int] | None = None
-    """Width H between the layers, or a list of them, one less than `depth`; default: the width of the rows that come
-    out (four times that where `gated`)."""
+    """Width H between the layers, or a list of `depth` - 1 widths; default: the width of the output tokens (with
+    `gated: true`: four times that)."""
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
-    """Between the layers."""
+    """Activation function between the layers."""
     bias: bool = True
-    """Add learned offsets; LLaVA does."""
+    """Add learned biases, as LLaVA does."""
     gated: bool = False
-    """CogVLM's: a linear map, LayerNorm, GELU, then a gated layer (SiLU) of width H and back; without offsets."""
+    """Use CogVLM's projector: a linear layer, LayerNorm, GELU, then a gated MLP (SiLU) of width H; without biases."""
     width: int | None = None
-    """Width of the rows that come out; default: the LLM's. For the inside of a chain."""
+    """Width of the output tokens; default: the LLM's. Set it for a step inside a chain."""
 
     def __post_init__(self) -> None:
         widths = self.hidden if isinstance(self.hidden, list) else [1 if self.hidden is None else self.hidden]
@@ -55,20 +55,23 @@ class MLPConfig:
             )
         if self.gated and (isinstance(self.hidden, list) or (self.depth, self.activation, self.bias) != DEFAULTS):
             raise ValueError(
-                "`gated` has a shape of its own: beside it only a single `hidden` and `width` can be said."
+                "with `gated: true` the architecture is fixed: only `width` and a single `hidden` can be set. Remove "
+                "`depth`, `activation` and `bias`."
             )
         if isinstance(self.hidden, list) and len(self.hidden) != self.depth - 1:
             raise ValueError(
-                f"`depth: {self.depth}` has {self.depth - 1} widths between its layers, not {self.hidden}."
+                f"with `depth: {self.depth}`, `hidden` must be a list of {self.depth - 1} widths, but it is "
+                f"{self.hidden}."
             )
 
 
 DEFAULTS = (MLPConfig.depth, MLPConfig.activation, MLPConfig.bias)
-"""What must not be said beside `gated`."""
+"""Values that must not be changed with `gated: true`."""
 
 
 class MLPAdapter(Adapter):
-    """Linear layers with an activation between them: rows [M, S, D] -> [M, S, D_llm], their number unchanged.
+    """Linear layers with an activation between them: tokens [M, S, D] -> [M, S, D_llm]. The number of tokens does not
+    change.
 
     Parameters are `layers.0.weight`, `layers.2.weight`, ...: the names of LLaVA's `mm_projector`.
     """
@@ -77,7 +80,7 @@ class MLPAdapter(Adapter):
     contract = 1
     card = Card(
         paper="Liu et al., Improved Baselines with Visual Instruction Tuning, arXiv 2310.03744",
-        tokens="as many as come in",
+        tokens="as many as it receives",
     )
     length = staticmethod(same_length)
 
@@ -109,8 +112,8 @@ class GatedLayer(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[M, S, D] -> [M, S, D]."""
-        found: Tensor = self.down(functional.silu(self.gate(rows)) * self.up(rows))
-        return found
+        hidden: Tensor = self.down(functional.silu(self.gate(rows)) * self.up(rows))
+        return hidden
 
 
 def _plain(config: MLPConfig, width: int, out: int) -> nn.Sequential:

@@ -1,14 +1,14 @@
-"""`modality_adaptive`: norms, keys and values of their own for the rows of media; query, output and MLP are shared.
+"""`modality_adaptive`: separate norms, keys and values for the tokens of media; query, output and MLP are shared.
 
 mPLUG-Owl2 (Ye et al., mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration, arXiv
-2311.04257, section 3.2): each kind of rows is normed and made key and value by weights of its own, and asks by common
-ones. The new weights start as copies of the LLM's, so what it makes of text alone does not change.
+2311.04257, section 3.2): tokens of text and of media have separate weights for norms, keys and values, and common
+weights for queries. The new weights start as copies of the LLM's, so that the outputs for text alone do not change.
 
-The method knows LLaMA's two norms. Where a block has more of them (Gemma 2 and 3), all get one for media. The norms of
-queries and keys inside an attention (Qwen 3, Gemma 3) stay shared, as does all else there that is not a projection.
+The paper describes LLaMA's two norms. If a block has more norms (Gemma 2 and 3), each gets a copy for media. The norms
+of queries and keys inside an attention (Qwen 3, Gemma 3) stay shared, as does everything there but the projections.
 
-Shapes: M media, S rows a medium, D LLM width, B samples, T tokens, R rows of media, Q width of all queries, K width of
-all keys and values.
+Shapes: M media, S tokens of a medium, D LLM width, B samples, T tokens, R tokens of media, Q width of all queries, K
+width of all keys and values.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ FUSED = "qkv_proj"
 
 @dataclass
 class ModalityAdaptiveConfig:
-    """What a recipe may say to `modality_adaptive`."""
+    """Options of `modality_adaptive`."""
 
     layers: list[int] | None = None
-    """Numbers of the layers that tell modalities apart, from 0; default: all, or what `layer_interval` says."""
+    """Numbers of the layers with separate weights, from 0; default: every `layer_interval`-th layer."""
     layer_interval: int = 1
-    """Every n-th layer does: with 4, layers 3, 7, 11, ..."""
+    """Distance between layers with separate weights: with 4, layers 3, 7, 11, ... (counted from 0); default: all
+    layers."""
 
     renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval"}
 
@@ -62,7 +63,7 @@ class ModalityAdaptiveConfig:
 
 
 class ModalityAdaptiveAdapter(Adapter):
-    """Passes rows on as they are ([M, S, D], so D must be the LLM's), and gives them weights in the LLM's layers.
+    """Returns tokens [M, S, D] unchanged (D must be the LLM's width), and adds weights for them to the LLM's layers.
 
     Parameters are `layers.N.k_proj.weight`, `layers.N.v_proj.weight`, `layers.N.input_layernorm.weight`, ..., by the
     LLM's own names (`layers.N.kv_proj.weight` [K, D] where the LLM fuses its projections); they exist after `install`.
@@ -73,7 +74,7 @@ class ModalityAdaptiveAdapter(Adapter):
     card = Card(
         paper="Ye et al., mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration, "
         "arXiv 2311.04257",
-        tokens="as many as come in",
+        tokens="as many as it receives",
     )
     length = staticmethod(same_length)
 
@@ -90,18 +91,18 @@ class ModalityAdaptiveAdapter(Adapter):
         return AdapterExample({"layers": [0, 3]}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        """Copy norms, key and value of the chosen layers, and let the copies map the rows of the slot's media.
+        """Copy norms, key and value of the chosen layers, and let the copies map the tokens of the slot's media.
 
         Raises:
-            RecipeError: no such layer; projections that are not understood; quantized weights.
+            RecipeError: a layer does not exist, its projections are not supported, or its weights are quantized.
         """
         del encoder
         for layer in chosen(llm.patching.layers, self.config.layers, self.config.layer_interval):
             if str(layer.index) not in self.layers:  # an adapter that two inputs share is installed twice
                 self.layers[str(layer.index)] = _copies(layer)
-            own = self.layers[str(layer.index)]
-            assert isinstance(own, nn.ModuleDict)
-            _install(llm.patching, layer, own, slot)
+            copies = self.layers[str(layer.index)]
+            assert isinstance(copies, nn.ModuleDict)
+            _install(llm.patching, layer, copies, slot)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] as they are."""
@@ -111,30 +112,31 @@ class ModalityAdaptiveAdapter(Adapter):
 
 def _copies(layer: Layer) -> nn.ModuleDict:
     projections = layer.projections()
-    own = {name: copy_of(norm) for name, norm in layer.norms.items()}
+    copies = {name: copy_of(norm) for name, norm in layer.norms.items()}
     if FUSED in projections:
-        own["kv_proj"] = _lower_part(copy_of(projections[FUSED]), _query_width(layer))
+        copies["kv_proj"] = _lower_part(copy_of(projections[FUSED]), _query_width(layer))
     elif {"k_proj", "v_proj"} <= projections.keys():
-        own |= {name: copy_of(projections[name]) for name in ("k_proj", "v_proj")}
+        copies |= {name: copy_of(projections[name]) for name in ("k_proj", "v_proj")}
     else:
         raise RecipeError(
-            f"{type(layer.attention).__name__} has {', '.join(projections)}: key and value can be told from the query "
-            f"where they are `k_proj` and `v_proj`, or the end of `{FUSED}`. Use `visual_expert`, which needs neither."
+            f"modality_adaptive: the projections of {type(layer.attention).__name__} are {', '.join(projections)}, but "
+            f"the adapter needs `k_proj` and `v_proj`, or `{FUSED}`. Use `visual_expert`, which supports other "
+            f"projections."
         )
-    return nn.ModuleDict(own)
+    return nn.ModuleDict(copies)
 
 
-def _install(patching: Patching, layer: Layer, own: nn.ModuleDict, slot: str) -> None:
-    found = {**layer.norms, **layer.projections()}
-    for name, module in own.items():
+def _install(patching: Patching, layer: Layer, copies: nn.ModuleDict, slot: str) -> None:
+    originals = {**layer.norms, **layer.projections()}
+    for name, module in copies.items():
         if name == "kv_proj":
-            patching.around(found[FUSED], functools.partial(_fused, module, _query_width(layer), slot))
+            patching.around(originals[FUSED], functools.partial(_fused, module, _query_width(layer), slot))
         else:
-            patching.twin(found[name], slot, module)
+            patching.twin(originals[name], slot, module)
 
 
 def _query_width(layer: Layer) -> int:
-    """Q: the queries' width is that of the heads' outputs."""
+    """Q, which is the width of the output projection's input."""
     return int(layer.projections()["o_proj"].in_features)  # type: ignore[arg-type]
 
 
@@ -148,14 +150,14 @@ def _lower_part(linear: nn.Module, start: int) -> nn.Module:
     return linear
 
 
-def _fused(own: nn.Module, start: int, slot: str, plain: Callable[[Tensor], Tensor], context: Context | None,
+def _fused(expert: nn.Module, start: int, slot: str, plain: Callable[[Tensor], Tensor], context: Context | None,
            hidden: Tensor) -> Tensor:  # fmt: skip
-    """[B, T, D] -> [B, T, Q + K]: keys and values of the slot's media from its own weights, the rest from the LLM's."""
-    made = plain(hidden)
+    """[B, T, D] -> [B, T, Q + K]: keys and values of the slot's media by `expert`, the rest by the LLM."""
+    projected = plain(hidden)
     if context is None or slot not in context.media or not len(context.media[slot].rows):
-        return made
+        return projected
     rows = context.media[slot].rows
-    shown = hidden.flatten(0, 1).index_select(0, rows).to(next(own.parameters()).dtype)
-    query, rest = made.flatten(0, 1).tensor_split((start,), dim=1)
-    rest = rest.index_copy(0, rows, own(shown).to(rest.dtype))
-    return torch.cat([query, rest], dim=1).view(made.shape)
+    media = hidden.flatten(0, 1).index_select(0, rows).to(next(expert.parameters()).dtype)
+    query, rest = projected.flatten(0, 1).tensor_split((start,), dim=1)
+    rest = rest.index_copy(0, rows, expert(media).to(rest.dtype))
+    return torch.cat([query, rest], dim=1).view(projected.shape)

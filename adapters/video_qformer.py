@@ -1,11 +1,11 @@
-"""`video_qformer`: learned queries that look at all frames of a clip at once, told by a position which is when.
+"""`video_qformer`: learned queries that attend to all frames of a video, with a learned position for each frame.
 
 The video Q-Former of Video-LLaMA (Zhang et al., arXiv 2306.02858, section 2.1.1), and its audio Q-Former (section
-2.1.2): a learned embedding of the frame's number is added to the frame's rows, then a BERT of two layers, each with
-cross-attention, gathers from the rows of all frames, then a linear layer leads to the LLM. The layers are those of
+2.1.2): a learned embedding of the frame's number is added to the frame's tokens, then a BERT of two layers, each with
+cross-attention, attends to the tokens of all frames, then a linear layer maps to the LLM. The layers are those of
 transformers.
 
-Shapes: M media, S rows a medium, T frames, D width of the rows, Q queries, H hidden width, D_llm LLM width.
+Shapes: M media, S tokens of a medium, T frames, D width of the tokens, Q queries, H hidden width, D_llm LLM width.
 """
 
 from __future__ import annotations
@@ -44,89 +44,90 @@ KEYS = (
     (r"{branch}_Qformer\.bert\.encoder\.(.+)", r"qformer.encoder.\1"),
     (r"{projection}\.(\w+)", r"language_projection.\1"),
 )
-"""Keys of Video-LLaMA -> ours; the first that fits a whole key counts."""
+"""Keys of Video-LLaMA -> our names; the first pattern that matches a whole key counts."""
 PROJECTIONS: dict[Branch, str] = {"video": "llama_proj", "audio": "audio_llama_proj"}
 
 
 @dataclass
 class VideoQFormerConfig:
-    """What a recipe may say to `video_qformer`; the defaults are Video-LLaMA's."""
+    """Options of `video_qformer`; the defaults are Video-LLaMA's."""
 
     branch: Branch = "video"
-    """`video`: rows in a grid (t, y, x), every frame has a position. `audio`: every row is a moment and has one."""
+    """`video`: tokens with a grid (t, y, x), one position for each frame; `audio`: one position for each token."""
     queries: int | None = None
-    """Q, the rows that come out; default: 32, for audio 8."""
+    """Q, number of learned queries, which is the number of output tokens; default: 32, for `audio` 8."""
     frames: int | None = None
-    """Most frames (audio: rows), each with its learned position; default: 32, for audio 8."""
+    """Largest number of frames (`audio`: of tokens), which is the number of learned positions; default: 32, for `audio`
+    8."""
     layers: int = 2
-    """Transformer layers, each with cross-attention."""
+    """Transformer layers; each has cross-attention."""
     heads: int = 12
     """Attention heads."""
     hidden: int = 768
-    """Width H inside."""
+    """H, hidden size of the transformer."""
     intermediate: int = 3072
-    """Width inside the feed-forward parts."""
+    """Hidden size of the feed-forward layers."""
     dropout: float = 0.1
-    """While training, on hidden states and attention."""
+    """Dropout probability of hidden states and attention weights in training."""
     path: str | None = None
-    """Pretrained: a file of Video-LLaMA's weights (.pth); `branch` says which part of it."""
+    """Pretrained weights: a file of Video-LLaMA (.pth); `branch` chooses the part of it."""
 
     def __post_init__(self) -> None:
         sizes = (self.query_count, self.frame_limit, self.layers, self.heads, self.hidden, self.intermediate)
         if min(sizes) < 1:
             raise ValueError("queries, frames, layers, heads, hidden and intermediate must be at least 1.")
         if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) cannot be divided among {self.heads} heads.")
+            raise ValueError(f"hidden ({self.hidden}) cannot be divided by {self.heads} heads.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be at least 0 and less than 1.")
 
     @property
     def query_count(self) -> int:
-        """Q, decided."""
+        """Q, with the default of the branch."""
         return (32 if self.branch == "video" else 8) if self.queries is None else self.queries
 
     @property
     def frame_limit(self) -> int:
-        """Most frames, decided."""
+        """Largest number of frames, with the default of the branch."""
         return (32 if self.branch == "video" else 8) if self.frames is None else self.frames
 
 
 @dataclass(frozen=True)
 class VideoQFormerLength:
-    """As many rows as queries, for clips that are not longer than there are positions."""
+    """As many tokens as queries, for videos with at most as many frames as positions."""
 
     branch: Branch
     queries: int
     frames: int
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError for rows without a time axis, for none at all, and for too many frames."""
+        """Raises RecipeError if there is no token or no time axis, or there are too many frames."""
         if layout.rows < 1:
-            raise RecipeError("video_qformer: the medium has no rows to look at.")
+            raise RecipeError("video_qformer: the medium has no tokens.")
         if self.branch == "audio":
-            self._limit(layout.rows, "rows, each a moment of its own")
+            self._limit(layout.rows, "tokens, which have one position each")
             return Layout(self.queries)
         if layout.grid is None or len(layout.grid) != 3:
-            lie = "no grid" if layout.grid is None else f"a grid {layout.grid}"
+            place = "no grid" if layout.grid is None else f"a grid {layout.grid}"
             raise RecipeError(
-                f"video_qformer: needs rows in a grid (t, y, x), to know when each is; the {layout.rows} rows here lie "
-                f"in {lie} without a time axis. Let the step before it keep the time, or put it under `per_frame`: "
-                f"{{name: chain, steps: [{{name: per_frame, adapter: ...}}, {{name: video_qformer}}]}}. Where every "
-                f"row is a moment of its own, say `branch: audio`."
+                f"video_qformer: the tokens must have a grid (t, y, x), which tells the frame of each token, but these "
+                f"{layout.rows} tokens have {place}. Put the step before it inside `per_frame`, which keeps the time "
+                f"axis: {{name: chain, steps: [{{name: per_frame, adapter: ...}}, {{name: video_qformer}}]}}. If every "
+                f"token is a time step, set `branch: audio`."
             )
         self._limit(layout.grid[0], "frames")
         return Layout(self.queries)
 
-    def _limit(self, found: int, what: str) -> None:
-        if found > self.frames:
+    def _limit(self, count: int, what: str) -> None:
+        if count > self.frames:
             raise RecipeError(
-                f"video_qformer: the medium has {found} {what}, and there are positions for {self.frames}. Give it at "
-                f"most {self.frames}, or say `frames: {found}` and train the new positions."
+                f"video_qformer: the medium has {count} {what}, but there are only {self.frames} positions. Use at "
+                f"most {self.frames}, or set `frames: {count}` and train the new positions."
             )
 
 
 class VideoQFormerAdapter(Adapter):
-    """Rows [M, S, D] of up to T frames -> [M, Q, D_llm], in no grid.
+    """Tokens [M, S, D] of up to T frames -> [M, Q, D_llm], without a grid.
 
     Parameters are `query_tokens`, `frame_positions.weight` [T, D], `qformer.*` (names of transformers' BLIP-2) and
     `language_projection.*`. Initialised as in Video-LLaMA (`VideoLLAMA.__init__`, `init_video_Qformer`): queries and
@@ -138,8 +139,8 @@ class VideoQFormerAdapter(Adapter):
     card = Card(
         paper="Zhang et al., Video-LLaMA: An Instruction-tuned Audio-Visual Language Model for Video Understanding, "
         "arXiv 2306.02858",
-        weights="none, unless `path` is said: then those of Video-LLaMA, by their authors' terms",
-        tokens="32 a clip (`queries`); 8 a sound with `branch: audio`",
+        weights="none, unless `path` is set: then those of Video-LLaMA, by their authors' terms",
+        tokens="32 for each video (`queries`); 8 for each audio with `branch: audio`",
     )
 
     def __init__(self, config: VideoQFormerConfig, width: int, llm_width: int) -> None:
@@ -165,13 +166,13 @@ class VideoQFormerAdapter(Adapter):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """For clips of at most four frames."""
+        """For videos of at most four frames."""
         del folder
         sizes = {"queries": 3, "frames": 4, "heads": 2, "hidden": 16, "intermediate": 24}
         return AdapterExample(sizes, [Layout(24, (2, 3, 4)), Layout(12, (4, 1, 3)), Layout(3, (1, 1, 3))])
 
     def load(self) -> None:
-        """Load the branch's weights from `path`. Raises RecipeError where they are not in it, or do not fit."""
+        """Load the branch's weights from `path`. Raises RecipeError if they are missing or do not fit."""
         if self.config.path is None:
             return
         state: dict[str, Tensor] = {}
@@ -185,10 +186,10 @@ class VideoQFormerAdapter(Adapter):
         """Features [M, S, D] -> Features [M, Q, D_llm].
 
         Raises:
-            ValueError: the rows of a clip have no grid; the length rule refuses them before.
+            ValueError: the tokens of a video have no grid. The length rule raises before.
         """
         del instruction
-        # attention gives padding the weight 0, but 0 times the infinities that it may hold is not 0
+        # padding may contain infinities, and attention weight 0 times infinity is not 0
         values = features.values.masked_fill(~features.mask[..., None], 0.0).to(self.query_tokens.dtype)
         values = values + self.frame_positions(self._times(features))
         inputs = accepted(
@@ -202,17 +203,17 @@ class VideoQFormerAdapter(Adapter):
         return Features(self.language_projection(states), mask, memory=features.memory)
 
     def _times(self, features: Features) -> Tensor:
-        """[M, S]: the number of each row's frame, 0 for padding."""
+        """[M, S]: the number of each token's frame, 0 for padding."""
         if self.config.branch == "audio":
             return (features.mask.cumsum(dim=1) - 1).clamp(min=0)
         if features.grid is None:
-            raise ValueError("video_qformer: the rows have no grid, though their length rule promised one.")
+            raise ValueError("video_qformer: the tokens have no grid, but their length rule promised one.")
         return features.grid[..., 0].masked_fill(~features.mask, 0).long()
 
 
 def _own_name(key: str, branch: Branch) -> str | None:
-    """A key of Video-LLaMA under our names; None: it is of another part, or a range saved as if learnt."""
+    """Our name for a key of Video-LLaMA; None for a key of another part, or for position ids."""
     for pattern, name in KEYS:
-        if found := re.fullmatch(pattern.format(branch=branch, projection=PROJECTIONS[branch]), key):
-            return found.expand(name)
+        if match := re.fullmatch(pattern.format(branch=branch, projection=PROJECTIONS[branch]), key):
+            return match.expand(name)
     return None

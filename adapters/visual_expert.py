@@ -1,10 +1,11 @@
-"""`visual_expert`: the LLM's layers get weights of their own for the rows of media.
+"""`visual_expert`: separate weights for the tokens of media in the LLM's layers.
 
 CogVLM (Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079, section 2.1): in every
-layer a second QKV matrix, output matrix and MLP map the rows of pictures. They start as copies of the LLM's, which may
-stay frozen: what it makes of text alone does not change. Attention itself is over all rows, as before.
+layer, a second QKV matrix, output matrix and MLP process the tokens of images. They start as copies of the LLM's
+weights, which may stay frozen, so that the outputs for text alone do not change. Attention itself is over all tokens,
+as before.
 
-Shapes: M media, S rows a medium, D LLM width.
+Shapes: M media, S tokens of a medium, D LLM width.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from omnivit.plugin import (
 
 @dataclass
 class VisualExpertConfig:
-    """What a recipe may say to `visual_expert`."""
+    """Options of `visual_expert`."""
 
     layers: list[int] | None = None
-    """Numbers of the layers that get experts, from 0; default: all, or what `layer_interval` says."""
+    """Numbers of the layers with experts, from 0; default: every `layer_interval`-th layer."""
     layer_interval: int = 1
-    """Every n-th layer gets experts: with 4, layers 3, 7, 11, ..."""
+    """Distance between layers with experts: with 4, layers 3, 7, 11, ... (counted from 0); default: all layers."""
     parts: Literal["all", "attention", "mlp"] = "all"
-    """What gets an expert in a layer: the attention's projections, the MLP, or both as in CogVLM."""
+    """Parts of a layer with experts: the projections of the attention, the MLP, or both as in CogVLM."""
     boundary_tokens: bool = False
-    """A medium's first and last row are its begin and end vectors, and are treated as CogVLM does: all rows between
-    them share one position, and the last row goes through the LLM's own weights."""
+    """The first and last token of a medium are its begin and end vectors (see `markers`), which CogVLM treats
+    differently: all tokens between them share one position, and the LLM's own weights process the last token."""
 
     renamed: ClassVar[Mapping[str, str]] = {"every": "layer_interval", "ends": "boundary_tokens"}
 
@@ -58,7 +59,7 @@ class VisualExpertConfig:
 
 
 class VisualExpertAdapter(Adapter):
-    """Passes rows on as they are ([M, S, D], so D must be the LLM's), and gives them weights in the LLM's layers.
+    """Returns tokens [M, S, D] unchanged (D must be the LLM's width), and adds experts for them to the LLM's layers.
 
     Parameters are `layers.N.q_proj.weight`, ..., `layers.N.mlp.gate_proj.weight`, by the LLM's own names; they exist
     after `install`.
@@ -68,7 +69,7 @@ class VisualExpertAdapter(Adapter):
     contract = 1
     card = Card(
         paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
-        tokens="as many as come in",
+        tokens="as many as it receives",
     )
 
     def __init__(self, config: VisualExpertConfig, width: int, llm_width: int) -> None:
@@ -86,10 +87,10 @@ class VisualExpertAdapter(Adapter):
         return AdapterExample({"layers": [0, 3]}, width=32, text_unchanged=True)
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        """Copy the chosen modules and let them map the rows of the slot's media.
+        """Copy the chosen modules; the copies process the tokens of the slot's media.
 
         Raises:
-            RecipeError: no such layer; quantized weights; an LLM whose layers are not understood.
+            RecipeError: a layer does not exist, its weights are quantized, or the layers of the LLM are not supported.
         """
         del encoder
         for layer in chosen(llm.patching.layers, self.config.layers, self.config.layer_interval):
@@ -112,7 +113,7 @@ class VisualExpertAdapter(Adapter):
 
 
 def between_ends(rows: int) -> Tensor:
-    """[rows] 0 for the first, 1 for all between, 2 for the last."""
+    """[tokens] 0 for the first, 1 for all between, 2 for the last."""
     positions = torch.ones(rows, dtype=torch.long)
     positions[0] = 0
     if rows > 1:
@@ -121,7 +122,7 @@ def between_ends(rows: int) -> Tensor:
 
 
 def between_markers(layout: Layout) -> Layout:
-    """The rule where the first and last row are begin and end vectors. Raises RecipeError where they cannot be."""
+    """The length rule with begin and end vectors. Raises RecipeError if there are fewer than two tokens."""
     if layout.rows < 2:
         raise RecipeError(
             f"visual_expert: `boundary_tokens: true` expects that the first and last token of a medium are its begin "

@@ -1,9 +1,10 @@
-"""`vocabulary`: media rows said in the LLM's own words: each looks at the whole table of input embeddings.
+"""`vocabulary`: each token of a medium becomes a mixture of the LLM's input embeddings, by attention to the whole
+embedding table.
 
 The alignment module of Macaw-LLM (Lyu et al., arXiv 2306.09093): one cross-attention layer, whose queries
-are the rows and whose keys and values are the embeddings of all tokens.
+are the tokens of the medium and whose keys and values are the input embeddings of the vocabulary.
 
-Shapes: M media, S rows a medium, D encoder width, V vocabulary, D_llm LLM width.
+Shapes: M media, S tokens of a medium, D encoder width, V vocabulary, D_llm LLM width.
 """
 
 from __future__ import annotations
@@ -33,20 +34,21 @@ from omnivit.plugin import (
 
 @dataclass
 class VocabularyConfig:
-    """What a recipe may say to `vocabulary`; the defaults are Macaw-LLM's."""
+    """Options of `vocabulary`; the defaults are Macaw-LLM's."""
 
     heads: int = 16
-    """Attention heads; the LLM's width is divided among them."""
+    """Attention heads; a divisor of the LLM's width."""
     dropout: float = 0.1
-    """While training, on attention."""
+    """Dropout probability of attention weights in training."""
     learned_row: bool = True
-    """One learned key and value beside those of the table (`add_bias_kv` of torch)."""
+    """Add one learned key and value to those of the embedding table (`add_bias_kv` of torch)."""
     zero_row: bool = True
-    """One key and value of zeros beside them (`add_zero_attn` of torch), so that a row may choose no word."""
+    """Add one key and value of zeros (`add_zero_attn` of torch), so that a token may attend to no embedding."""
     path: str | None = None
-    """Pretrained: a file of Macaw-LLM's weights (.safetensors, .bin, .pth)."""
+    """Pretrained weights: a file of Macaw-LLM (.safetensors, .bin, .pth)."""
     branch: Literal["image", "video", "audio"] = "image"
-    """Whose part of that file: `image_align_attention` and `transform_image_to_hidden`, or those of the others."""
+    """Which part of that file to load: `image_align_attention` and `transform_image_to_hidden`, or those of video or
+    audio."""
 
     def __post_init__(self) -> None:
         if self.heads < 1:
@@ -56,13 +58,13 @@ class VocabularyConfig:
 
 
 class VocabularyAdapter(Adapter):
-    """Rows [M, S, D] -> linear -> attention to the embedding table [V, D_llm] -> [M, S, D_llm], places unchanged.
+    """Tokens [M, S, D] -> linear -> attention to the embedding table [V, D_llm] -> [M, S, D_llm], places unchanged.
 
-    The table is the LLM's: it is read at every call, so that it may be loaded, trained, enlarged or moved meanwhile,
-    and none of the adapter's parameters is a copy of it. It is taken as stored: Gemma's without the scale that
-    it has where words are embedded. Where the LLM trains, gradients reach the table from here too.
-    Keys and values are made of it once for all rows of the batch (Macaw-LLM makes them once a sample): 2 V D_llm
-    numbers, kept for the backward pass while training; 0.5 GB in bf16 for LLaMA-7B, 2.2 GB for Qwen2.5-7B.
+    The table is the LLM's and is read at every call, so that it may be loaded, trained, enlarged or moved in between;
+    the adapter has no copy of it. It is used as stored: for Gemma without the scale of its embedding layer. If the LLM
+    trains, the table gets gradients from this adapter too. Keys and values are computed once for a batch (in Macaw-LLM
+    once for each sample): 2 V D_llm numbers, which are kept for the backward pass in training; 0.5 GB in bf16 for
+    LLaMA-7B, 2.2 GB for Qwen2.5-7B.
 
     Parameters are `project.*` and `attention.*`, initialised by torch as in Macaw-LLM (`modeling.py`, `MM_LLMs`).
     """
@@ -72,16 +74,19 @@ class VocabularyAdapter(Adapter):
     card = Card(
         paper="Lyu et al., Macaw-LLM: Multi-Modal Language Modeling with Image, Audio, Video, and Text Integration, "
         "arXiv 2306.09093",
-        weights="none, unless `path` is said: then those of Macaw-LLM, by their authors' terms",
-        tokens="as many as come in",
+        weights="none, unless `path` is set: then those of Macaw-LLM, by their authors' terms",
+        tokens="as many as it receives",
     )
     length = staticmethod(same_length)
 
     def __init__(self, config: VocabularyConfig, width: int, llm_width: int) -> None:
-        """Raises RecipeError where the LLM's width cannot be divided among the heads."""
+        """Raises RecipeError if the LLM's width is not a multiple of the number of heads."""
         super().__init__(config, width, llm_width)
         if llm_width % config.heads:
-            raise RecipeError(f"vocabulary: the LLM's width {llm_width} cannot be divided among {config.heads} heads.")
+            raise RecipeError(
+                f"vocabulary: the LLM's width ({llm_width}) is not a multiple of `heads` ({config.heads}). Set `heads` "
+                f"to a divisor."
+            )
         self.config = config
         require_weights(config.path)
         self.project = nn.Linear(width, llm_width)
@@ -101,7 +106,7 @@ class VocabularyAdapter(Adapter):
         return AdapterExample({"heads": 4})
 
     def load(self) -> None:
-        """Load the weights of `path`. Raises RecipeError where the branch is not in it, or does not fit."""
+        """Load the weights of `path`. Raises RecipeError if the branch is missing or does not fit."""
         if self.config.path is None:
             return
         path, branch = self.config.path, self.config.branch
@@ -115,7 +120,7 @@ class VocabularyAdapter(Adapter):
         load_strictly(self, state, f"vocabulary adapter, path {path!r}, keys {' and '.join(f'{n}*' for n in names)}")
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:
-        """Note whose table to read. Nothing of the LLM changes."""
+        """Keep the LLM, whose table is read. The LLM does not change."""
         del encoder, slot
         self._llm = (llm,)
 
@@ -123,20 +128,20 @@ class VocabularyAdapter(Adapter):
         """Features [M, S, D] -> Features [M, S, D_llm].
 
         Raises:
-            RuntimeError: it is not installed, hence has no table.
+            RuntimeError: it is not installed, so it has no table.
         """
         del instruction
-        values = features.values.masked_fill(~features.mask[..., None], 0.0)  # padding may hold anything
+        values = features.values.masked_fill(~features.mask[..., None], 0.0)  # padding may contain anything
         rows = self.project(values.to(self.project.weight.dtype))
         table = self._table().to(rows)
-        found, _ = self.attention(rows.flatten(0, 1), table, table, need_weights=False)
-        return features.with_values(found.view_as(rows))
+        mixed, _ = self.attention(rows.flatten(0, 1), table, table, need_weights=False)
+        return features.with_values(mixed.view_as(rows))
 
     def _table(self) -> Tensor:
         """[V, D_llm]."""
         if not self._llm:
             raise RuntimeError(
-                "vocabulary: there is no embedding table to look at. Call `install(llm, encoder, slot)` first, as "
-                "`load_model` and `complete` of omnivit.model.build do."
+                "vocabulary: the adapter has no embedding table, because it is not installed. Call `install(llm, "
+                "encoder, slot)` first, as `load_model` and `complete` of omnivit.model.build do."
             )
         return self._llm[0].embedding()

@@ -1,9 +1,9 @@
-"""`clip`: any Hugging Face vision transformer of one picture size (CLIP, SigLIP 1 and 2, DINOv2, ViT, ...).
+"""`clip`: any Hugging Face vision transformer of one image size (CLIP, SigLIP 1 and 2, DINOv2, ViT, ...).
 
-The rows are a hidden state of its patches. LLaVA takes the one before the last layer of CLIP (Liu et al., Visual
-Instruction Tuning, arXiv 2304.08485, section 4.1): `layer: -2`, the default. Layers above the chosen one are left out.
+The tokens are a hidden state of its patches. LLaVA uses the one before the last layer of CLIP (Liu et al., Visual
+Instruction Tuning, arXiv 2304.08485, section 4.1): `layer: -2`, the default. Layers above the chosen one are not built.
 
-Shapes: M pictures, H x W pixels, y x x patches, S rows, D width.
+Shapes: M images, H x W pixels, y x x patches, S tokens, D width.
 """
 
 from __future__ import annotations
@@ -47,21 +47,24 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ClipConfig:
-    """What a recipe may say to `clip`. Either `path` or `config`."""
+    """Options of `clip`. Either `path` or `config`."""
 
     path: str | None = None
-    """Pretrained: a hub id or folder of a vision model, or of a full CLIP or SigLIP, whose vision tower is taken."""
+    """Pretrained weights: a hub id or folder of a vision model, or of a full CLIP or SigLIP, whose vision tower is
+    taken."""
     config: dict[str, Any] | None = None
-    """Random weights instead: a transformers config with its `model_type`, such as {model_type: clip_vision_model}."""
+    """Random weights instead of `path`: a transformers config with its `model_type`, such as {model_type:
+    clip_vision_model}."""
     layer: int = -2
-    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third. No final norm."""
+    """Hidden state that is returned: -1 after the last layer, -2 after the one before, 3 after the third; without the
+    final norm."""
     class_token: Literal["drop", "keep", "only"] = "drop"
-    """The class token before the patches: leave it out, keep it as first row, or take it alone. Registers are left
-    out always."""
+    """The class token before the patches: `drop` removes it, `keep` returns it as the first token, `only` returns it
+    alone. Register tokens are always removed."""
     image_size: int | None = None
-    """Side in pixels; default: the checkpoint's. Position embeddings are interpolated for another one."""
+    """Image size in pixels; default: the checkpoint's. For another size, position embeddings are interpolated."""
     dtype: Dtype = "float32"
-    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
+    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
 
     def __post_init__(self) -> None:
         require_one_source(self.path, self.config, "clip_vision_model")
@@ -70,20 +73,20 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ClipProcessor:
-    """One picture -> `pixels` [3, H, W], by the checkpoint's image processor; picklable, no weights."""
+    """One image -> `pixels` [3, H, W], by the checkpoint's image processor; picklable, no weights."""
 
     process: Any
     """A transformers image processor."""
     rows: int
     patches: tuple[int, int] | None
-    """The grid (y, x) that the rows fill; None where a class token is among them."""
+    """The grid (y, x) that the tokens fill; None if a class token is among them."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one picture. Raises MediaError."""
+        """Read and prepare one image. Raises MediaError."""
         return {"pixels": _pixels(self.process, open_image(media))}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of a picture: the same for all."""
+        """Tokens of an image: the same for all."""
         del item
         return self.rows
 
@@ -107,11 +110,11 @@ class ClipEncoder(Encoder):
         paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, arXiv "
         "2103.00020; the hidden state: Liu et al., Visual Instruction Tuning, arXiv 2304.08485",
         weights="CLIP (OpenAI): MIT; SigLIP and SigLIP 2 (Google): Apache-2.0; others: as their model cards say",
-        tokens="one a patch: 576 (24 x 24) for CLIP ViT-L/14 at 336 pixels, 256 (16 x 16) at 224",
+        tokens="one for each patch: 576 (24 x 24) for CLIP ViT-L/14 at 336 pixels, 256 (16 x 16) at 224",
     )
 
     def __init__(self, config: ClipConfig) -> None:
-        """Raises RecipeError where the model cannot be found or built, or has no such layer or class token."""
+        """Raises RecipeError if the model cannot be found or built, or has no such layer or class token."""
         super().__init__()
         self.config = config
         self._source = Tower("clip", config.path, config.config, config.dtype)
@@ -120,7 +123,7 @@ class ClipEncoder(Encoder):
         self._process, height, width = _image_processor(config, self._source, self._settings)
         with sketching():
             tower = self._source.build(self._settings)
-            with explained(f"clip encoder: {type(tower).__name__} does not take pictures of {height} x {width} pixels"):
+            with explained(f"clip encoder: {type(tower).__name__} does not accept images of {height} x {width} pixels"):
                 output = self._run(tower, torch.empty(1, 3, height, width))
         y_patch, x_patch = _pair(self._settings.patch_size)
         self.patches = height // y_patch, width // x_patch
@@ -132,19 +135,19 @@ class ClipEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Size and format of a picture. Raises MediaError."""
+        """Size and format of an image. Raises MediaError."""
         return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """Two layers of 24 numbers, and pictures of three shapes."""
+        """Two layers of 24 numbers, and images of three shapes."""
         sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = {"model_type": "clip_vision_model", **sizes, "image_size": 32, "patch_size": 16}
         shapes = ((37, 61), (50, 29), (31, 31))
         return EncoderExample(synthetic.pictures(folder, "image", shapes), {"config": config})
 
     def load(self) -> None:
-        """Load the weights of `path`. Raises RecipeError where they do not fit."""
+        """Load the weights of `path`. Raises RecipeError if they do not fit."""
         config = self.config
         if config.path is None:
             return
@@ -153,7 +156,7 @@ class ClipEncoder(Encoder):
         remove(self.tower, self.unused)
 
     def processor(self) -> ClipProcessor:
-        """Prepares pictures as the checkpoint's own image processor does."""
+        """Prepares images as the checkpoint's own image processor does."""
         y, x = self.patches
         tokens = self.config.class_token
         rows = {"drop": y * x, "keep": 1 + y * x, "only": 1}[tokens]
@@ -186,24 +189,24 @@ class ClipEncoder(Encoder):
         if prefix < 0:
             raise RecipeError(
                 f"clip encoder: {self._settings.model_type!r} returns {tokens} tokens for {self.patches[0]} x "
-                f"{self.patches[1]} patches; it is no plain vision transformer. Try the `timm` encoder."
+                f"{self.patches[1]} patches, so it is not a plain vision transformer. Use the `timm` encoder."
             )
         if prefix == 0 and self.config.class_token != "drop":
             raise RecipeError(
-                f"clip encoder: class_token is {self.config.class_token!r}, but {self._settings.model_type!r} has "
-                f"none. Available: drop."
+                f"clip encoder: `class_token` is {self.config.class_token!r}, but {self._settings.model_type!r} has no "
+                f"class token. Set `class_token: drop`."
             )
         return prefix
 
 
 def _warn_of_conflict(place: Path | str, settings: Any) -> None:
-    """Tell where the weights' original config, of open_clip, names another activation than that of transformers."""
+    """Warn if the original config of open_clip names another activation function than the config of transformers."""
     stated = beside(place) if isinstance(place, Path) and place.is_dir() else None
     used = NAMES.get(getattr(settings, "hidden_act", None) or "")
     if stated is not None and stated.activation and used and stated.activation != used:
         log.warning(
-            "clip encoder: config.json says the activation %s, and is followed; %s says %s. One of them is wrong: "
-            "correct hidden_act in config.json.",
+            "clip encoder: the activation function is %s in config.json, which is used, but %s says %s. One of them is "
+            "wrong: check hidden_act in config.json.",
             used,
             stated.source,
             stated.activation,
@@ -215,16 +218,16 @@ def _vision_config(source: Tower) -> Any:
     settings = getattr(settings, "vision_config", settings)
     if settings.model_type == "siglip2_vision_model":
         raise RecipeError(
-            f"{source}: NaFlex models take pictures of varying size. Use a SigLIP 2 of fixed size, such as "
-            f"google/siglip2-base-patch16-224."
+            f"{source}: NaFlex models process images of different sizes, which `clip` does not support. Use a SigLIP 2 "
+            f"of fixed size, such as google/siglip2-base-patch16-224, or the encoder `document_native`."
         )
     if not hasattr(settings, "num_hidden_layers"):
-        raise RecipeError(f"clip encoder: {settings.model_type!r} is no vision transformer. Try the `timm` encoder.")
+        raise RecipeError(f"clip encoder: {settings.model_type!r} is not a vision transformer. Use the `timm` encoder.")
     return settings
 
 
 def _image_processor(config: ClipConfig, source: Tower, settings: Any) -> tuple[Any, int, int]:
-    """The image processor, and the height and width of what it makes of any picture."""
+    """The image processor, and the height and width of its output for any image."""
     if config.path is None:
         side = config.image_size or max(_pair(settings.image_size))
         process: Any = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -235,15 +238,15 @@ def _image_processor(config: ClipConfig, source: Tower, settings: Any) -> tuple[
     shapes = {tuple(_pixels(process, Image.new("RGB", size)).shape[1:]) for size in ((60, 45), (45, 60))}
     if len(shapes) > 1:
         raise RecipeError(
-            f"clip encoder: the image processor {type(process).__name__} makes pictures of varying size; this encoder "
-            f"needs one size. Set `image_size`, or use a checkpoint that crops or squares its pictures."
+            f"clip encoder: the image processor {type(process).__name__} returns images of different sizes, but `clip` "
+            f"needs a fixed size. Set `image_size`, or use a checkpoint whose processor crops or resizes to one size."
         )
     height, width = shapes.pop()
     return process, height, width
 
 
 def _resized(process: Any, side: int) -> Any:
-    """The processor for another size; what it crops away stays the same share."""
+    """The processor for another size; the share that it crops stays the same."""
     settings = process.to_dict()
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
     scale = side / crop["height"] if crop else 1.0

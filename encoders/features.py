@@ -1,9 +1,9 @@
-"""`features`: rows that another program has computed, as a medium; there is no model here.
+"""`features`: tokens that another program has computed, read as a medium; this encoder has no model.
 
-For those who encode elsewhere: once, on a large machine, or with a model that OmniViT does not know. A file (`.npy`,
-`.npz`, `.safetensors`) holds the rows of one medium; media may have different numbers of them.
+For features that are computed elsewhere: once, on a large machine, or with a model that OmniViT does not support. A
+file (`.npy`, `.npz`, `.safetensors`) contains the tokens of one medium; media may have different numbers of them.
 
-Shapes: M media, S rows (padded), D width, (T, H, W) a grid, k its number of axes (0, 2 or 3).
+Shapes: M media, S tokens (padded), D width, (T, H, W) a grid, k its number of axes (0, 2 or 3).
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from omnivit.plugin import (
 
 @dataclass
 class FeaturesConfig:
-    """What a recipe may say to `features`."""
+    """Options of `features`."""
 
     width: int
-    """D, the width of the rows; a file with another one is an error."""
+    """D, the width of the tokens. A file with another width is an error."""
     layout: Literal["SD", "HWD", "THWD"] = "SD"
-    """What a file holds: rows [S, D] (or one, [D]), a grid [H, W, D], or a clip of grids [T, H, W, D]. A leading
-    axis of size 1 before these is taken off."""
+    """Axes of the array in a file: tokens [S, D] (or one token [D]), a grid [H, W, D], or a video [T, H, W, D]. An
+    additional first axis of size 1 is removed."""
     key: str | None = None
-    """Which array of a `.safetensors` or `.npz` file; may be left out where the file holds one."""
+    """Name of the array in a `.safetensors` or `.npz` file; not needed if the file contains only one."""
     max_rows: int | None = None
-    """A medium with more rows is an error; null: as many as the file holds (at most 512 MB)."""
+    """Largest number of tokens of a medium; more are an error. Default: no limit except 512 MB for a file."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the rows that the adapter is given."""
+    """Dtype of the tokens."""
 
     def __post_init__(self) -> None:
         for name in ("width", "max_rows"):
@@ -57,18 +57,18 @@ class FeaturesConfig:
 
     @property
     def axes(self) -> int:
-        """k, how many axes the grid of rows has; 0 where there is none."""
+        """k, how many axes the grid of tokens has; 0 where there is none."""
         return len(self.layout) - 1 if self.layout != "SD" else 0
 
 
 @dataclass(frozen=True)
 class FeaturesProcessor:
-    """A file -> `values` [S, D], `count` [] and, where rows fill a grid, its `sizes` [k]; no weights."""
+    """A file -> `values` [S, D], `count` [] and, where tokens fill a grid, its `sizes` [k]; no weights."""
 
     config: FeaturesConfig
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read one medium's rows. Raises MediaError."""
+        """Read one medium's tokens. Raises MediaError."""
         config, name = self.config, str(media)
         array = read_array(media, config.key, lambda shape: _check(shape, config, name))
         shape = _without_batch(array.shape, len(config.layout))
@@ -80,7 +80,7 @@ class FeaturesProcessor:
         return item | ({"sizes": torch.tensor(shape[:-1])} if config.axes else {})
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """The rows of the file."""
+        """The tokens of the file."""
         return int(item["count"])
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -93,7 +93,7 @@ class FeaturesProcessor:
 
 
 class FeaturesEncoder(Encoder):
-    """The rows as they were stored ([M, S, D]); nothing is computed."""
+    """The tokens as they were stored ([M, S, D]); nothing is computed."""
 
     contract = 1
     Config = FeaturesConfig
@@ -118,7 +118,7 @@ class FeaturesEncoder(Encoder):
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """Grids of three shapes, with rows of 8 numbers."""
+        """Grids of three shapes, with tokens of 8 numbers."""
         for y, x in ((3, 5), (1, 2), (4, 4)):
             np.save(folder / f"{y}x{x}.npy", synthetic.noise(y, x, 8))
         media = [Media("features", path.name, str(folder)) for path in sorted(folder.iterdir())]
@@ -140,13 +140,13 @@ class FeaturesEncoder(Encoder):
 
 
 def _check_finite(rows: Tensor, name: str) -> None:
-    """Refuse rows [S, D] that hold NaN or infinite values. Raises MediaError."""
+    """Refuse tokens [S, D] that hold NaN or infinite values. Raises MediaError."""
     bad = int((~rows.isfinite()).any(dim=1).sum())
     if bad:
         kind = str(rows.dtype).removeprefix("torch.")
         raise MediaError(
-            f"{name}: {bad} of its {len(rows)} rows hold NaN, infinite values or such as {kind} cannot hold. Encode "
-            f"the medium again, or take the sample out."
+            f"{name}: {bad} of {len(rows)} tokens contain NaN, infinite values, or values that {kind} cannot "
+            f"represent. Encode the medium again, or remove the sample."
         )
 
 
@@ -158,7 +158,7 @@ def _named(array: Stored) -> dict[str, int]:
 
 
 def _without_batch(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
-    """With so many axes, where a leading one of size 1 may be taken off, or one row put into an axis of rows."""
+    """With so many axes, where a leading one of size 1 may be taken off, or one token put into an axis of tokens."""
     if len(shape) == wanted + 1 and shape[0] == 1:
         return shape[1:]
     return (1, *shape) if len(shape) == 1 and wanted == 2 else shape
@@ -168,25 +168,26 @@ def _check(stored: tuple[int, ...], config: FeaturesConfig, name: str) -> None:
     shape = _without_batch(stored, len(config.layout))
     if len(shape) != len(config.layout):
         raise MediaError(
-            f"{name}: has the shape {list(shape)}, but `layout` says {config.layout}, {len(config.layout)} axes. Set "
-            f"`layout` (available: SD, HWD, THWD), or save the features in that shape."
+            f"{name}: the array has shape {list(shape)}, but `layout: {config.layout}` needs {len(config.layout)} "
+            f"axes. Set `layout` (available: SD, HWD, THWD), or save the features with these axes."
         )
     if shape[-1] != config.width:
         raise MediaError(
-            f"{name}: its rows are {shape[-1]} wide (shape {list(shape)}), but `width` says {config.width}. Is it "
-            f"another encoder's, or are its axes in another order?"
+            f"{name}: the tokens have width {shape[-1]} (shape {list(shape)}), but `width` is {config.width}. Check "
+            f"that the file is from the right encoder, and the order of its axes."
         )
     rows = math.prod(shape[:-1])
     if rows == 0:
-        raise MediaError(f"{name}: holds no row (shape {list(shape)}). Take the sample out.")
+        raise MediaError(f"{name}: the file contains no token (shape {list(shape)}). Remove the sample.")
     if config.max_rows is not None and rows > config.max_rows:
         raise MediaError(
-            f"{name}: holds {rows:,} rows, more than `max_rows` {config.max_rows:,}. Raise it, or pool the features."
+            f"{name}: the file contains {rows:,} tokens, but `max_rows` is {config.max_rows:,}. Raise `max_rows`, or "
+            f"pool the features."
         )
 
 
 def _places(sizes: Tensor, row: Tensor, mask: Tensor) -> Tensor:
-    """[M, S, k] place of each row in a grid of `sizes` [M, k], the last index running fastest; -1 in the filling."""
+    """[M, S, k] place of each token in a grid of `sizes` [M, k], the last index running fastest; -1 in the filling."""
     rest = row.expand(mask.shape)
     places = []
     for axis in reversed(range(sizes.shape[1])):

@@ -1,9 +1,9 @@
-"""`medical`: volumes (DICOM, NIfTI) and single medical pictures, slice by slice through any image encoder.
+"""`medical`: volumes (DICOM, NIfTI) and single medical images, slice by slice through any image encoder.
 
-Each slice is windowed for its modality and seen by the image encoder inside: timm, HF vision models, or the image tower
-of an open_clip checkpoint such as BiomedCLIP. Its place in the volume can be added to its rows.
+Each slice is windowed for its modality and encoded by the inner image encoder: timm, HF vision models, or the image
+tower of an open_clip checkpoint such as BiomedCLIP. An embedding of its place in the volume can be added.
 
-Shapes: M volumes, N slices (padded), S rows a slice, D width.
+Shapes: M volumes, N slices (padded), S tokens of a slice, D width.
 """
 
 from __future__ import annotations
@@ -47,56 +47,61 @@ POSITIONS, AXES = "positions", "axes"
 
 @dataclass
 class MedicalConfig:
-    """What a recipe may say to `medical`."""
+    """Options of `medical`."""
 
     encoder: dict[str, Any]
-    """The image encoder that sees each slice, such as {name: timm, model: tf_efficientnet_lite0}."""
+    """The image encoder for each slice, such as {name: timm, model: tf_efficientnet_lite0}."""
     slices: int = 8
-    """Most slices of a volume (of each plane). Of more, the middles of so many equal parts are taken."""
+    """Largest number of slices of a volume (for each plane). If there are more, the middle slices of equal parts are
+    used."""
     planes: tuple[Literal["axial", "coronal", "sagittal"], ...] = ("axial",)
-    """Of NIfTI volumes: which planes are cut. DICOM slices are shown as they were acquired."""
+    """For NIfTI volumes: the planes that are sliced. DICOM slices are used as acquired."""
     windows: dict[str, str | tuple[float, float]] = field(default_factory=dict)
     """Modality -> window, `*` for all others: `file` (its own), `percentile`, a name (brain, stroke, subdural,
-    temporal_bone, soft_tissue, abdomen, liver, mediastinum, lung, bone) or [centre, width]. Laid over the default {CT:
-    soft_tissue, "*": percentile}. Colours are never windowed."""
+    temporal_bone, soft_tissue, abdomen, liver, mediastinum, lung, bone) or [centre, width]. Merged with the default
+    {CT: soft_tissue, "*": percentile}. Colour images are never windowed."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Black and white of the window `percentile`, over the slices that are shown."""
+    """Percentiles that become black and white with the window `percentile`, over the slices that are used."""
     time: int = 0
-    """Which volume of a 4-D NIfTI file; negative: from the end."""
+    """Index of the volume in a 4-D NIfTI file; a negative index counts from the end."""
     modality: str = ""
-    """Of files that do not tell theirs (NIfTI): CT, MR, ..."""
+    """Modality of files that do not contain it (NIfTI): CT, MR, ..."""
     positions: Literal["none", "learned", "sinusoidal"] = "none"
-    """Add the slice's place along its axis to its rows: a learned table that starts at zero, or fixed sines."""
+    """Embedding of a slice's position along its axis, which is added to its tokens: `learned` (starts at zero) or
+    `sinusoidal` (fixed)."""
     max_distance: float = 256.0
-    """Millimetres from the middle that the learned table covers, to both sides; places beyond it share its ends."""
+    """Largest distance from the middle of the volume, in millimetres, with embeddings of its own for `positions:
+    learned`; positions beyond it use the last embedding."""
     bins: int = 64
-    """Entries of the learned table for each axis."""
+    """Number of learned embeddings for each axis."""
     side: int = 512
-    """Slices are made smaller to so many pixels before the image encoder prepares them."""
+    """Longest side of a slice, in pixels; larger slices are resized before the image encoder prepares them."""
     batch_size: int | None = None
-    """Most slices that pass through the image encoder together, to bound memory; null: all of a batch."""
+    """Most slices in one forward pass of the image encoder, to limit memory; default: all slices of a batch."""
     allow_burned_in: bool = False
-    """Read DICOM pictures that say that annotations are burned in; these may name the patient."""
+    """Read DICOM images with burned-in annotations, which may contain the patient's name."""
     header: tuple[str, ...] = ()
-    """DICOM header fields that the LLM reads as text before the volume: [Modality, BodyPartExamined, ...], technical
-    ones only. All others are dropped."""
+    """DICOM header fields that are given to the LLM as text before the volume: [Modality, BodyPartExamined, ...]. Only
+    technical fields are allowed; all others are dropped."""
 
     renamed: ClassVar[Mapping[str, str]] = {"reach": "max_distance", "at_once": "batch_size"}
 
     def __post_init__(self) -> None:
         if self.bins < 1 or not 0 < self.max_distance < math.inf:
-            raise ValueError(f"`bins` is {self.bins} and `max_distance` {self.max_distance}; both must be above 0.")
+            raise ValueError(f"`bins` ({self.bins}) and `max_distance` ({self.max_distance}) must be above 0.")
         require_within(self, 1, None, "batch_size")
         for name in self.header:
             if name not in READABLE:
-                raise ValueError(f"`header`: {name} may identify a person, or is unknown; {suggest(name, READABLE)}")
+                raise ValueError(
+                    f"`header`: the field {name} is unknown, or may identify a person; {suggest(name, READABLE)}"
+                )
         try:
             self.view()
         except RecipeError as error:
             raise ValueError(str(error)) from error
 
     def view(self) -> View:
-        """What is wanted of each volume."""
+        """What is expected of each volume."""
         windows: dict[str, Window] = {"CT": "soft_tissue", OTHERS: "percentile", **self.windows}
         options = {name: getattr(self, name) for name in View.__dataclass_fields__}
         return View(**(options | {"planes": tuple(self.planes), "windows": windows}))
@@ -123,18 +128,19 @@ class MedicalProcessor:
         return {**item, POSITIONS: torch.from_numpy(volume.positions), AXES: torch.from_numpy(volume.axes)}
 
     def preface(self, media: Media) -> str:
-        """`Modality: CT; SliceThickness: 5.0` and a new line: the wanted fields of a DICOM header; else nothing."""
+        """`Modality: CT; SliceThickness: 5.0` and a new line: the chosen fields of a DICOM header; empty for other
+        files."""
         if not (self.header and has_header(media)):
             return ""
-        found = read_header(media, self.header)
-        return "; ".join(f"{name}: {value}" for name, value in found.items()) + "\n" if found else ""
+        fields = read_header(media, self.header)
+        return "; ".join(f"{name}: {value}" for name, value in fields.items()) + "\n" if fields else ""
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of all slices."""
+        """Tokens of all slices."""
         return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).rows
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-        """(n, y, x) where the image encoder's rows fill (y, x)."""
+        """(n, y, x) if the image encoder's tokens fill (y, x)."""
         return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).grid
 
     def fingerprint(self) -> str:
@@ -143,7 +149,7 @@ class MedicalProcessor:
 
 
 class MedicalEncoder(Encoder):
-    """The rows of each slice, slice after slice ([M, N S, D])."""
+    """The tokens of each slice, slice after slice ([M, N S, D])."""
 
     contract = 1
     Config = MedicalConfig
@@ -155,7 +161,7 @@ class MedicalEncoder(Encoder):
     )
 
     def __init__(self, config: MedicalConfig) -> None:
-        """Raises RecipeError or PluginError where the image encoder cannot be built."""
+        """Raises RecipeError or PluginError if the image encoder cannot be built."""
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config.encoder, "encoder", "image")
@@ -167,11 +173,11 @@ class MedicalEncoder(Encoder):
             self.places = SinusoidalPlaces(self.width)
 
     def load(self) -> None:
-        """Fill in the image encoder's weights."""
+        """Load the image encoder's weights."""
         self.encoder.load()
 
     def processor(self) -> MedicalProcessor:
-        """Prepares volumes and pictures."""
+        """Prepares volumes and images."""
         return MedicalProcessor(self.encoder.processor(), self.config.view(), tuple(self.config.header))
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
@@ -186,7 +192,7 @@ class MedicalEncoder(Encoder):
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A small CLIP on at most three slices with learned places, and two volumes and a picture."""
+        """A small CLIP on at most three slices with learned places, and two volumes and an image."""
         import nibabel
 
         volume: Any = nibabel.Nifti1Image
@@ -199,29 +205,30 @@ class MedicalEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Of DICOM and NIfTI files; pictures are for the image encoders. Raises MediaError."""
+        """Of DICOM and NIfTI files; images are for the image encoders. Raises MediaError."""
         return facts_of(media)
 
 
 class LearnedPlaces(nn.Module):
-    """A learned row for each axis and stretch of it, zero at first."""
+    """A learned embedding for each axis and bin of it, zero at first."""
 
-    def __init__(self, width: int, bins: int, reach: float) -> None:
+    def __init__(self, width: int, bins: int, max_distance: float) -> None:
         super().__init__()
-        self.bins, self.reach = bins, reach
+        self.bins, self.max_distance = bins, max_distance
         self.table = nn.Embedding(3 * bins, width)
         nn.init.zeros_(self.table.weight)
 
     def forward(self, positions: Tensor, axes: Tensor) -> Tensor:
         """[M, N] millimetres and [M, N] axes -> [M, N, D]."""
-        share = (positions / self.reach + 1) / 2
+        share = (positions / self.max_distance + 1) / 2
         place = (share * self.bins).floor().clamp(0, self.bins - 1).long()
-        found: Tensor = self.table(axes * self.bins + place)
-        return found
+        embeddings: Tensor = self.table(axes * self.bins + place)
+        return embeddings
 
 
 class SinusoidalPlaces(nn.Module):
-    """Sines and cosines of the place (Vaswani et al., arXiv 1706.03762, section 3.5), a third of the width an axis."""
+    """Sines and cosines of the place (Vaswani et al., arXiv 1706.03762, section 3.5), a third of the width for each
+    axis."""
 
     SHORTEST, LONGEST = 2.0, 2000.0
     """Wave lengths in millimetres."""

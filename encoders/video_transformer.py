@@ -1,9 +1,10 @@
-"""`video_transformer`: vision transformers that see time (TimeSformer, ViViT, VideoMAE, V-JEPA 2), from transformers.
+"""`video_transformer`: vision transformers with attention over time (TimeSformer, ViViT, VideoMAE, V-JEPA 2), from
+transformers.
 
-The rows are a hidden state of the patches, in the order (t, y, x) for all of them; a class token is left out. The model
-says how many frames it sees. They are prepared by the checkpoint's own video processor.
+The tokens are a hidden state of the patches, always in the order (t, y, x); a class token is removed. The number of
+frames is the model's. The checkpoint's own video processor prepares them.
 
-Shapes: M clips, F frames, H x W pixels, t x y x patches, S = t y x rows, D width.
+Shapes: M videos, F frames, H x W pixels, t x y x patches, S = t y x tokens, D width.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ from omnivit.plugin import (
 
 @dataclass
 class VideoTransformerConfig:
-    """What a recipe may say to `video_transformer`. Either `path` or `config`."""
+    """Options of `video_transformer`. Either `path` or `config`."""
 
     path: str | None = None
-    """Pretrained: a hub id or folder of one of the four, such as facebook/vjepa2-vitl-fpc64-256."""
+    """Pretrained weights: a hub id or folder of one of the four, such as facebook/vjepa2-vitl-fpc64-256."""
     config: dict[str, Any] | None = None
-    """Random weights instead: a transformers config with its `model_type`, such as {model_type: videomae}."""
+    """Random weights instead of `path`: a transformers config with its `model_type`, such as {model_type: videomae}."""
     layer: int | None = None
-    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third, without the final norm.
-    Default: the model's output, with its final norm where it has one."""
+    """Hidden state that is returned: -1 after the last layer, -2 after the one before, 3 after the third; without the
+    final norm. Default: the model's output, with its final norm if it has one."""
     sampling: Literal["uniform", "fps", "segment_random", "head_tail"] = "uniform"
-    """Which frames, as for `video`. A clip of fewer frames than the model sees gives some of them twice or more."""
+    """Frames that are used, as for `video`. If a video has fewer frames than the model needs, frames are repeated."""
     fps: float | None = None
-    """Frames a second, for `sampling: fps`."""
+    """Frames per second, for `sampling: fps`."""
     side: int = SIDE
-    """Frames whose short side is longer are scaled down to it while they are decoded."""
+    """Largest short side of a frame, in pixels; larger frames are resized while they are decoded."""
     dtype: Dtype = "float32"
-    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
+    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
 
     def __post_init__(self) -> None:
         require_one_source(self.path, self.config, "videomae")
@@ -94,7 +95,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class VideoTransformerProcessor:
-    """One clip -> `pixels` [F, 3, H, W], by the checkpoint's video processor; picklable, no weights."""
+    """One video -> `pixels` [F, 3, H, W], by the checkpoint's video processor; picklable, no weights."""
 
     process: Any
     """A transformers video processor."""
@@ -103,13 +104,13 @@ class VideoTransformerProcessor:
     patches: tuple[int, int, int]
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one clip. Raises MediaError."""
+        """Read and prepare one video. Raises MediaError."""
         clip = read_frames(media, self.sampling, self.side)
         pixels = _pixels(self.process, torch.from_numpy(clip.frames).permute(0, 3, 1, 2))
         return {"pixels": pixels, "times": torch.tensor(clip.times, dtype=torch.float32)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of a clip: the same for all."""
+        """Tokens of a video: the same for all."""
         del item
         t, y, x = self.patches
         return t * y * x
@@ -162,12 +163,12 @@ class VideoTransformerEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Frames, size, seconds and codec of a clip. Raises MediaError."""
+        """Frames, size, seconds and codec of a video. Raises MediaError."""
         return inspect(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A VideoMAE of four frames and two layers of 24 numbers, and clips of five, two and three frames."""
+        """A VideoMAE of four frames and two layers of 24 numbers, and videos of five, two and three frames."""
         sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = {"model_type": "videomae", **sizes, "image_size": 32, "patch_size": 16, "num_frames": 4}
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
@@ -182,7 +183,7 @@ class VideoTransformerEncoder(Encoder):
         remove(self.tower, self.unused)
 
     def processor(self) -> VideoTransformerProcessor:
-        """Prepares clips as the checkpoint's own video processor does."""
+        """Prepares videos as the checkpoint's own video processor does."""
         return VideoTransformerProcessor(self._process, self.config.chosen(self.frames), self.config.side, self.patches)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
@@ -225,8 +226,8 @@ def _model_config(source: Tower) -> Any:
 def _check_kind(name: str) -> None:
     if name not in KINDS:
         raise RecipeError(
-            f"video_transformer encoder: {name!r} is no transformer over time that it knows; {suggest(name, KINDS)} "
-            f"Image models go through `video`: {{name: video, encoder: {{name: clip, ...}}}}."
+            f"video_transformer encoder: the model type {name!r} is not supported; {suggest(name, KINDS)} For an image "
+            f"model, use `video`: {{name: video, encoder: {{name: clip, ...}}}}."
         )
 
 
@@ -236,8 +237,8 @@ def _patches(settings: Any, frames: int, side: int) -> tuple[int, int, int]:
     long, patch = (tube[0], tube[1]) if isinstance(tube, (list, tuple)) else (tube, _first(settings.patch_size))
     if frames % long or side % patch:
         raise RecipeError(
-            f"video_transformer encoder: {frames} frames of {side} x {side} pixels cannot be cut into patches of "
-            f"{long} frames and {patch} x {patch} pixels. Mend `config`."
+            f"video_transformer encoder: {frames} frames of {side} x {side} pixels cannot be divided into patches of "
+            f"{long} frames and {patch} x {patch} pixels. Fix `config`."
         )
     return frames // long, side // patch, side // patch
 
@@ -255,8 +256,8 @@ def _video_processor(source: Tower, kind: Kind, side: int) -> Any:
     made = _pixels(process, torch.zeros(1, 3, 90, 120, dtype=torch.uint8)).shape
     if tuple(made[2:]) != (side, side):
         raise RecipeError(
-            f"video_transformer encoder: the video processor makes frames of {made[2]} x {made[3]} pixels, but the "
-            f"model takes {side} x {side}. Mend the checkpoint's preprocessor_config.json."
+            f"video_transformer encoder: the video processor returns frames of {made[2]} x {made[3]} pixels, but the "
+            f"model needs {side} x {side}. Fix the checkpoint's preprocessor_config.json."
         )
     return process
 

@@ -105,7 +105,7 @@ class SpatioTemporal(Kind):
         del layout, over_time
         video = _frames(group)
         missing = max(0, rule.frames - group.sizes[0])
-        # zeros stand for the missing frames only among the frames; the mean over time is of the real ones
+        # missing frames are zeros among the frames only; the mean over time is of the real frames
         frames = torch.nn.functional.pad(video.mean(dim=2), (0, 0, 0, missing))
         return torch.cat([frames, video.mean(dim=1)], dim=1)
 

@@ -1,4 +1,4 @@
-"""`prefix`: learned prompts beside the text, to which tokens of the upper layers attend through a gate."""
+"""`prefix`: learned prompts, to which the tokens of the upper layers attend through a gate."""
 
 from omnivit_adapters.prefix.adapter import PrefixAdapter
 

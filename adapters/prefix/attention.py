@@ -1,8 +1,8 @@
-"""How `prefix` adds to what an attention of transformers finds, before its output projection, in any family of LLMs.
+"""How `prefix` adds to the result of an attention of transformers, before its output projection, in any LLM family.
 
-Attentions of transformers look up, by the name in their config, the function that compares queries (normed and turned
-by their positions) with keys. An attention with a prefix is given a copy of its config that names a function of ours,
-which calls the one that the LLM's config names and adds to its result. The LLM's own config stays as it was.
+Attentions of transformers look up the attention function by the name in their config; its queries already have norms
+and positions. An attention with a prefix gets a copy of its config with the name of our function, which calls the
+function of the LLM's config and adds to its result. The LLM's own config does not change.
 
 Shapes: B samples, T tokens, H heads, G heads of keys and values, E width of a head, N prompts, D LLM width.
 """
@@ -23,25 +23,25 @@ from omnivit.model.arguments import required
 from omnivit.plugin import LibraryError, RecipeError
 
 Adding = Callable[[nn.Module, Tensor, float], Tensor]
-"""(attention, queries [B, H, T, E], factor of products) -> [B, T, H, E], added to what the attention found."""
+"""(attention, queries [B, H, T, E], scaling) -> [B, T, H, E], which is added to the result of the attention."""
 
-_NAME, _STATE = "omnivit_prefix", "_omnivit_beside"
+_NAME, _STATE = "omnivit_prefix", "_omnivit_prefixed"
 
 
 @dataclass
-class Beside:
-    """What stands beside one attention."""
+class Prefixed:
+    """What is added to one attention."""
 
     config: Any
-    """The config that the attention had: the LLM's."""
+    """The original config of the attention, which is the LLM's."""
     adding: list[Adding] = field(default_factory=list)
-    """Of the calls that run."""
+    """One entry for each running call of the attention."""
     calls: int = 0
-    """How often the function of ours was called in place of the LLM's."""
+    """How often our function was called instead of the LLM's."""
 
     @contextmanager
     def calling(self, add: Adding) -> Iterator[None]:
-        """A call of the attention inside adds what `add` gives."""
+        """A call of the attention inside this context adds the result of `add`."""
         self.adding.append(add)
         before = self.calls
         try:
@@ -50,14 +50,15 @@ class Beside:
             self.adding.pop()
         if self.calls == before:
             raise LibraryError(
-                f"prefix: the attention of {type(self.config).__name__} did not look up the function that its config "
-                f"names, so that prompts reach no token. transformers {metadata.version('transformers')} may choose it "
-                f"in another way: install a version that OmniViT is tested with (`omnivit doctor` lists them)."
+                f"prefix: the attention of {type(self.config).__name__} did not use the attention function that its "
+                f"config names, so that the prompts have no effect. transformers {metadata.version('transformers')} "
+                f"may select the function in another way. Install a version that OmniViT is tested with (`omnivit "
+                f"doctor` lists them)."
             )
 
 
 def check_attention(attention: nn.Module) -> None:
-    """Raises RecipeError where an attention has not the parts that a prefix needs."""
+    """Raises RecipeError if an attention does not have the parts that a prefix needs."""
     name, family = type(attention).__name__, sys.modules[type(attention).__module__]
     missing = [part for part in ("config", "head_dim", "num_key_value_groups") if not hasattr(attention, part)]
     if not hasattr(attention, "qkv_proj"):
@@ -65,27 +66,27 @@ def check_attention(attention: nn.Module) -> None:
     missing += [part for part in ("ALL_ATTENTION_FUNCTIONS", "eager_attention_forward") if not hasattr(family, part)]
     if missing:
         raise RecipeError(
-            f"prefix: {name} of the LLM lacks {', '.join(missing)}, by which prompts are put beside an attention. "
-            f"Llama, Qwen 2 and 3, Gemma, Phi and Mistral have them."
+            f"prefix: {name} of the LLM does not have {', '.join(missing)}, which `prefix` needs. Use an LLM of "
+            f"another family: Llama, Qwen 2 and 3, Gemma, Phi and Mistral are supported."
         )
 
 
-def beside(attention: nn.Module) -> Beside:
-    """What stands beside an attention, made for the first that asks."""
-    found: Beside | None = attention.__dict__.get(_STATE)
-    if found is None:
+def prefixed(attention: nn.Module) -> Prefixed:
+    """The state of an attention with a prefix, created at the first call."""
+    state: Prefixed | None = attention.__dict__.get(_STATE)
+    if state is None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(_NAME, _attend)
-        found = Beside(attention.config)
-        config = copy.copy(found.config)
+        state = Prefixed(attention.config)
+        config = copy.copy(state.config)
         config._attn_implementation_internal = _NAME
-        attention.config, attention.__dict__[_STATE] = config, found
-    return found
+        attention.config, attention.__dict__[_STATE] = config, state
+    return state
 
 
 def keys_and_values(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B, N, D] -> keys and values [B, H, N, E] each, by the attention's own maps, without positions."""
+    """Tokens [B, N, D] -> keys and values [B, H, N, E] each, by the attention's own projections, without positions."""
     width, groups, heads = attention.head_dim, attention.num_key_value_groups, attention.config.num_attention_heads
     if hasattr(attention, "qkv_proj"):
         both = _mapped(attention.qkv_proj, rows)[..., heads * width :]
@@ -99,15 +100,15 @@ def keys_and_values(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mapped(module: Any, rows: Tensor) -> Tensor:
-    """Rows through a linear map of the LLM, in its dtype; a quantized one takes them as they are."""
+    """Tokens through a linear layer of the LLM, in its dtype; a quantized layer converts them itself."""
     weight = module.weight
-    found: Tensor = module(rows.to(weight.dtype) if weight.is_floating_point() else rows)
-    return found
+    projected: Tensor = module(rows.to(weight.dtype) if weight.is_floating_point() else rows)
+    return projected
 
 
 @contextmanager
 def _configured(module: Any, config: Any) -> Iterator[None]:
-    """The attention has this config inside: functions of transformers look there for their own name (flash does)."""
+    """Use this config inside: functions of transformers (flash attention) look up their own name in the config."""
     before, module.config = module.config, config
     try:
         yield
@@ -116,16 +117,16 @@ def _configured(module: Any, config: Any) -> Iterator[None]:
 
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    """The attention function that the LLM's config names, and what stands beside it: [B, T, H, E], weights."""
-    state: Beside = module.__dict__[_STATE]
+    """The result of the attention function of the LLM's config, plus the prompts': [B, T, H, E], weights."""
+    state: Prefixed = module.__dict__[_STATE]
     family: Any = sys.modules[type(module).__module__]
     plain = family.ALL_ATTENTION_FUNCTIONS.get_interface(
         state.config._attn_implementation, family.eager_attention_forward
     )
     with _configured(module, state.config):
-        found, weights = plain(module, query, key, value, mask, **kwargs)
+        states, weights = plain(module, query, key, value, mask, **kwargs)
     state.calls += 1
     for add in state.adding:
         _, scaling = required("scaling", kwargs, f"the attention function of {type(module).__name__}")
-        found = found + add(module, query, scaling).to(found.dtype)
-    return found, weights
+        states = states + add(module, query, scaling).to(states.dtype)
+    return states, weights

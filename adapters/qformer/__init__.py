@@ -1,4 +1,4 @@
-"""`qformer`: learned queries that gather what matters of a medium, through a BERT with cross-attention."""
+"""`qformer`: learned queries that collect information from a medium, through a BERT with cross-attention."""
 
 from omnivit_adapters.qformer.adapter import QFormerAdapter
 

@@ -1,9 +1,10 @@
-"""`qformer`: learned queries that gather what matters of a medium, through a BERT with cross-attention.
+"""`qformer`: learned queries that collect information from a medium, through a BERT with cross-attention.
 
-The Querying Transformer of BLIP-2 (Li et al., arXiv 2301.12597, section 3.1) and, with the user's words among its
-tokens, of InstructBLIP (Dai et al., arXiv 2305.06500, section 2.3). The layers are those of transformers.
+The Querying Transformer of BLIP-2 (Li et al., arXiv 2301.12597, section 3.1) and, with the instruction as additional
+input, of InstructBLIP (Dai et al., arXiv 2305.06500, section 2.3). The layers are those of transformers.
 
-Shapes: M media, S rows a medium, D encoder width, Q queries, T instruction tokens, H hidden width, D_llm LLM width.
+Shapes: M media, S tokens of a medium, D encoder width, Q queries, T instruction tokens, H hidden width, D_llm LLM
+width.
 """
 
 from __future__ import annotations
@@ -35,39 +36,41 @@ from omnivit.plugin import (
 
 @dataclass
 class QFormerConfig:
-    """What a recipe may say to `qformer`; the defaults are BLIP-2's."""
+    """Options of `qformer`; the defaults are BLIP-2's."""
 
     queries: int = 32
-    """Q, the rows that come out."""
+    """Q, number of learned queries, which is the number of output tokens."""
     layers: int = 12
     """Transformer layers."""
     heads: int = 12
     """Attention heads."""
     hidden: int = 768
-    """Width H inside."""
+    """H, hidden size of the transformer."""
     intermediate: int = 3072
-    """Width inside the feed-forward parts."""
+    """Hidden size of the feed-forward layers."""
     cross_attention_frequency: int = 2
-    """The first layer, and every n-th after it, looks at the medium (cross-attention)."""
+    """Distance between layers with cross-attention to the medium; the first layer has it."""
     dropout: float = 0.1
-    """While training, on hidden states and attention."""
+    """Dropout probability of hidden states and attention weights in training."""
     path: str | None = None
-    """Pretrained: a checkpoint of BLIP-2 or InstructBLIP (hub id, folder or file), or one with the keys of LAVIS."""
+    """Pretrained weights: a checkpoint of BLIP-2 or InstructBLIP (hub id, folder or file), or one with the keys of
+    LAVIS."""
     projection: bool = True
-    """End with a linear layer to the LLM. `false`: rows of width H, for the next step of a chain."""
+    """Add a linear layer to the LLM's width at the end. `false`: return tokens of width H, for the next step of a
+    chain."""
     input_norm: bool | None = None
-    """Begin with a LayerNorm of the encoder's rows (LAVIS's `ln_vision`). `false` where the encoder ends with it.
-    Default: none, but a checkpoint that holds one asks for an answer."""
+    """Apply a LayerNorm to the encoder's tokens first (LAVIS's `ln_vision`). Set `false` if the encoder already ends
+    with it. Default: no LayerNorm; if the checkpoint contains one, the option must be set."""
     input_norm_eps: float = 1e-5
-    """Its epsilon; LAVIS's is 1e-5, that of BLIP-2's vision tower in transformers 1e-6."""
+    """Epsilon of this LayerNorm: 1e-5 in LAVIS, 1e-6 in BLIP-2's vision tower of transformers."""
     instruction_tokenizer: str | None = None
-    """Let the user's words in (InstructBLIP): their tokenizer's hub id or folder, or `bytes`."""
+    """Read the user's instruction too (InstructBLIP): hub id or folder of its tokenizer, or `bytes`."""
     instruction_limit: int = 128
-    """Most tokens of them; longer ones are cut."""
+    """Most tokens of the instruction; a longer one is truncated."""
     vocabulary: int | None = None
-    """Rows of the token table; default: the tokenizer's size. InstructBLIP's has 30523."""
+    """Number of token embeddings; default: the tokenizer's size. InstructBLIP has 30523."""
     positions: int = 512
-    """Rows of the position table."""
+    """Number of position embeddings."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation of transformers."""
 
@@ -80,37 +83,37 @@ class QFormerConfig:
                 "queries, layers, heads, hidden, intermediate and cross_attention_frequency must be at least 1."
             )
         if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) cannot be divided among {self.heads} heads.")
+            raise ValueError(f"hidden ({self.hidden}) cannot be divided by {self.heads} heads.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be at least 0 and less than 1.")
         if not 1 <= self.instruction_limit <= self.positions:
             raise ValueError(
-                f"instruction_limit ({self.instruction_limit}) must be 1 to `positions` ({self.positions})."
+                f"instruction_limit ({self.instruction_limit}) must be between 1 and `positions` ({self.positions})."
             )
         if self.vocabulary is not None and self.instruction_tokenizer is None:
-            raise ValueError("`vocabulary` is for the instruction: say `instruction_tokenizer`.")
+            raise ValueError("`vocabulary` is for the instruction only. Set `instruction_tokenizer` too.")
 
 
 @dataclass(frozen=True)
 class QueryLength:
-    """As many rows as there are queries, from any medium that has rows."""
+    """As many tokens as queries, from any medium with at least one token."""
 
     queries: int
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError for a medium without rows."""
+        """Raises RecipeError for a medium without tokens."""
         if layout.rows < 1:
-            raise RecipeError("qformer: the medium has no rows to look at. Put it before a step that takes them away.")
+            raise RecipeError("qformer: the medium has no tokens. Put `qformer` before the step that removes them.")
         return Layout(self.queries)
 
 
 class QFormerAdapter(Adapter):
-    """Rows [M, S, D] -> [M, Q, D_llm] (or [M, Q, H] without projection), in no grid.
+    """Tokens [M, S, D] -> [M, Q, D_llm] (or [M, Q, H] without projection), without a grid.
 
     Parameters have the names of transformers' InstructBLIP or BLIP-2: `query_tokens`, `qformer.*`,
-    `language_projection.*`; beside them `input_norm.*`. Initialised as in LAVIS (`Blip2Base.init_Qformer`): queries
-    and layers from a normal distribution of deviation 0.02, the projection as torch does. (LAVIS then takes the
-    self-attention and feed-forward parts of bert-base-uncased; here the weights of a trained Q-Former are the start.)
+    `language_projection.*`; and `input_norm.*`. Initialised as in LAVIS (`Blip2Base.init_Qformer`): queries and layers
+    from a normal distribution of deviation 0.02, the projection as torch does. (LAVIS then loads the self-attention and
+    feed-forward layers of bert-base-uncased; here a trained Q-Former can be loaded.)
     """
 
     Config = QFormerConfig
@@ -119,13 +122,13 @@ class QFormerAdapter(Adapter):
         paper="Li et al., BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large "
         "Language Models, arXiv 2301.12597; Dai et al., InstructBLIP: Towards General-purpose Vision-Language "
         "Models with Instruction Tuning, arXiv 2305.06500",
-        weights="none, unless `path` is said: then those of BLIP-2 or InstructBLIP (Salesforce), by the licence of the "
+        weights="none, unless `path` is set: then those of BLIP-2 or InstructBLIP (Salesforce), by the licence of the "
         "checkpoint",
-        tokens="32 (`queries`), whatever comes in",
+        tokens="32 (`queries`), for any input",
     )
 
     def __init__(self, config: QFormerConfig, width: int, llm_width: int) -> None:
-        """Raises RecipeError where the instruction's tokenizer cannot be read, or has more tokens than the table."""
+        """Raises RecipeError if the instruction's tokenizer cannot be read, or has more tokens than `vocabulary`."""
         super().__init__(config, width, llm_width)
         self.config = config
         require_weights(config.path, folders=False)
@@ -143,13 +146,13 @@ class QFormerAdapter(Adapter):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """One that reads the instruction."""
+        """A small Q-Former that reads the instruction."""
         del folder
         sizes = {"queries": 3, "layers": 2, "heads": 2, "hidden": 16, "intermediate": 24}
         return AdapterExample({**sizes, "instruction_tokenizer": "bytes", "instruction_limit": 32})
 
     def load(self) -> None:
-        """Load the weights of `path`. Raises RecipeError where they do not fit, or lack a part that is wanted."""
+        """Load the weights of `path`. Raises RecipeError if they do not fit, or a part is missing."""
         if self.config.path is None:
             return
         source = f"qformer adapter, path {self.config.path!r}"
@@ -163,10 +166,10 @@ class QFormerAdapter(Adapter):
         """Features [M, S, D] (and the instruction [M, T]) -> Features [M, Q, D_llm].
 
         Raises:
-            ValueError: it is made to read the instruction, and is given none.
+            ValueError: the adapter reads the instruction, but none is given.
         """
         rows = features.values.to(self.query_tokens.dtype)
-        # attention gives padding the weight 0, but 0 times the infinities that it may hold is not 0
+        # padding may contain infinities, and attention weight 0 times infinity is not 0
         rows = self.input_norm(rows.masked_fill(~features.mask[..., None], 0.0))
         inputs: dict[str, Tensor] = {
             "query_embeds": self.query_tokens.expand(len(rows), -1, -1),
@@ -184,7 +187,8 @@ class QFormerAdapter(Adapter):
         return Features(values, queries, memory=features.memory)
 
     def _without_use(self) -> list[str]:
-        """What a checkpoint may hold beside the adapter's own: parts of other settings, text in the last layer."""
+        """Weights that a checkpoint may contain and the adapter does not use: parts of other settings, text in the last
+        layer."""
         layers = range(self.config.layers) if self.instruction_tokenizer is None else [self.config.layers - 1]
         names = [f"qformer.encoder.layer.{n}.{part}" for n in layers for part in ("intermediate", "output")]
         if self.instruction_tokenizer is None:
@@ -197,7 +201,7 @@ class QFormerAdapter(Adapter):
 
 
 class _KeepResidual(nn.Module):
-    """In the place of a BERT output layer: what goes around the feed-forward part, [M, T, H]."""
+    """Replaces a BERT output layer: returns the residual around the feed-forward layer, [M, T, H]."""
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         del states
@@ -209,14 +213,15 @@ def _plain(config: QFormerConfig, width: int) -> Blip2QFormerModel:
 
 
 def _instructed(config: QFormerConfig, width: int) -> InstructBlipQFormerModel:
-    """Without the last layer's feed-forward part for text: no output depends on it, and DDP would wait for it."""
+    """Without the feed-forward layer for text in the last layer: no output depends on it, and DDP would wait for its
+    gradients."""
     assert config.instruction_tokenizer is not None
     tokenizer = read_tokenizer(config.instruction_tokenizer)
     rows = len(tokenizer) if config.vocabulary is None else config.vocabulary
     if rows < len(tokenizer):
         raise RecipeError(
-            f"qformer: vocabulary ({rows}) is less than the tokens of {config.instruction_tokenizer!r} "
-            f"({len(tokenizer)}). Leave it out, or say the size of the checkpoint's table."
+            f"qformer: `vocabulary` ({rows}) is smaller than the tokenizer {config.instruction_tokenizer!r} "
+            f"({len(tokenizer)} tokens). Remove it, or set it to the number of token embeddings in the checkpoint."
         )
     text = {"vocab_size": rows, "max_position_embeddings": config.positions, "pad_token_id": tokenizer.pad_token_id}
     model = InstructBlipQFormerModel(InstructBlipQFormerConfig(**_settings(config, width), **text))
@@ -240,21 +245,21 @@ def _settings(config: QFormerConfig, width: int) -> dict[str, Any]:
 
 
 def _check_parts(state: dict[str, Tensor], config: QFormerConfig, source: str) -> None:
-    """Say what to change in the recipe where a whole part is absent, or undecided."""
+    """Raise RecipeError if a part is missing in the checkpoint, or the recipe must decide about it."""
     problem = None
     if config.projection and "language_projection.weight" not in state:
         problem = (
-            "holds no projection to an LLM, as after BLIP-2's first stage. Say `projection: false` and follow it "
-            "with one that is trained: {name: chain, steps: [{name: qformer, ...}, {name: linear}]}."
+            "the checkpoint contains no projection to an LLM, as after BLIP-2's first stage. Set `projection: false` "
+            "and train a projection after it: {name: chain, steps: [{name: qformer, ...}, {name: linear}]}."
         )
     elif config.instruction_tokenizer is not None and "qformer.embeddings.word_embeddings.weight" not in state:
-        problem = "has no text branch to read an instruction by. Leave out `instruction_tokenizer`."
+        problem = "the checkpoint has no text branch to read an instruction. Remove `instruction_tokenizer`."
     elif config.input_norm and "input_norm.weight" not in state:
-        problem = "holds no LayerNorm for the encoder's rows (`ln_vision`). Leave out `input_norm`."
+        problem = "the checkpoint contains no LayerNorm for the encoder's tokens (`ln_vision`). Remove `input_norm`."
     elif config.input_norm is None and "input_norm.weight" in state:
         problem = (
-            "holds a LayerNorm that stands before the Q-Former (`ln_vision`, or `post_layernorm` of the vision tower). "
-            "Say `input_norm: true` to use it here, or `false` where the encoder already ends with it."
+            "the checkpoint contains a LayerNorm before the Q-Former (`ln_vision`, or `post_layernorm` of the vision "
+            "tower). Set `input_norm: true` to use it, or `input_norm: false` if the encoder already ends with it."
         )
     if problem:
         raise RecipeError(f"{source}: {problem}")

@@ -3,10 +3,10 @@
 Two layouts are read: Hugging Face's BLIP-2 and InstructBLIP (the whole model, in one file or in shards; keys
 `qformer.*`, `query_tokens`, `language_projection.*`, `vision_model.post_layernorm.*`), and that of LAVIS, where both
 were published (`Qformer.bert.*`, `query_tokens`, `opt_proj` and its like, `ln_vision.*`), which MiniGPT-4, BLIVA and
-others share. Keys of other parts (vision tower, LLM, heads of the first stage) are passed over, and where the format
-allows not even read.
+others share. Keys of other parts (vision tower, LLM, heads of the first stage) are ignored, and not read if the format
+allows it.
 
-This module knows nothing of slots or recipes, and does not check that the weights are complete.
+This module does not know slots or recipes, and does not check that the weights are complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NORM = "qformer.embeddings.layernorm"
 PLAIN_NORM = "qformer.layernorm"
 
 PASSED_OVER = re.compile(r"Qformer\.cls\.|Qformer\.bert\.pooler\.|(Qformer\.bert|qformer)\.embeddings\.position_ids$")
-"""What gives no row to the LLM: heads of LAVIS's first stage, and a range that older versions saved as if learnt."""
+"""Keys that are not used: heads of LAVIS's first stage, and position ids, which older versions saved as weights."""
 
 NAMES = tuple(
     (re.compile(pattern), name)
@@ -62,7 +62,7 @@ def own_name(key: str) -> str | None:
 
 
 def read_qformer(path: str) -> dict[str, Tensor]:
-    """Read the weights of a Q-Former and of what stands around it.
+    """Read the weights of a Q-Former and of the layers before and after it.
 
     Args:
         path: a file, a folder or hub id with `model.safetensors` (or its shards), or `pkg:NAME/FILE`.
@@ -71,7 +71,7 @@ def read_qformer(path: str) -> dict[str, Tensor]:
         Our name (`own_name`) -> tensor.
 
     Raises:
-        RecipeError: nothing readable is there, it holds no Q-Former, or two of its keys mean the same weight.
+        RecipeError: the checkpoint cannot be read, contains no Q-Former, or has two keys for the same weight.
         PluginError: the package of `pkg:` is not installed.
     """
     origins: dict[str, str] = {}
@@ -84,34 +84,34 @@ def read_qformer(path: str) -> dict[str, Tensor]:
             name = own_name(key)
             assert name is not None
             if name in origins:
-                raise RecipeError(f"{file}: {origins[name]!r} and {key!r} mean the same weight. Remove one of them.")
+                raise RecipeError(f"{file}: {origins[name]!r} and {key!r} are the same weight. Remove one of them.")
             origins[name], state[name] = key, tensor
     if "query_tokens" not in state or not any(name.startswith("qformer.") for name in state):
         raise RecipeError(
-            f"{path}: holds no Q-Former; its keys begin with {', '.join(_starts([*origins.values(), *others]))}. "
-            f"Available layouts: `query_tokens` with `qformer.*` (Hugging Face BLIP-2, InstructBLIP) or "
-            f"`Qformer.bert.*` (LAVIS)."
+            f"{path}: the checkpoint contains no Q-Former; its keys begin with "
+            f"{', '.join(_starts([*origins.values(), *others]))}. Available layouts: `query_tokens` with `qformer.*` "
+            f"(Hugging Face BLIP-2, InstructBLIP) or `Qformer.bert.*` (LAVIS)."
         )
     return state
 
 
 def _files(path: str) -> list[Path]:
-    """The files that hold the Q-Former; of shards only those that do."""
+    """The files that contain the Q-Former; of shards only these."""
     place = locate(path)
     if isinstance(place, Path) and place.is_file():
         return [place]
     get = functools.partial(_in_folder, place) if isinstance(place, Path) else functools.partial(_on_hub, place)
     index = get(INDEX)
     names = [WHOLE] if index is None else _shards(index)
-    found = {name: get(name) for name in names}
-    missing = [name for name, file in found.items() if file is None]
+    files = {name: get(name) for name in names}
+    missing = [name for name, file in files.items() if file is None]
     if missing or not names:
-        problem = f"has no {', '.join(missing)}" if missing else f"its {INDEX} lists no shard with a Q-Former"
+        problem = f"has no {', '.join(missing)}" if missing else f"its {INDEX} names no shard with a Q-Former"
         raise RecipeError(
             f"{path}: {problem}. Available: a folder or hub id with {WHOLE}, or with shards and {INDEX}; or the path "
             f"of a single file (.safetensors, .pth, .pt, .bin)."
         )
-    return [file for file in found.values() if file is not None]
+    return [file for file in files.values() if file is not None]
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
@@ -128,13 +128,13 @@ def _on_hub(repository: str, name: str) -> Path | None:
 
 
 def _shards(index: Path) -> list[str]:
-    with explained(f"{index}: is no list of shards"):
+    with explained(f"{index}: is not an index of shards"):
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return sorted({str(shard) for key, shard in places.items() if own_name(key) is not None})
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors that are ours, and the keys that are not."""
+    """The tensors of the Q-Former, and the keys of other parts."""
     if file.suffix != ".safetensors":
         state = read_state(file)
         return {k: t for k, t in state.items() if own_name(k)}, [k for k in state if not own_name(k)]

@@ -1,4 +1,4 @@
-"""`resampler`: learned queries gather the rows of a medium, however many, into a fixed number."""
+"""`resampler`: a fixed number of learned queries collects information from all tokens of a medium."""
 
 from omnivit_adapters.resampler.adapter import ResamplerAdapter
 

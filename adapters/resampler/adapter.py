@@ -1,10 +1,10 @@
-"""`resampler`: learned queries gather the rows of a medium, however many, into a fixed number.
+"""`resampler`: a fixed number of learned queries collects information from all tokens of a medium.
 
 Three kinds: the perceiver of Flamingo (Alayrac et al., arXiv 2204.14198) and its followers OpenFlamingo, Otter and
 AnyMAL; the query attention with 2-D positions of Qwen-VL (Bai et al., arXiv 2308.12966); the visual abstractor of
 mPLUG-Owl (Ye et al., arXiv 2304.14178), mPLUG-DocOwl and mPLUG-Owl2.
 
-Shapes: M media, S rows a medium, D encoder width, D_llm LLM width, Q queries, L rows out.
+Shapes: M media, S tokens of a medium, D encoder width, D_llm LLM width, Q queries, L tokens out.
 """
 
 from __future__ import annotations
@@ -40,72 +40,77 @@ OPTIONS = {
     "query": COMMON,
     "abstractor": (*COMMON, "depth", "hidden", "positions", "end", "dropout"),
 }
-"""Which options each kind knows."""
+"""Kind -> the options that it reads."""
 
 
 @dataclass
 class ResamplerConfig:
-    """What a recipe may say to `resampler`. An option that the chosen kind does not know is refused."""
+    """Options of `resampler`. An option that the kind does not read is an error."""
 
     kind: Literal["perceiver", "query", "abstractor"] = "perceiver"
-    """perceiver: Flamingo, Otter, AnyMAL. query: Qwen-VL. abstractor: mPLUG-Owl, DocOwl."""
+    """The architecture. `perceiver`: Flamingo, Otter, AnyMAL; `query`: Qwen-VL; `abstractor`: mPLUG-Owl, DocOwl."""
     queries: int | None = None
-    """Number of learned queries, which is the number of rows that come out (for `query` a square number, and of each
-    frame; for `abstractor` the end vector follows). Default: 64; `query`: 256."""
+    """Number of learned queries, which is the number of output tokens. For `query` it is a square number, for each
+    image or frame; for `abstractor` the end vector is added. Default: 64; `query`: 256."""
     heads: int | None = None
     """Attention heads. Default: 8; `query`: one for each 128 of the LLM's width; `abstractor`: 16."""
     projection: bool = True
-    """End with the map to the LLM's width: a linear layer; `query`: norm and matrix. Without it `perceiver` and
-    `abstractor` give rows of the encoder's width, as OpenFlamingo's cross-attention takes them."""
+    """Add the projection to the LLM's width at the end: a linear layer, for `query` a norm and a matrix. `false`:
+    `perceiver` and `abstractor` return tokens of the encoder's width, as OpenFlamingo's cross-attention needs."""
     depth: int | None = None
-    """Layers of `perceiver` and `abstractor`. Default: 6."""
+    """Number of layers of `perceiver` and `abstractor`. Default: 6."""
     hidden: int | None = None
-    """Width inside the feed-forward layers. Default: 4 times the encoder's; `abstractor`: 8/3 times, up to the next
-    multiple of 256."""
+    """Hidden size of the feed-forward layers. Default: 4 times the encoder's width; `abstractor`: 8/3 times, rounded up
+    to a multiple of 256."""
     head_width: int | None = None
-    """Width of each head of `perceiver`. Default: 64."""
+    """For `perceiver`: width of an attention head. Default: 64."""
     activation: Literal["gelu", "relu"] | None = None
-    """In the feed-forward layers of `perceiver`. Default: gelu, as OpenFlamingo; IDEFICS has relu."""
+    """For `perceiver`: activation function of the feed-forward layers. Default: gelu, as OpenFlamingo; IDEFICS uses
+    relu."""
     qk_norm: bool | None = None
-    """`perceiver`: norms on each head's queries and keys, as IDEFICS-80B. Default: false."""
+    """For `perceiver`: add norms to the queries and keys of each head, as IDEFICS-80B. Default: false."""
     frames: int | None = None
-    """`perceiver`: give each frame of a video a learned embedding, for at most so many. Default: none of them."""
+    """For `perceiver`: number of learned frame embeddings, which is the largest number of frames of a video. Default:
+    no frame embeddings."""
     positions: bool | None = None
-    """`abstractor`: fixed sine positions on queries and keys, as mPLUG-Owl2. Default: false."""
+    """For `abstractor`: add fixed sine positions to queries and keys, as mPLUG-Owl2. Default: false."""
     end: bool | None = None
-    """`abstractor`: a learned vector after the rows, which says that the medium has ended. Default: true."""
+    """For `abstractor`: add a learned vector after the tokens, which marks the end of the medium. Default: true."""
     dropout: float | None = None
-    """`abstractor`: of attention weights, while training. Default: 0; mPLUG-Owl has 0.1."""
+    """For `abstractor`: dropout probability of attention weights in training. Default: 0; mPLUG-Owl uses 0.1."""
     path: str | None = None
-    """A checkpoint file with the weights of OpenFlamingo, Otter (`perceiver`), Qwen-VL (`query`), mPLUG-Owl, DocOwl or
-    mPLUG-Owl2 (`abstractor`). The perceiver's projection is not in them and starts anew."""
+    """Pretrained weights: a checkpoint file of OpenFlamingo or Otter (`perceiver`), Qwen-VL (`query`), mPLUG-Owl,
+    DocOwl or mPLUG-Owl2 (`abstractor`). It does not contain the perceiver's projection, which is initialised
+    randomly."""
 
     def __post_init__(self) -> None:
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
         foreign = [name for name in given if name not in OPTIONS[self.kind]]
         if foreign:
             raise ValueError(
-                f"kind: {self.kind} does not know {', '.join(foreign)}. Available: {', '.join(OPTIONS[self.kind])}."
+                f"kind {self.kind} has no option {', '.join(foreign)}. Available: {', '.join(OPTIONS[self.kind])}."
             )
         for name in ("queries", "heads", "depth", "hidden", "head_width", "frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1.")
         if self.kind == "query" and self.queries is not None and math.isqrt(self.queries) ** 2 != self.queries:
-            raise ValueError(f"queries ({self.queries}) of `kind: query` stand on a square grid: 64, 144, 256, ...")
+            raise ValueError(
+                f"queries ({self.queries}) must be a square number with `kind: query`, such as 64, 144 or 256."
+            )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be at least 0 and below 1.")
 
 
 @dataclass(frozen=True)
 class ResamplerLength:
-    """So many rows for any medium; `query`: a square grid of them for each picture or frame."""
+    """A fixed number of tokens for any medium; for `query` a square grid of tokens for each image or frame."""
 
     rows: int
     square: bool = False
-    """The rows fill a grid, and so must those that come in."""
+    """The output tokens fill a grid, and the input tokens must fill one."""
     placed: bool = False
-    """The rows that come in must each have a place in a picture; a class token before a square grid may have none."""
+    """Each input token must have a place in an image; a class token before a square grid needs none."""
     frames: int | None = None
     """Most frames of a medium."""
 
@@ -114,9 +119,9 @@ class ResamplerLength:
         if self.frames is not None and len(grid) == 3 and grid[0] > self.frames:
             raise RecipeError(too_many_frames(grid[0], self.frames))
         if self.square and (len(grid) not in (2, 3) or math.prod(grid) != layout.rows):
-            raise _no_grid("`kind: query` needs", layout, "Use `kind: perceiver`, or an encoder with such a grid")
+            raise _no_grid("with `kind: query`", layout, "Use `kind: perceiver`")
         if self.placed and len(grid) not in (2, 3) and not _square_after_class_token(layout):
-            raise _no_grid("`positions` need", layout, "Leave them off, or use an encoder with such a grid")
+            raise _no_grid("with `positions: true`", layout, "Remove `positions`")
         if not self.square:
             return Layout(self.rows)
         side = math.isqrt(self.rows)
@@ -127,18 +132,20 @@ def _square_after_class_token(layout: Layout) -> bool:
     return layout.grid is None and layout.rows > 1 and math.isqrt(layout.rows - 1) ** 2 == layout.rows - 1
 
 
-def _no_grid(what: str, layout: Layout, remedy: str) -> RecipeError:
-    beside = layout.rows - math.prod(layout.grid) if layout.grid else 0
-    others = f", with {beside} beside it" if beside else ""
-    theirs = f"fill the grid {layout.grid}{others}" if layout.grid else "fill none"
+def _no_grid(setting: str, layout: Layout, remedy: str) -> RecipeError:
+    outside = layout.rows - math.prod(layout.grid) if layout.grid else 0
+    place = (
+        f"a grid {layout.grid}{f' and {outside} tokens outside it' if outside else ''}" if layout.grid else "no grid"
+    )
     return RecipeError(
-        f"resampler: {what} rows that fill the grid (y, x) of a picture or (t, y, x) of a video, but these "
-        f"{layout.rows} rows {theirs}. {remedy} (in the encoders of pictures: no class token among the rows)."
+        f"resampler: {setting} the tokens must fill a grid, (y, x) of an image or (t, y, x) of a video, but these "
+        f"{layout.rows} tokens have {place}. {remedy}, or use an encoder with such a grid (in image encoders, set "
+        f"`class_token: drop`)."
     )
 
 
 class ResamplerAdapter(Adapter):
-    """Rows [M, S, D] -> [M, L, D_llm] by learned queries; padded rows are never looked at."""
+    """Tokens [M, S, D] -> [M, L, D_llm] by learned queries, which do not attend to padding."""
 
     Config = ResamplerConfig
     contract = 1
@@ -147,14 +154,14 @@ class ResamplerAdapter(Adapter):
         "Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text Reading, and Beyond, "
         "arXiv 2308.12966; Ye et al., mPLUG-Owl: Modularization Empowers Large Language Models with "
         "Multimodality, arXiv 2304.14178",
-        weights="none, unless `path` is said: then those of OpenFlamingo, Otter, Qwen-VL or mPLUG-Owl, by their "
+        weights="none, unless `path` is set: then those of OpenFlamingo, Otter, Qwen-VL or mPLUG-Owl, by their "
         "authors' terms",
-        tokens="64 (`queries`), whatever comes in; `kind: query`: 256 a picture or frame; `kind: abstractor`: 64 and "
-        "the end vector",
+        tokens="64 (`queries`), for any input; `kind: query`: 256 for each image or frame; `kind: abstractor`: 64 "
+        "and the end vector",
     )
 
     def __init__(self, config: ResamplerConfig, width: int, llm_width: int) -> None:
-        """Raises RecipeError for heads or positions that do not fit the widths."""
+        """Raises RecipeError if heads or positions do not fit the widths."""
         super().__init__(config, width, llm_width)
         self.config = config
         require_weights(config.path)
@@ -175,12 +182,12 @@ class ResamplerAdapter(Adapter):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """A perceiver that tells frames apart."""
+        """A perceiver with frame embeddings."""
         del folder
         return AdapterExample({"queries": 4, "depth": 2, "heads": 2, "head_width": 8, "frames": 4})
 
     def load(self) -> None:
-        """Load the weights of `path`. Raises RecipeError where they are not there or do not fit."""
+        """Load the weights of `path`. Raises RecipeError if they are missing or do not fit."""
         config = self.config
         if config.path is None:
             return
@@ -193,17 +200,17 @@ class ResamplerAdapter(Adapter):
         """Features [M, S, D] -> Features [M, L, D_llm].
 
         Raises:
-            RecipeError: the rows have no places where they are needed, or too many frames.
+            RecipeError: the tokens have no grid, but the kind needs one, or there are too many frames.
         """
         del instruction
         values = features.values.to(next(self.parameters()).dtype)
-        # what stands in padding may be anything, even not a number, which a mask of attention does not keep out
-        cleaned: Features = self.network(features.with_values(values.masked_fill(~features.mask[..., None], 0.0)))
-        return cleaned
+        # padding may contain NaN, which an attention mask does not keep out
+        resampled: Features = self.network(features.with_values(values.masked_fill(~features.mask[..., None], 0.0)))
+        return resampled
 
 
 def _left_out(config: ResamplerConfig) -> list[str]:
-    """What a checkpoint holds and this network, by the recipe's wish or because it computes it, does not."""
+    """Weights that a checkpoint contains and this network does not: it computes them, or the recipe excludes them."""
     fixed = [f"layers.{n}.{side}_pos_embed" for n in range(_or(config.depth, 6)) for side in "qk"]
     return [
         "places",
@@ -226,7 +233,7 @@ def _perceiver(config: ResamplerConfig, width: int, out: int | None, queries: in
 def _query(config: ResamplerConfig, width: int, llm_width: int, queries: int) -> PositionedQuery:
     heads = _or(config.heads, max(1, llm_width // 128))
     _divides(heads, llm_width, "the LLM's width", "heads")
-    _divides(4, llm_width, "the LLM's width", "parts (sines and cosines of y and x)")
+    _divides(4, llm_width, "the LLM's width", "sines and cosines of y and x")
     return PositionedQuery(width, llm_width, math.isqrt(queries), heads, config.projection)
 
 
@@ -236,7 +243,7 @@ def _abstractor(config: ResamplerConfig, width: int, out: int | None, queries: i
     positions = _or(config.positions, False)
     _divides(heads, width, "the encoder's width", "heads")
     if positions:
-        _divides(4, width, "the encoder's width", "parts (sines and cosines of y and x)")
+        _divides(4, width, "the encoder's width", "sines and cosines of y and x")
     layers = [AbstractorLayer(width, heads, hidden, dropout) for _ in range(_or(config.depth, 6))]
     return Abstractor(width, out, queries, positions, _or(config.end, True), layers)
 
@@ -244,8 +251,8 @@ def _abstractor(config: ResamplerConfig, width: int, out: int | None, queries: i
 def _divides(parts: int, width: int, whose: str, what: str) -> None:
     if width % parts:
         raise RecipeError(
-            f"resampler: {whose} ({width}) cannot be divided into {parts} {what}."
-            + (" Choose `heads` so that it can." if what == "heads" else "")
+            f"resampler: {whose} ({width}) is not a multiple of {parts} ({what})."
+            + (" Set `heads` to one of its divisors." if what == "heads" else "")
         )
 
 

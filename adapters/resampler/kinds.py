@@ -1,6 +1,6 @@
 """The networks of `resampler` of kinds `perceiver` and `abstractor`: learned queries through several layers.
 
-Shapes: M media, S rows a medium, D encoder width, D_llm LLM width, Q queries, H heads.
+Shapes: M media, S tokens of a medium, D encoder width, D_llm LLM width, Q queries, H heads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class PerceiverBlock(nn.Module):
-    """Latents attend to the medium's rows and to themselves, then pass a feed-forward layer; both are residual."""
+    """Latents attend to the medium's tokens and to themselves, then pass through a feed-forward layer; both have a
+    residual connection."""
 
     def __init__(
         self, width: int, heads: int, head_width: int, hidden: int, activation: str, qk_norm: bool = False
@@ -41,10 +42,11 @@ class PerceiverBlock(nn.Module):
     def forward(self, latents: Tensor, media: Tensor, seen: Tensor) -> Tensor:
         """Latents [M, Q, D], media [M, S, D], seen [M, 1, S + Q] -> latents [M, Q, D]."""
         normed = self.norm_latents(latents)
+        # latents are among the keys, so that they see each other too
         keys, values = self.to_kv(torch.cat([self.norm_media(media), normed], dim=1)).chunk(2, dim=-1)
         queries = self._per_head(self.q_norm, self.to_q(normed))
-        found = attend(queries, self._per_head(self.k_norm, keys), values, self.heads, seen)
-        latents = latents + self.to_out(found)
+        attended = attend(queries, self._per_head(self.k_norm, keys), values, self.heads, seen)
+        latents = latents + self.to_out(attended)
         changed: Tensor = self.feed_forward(latents)
         return latents + changed
 
@@ -54,7 +56,7 @@ class PerceiverBlock(nn.Module):
 
 
 class Perceiver(nn.Module):
-    """Flamingo's resampler (arXiv 2204.14198, section 3.1.1): learned latents gather all frames of a medium.
+    """Flamingo's resampler (arXiv 2204.14198, section 3.1.1): learned latents attend to all frames of a medium.
 
     Initialised as OpenFlamingo's: latents and frame embeddings normal with deviation 1, the rest as torch does.
     """
@@ -82,7 +84,7 @@ class Perceiver(nn.Module):
 
 
 def _frame(features: Features, limit: int) -> Tensor:
-    """[M, S] the frame of each row; 0 where the medium has none."""
+    """[M, S] the frame of each token; 0 if the medium has no frames."""
     if features.grid is None or features.grid.shape[-1] != 3:
         return torch.zeros_like(features.mask, dtype=torch.long)
     frame = features.grid[..., 0].masked_fill(~features.mask, 0).clamp(min=0).long()
@@ -91,18 +93,19 @@ def _frame(features: Features, limit: int) -> Tensor:
     return frame
 
 
-def too_many_frames(found: int, limit: int) -> str:
-    """The message for a medium with more frames than embeddings."""
+def too_many_frames(count: int, limit: int) -> str:
+    """The message for a medium with more frames than frame embeddings."""
     return (
-        f"resampler: a medium of {found} frames, but `frames` is {limit}, the number of frame embeddings. "
-        f"Raise `frames`, or let the encoder take fewer frames."
+        f"resampler: a medium has {count} frames, but there are only {limit} frame embeddings. Set `frames` to at "
+        f"least {count}, or use fewer frames in the encoder."
     )
 
 
 class AbstractorLayer(nn.Module):
-    """Queries attend to themselves and the medium's rows, then pass a gated feed-forward layer with a norm inside.
+    """Queries attend to themselves and the medium's tokens, then pass through a gated feed-forward layer with a norm
+    inside.
 
-    As in the original the residual path starts at the normed queries.
+    As in the original, the residual path starts after the first norm.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -123,28 +126,29 @@ class AbstractorLayer(nn.Module):
     def forward(self, queries: Tensor, media: Tensor, seen: Tensor, places: tuple[Tensor, Tensor] | None) -> Tensor:
         """Queries [M, Q, D], media [M, S, D], seen [M, 1, Q + S] -> [M, Q, D].
 
-        `places`: positions of the queries [Q, D] and of the media's rows [M, S, D].
+        `places`: positions of the queries [Q, D] and of the media's tokens [M, S, D].
         """
         queries = self.norm1(queries)
         rows = torch.cat([queries, self.normk(media)], dim=1)
         asked, keyed = queries, rows
         if places is not None:
-            own = places[0].expand(len(media), -1, -1)
-            asked, keyed = queries + own, rows + torch.cat([own, places[1]], dim=1)
+            # positions are added to queries and keys, not to values
+            of_queries = places[0].expand(len(media), -1, -1)
+            asked, keyed = queries + of_queries, rows + torch.cat([of_queries, places[1]], dim=1)
         dropout = self.dropout if self.training else 0.0
-        found = attend(self.query(asked), self.key(keyed), self.value(rows), self.heads, seen, dropout)
-        queries = queries + self.out_proj(found)
+        attended = attend(self.query(asked), self.key(keyed), self.value(rows), self.heads, seen, dropout)
+        queries = queries + self.out_proj(attended)
         inner = self.norm2(queries)
         gated: Tensor = self.w2(self.ffn_ln(F.silu(self.w1(inner)) * self.w3(inner)))
         return queries + gated
 
 
 class Abstractor(nn.Module):
-    """The visual abstractor of mPLUG-Owl (arXiv 2304.14178, section 3.1), with the positions of mPLUG-Owl2 if wished.
+    """The visual abstractor of mPLUG-Owl (arXiv 2304.14178, section 3.1), optionally with the positions of mPLUG-Owl2.
 
     Initialised as the originals: matrices normal and the end vector truncated normal with deviation 0.02, queries
-    normal with deviation 1 (mPLUG-Owl2; the zeros of mPLUG-Owl's code, meant to be loaded over, would keep all queries
-    equal for ever).
+    normal with deviation 1 (mPLUG-Owl2). The zeros of mPLUG-Owl's code, which are replaced by loaded weights there,
+    would keep all queries equal in training.
     """
 
     def __init__(
@@ -169,7 +173,7 @@ class Abstractor(nn.Module):
         seen = torch.cat([all_seen(features, count), features.mask], dim=1)[:, None]
         places = None
         if self.positions:
-            grid = grid_of(features, "`positions` are on")
+            grid = grid_of(features, "`positions` is true")
             order = torch.arange(count, device=media.device)
             places = (sines(order, width).to(media.dtype), grid_sines(grid, width).to(media.dtype))
         queries = self.queries.expand(len(media), -1, -1)

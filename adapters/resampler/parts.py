@@ -1,6 +1,6 @@
-"""What the three networks of `resampler` have in common: attention under a mask, sine positions.
+"""Parts of the three networks of `resampler`: masked attention and sine positions.
 
-Shapes: M media, S rows a medium, Q queries, L queries of a medium, H heads, d width of a head, k grid coordinates.
+Shapes: M media, S tokens of a medium, Q queries, L queries of a medium, H heads, d width of a head, k grid coordinates.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from omnivit.plugin import Features, RecipeError
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, seen: Tensor, dropout: float = 0.0) -> Tensor:
     """Attention of queries [M, L, H * d] over keys and values [M, S, H * d] -> [M, L, H * d].
 
-    `seen` ([M, L or 1, S] bool) says which keys a query attends to; it must leave every query at least one.
+    `seen` ([M, L or 1, S] bool) tells which keys a query attends to; every query needs at least one.
     """
     q, k, v = (per_head(rows, heads).transpose(1, 2) for rows in (q, k, v))
-    found = F.scaled_dot_product_attention(q, k, v, seen[:, None], dropout_p=dropout)
-    return found.transpose(1, 2).flatten(-2)
+    attended = F.scaled_dot_product_attention(q, k, v, seen[:, None], dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(-2)
 
 
 def per_head(rows: Tensor, heads: int) -> Tensor:
@@ -35,20 +35,21 @@ def sines(places: Tensor, width: int) -> Tensor:
 
 
 def grid_sines(grid: Tensor, width: int) -> Tensor:
-    """Places (..., y, x) [..., k] -> [..., width]: half for x, then half for y, as MAE (arXiv 2111.06377) orders them.
+    """Places (..., y, x) [..., k] -> [..., width]: the first half for x, the second for y, as in MAE (arXiv
+    2111.06377).
 
-    Rows without a place (-1: a class token) get zeros.
+    Tokens without a place (-1: a class token) get zeros.
     """
-    found = torch.cat([sines(grid[..., -1], width // 2), sines(grid[..., -2], width // 2)], dim=-1)
-    return found.masked_fill((grid[..., -1:] < 0), 0.0)
+    waves = torch.cat([sines(grid[..., -1], width // 2), sines(grid[..., -2], width // 2)], dim=-1)
+    return waves.masked_fill((grid[..., -1:] < 0), 0.0)
 
 
 def grid_of(features: Features, why: str) -> Tensor:
-    """[M, S, k] places of the rows, k = 2 or 3. Raises RecipeError where the encoder gives none."""
+    """[M, S, k] places of the tokens, k = 2 or 3. Raises RecipeError if the encoder gives none."""
     if features.grid is None or features.grid.shape[-1] not in (2, 3):
         raise RecipeError(
-            f"resampler: {why}, but the encoder does not say where in a picture (y, x) its rows stand. "
-            f"Use `kind: perceiver`, or an encoder whose rows fill a grid."
+            f"resampler: {why}, but the encoder returned tokens without places (y, x) in an image. Use `kind: "
+            f"perceiver`, or an encoder whose tokens fill a grid."
         )
     return features.grid
 

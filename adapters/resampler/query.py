@@ -1,6 +1,7 @@
 """The network of `resampler` of kind `query`: one cross-attention with 2-D positions on both sides.
 
-Shapes: M media, S rows a medium, D encoder width, D_llm LLM width, Q queries, T frames, k grid coordinates ((t,) y, x).
+Shapes: M media, S tokens of a medium, D encoder width, D_llm LLM width, Q queries, T frames, k grid coordinates ((t,)
+y, x).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from omnivit.plugin import Features
 class PositionedQuery(nn.Module):
     """Qwen-VL's resampler (arXiv 2308.12966, section 2.1): one cross-attention with 2-D positions on both sides.
 
-    Each query stands at a place of a square grid, so that the rows that come out fill that grid. The positions of the
+    Each query has a place on a square grid, so that the output tokens fill that grid. The positions of the
     keys are interpolated from the same grid. A video is resampled frame by frame. Initialised as the original: matrices
     truncated normal with deviation 0.02, the three of attention together by Xavier, the last normal with D_llm^-0.5.
     """
@@ -41,22 +42,24 @@ class PositionedQuery(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Features [M, S, D] -> Features [M, T * Q, D_llm] on the grid ((T,) side, side)."""
-        grid = grid_of(features, "`kind: query` needs positions").masked_fill(~features.mask[..., None], 0)
+        grid = grid_of(features, "`kind: query` needs places").masked_fill(~features.mask[..., None], 0)
         sizes = (grid.amax(dim=1) + 1).tolist()
         frames = [size[0] if len(size) == 3 else 1 for size in sizes]
         rows = self.ln_kv(self.kv_proj(features.values))
         places = self._places(grid, sizes).to(rows.dtype)
+        # positions are added to queries and keys, not to values
         queries = (self.ln_q(self.query) + self.places.to(self.query.dtype)).repeat(max(frames), 1)
         weights, offsets = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, offset)
             for x, weight, offset in zip((queries[None], rows + places, rows), weights, offsets, strict=True)
         )
-        found = attend(q.expand(len(rows), -1, -1), k, v, self.heads, self._seen(features.mask, grid, max(frames)))
-        return self._arranged(self.post(self.out_proj(found)), frames, grid)
+        attended = attend(q.expand(len(rows), -1, -1), k, v, self.heads, self._seen(features.mask, grid, max(frames)))
+        return self._arranged(self.post(self.out_proj(attended)), frames, grid)
 
     def _places(self, grid: Tensor, sizes: list[list[int]]) -> Tensor:
         """[M, S, D_llm] positions of the keys, each medium's interpolated to its own size (y, x)."""
+        # one table of positions for each size; every token looks up its row in all tables together
         starts: dict[tuple[int, int], int] = {}
         tables: list[Tensor] = []
         for y, x in dict.fromkeys((size[-2], size[-1]) for size in sizes):
@@ -73,11 +76,12 @@ class PositionedQuery(nn.Module):
         return F.interpolate(table, size=(y, x), mode="bicubic", align_corners=False).flatten(2)[0].T
 
     def _seen(self, mask: Tensor, grid: Tensor, frames: int) -> Tensor:
-        """[M, 1 or T * Q, S]: a query sees the rows of its own frame; one of a frame that is not there sees any."""
+        """[M, 1 or T * Q, S]: a query sees the tokens of its own frame; a query of a frame that the medium does not
+        have sees all."""
         if grid.shape[-1] == 2:
             return mask[:, None]
         seen = mask[:, None] & (grid[:, None, :, 0] == torch.arange(frames, device=grid.device)[:, None])
-        seen = seen | ~seen.any(dim=-1, keepdim=True)
+        seen = seen | ~seen.any(dim=-1, keepdim=True)  # softmax over no key is NaN; `_arranged` masks these queries
         return seen.repeat_interleave(self.side**2, dim=1)
 
     def _arranged(self, values: Tensor, frames: list[int], grid: Tensor) -> Features:

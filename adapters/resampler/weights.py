@@ -1,8 +1,9 @@
 """The weights of resamplers in published checkpoints -> the names of `omnivit_adapters.resampler.adapter`.
 
-Read are the layouts of OpenFlamingo and Otter (`perceiver.*`), of Qwen-VL (`visual.attn_pool.*`, `visual.ln_post.*`,
-`visual.proj`), and of mPLUG-Owl, DocOwl and mPLUG-Owl2 (`abstractor.*` and `query_tokens`, or `visual_abstractor.*`).
-Keys of other parts of the model are passed over. Whether the weights are complete is not checked here.
+Supported are the layouts of OpenFlamingo and Otter (`perceiver.*`), of Qwen-VL (`visual.attn_pool.*`,
+`visual.ln_post.*`, `visual.proj`), and of mPLUG-Owl, DocOwl and mPLUG-Owl2 (`abstractor.*` and `query_tokens`, or
+`visual_abstractor.*`). Keys of other parts of the model are ignored. This module does not check that the weights are
+complete.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from omnivit.plugin import RecipeError, locate, read_state
 _LAYER = r"encoder\.layers\.(\d+)\.crossattention\."
 
 STEMS = {"perceiver": "perceiver", "query": "attn_pool", "abstractor": "abstractor"}
-"""The name, or its end, of the module that is a resampler of each kind."""
+"""For each kind, the end of the name of its module in a checkpoint."""
 
 NAMES = {
     "perceiver": (
@@ -37,27 +38,27 @@ NAMES = {
         (r"query_embeds", "queries"),
     ),
 }
-"""For each kind, their names inside that module -> ours, where they differ."""
+"""For each kind, names inside that module -> our names, where they differ."""
 
-BESIDE = {
+ELSEWHERE = {
     "perceiver": (),
     "query": ((r"(?:.*\.)?visual\.ln_post\.(\w+)", r"post.0.\1"), (r"(?:.*\.)?visual\.proj", "post.1.weight")),
     "abstractor": ((r"(?:.*\.)?query_tokens", "queries"),),
 }
-"""For each kind, whole names of weights that stand elsewhere in the checkpoint -> ours."""
+"""For each kind, full names of weights elsewhere in the checkpoint -> our names."""
 
 
 def own_name(key: str, kind: str) -> str | None:
-    """A checkpoint's key under our names; None: it is of another part of the model."""
-    for pattern, name in BESIDE[kind]:
-        if whole := re.fullmatch(pattern, key):
-            return whole.expand(name)
+    """Our name for a key of a checkpoint; None for a key of another part of the model."""
+    for pattern, name in ELSEWHERE[kind]:
+        if match := re.fullmatch(pattern, key):
+            return match.expand(name)
     inside = re.fullmatch(rf"(?:.*[._])?{STEMS[kind]}\.(.+)", key)
     if inside is None:
         return None
     for pattern, name in NAMES[kind]:
-        if found := re.fullmatch(pattern, inside[1]):
-            return found.expand(name)
+        if match := re.fullmatch(pattern, inside[1]):
+            return match.expand(name)
     return inside[1]
 
 
@@ -69,27 +70,27 @@ def read_resampler(path: str, kind: str) -> dict[str, Tensor]:
         kind: perceiver, query or abstractor.
 
     Raises:
-        RecipeError: no readable file is there, or it holds no resampler of the kind.
+        RecipeError: the file cannot be read, or contains no resampler of this kind.
         PluginError: the package of `pkg:` is not installed.
     """
     place = locate(path)
     if not isinstance(place, Path) or not place.is_file():
         raise RecipeError(
-            f"resampler.path {path!r}: is no file. Give the path of the file (.safetensors, .bin, .pt, .pth) that "
-            f"holds the resampler; of a checkpoint in several files, the one that its index names."
+            f"resampler.path {path!r}: this is not a file. Set the path of the file (.safetensors, .bin, .pt, .pth) "
+            f"that contains the resampler. If the checkpoint has several files, its index names the right one."
         )
     state = read_state(place)
-    found = {name: _shaped(name, value) for key, value in state.items() if (name := own_name(key, kind)) is not None}
-    if not found:
+    weights = {name: _shaped(name, value) for key, value in state.items() if (name := own_name(key, kind)) is not None}
+    if not weights:
         raise RecipeError(
-            f"resampler.path {path!r}: holds no resampler of `kind: {kind}`, whose weights are named "
-            f"...{STEMS[kind]}.*; it begins with {', '.join(list(state)[:3]) or 'nothing'}."
+            f"resampler.path {path!r}: the file contains no resampler of `kind: {kind}`. Its weights are named "
+            f"`...{STEMS[kind]}.*`; the keys of this file begin with {', '.join(list(state)[:3]) or 'nothing'}."
         )
-    return found
+    return weights
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
-    """Without the media's dimension that some keep before; the last matrix of Qwen-VL stands the other way."""
+    """Without the first dimension of size 1 that some checkpoints have; the last matrix of Qwen-VL is transposed."""
     if name == "post.1.weight":
         return value.T
     return value.reshape(-1, value.shape[-1]) if name in ("queries", "end") else value

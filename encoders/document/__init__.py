@@ -1,4 +1,4 @@
-"""`document`: pages (PDF, pictures of pages) cut into crops, each seen by an image encoder."""
+"""`document`: pages (PDF, images of pages) cut into crops, each seen by an image encoder."""
 
 from omnivit_encoders.document.encoder import DocumentEncoder
 

@@ -1,13 +1,13 @@
-"""`document`: pages (PDF, pictures of pages) cut into crops, each seen by an image encoder.
+"""`document`: pages (PDF, images of pages) cut into crops, each encoded by an image encoder.
 
 Crops by shape with a global view and learned crop positions (UReader, arXiv 2310.05126; mPLUG-DocOwl 1.5, arXiv
-2403.12895; PaperOwl's tables, arXiv 2311.18248), or any-resolution tiles laid together to one map (LLaVA-NeXT). See
+2403.12895; PaperOwl's tables, arXiv 2311.18248), or any-resolution tiles joined to one feature map (LLaVA-NeXT). See
 `omnivit.media.tiling` for how a page is cut and `omnivit.media.pages` for what is read.
 
-Not here: LLaVA-NeXT's newline vector stands in the LLM's space, behind the projector: `markers` with `row: true` adds
-it, where the global view is a branch of its own, so that its rows get none.
+LLaVA-NeXT's newline embedding is not added here, because it comes after the projector: use the adapter `markers` with
+`row: true`, and a separate branch for the global view, which gets none.
 
-Shapes: M media, N crops of a medium, S rows of a crop, L rows of a medium, V views (maps) of a medium, D width.
+Shapes: M media, N crops of a medium, S tokens of a crop, L tokens of a medium, V views (maps) of a medium, D width.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ OWN = ("places", "order", "grid", "maps")
 
 @dataclass
 class DocumentConfig:
-    """What a recipe may say to `document`."""
+    """Options of `document`."""
 
     encoder: dict[str, Any]
-    """The image encoder that sees each crop: `name` and its options. It must show whole crops (for `timm`:
-    `crop_pct: 1`)."""
+    """The image encoder for each crop: `name` and its options. It must not crop its images (for `timm`: `crop_pct:
+    1`)."""
     cropping: Literal["adaptive", "any_resolution", "none"] = "adaptive"
-    """`adaptive`: the page squeezed into the grid of crops nearest to its shape. `any_resolution`: fitted into the grid
-    that keeps most of its pixels, black beside it. `none`: the global view alone."""
+    """`adaptive`: resize the page to the grid of crops whose shape is nearest; `any_resolution`: resize it, with its
+    aspect ratio, to the grid that keeps most of its pixels, and pad with black; `none`: the global view only."""
     crops: int | None = None
-    """Most crops of a page: all grids of up to so many. Default: 9 for `adaptive`, LLaVA-NeXT's five grids of 2 to 4
-    crops for `any_resolution`."""
+    """Largest number of crops of a page; all grids with at most this number are allowed. Default: 9 for `adaptive`,
+    LLaVA-NeXT's five grids of 2 to 4 crops for `any_resolution`."""
     grids: list[list[int]] | None = None
-    """The grids themselves instead, [rows, columns] of crops each."""
+    """The allowed grids instead of `crops`: a list of [rows, columns]."""
     global_view: bool = True
-    """Before the crops of a page, the whole page squeezed into one."""
+    """Add one crop with the whole page, resized, before the crops of a page."""
     joined: bool = False
-    """Lay the rows of a page's crops together to one map, line by line over all crops, without those on the black
-    beside the page."""
+    """Join the tokens of all crops of a page to one feature map, row by row over all crops, without the tokens on the
+    padding."""
     positions: bool = False
-    """Learned row and column vectors of the grid: their mean is added to all rows of a crop."""
+    """Add the mean of a learned row embedding and a learned column embedding to all tokens of a crop."""
     pages: int = 1
-    """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
+    """Number of first pages that are read if the record does not choose pages (`report.pdf#page=3`)."""
     max_side: int = LONGEST
-    """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
+    """Longer side, in pixels, of a page that is rendered from a PDF. Images of pages keep their size."""
     batch_size: int = 32
-    """Most crops that pass through the image encoder together."""
+    """Most crops in one forward pass of the image encoder."""
 
     renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
 
@@ -87,15 +87,18 @@ class DocumentConfig:
         require_within(self, 16, 8192, "max_side")
         require_within(self, 1, None, "batch_size")
         if self.crops is not None and self.grids is not None:
-            raise ValueError("`crops` and `grids` exclude each other: both say which grids there are.")
+            raise ValueError("`crops` and `grids` cannot both be set, because both define the allowed grids.")
         bad = [grid for grid in self.grids or [] if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > MOST_CROPS]
         if bad or self.grids == []:
             raise ValueError(
-                f"`grids` holds {bad[0] if bad else 'nothing'}; [rows, columns] of at most {MOST_CROPS} crops are "
-                f"wanted, such as [[1, 1], [2, 1]]."
+                f"`grids` contains {bad[0] if bad else 'nothing'}, but it must be a list of [rows, columns] with at "
+                f"most {MOST_CROPS} crops each, such as [[1, 1], [2, 1]]."
             )
         if self.cropping == "none" and (self.crops or self.grids or self.joined or not self.global_view):
-            raise ValueError("`cropping` is `none`: leave out `crops`, `grids` and `joined`, and keep `global_view`.")
+            raise ValueError(
+                "with `cropping: none` only the global view is used. Remove `crops`, `grids` and `joined`, and keep "
+                "`global_view: true`."
+            )
 
     def choices(self) -> tuple[tiling.Grid, ...]:
         """The grids that a page may be cut into."""
@@ -111,7 +114,7 @@ class DocumentProcessor:
     """Pages -> an item: `pictures` [], `places` [N, 3], the image encoder's tensors [N, ...]; picklable, no weights.
 
     `places` are (page, row, column) of each crop, -1 twice for a global view. Joined, there are `maps` [V, 2], sizes
-    of the maps; `order` [L], which of the N S rows follow each other; and `grid` [L, 3], their (view, y, x).
+    of the maps; `order` [L], which of the N S tokens follow each other; and `grid` [L, 3], their (view, y, x).
     """
 
     inside: Processor
@@ -139,7 +142,7 @@ class DocumentProcessor:
         return item if self.patches is None else item | joined(views, self.patches)
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of all crops, without those on black where crops are joined."""
+        """Tokens of all crops, without those on the padding if crops are joined."""
         return self._layout(item).rows
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -181,17 +184,18 @@ class View:
     """Number of its first crop among those of the medium."""
     grid: tiling.Grid
     page: tiling.Size | None = field(default=None)
-    """Size of the page where black was put beside it."""
+    """Size of the page, if it was padded with black."""
 
 
 def joined(views: Sequence[View], patches: tuple[int, int]) -> dict[str, Tensor]:
-    """How the rows of crops lie together to maps: `maps` [V, 2], `order` [L], `grid` [L, 3] (view, y, x)."""
+    """How the tokens of crops are joined to feature maps: `maps` [V, 2], `order` [L], `grid` [L, 3] (view, y, x)."""
     y, x = patches
     order, grid, maps = [], [], []
     for number, view in enumerate(views):
         rows, columns = view.grid
-        own = torch.arange(rows * columns * y * x).view(rows, columns, y, x) + view.first * y * x
-        table = own.transpose(1, 2).reshape(rows * y, columns * x)
+        # numbers of the tokens, crop by crop; the transposed table has them row by row over all crops
+        numbers = torch.arange(rows * columns * y * x).view(rows, columns, y, x) + view.first * y * x
+        table = numbers.transpose(1, 2).reshape(rows * y, columns * x)
         if view.page is not None:
             table = table[tiling.unpadded((rows * y, columns * x), view.page)]
         maps.append(table.shape)
@@ -201,7 +205,7 @@ def joined(views: Sequence[View], patches: tuple[int, int]) -> dict[str, Tensor]
 
 
 class CropPositions(nn.Module):
-    """A vector for each row and each column of a grid of crops; the last of both is the global view's."""
+    """An embedding for each row and each column of a grid of crops; the last of both is for the global view."""
 
     def __init__(self, most: int, width: int) -> None:
         super().__init__()
@@ -218,7 +222,7 @@ class CropPositions(nn.Module):
 
 
 class DocumentEncoder(Encoder):
-    """Rows of the crops of pages, page by page, global view first, then crop by crop or joined ([M, L, D])."""
+    """Tokens of the crops of pages, page by page, global view first, then crop by crop or joined ([M, L, D])."""
 
     contract = 1
     Config = DocumentConfig
@@ -231,7 +235,7 @@ class DocumentEncoder(Encoder):
     )
 
     def __init__(self, config: DocumentConfig) -> None:
-        """Raises RecipeError: the image encoder cannot be built, crops its pictures, or gives no grid to join."""
+        """Raises RecipeError: the image encoder cannot be built, crops its images, or gives no grid to join."""
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config.encoder, "encoder", "image")
@@ -248,7 +252,7 @@ class DocumentEncoder(Encoder):
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A small CLIP on up to four tiles, laid together, with learned places; pages of three shapes."""
+        """A small CLIP on up to four joined tiles with learned positions; pages of three shapes."""
         shapes = ((61, 43), (31, 97), (20, 20))
         config = {"encoder": INSIDE_EXAMPLES, "cropping": "any_resolution", "crops": 4, "joined": True}
         return EncoderExample(synthetic.pictures(folder, "page", shapes), {**config, "positions": True})
@@ -263,31 +267,31 @@ class DocumentEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, L, D], grid (crop, y, x), or (view, y, x) where crops are joined."""
-        found = encode_pictures(self.encoder, without(items, *OWN), self.config.batch_size)
+        features = encode_pictures(self.encoder, without(items, *OWN), self.config.batch_size)
         if self.positions is not None:
             places = items["places"]
-            crops = found.values.reshape(*places.shape[:2], -1, self.width)
+            crops = features.values.reshape(*places.shape[:2], -1, self.width)
             added = crops + self.positions(places[..., 1:])[:, :, None].to(crops.dtype)
-            found = found.with_values(added.flatten(1, 2) * found.mask[..., None])
-        return _in_order(found, items) if "order" in items else found
+            features = features.with_values(added.flatten(1, 2) * features.mask[..., None])
+        return _in_order(features, items) if "order" in items else features
 
 
-def _in_order(found: Features, items: Mapping[str, Tensor]) -> Features:
-    """The rows [M, N S, D] laid together to maps."""
+def _in_order(features: Features, items: Mapping[str, Tensor]) -> Features:
+    """The tokens [M, N S, D] in the order of the joined maps."""
     order = items["order"]
     lengths = items["maps"].prod(dim=2).sum(dim=1)
     mask = torch.arange(order.shape[1], device=order.device) < lengths[:, None]
-    values = found.values.gather(1, order[..., None].expand(-1, -1, found.values.shape[2]))
+    values = features.values.gather(1, order[..., None].expand(-1, -1, features.values.shape[2]))
     return Features(values * mask[..., None], mask, items["grid"])
 
 
 def _side(inside: Processor) -> tiling.Size:
-    """Height and width of the pictures that an image encoder sees, which are those of a crop."""
+    """Height and width of the image encoder's input, which is the size of a crop."""
     seen = [value for value in _prepared(inside, Image.new("RGB", (64, 64))).values() if value.ndim == 3]
     if len(seen) != 1:
         raise RecipeError(
-            "document encoder: how large the pictures are that `encoder` sees cannot be told: its items hold no single "
-            "tensor [channels, H, W]. Choose `clip` or `timm`."
+            "document encoder: the image size of `encoder` is unknown, because its items contain no single tensor "
+            "[channels, H, W]. Use `clip` or `timm`."
         )
     side = seen[0].shape[1], seen[0].shape[2]
     blank = Image.new("RGB", (side[1], side[0]))
@@ -296,8 +300,8 @@ def _side(inside: Processor) -> tiling.Size:
     plain, other = _prepared(inside, blank), _prepared(inside, framed)
     if all(torch.equal(plain[key], other[key]) for key in plain):
         raise RecipeError(
-            f"document encoder: `encoder` cuts the edges off its pictures ({side[0]} x {side[1]} pixels), so the text "
-            f"between two crops would be lost. With `timm`, say `crop_pct: 1`."
+            f"document encoder: `encoder` crops the edges of its images ({side[0]} x {side[1]} pixels), so that text "
+            f"between two crops would be lost. For `timm`, set `crop_pct: 1`."
         )
     return side
 
@@ -306,12 +310,12 @@ def _patches(inside: Processor) -> tuple[int, int]:
     grid = layout_of(inside, _prepared(inside, Image.new("RGB", (64, 64)))).grid
     if grid is None or len(grid) != 2:
         raise RecipeError(
-            "document encoder: `joined` lays rows together, but those of `encoder` fill no grid (y, x). Leave class "
-            "tokens out (`class_token: drop`), or leave `joined` out."
+            "document encoder: with `joined: true` the tokens of `encoder` must fill a grid (y, x), but they do not. "
+            "Set `class_token: drop` in `encoder`, or remove `joined`."
         )
     return grid[0], grid[1]
 
 
 def _prepared(inside: Processor, image: Image.Image) -> dict[str, Tensor]:
-    with torch.device("cpu"):  # real pixels, also where the model is only sketched
+    with torch.device("cpu"):  # real pixels, even if the model is on the meta device
         return inside(Media("image", image))

@@ -1,13 +1,13 @@
-"""`document_native`: pages at their own shape, cut into as many patches as fit into a budget (Pix2Struct, NaFlex).
+"""`document_native`: pages at their own shape, with a limit on the number of patches (Pix2Struct, NaFlex).
 
 Pix2Struct (Lee et al., arXiv 2210.03347, section 3.1) scales a page up or down, its ratio kept, to the most patches
-that a budget allows, and learns a vector for each row and column of patches. SigLIP 2's NaFlex models (Tschannen et
+that a budget allows, and learns an embedding for each row and column of patches. SigLIP 2's NaFlex models (Tschannen et
 al., arXiv 2502.14786, section 2.4; after NaViT, arXiv 2307.06304) do so with interpolated positions. Pages are prepared
-by the checkpoint's own image processor, and the rows are the model's last hidden states after its final norm.
+by the checkpoint's own image processor, and the tokens are the model's last hidden states after its final norm.
 
-Not here: Pix2Struct's way of drawing a question on top of the page; ours is asked in text.
+Pix2Struct draws the question on top of the page; here it is asked as text.
 
-Shapes: M media, N pages of a medium, P pages of all media, S patches of a page (padded), L rows of a medium, D width.
+Shapes: M media, N pages of a medium, P pages of all media, S patches of a page (padded), L tokens of a medium, D width.
 """
 
 from __future__ import annotations
@@ -52,21 +52,22 @@ from omnivit.plugin import (
 
 @dataclass
 class DocumentNativeConfig:
-    """What a recipe may say to `document_native`. Either `path` or `config`."""
+    """Options of `document_native`. Either `path` or `config`."""
 
     path: str | None = None
-    """Pretrained: a hub id or folder of a Pix2Struct or a SigLIP 2 NaFlex model; its vision tower is taken."""
+    """Pretrained weights: a hub id or folder of a Pix2Struct or a SigLIP 2 NaFlex model; its vision tower is used."""
     config: dict[str, Any] | None = None
-    """Random weights instead: a transformers config with its `model_type`: pix2struct_vision_model or
+    """Random weights instead of `path`: a transformers config with its `model_type`: pix2struct_vision_model or
     siglip2_vision_model."""
     max_patches: int | None = None
-    """Most patches, and rows, of a page; default: the checkpoint's image processor's (2048 and 256)."""
+    """Most patches of a page, which is the number of tokens; default: the value of the checkpoint's image processor
+    (2048 and 256)."""
     pages: int = 1
-    """How many of a document's first pages are read where a record chooses none (`report.pdf#page=3`)."""
+    """Number of first pages that are read if the record does not choose pages (`report.pdf#page=3`)."""
     max_side: int = LONGEST
-    """Pixels of the longer side of a page that is drawn from a PDF. Pictures of pages are taken as they are."""
+    """Longer side, in pixels, of a page that is rendered from a PDF. Images of pages keep their size."""
     batch_size: int = 8
-    """Most pages that pass through the model together."""
+    """Most pages in one forward pass of the model."""
 
     renamed: ClassVar[Mapping[str, str]] = {"longest": "max_side", "at_once": "batch_size"}
 
@@ -79,14 +80,14 @@ class DocumentNativeConfig:
 
 
 class Family(ABC):
-    """How a family of models wants its patches. Stateless."""
+    """The input format of a family of models. Stateless."""
 
     model: ClassVar[str]
-    """Class names of transformers: the vision model,"""
+    """Class name of the vision model in transformers."""
     processor: ClassVar[str]
-    """and its image processor."""
+    """Class name of its image processor."""
     budget: ClassVar[str]
-    """What the image processor calls the most patches."""
+    """The image processor's name for the largest number of patches."""
 
     @staticmethod
     @abstractmethod
@@ -95,8 +96,8 @@ class Family(ABC):
 
     @staticmethod
     @abstractmethod
-    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
-        """What the image processor made of one page -> patches [y * x, pixels] and (y, x)."""
+    def patches(prepared: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        """The image processor's output for one page -> patches [y * x, pixels] and (y, x)."""
 
     @staticmethod
     @abstractmethod
@@ -105,7 +106,7 @@ class Family(ABC):
 
 
 class Pix2Struct(Family):
-    """Patches carry their row and column, counted from 1; 0 is filling."""
+    """Patches contain their row and column, counted from 1; 0 is padding."""
 
     model = "Pix2StructVisionModel"
     processor = "Pix2StructImageProcessor"
@@ -117,8 +118,8 @@ class Pix2Struct(Family):
         return {"patch_size": {"height": side, "width": side}, "is_vqa": False}
 
     @staticmethod
-    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
-        flat = made["flattened_patches"][0]
+    def patches(prepared: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        flat = prepared["flattened_patches"][0]
         y, x = int(flat[:, 0].max()), int(flat[:, 1].max())
         return flat[: y * x, 2:], (y, x)
 
@@ -126,7 +127,7 @@ class Pix2Struct(Family):
     def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
         places = (_places(shapes, patches.shape[1]) + 1) * mask[..., None]
         flat = torch.cat([places.to(patches.dtype), patches], dim=2)
-        # Places are read out of `flat`, so it stays as precise as it is: bfloat16 counts only to 256.
+        # `flat` contains rows and columns, so it stays in float32: bfloat16 represents integers only up to 256
         hook = model.embeddings.patch_projection.register_forward_pre_hook(_as_its_weight)
         try:
             hidden: Tensor = model(
@@ -149,9 +150,9 @@ class NaFlex(Family):
         return {"patch_size": settings.patch_size}
 
     @staticmethod
-    def patches(made: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
-        y, x = made["spatial_shapes"][0].tolist()
-        return made["pixel_values"][0, : y * x], (y, x)
+    def patches(prepared: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, int]]:
+        y, x = prepared["spatial_shapes"][0].tolist()
+        return prepared["pixel_values"][0, : y * x], (y, x)
 
     @staticmethod
     def run(model: Any, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
@@ -227,8 +228,8 @@ class DocumentNativeEncoder(Encoder):
         longest = getattr(self._settings, "seq_len", None)
         if longest is not None and self.max_patches >= longest:
             raise RecipeError(
-                f"document_native encoder: `max_patches` is {self.max_patches}, but the model has positions for "
-                f"{longest - 1} rows and columns (`seq_len`: {longest}, the first for filling)."
+                f"document_native encoder: `max_patches` ({self.max_patches}) must be less than `seq_len` of the model "
+                f"({longest}): the model has positions for {longest - 1} rows and columns, and one for padding."
             )
         self.width = int(self._settings.hidden_size)
         with explained(f"document_native encoder: a model of type {self._settings.model_type!r} cannot be built"):
@@ -287,7 +288,7 @@ class DocumentNativeEncoder(Encoder):
         return Features(_together(hidden, counts), mask, _together(places, counts))
 
     def _run(self, patches: Tensor, shapes: Tensor) -> list[Tensor]:
-        """Pages [P, S, pixels] -> the rows [y * x, D] of each."""
+        """Pages [P, S, pixels] -> the tokens [y * x, D] of each."""
         lengths = shapes.prod(dim=1)
         patches = patches[:, : int(lengths.max())]
         mask = torch.arange(patches.shape[1], device=patches.device) < lengths[:, None]
@@ -308,7 +309,7 @@ def _places(shapes: Tensor, most: int) -> Tensor:
 
 
 def _together(pages: list[Tensor], counts: list[int]) -> Tensor:
-    """Rows of pages, [y * x, ...] each, and how many pages each medium has -> [M, L, ...]."""
+    """Tokens of pages, [y * x, ...] each, and how many pages each medium has -> [M, L, ...]."""
     parts = iter(pages)
     return pad_sequence([torch.cat([next(parts) for _ in range(count)]) for count in counts], batch_first=True)
 
@@ -326,8 +327,8 @@ def _settings(source: Tower) -> Any:
     settings = getattr(settings, "vision_config", settings)
     if settings.model_type not in FAMILIES:
         raise RecipeError(
-            f"{source}: {settings.model_type!r} takes images of one size. Available: {', '.join(FAMILIES)}. For "
-            f"others, use `document` with `clip` or `timm` inside."
+            f"{source}: {settings.model_type!r} processes images of one size only. Available: {', '.join(FAMILIES)}. "
+            f"For other models, use `document` with `clip` or `timm`."
         )
     if hasattr(settings, "vision_use_head"):
         settings.vision_use_head = False  # the pooled vector above the tokens is not used
@@ -342,7 +343,7 @@ def _image_processor(source: Tower, family: type[Family], settings: Any) -> Any:
         process.is_vqa = False
     if not hasattr(process, family.budget):
         raise RecipeError(
-            f"{source}: its image processor {type(process).__name__} creates images of one size. Use a NaFlex "
+            f"{source}: its image processor {type(process).__name__} returns images of one size only. Use a NaFlex "
             f"checkpoint, such as google/siglip2-base-patch16-naflex."
         )
     return process

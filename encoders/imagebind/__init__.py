@@ -1,4 +1,4 @@
-"""`imagebind`: ImageBind's embeddings of pictures, clips, sounds, depth maps, thermal pictures and motion (IMU)."""
+"""`imagebind`: ImageBind's embeddings of images, videos, audio, depth maps, thermal images and motion (IMU)."""
 
 from omnivit_encoders.imagebind.encoder import ImageBindEncoder
 

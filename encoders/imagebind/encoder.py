@@ -1,15 +1,15 @@
-"""`imagebind`: ImageBind's embeddings of pictures, clips, sounds, depth maps, thermal pictures and motion (IMU).
+"""`imagebind`: ImageBind's embeddings of images, videos, audio, depth maps, thermal images and motion (IMU).
 
-One plugin, a slot for each medium, one model: the first slot names the encoder, the others `share` it. Which medium a
-slot holds is the slot's name, or what the option `media` says of it:
+One plugin and one model, with a slot for each medium: the first slot names the encoder, the others `share` it. The
+medium of a slot is the slot's name, or is set by the option `media`:
 
     image: {encoder: {name: imagebind, path: imagebind_huge.pth, towers: [image, audio]}, adapter: {name: linear}}
     audio: {encoder: {share: image}, adapter: {share: image}}
 
 Girdhar et al., ImageBind: One Embedding Space To Bind Them All, arXiv 2305.05665. The model is Meta's own code; it and
-the weights are CC-BY-NC-SA 4.0: not for commercial use.
+the weights are CC-BY-NC-SA 4.0: no commercial use.
 
-Shapes: M media, S views of a medium (clips and crops), N tokens of a view, R rows, D width.
+Shapes: M media, S views of a medium (clips and crops), N tokens of a view, R tokens, D width.
 """
 
 from __future__ import annotations
@@ -71,49 +71,53 @@ _noticed: set[str] = set()
 
 @dataclass
 class ImageBindConfig:
-    """What a recipe may say to `imagebind`. `path`, or `sizes` for random weights."""
+    """Options of `imagebind`. Set `path`, or `sizes` for random weights."""
 
     path: str | None = None
-    """A local `imagebind_huge.pth`, or the same weights as .safetensors."""
+    """Pretrained weights: a local `imagebind_huge.pth`, or the same weights as .safetensors."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Another size than the published: `out_embed_dim`, and `TOWER_embed_dim`, `TOWER_num_blocks`, `TOWER_num_heads`
-    with TOWER one of vision, audio, depth, thermal, imu."""
+    """Sizes that differ from the published model: `out_embed_dim`, and `TOWER_embed_dim`, `TOWER_num_blocks`,
+    `TOWER_num_heads` with TOWER one of vision, audio, depth, thermal, imu."""
     towers: list[Literal["image", "video", "audio", "depth", "thermal", "imu"]] = field(
         default_factory=lambda: ["image", "video", "audio", "depth", "thermal", "imu"]
     )
-    """The media to be read; the model has only the parts that read these (`image` and `video` are one)."""
+    """The media that the encoder reads; only the parts of the model for these are built (`image` and `video` are one
+    part)."""
     media: dict[str, Literal["image", "video", "audio", "depth", "thermal", "imu"]] = field(default_factory=dict)
-    """What a slot of another name holds, such as {picture: image}."""
+    """Slot name -> medium, for slots that are not named after their medium, such as {photo: image}."""
     rows: Literal["embedding", "clips", "tokens"] = "embedding"
-    """One row, the embedding, a mean over clips and crops (NExT-GPT, PandaGPT); a row for each clip of a sound or a
-    video (Video-LLaMA); or all tokens of the trunk's last block, view by view, class token first (BuboGPT)."""
+    """`embedding`: one token, the mean of the embeddings of all clips and crops (NExT-GPT, PandaGPT); `clips`: one
+    token for each clip of an audio or a video (Video-LLaMA); `tokens`: all tokens of the trunk's last block, view by
+    view, class token first (BuboGPT)."""
     scaled: bool = True
-    """Embeddings times the model's fixed logit scale (audio 20, depth 5, thermal 10, imu 5), as it returns them. False:
-    all of length 1 (before the mean)."""
+    """`true`: embeddings are multiplied by the model's fixed logit scale (audio 20, depth 5, thermal 10, imu 5), as the
+    model returns them; `false`: all have length 1 (before the mean)."""
     audio_clips: int = 3
-    """Clips of two seconds, evenly over a sound."""
+    """Number of clips of two seconds, evenly over an audio."""
     video_clips: int = 5
-    """Clips of two seconds, evenly over a video."""
+    """Number of clips of two seconds, evenly over a video."""
     video_crops: Literal[1, 3] = 3
-    """Cut-outs of each clip along its longer side."""
+    """Number of crops of each clip along its longer side."""
     depth_unit: float = 0.001
-    """Metres that 1 in a depth map stands for: 0.001 for pictures in millimetres, 1.0 for arrays in metres."""
+    """Unit of a depth map in metres: 0.001 for images in millimetres, 1.0 for arrays in metres."""
     depth_baseline_focal: float = KINECT
     """Baseline (metres) times focal length (pixels) of the depth camera; default: Kinect v1."""
     dtype: Literal["float32", "bfloat16", "float16", "fastest"] = "float32"
-    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
+    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
 
     def __post_init__(self) -> None:
         if self.path is None and not self.sizes:
-            raise ValueError("say `path` (pretrained weights), or `sizes` (random weights).")
+            raise ValueError("set either `path` (pretrained weights) or `sizes` (random weights).")
         if not self.towers:
-            raise ValueError("`towers` is empty. Name at least one medium, such as [image].")
+            raise ValueError("`towers` is empty. Add at least one medium, such as [image].")
         for name in ("audio_clips", "video_clips", "depth_unit", "depth_baseline_focal"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
+                raise ValueError(f"`{name}` ({getattr(self, name)}) must be above 0.")
         for slot, medium in self.media.items():
             if medium not in self.towers:
-                raise ValueError(f"`media` says that {slot!r} holds {medium!r}, which is not among `towers`.")
+                raise ValueError(
+                    f"`media` assigns {medium!r} to the slot {slot!r}, but {medium!r} is not among `towers`."
+                )
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,13 @@ class ImageBindProcessor:
 
         Raises:
             MediaError: it cannot be read.
-            RecipeError: its slot has a name that stands for no medium, or for one that is not among `towers`.
+            RecipeError: the slot is not the name of a medium, or its medium is not among `towers`.
         """
         medium = self._medium(media)
         return {medium: self._prepared(medium, media)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of a medium, by its kind and the number of its views."""
+        """Tokens of a medium, by its kind and the number of its views."""
         (medium, value) = _only(item)
         views = len(value) if medium in ("audio", "video") else 1
         if self.config.rows == "tokens":
@@ -170,15 +174,15 @@ class ImageBindProcessor:
         medium = self.config.media.get(media.slot, media.slot)
         if medium not in TOWER_OF:
             raise RecipeError(
-                f"imagebind encoder: the slot {media.slot!r} stands for no medium; {suggest(medium, TOWER_OF)} Name "
-                f"the slot so, or say what it holds: `media: {{{media.slot}: image}}`."
+                f"imagebind encoder: the slot {media.slot!r} is not the name of a medium; {suggest(medium, TOWER_OF)} "
+                f"Rename the slot, or set its medium: `media: {{{media.slot}: image}}`."
             )
         if medium == "video" and isinstance(media.source, Image.Image):  # a frame that an encoder around this one made
             medium = "image"
         if medium not in self.config.towers:
             raise RecipeError(
-                f"imagebind encoder: the slot {media.slot!r} holds {medium!r}, which is not among `towers` "
-                f"{self.config.towers}. Add it."
+                f"imagebind encoder: the medium of the slot {media.slot!r} is {medium!r}, which is not among `towers` "
+                f"({self.config.towers}). Add it to `towers`."
             )
         return medium
 
@@ -195,7 +199,7 @@ class ImageBindEncoder(Encoder):
     card = Card(
         paper="Girdhar et al., ImageBind: One Embedding Space To Bind Them All, arXiv 2305.05665",
         weights="ImageBind (Meta): CC-BY-NC-SA 4.0, for non-commercial use only, as is Meta's model code",
-        tokens="1; `rows: tokens`: 257 a picture, 3 x 229 a sound, 15 x 257 a clip, 197 depth or thermal, 251 motion",
+        tokens="1; `rows: tokens`: 257 an image, 3 x 229 an audio, 15 x 257 a video, 197 depth or thermal, 251 motion",
     )
 
     def __init__(self, config: ImageBindConfig) -> None:
@@ -214,7 +218,7 @@ class ImageBindEncoder(Encoder):
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """Towers of one block of 8 numbers, two pictures, two sounds and two records of motion."""
+        """Towers of one block of 8 numbers, two images, two audio and two records of motion."""
         images = synthetic.pictures(folder, "image", ((31, 62), (60, 120)))
         media = images + synthetic.sounds(folder, "audio", (0.53, 2.5))
         for scale in (1, 3):
@@ -225,7 +229,7 @@ class ImageBindEncoder(Encoder):
         return EncoderExample(media, {"sizes": {"out_embed_dim": 12, **sizes}, "towers": ["image", "audio", "imu"]})
 
     def load(self) -> None:
-        """Load the weights of `path`, and say under which licence they are.
+        """Load the weights of `path`, and log their licence.
 
         Raises:
             RecipeError: the file cannot be found or read, or does not fit.
@@ -264,7 +268,7 @@ class ImageBindEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """What a picture, clip, sound, map or motion record holds. Raises MediaError."""
+        """Facts of an image, video, audio, map or motion record. Raises MediaError."""
         if arrays.holds_array(media):
             (stored, *others) = arrays.list_arrays(media)
             shapes = (imagebind_media.IMU_CHANNELS, imagebind_media.IMU_STEPS)
@@ -275,14 +279,14 @@ class ImageBindEncoder(Encoder):
                 return MediaFacts(
                     "map", {"height": height, "width": width}, details={"numbers": stored.dtype}, slot="depth"
                 )
-            raise MediaError(f"{media}: its arrays are neither a map [H, W] nor motion [6, 2000].")
+            raise MediaError(f"{media}: the arrays are neither a map [H, W] nor motion [6, 2000].")
         if arrays.is_table(media):
             imagebind_media.imu(media)
             return _motion("text")
         return _first_that_reads(media)
 
     def _pooled(self, views: Tensor, medium: str) -> Tensor:
-        """[M, S, D] -> [M, 1, D] the mean of all views, or [M, C, D] that of each clip's crops."""
+        """[M, S, D] -> [M, 1, D] the mean of all views, or [M, C, D] that of each video's crops."""
         if self.config.rows == "embedding":
             return views.mean(dim=1, keepdim=True)
         crops = self.config.video_crops if medium == "video" else 1
@@ -295,8 +299,8 @@ class ImageBindEncoder(Encoder):
         widths = {tower: imagebind_model.width_of(self.model, tower) for tower in self.towers}
         if len(set(widths.values())) > 1:
             raise RecipeError(
-                f"imagebind encoder: with `rows: tokens` the parts for {self.config.towers} return rows of different "
-                f"widths ({widths}). Give each slot an encoder of its own with one medium in `towers`."
+                f"imagebind encoder: with `rows: tokens` the parts for {self.config.towers} return tokens of different "
+                f"widths ({widths}). Use a separate encoder for each slot, with one medium in `towers`."
             )
         return widths[self.towers[0]]
 
@@ -319,11 +323,11 @@ def _motion(numbers: str) -> MediaFacts:
 
 
 def _first_that_reads(media: Media) -> MediaFacts:
-    """As a picture, a sound or a clip: whichever takes the file; of a clip with sound, the clip."""
+    """Read a file as image, audio or video; a video file with audio is read as video."""
     refusals = []
     for slot, facts_of in (("image", images.facts_of), ("video", video.inspect), ("audio", audio.facts_of)):
         try:
             return replace(facts_of(media), slot=slot)
         except MediaError as error:
             refusals.append(str(error))
-    raise MediaError(f"{media}: is no picture, clip or sound that can be read. The last reader says: {refusals[-1]}")
+    raise MediaError(f"{media}: this cannot be read as an image, a video or audio. The last error was: {refusals[-1]}")

@@ -1,9 +1,9 @@
 """What ImageBind sees and hears: a medium -> tensors, as the published preprocessing makes them.
 
-The formulas for picture, sound and clip are those of ImageBind's `data.py` and of the pytorchvideo revision that it
-asks for. For depth, thermal and IMU it publishes none: what is known and what is ours stands at each function.
+The formulas for image, audio and video are those of ImageBind's `data.py` and of the pytorchvideo revision that it asks
+for. It publishes none for depth, thermal and IMU: the docstring of each function says what is known and what is ours.
 
-Shapes: H x W pixels, N samples, S views of a medium, C clips, Q crops a clip.
+Shapes: H x W pixels, N samples, S views of a medium, C videos, Q crops a video.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SIDE = 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP_SECONDS = 2
 CLIP_FRAMES = 2
-"""The first and the last of a clip's two seconds."""
+"""The first and the last of a video's two seconds."""
 RATE, MEL_BINS, MEL_FRAMES = 16_000, 128, 204
 MEL_MEAN, MEL_STD = -4.268, 9.138
 LONG = 60.0
-"""Seconds; of a longer sound only the clips are read."""
+"""Seconds; of longer audio only the clips are read."""
 WINDOW = 400
 """Samples of one spectrum: 25 ms."""
 DEPTH_RANGE = (0.01, 50.0)
@@ -48,7 +48,7 @@ def picture(media: Media) -> Tensor:
 
 
 def clip_starts(seconds: float, count: int) -> list[Fraction]:
-    """Where `count` clips of two seconds begin: evenly from the start to the last that fits; all at 0 where none does.
+    """Where `count` videos of two seconds begin: evenly from the start to the last that fits; all at 0 where none does.
 
     As `ConstantClipsPerVideoSampler` of the pytorchvideo revision that ImageBind asks for (28fe037). Releases up to
     0.1.5 divide by the count instead, and so never reach the end.
@@ -58,9 +58,9 @@ def clip_starts(seconds: float, count: int) -> list[Fraction]:
 
 
 def sound(media: Media, clips: int) -> Tensor:
-    """[C, 1, 128, 204] log mel spectra of C clips of two seconds; what a short sound lacks is 0 before normalisation.
+    """[C, 1, 128, 204] log mel spectra of C clips of two seconds; short audio is padded with 0 before normalisation.
 
-    Clips of a sound under six seconds overlap, and the published code takes the mean off each in place, so that the
+    Clips of an audio under six seconds overlap, and the published code takes the mean off each in place, so that the
     next one meets samples from which it is gone already: so it is here, since models were trained on it. Of several
     channels the published code takes the first; here they are averaged, as everywhere.
 
@@ -74,8 +74,8 @@ def sound(media: Media, clips: int) -> Tensor:
     samples = audio.read_audio(media, RATE)
     if len(samples) < WINDOW:
         raise MediaError(
-            f"{media}: its sound lasts {1000 * len(samples) / RATE:.0f} ms; ImageBind's spectra need 25 ms. Take the "
-            f"sample out."
+            f"{media}: the audio is {1000 * len(samples) / RATE:.0f} ms long, but ImageBind needs at least 25 ms. "
+            f"Remove the sample."
         )
     wave, spectra = torch.from_numpy(samples.copy()), []
     for start in clip_starts(len(samples) / RATE, clips):
@@ -86,7 +86,7 @@ def sound(media: Media, clips: int) -> Tensor:
 
 
 def _piece(media: Media, start: Fraction) -> Tensor:
-    """The two seconds from `start` of a long sound, read with a second around them: resampling must not see an edge.
+    """Two seconds from `start` of long audio, read with one second before and after, so that resampling sees no edge.
 
     Reading begins at a whole second, where samples of both rates coincide.
     """
@@ -117,10 +117,10 @@ def _mel(samples: Tensor) -> Tensor:
 
 
 def clip(media: Media, clips: int, crops: int) -> Tensor:
-    """[C Q, 3, 2, 224, 224]: two frames of each of C clips of two seconds, cut out at Q places, clip by clip.
+    """[C Q, 3, 2, 224, 224]: two frames of each of C videos of two seconds, cut out at Q places, clip by clip.
 
     Three crops are the beginning, the middle and the end of the longer side; one is the middle. Frames are found by
-    their times; the published code counts them at the mean rate, which is the same for clips of a constant rate.
+    their times; the published code counts them at the mean rate, which is the same for videos of a constant rate.
 
     Raises:
         MediaError: it cannot be read.
@@ -128,12 +128,12 @@ def clip(media: Media, clips: int, crops: int) -> Tensor:
     facts = video.facts_of(media)
     seconds, total = facts.seconds or 0.0, facts.shape["frames"]
     rate = total / seconds if seconds else float(total)
-    wanted: list[int] = []
+    numbers: list[int] = []
     for start in clip_starts(total / rate, clips):
         first = min(math.ceil(rate * start), total - 1)
         last = min(math.ceil(rate * (start + CLIP_SECONDS)), total) - 1
-        wanted += [first, max(first, last)]
-    frames = video.frames_at(media, [(number + 0.5) / rate for number in wanted], side=None).frames
+        numbers += [first, max(first, last)]
+    frames = video.frames_at(media, [(number + 0.5) / rate for number in numbers], side=None).frames
     scaled = [_scaled(frame) for frame in frames]
     pairs = [torch.stack(scaled[at : at + CLIP_FRAMES], dim=1) for at in range(0, len(scaled), CLIP_FRAMES)]
     places = (0.0, 0.5, 1.0) if crops == 3 else (0.5,)
@@ -162,7 +162,7 @@ class DepthScale:
     """How the numbers of a depth map become what ImageBind was shown."""
 
     unit: float
-    """Metres that 1 in the map stands for."""
+    """Unit of the map in metres."""
     baseline_focal: float
     """Baseline (metres) times focal length (pixels) of the camera."""
 
@@ -181,7 +181,7 @@ def depth(media: Media, scale: DepthScale) -> Tensor:
     metres = _plane(media).astype(np.float32) * np.float32(scale.unit)
     seen = np.isfinite(metres) & (metres > 0)
     if not seen.any():
-        raise MediaError(f"{media}: no pixel of the depth map has a reading (all 0 or NaN). Take the sample out.")
+        raise MediaError(f"{media}: all pixels of the depth map are 0 or NaN. Remove the sample.")
     near, far = DEPTH_RANGE
     disparity = np.where(seen, scale.baseline_focal / np.clip(np.where(seen, metres, far), near, far), 0.0)
     values = torch.from_numpy(disparity.astype(np.float32)).clamp(max=DISPARITY_MAX) / DISPARITY_MAX
@@ -206,8 +206,8 @@ def thermal(media: Media) -> Tensor:
     values = plane.astype(np.float32) / (255.0 if plane.dtype == np.uint8 else 1.0)
     if not (np.isfinite(values) & (values >= 0) & (values <= 1)).all():
         raise MediaError(
-            f"{media}: a thermal picture in an array holds bytes, or floats between 0 and 1; this one goes from "
-            f"{values.min():.4g} to {values.max():.4g}. Scale its temperatures to 0..1 first."
+            f"{media}: a thermal image in an array must contain bytes, or floats between 0 and 1, but its values are "
+            f"from {values.min():.4g} to {values.max():.4g}. Scale the temperatures to 0..1 first."
         )
     return _covered(torch.from_numpy(values))
 
@@ -219,28 +219,32 @@ def imu(media: Media) -> Tensor:
     done here.
 
     Raises:
-        MediaError: it cannot be read, is no array [6, 2000] or [2000, 6], or holds NaN.
+        MediaError: it cannot be read, is not an array [6, 2000] or [2000, 6], or contains NaN.
     """
     table = arrays.is_table(media) and not arrays.holds_array(media)
-    wanted = (IMU_CHANNELS, IMU_STEPS)
+    expected = (IMU_CHANNELS, IMU_STEPS)
 
     def check(shape: tuple[int, ...]) -> None:
-        if shape not in (wanted, wanted[::-1]):
+        if shape not in (expected, expected[::-1]):
             raise MediaError(
-                f"{media}: has the shape {list(shape)}; ImageBind reads {list(wanted)} (or its transpose): "
-                f"acceleration x, y, z and rotation x, y, z at 2000 steps over 5 seconds. Cut and resample it to that."
+                f"{media}: the array has shape {list(shape)}, but ImageBind needs {list(expected)} (or its transpose): "
+                f"acceleration x, y, z and rotation x, y, z at 2000 steps over 5 seconds. Cut and resample the "
+                f"recording."
             )
 
-    found = arrays.read_table(media) if table else arrays.read_array(media, check=check)
-    check(found.shape)
-    values = np.array(found if found.shape == wanted else found.T, dtype=np.float32, order="C")
+    record = arrays.read_table(media) if table else arrays.read_array(media, check=check)
+    check(record.shape)
+    values = np.array(record if record.shape == expected else record.T, dtype=np.float32, order="C")
     if not np.isfinite(values).all():
-        raise MediaError(f"{media}: {int((~np.isfinite(values)).sum())} of its values are NaN or infinite. Mend it.")
+        raise MediaError(
+            f"{media}: {int((~np.isfinite(values)).sum())} values are NaN or infinite. Fix the file, or remove the "
+            f"sample."
+        )
     return torch.from_numpy(values)
 
 
 def _plane(media: Media) -> NDArray[Any]:
-    """[H, W] numbers of a picture with one channel, or of an array [H, W] or [1, H, W]."""
+    """[H, W] numbers of an image with one channel, or of an array [H, W] or [1, H, W]."""
     if not arrays.holds_array(media):
         return images.open_plane(media)
 
@@ -248,8 +252,8 @@ def _plane(media: Media) -> NDArray[Any]:
         sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
         if len(sides) != 2 or min(sides) < 1 or max(sides) > images.MAX_ASPECT * min(sides):
             raise MediaError(
-                f"{media}: has the shape {list(shape)}; a map of one channel, [H, W], is wanted here, at most "
-                f"{images.MAX_ASPECT} times longer than wide."
+                f"{media}: the array has shape {list(shape)}, but a map of one channel [H, W] is expected, whose "
+                f"longer side is at most {images.MAX_ASPECT} times the shorter."
             )
 
     found = arrays.read_array(media, check=check)

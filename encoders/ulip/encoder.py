@@ -1,10 +1,10 @@
 """`ulip`: point clouds through Point-BERT, as ULIP, ULIP-2 and PointLLM trained it.
 
-Xue et al., ULIP, arXiv 2212.05171; ULIP-2, arXiv 2305.08275; Xu et al., PointLLM, arXiv 2308.16911. A cloud is moved
-to its centre of mass and scaled to radius 1; the centres of its groups are chosen by farthest point sampling. The
-processor does both: they need no weights, run in the loader's workers beside the training, and are the same everywhere.
+Xue et al., ULIP, arXiv 2212.05171; ULIP-2, arXiv 2305.08275; Xu et al., PointLLM, arXiv 2308.16911. A cloud is centred
+at its centre of mass and scaled to radius 1; the centres of its groups are chosen by farthest point sampling. The
+processor does both, in the workers of the data loader, because they need no weights.
 
-Shapes: M clouds, N points, C channels (x, y, z and perhaps r, g, b), G groups, S rows, D width.
+Shapes: M clouds, N points, C channels (x, y, z, and optionally r, g, b), G groups, S tokens, D width.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from omnivit.plugin import (
 
 Variant = Literal["ulip2", "ulip1", "pointllm_v1_2", "pointllm_v1_1"]
 CANDIDATES = 4
-"""Farthest point sampling chooses out of so many times the wanted points, drawn at random: its time grows with both."""
+"""Farthest point sampling chooses from this many times `points` points, which are drawn at random, because its time
+grows with their number."""
 BLIND = 1e-3
 """Squared distance from the centre within which ULIP's operator chooses no centre of a group."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The published numbers of a variant; `UlipConfig` says what they are."""
+    """The published sizes of a variant; `UlipConfig` documents them."""
 
     points: int
     colours: bool
@@ -74,67 +75,71 @@ VARIANTS: dict[str, Sizes] = {
 
 @dataclass
 class UlipConfig:
-    """What a recipe may say to `ulip`. Sizes that are left out are those of `variant`."""
+    """Options of `ulip`. The defaults of sizes are those of `variant`."""
 
     variant: Variant = "pointllm_v1_2"
-    """Whose sizes: ULIP-2 (10 000 coloured points, 18 layers), ULIP (8192 points, no colours), PointLLM 1.2 or 1.1."""
+    """The published model whose sizes are used: ULIP-2 (10 000 coloured points, 18 layers), ULIP (8192 points, no
+    colours), PointLLM 1.2 or 1.1."""
     path: str | None = None
-    """Pretrained weights: a file, a folder or a hub id (then say `file`, too); the prefixes of ULIP's and PointLLM's
-    checkpoints are found. Default: random weights."""
+    """Pretrained weights: a file, a folder or a hub id (then set `file`, too); the key prefixes of ULIP's and
+    PointLLM's checkpoints are recognised. Default: random weights."""
     file: str | None = None
-    """Which file of the folder or hub repository, such as `point_bert_v1.2.pt`; default: its sharded weights."""
+    """File of the folder or hub repository, such as `point_bert_v1.2.pt`; default: its sharded weights."""
     output: Literal["tokens", "pooled"] | None = None
-    """`tokens`: the class token and a row a group; `pooled`: one row, the class token beside the groups' maximum."""
+    """`tokens`: the class token and one token for each group; `pooled`: one token, the class token concatenated with
+    the maximum over the groups."""
     points: int | None = None
-    """Points that are taken of a cloud; smaller clouds are repeated."""
+    """Number of points of a cloud that are used; points of smaller clouds are repeated."""
     colours: bool | None = None
-    """Whether points have red, green and blue beside x, y, z."""
+    """Whether points have red, green and blue in addition to x, y, z."""
     missing_colour: float | None = None
-    """What colours are filled up with where a medium has none."""
+    """Value of the colours if a medium has none."""
     groups: int | None = None
-    """Groups that a cloud is divided into; each makes a row."""
+    """Number of groups of a cloud; each group becomes one token."""
     group_size: int | None = None
-    """Points a group."""
+    """Number of points of a group."""
     group_widths: tuple[int, int, int, int] | None = None
-    """Widths of the four layers of the small PointNet that makes a feature of each group."""
+    """Widths of the four layers of the small PointNet that encodes each group."""
     width: int | None = None
     """Width of the transformer."""
     depth: int | None = None
-    """Layers of the transformer."""
+    """Number of layers of the transformer."""
     heads: int | None = None
-    """Attention heads of a layer."""
+    """Number of attention heads."""
     drop_path: float = 0.1
-    """In training, rate at which the last layer is skipped; it rises from 0 at the first."""
+    """Stochastic depth: probability in training that the last layer is skipped; it increases linearly from 0 at the
+    first layer."""
     sampling: Literal["farthest", "random"] = "farthest"
-    """How points are taken of a cloud that has more: spread out, as published, or at random, which is faster."""
+    """How points of a larger cloud are sampled: `farthest` point sampling, as published, or `random`, which is
+    faster."""
     augment: bool = False
-    """In training, turn clouds about the vertical, stretch, shift and jitter them."""
+    """In training, rotate clouds about the vertical axis, and scale, shift and jitter them."""
     up: Literal["x", "y", "z"] = "y"
-    """The vertical, for `augment`."""
+    """The vertical axis, for `augment`."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
-            raise ValueError(f"`variant` is {self.variant!r}. Available: {', '.join(VARIANTS)}.")
+            raise ValueError(f"`variant` ({self.variant!r}) is unknown. Available: {', '.join(VARIANTS)}.")
         if self.file is not None and self.path is None:
-            raise ValueError("`file` says which file of `path`, but there is no `path`.")
+            raise ValueError("`file` needs `path`: it names a file of the folder or hub repository `path`.")
         sizes = self.sizes
         require_within(sizes, 1, None, "points", "groups", "group_size", "group_widths", "width", "depth", "heads")
         if max(sizes.groups, sizes.group_size) > sizes.points:
             raise ValueError(
-                f"{sizes.groups} groups of {sizes.group_size} points cannot be formed of {sizes.points} points. "
-                f"Raise `points`, or lower `groups` or `group_size`."
+                f"{sizes.points} points are too few for {sizes.groups} groups of {sizes.group_size} points. Raise "
+                f"`points`, or lower `groups` or `group_size`."
             )
         if sizes.width % sizes.heads:
-            raise ValueError(f"`width` ({sizes.width}) is no multiple of `heads` ({sizes.heads}).")
+            raise ValueError(f"`width` ({sizes.width}) must be a multiple of `heads` ({sizes.heads}).")
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f"`drop_path` is {self.drop_path}; it must be at least 0 and below 1.")
+            raise ValueError(f"`drop_path` ({self.drop_path}) must be at least 0 and below 1.")
 
     @property
     def sizes(self) -> Sizes:
-        """The variant's, with what the recipe says in their place."""
+        """The sizes of the variant, with those of the recipe."""
         base = VARIANTS[self.variant]
-        said = {name: getattr(self, name, None) for name in Sizes.__dataclass_fields__}
-        return Sizes(**{name: getattr(base, name) if value is None else value for name, value in said.items()})
+        options = {name: getattr(self, name, None) for name in Sizes.__dataclass_fields__}
+        return Sizes(**{name: getattr(base, name) if value is None else value for name, value in options.items()})
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class UlipProcessor:
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read, sample and normalise one cloud; augmented only where `media.seed` is set. Raises MediaError."""
-        wanted = self.sizes.points
-        cloud = read_points(media, CANDIDATES * wanted if self.sampling == "farthest" else wanted)
+        points = self.sizes.points
+        cloud = read_points(media, CANDIDATES * points if self.sampling == "farthest" else points)
         xyz, rgb = self._sampled(cloud)
         xyz = normalised(xyz)
         if self.augment and media.seed is not None:
@@ -160,7 +165,7 @@ class UlipProcessor:
         return {"points": torch.from_numpy(points), "centres": torch.from_numpy(centres)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of a cloud: the same for all."""
+        """Tokens of a cloud: the same for all."""
         del item
         return 1 if self.sizes.output == "pooled" else 1 + self.sizes.groups
 
@@ -169,16 +174,16 @@ class UlipProcessor:
         return f"{self!r} {SEED}"
 
     def _sampled(self, cloud: Cloud) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As many points as wanted: chosen, in the order of the file where their number is right, or repeated."""
-        wanted, count = self.sizes.points, len(cloud.xyz)
+        """As many points as `points`: sampled from more, all in the order of the file, or repeated."""
+        points, count = self.sizes.points, len(cloud.xyz)
         missing = np.float32(self.sizes.missing_colour)
         rgb = np.full_like(cloud.xyz, missing) if cloud.rgb is None else cloud.rgb
-        chosen = farthest(normalised(cloud.xyz), wanted) if count > wanted else np.arange(wanted) % count
+        chosen = farthest(normalised(cloud.xyz), points) if count > points else np.arange(points) % count
         return cloud.xyz[chosen], rgb[chosen]
 
 
 class UlipEncoder(Encoder):
-    """Rows of a cloud ([M, S, D]): they have no order and no grid."""
+    """Tokens of a cloud ([M, S, D]): they have no order and no grid."""
 
     contract = 1
     Config = UlipConfig
@@ -211,7 +216,7 @@ class UlipEncoder(Encoder):
             fitting = [name for name, sizes in VARIANTS.items() if sizes.depth == found]
             raise RecipeError(
                 f"{source}: has {found} layers, but `variant: {self.config.variant}` has {depth}. "
-                f"{f'It may be {fitting[0]!r}.' if fitting else 'Say `depth`.'}"
+                f"{f'It may be {fitting[0]!r}.' if fitting else 'Set `depth`.'}"
             )
         load_strictly(self.model, state, source)
 

@@ -100,9 +100,10 @@ class GroupEncoder(nn.Module):
         whole = local.max(dim=1).values
         third, norm, _, fourth = self.second_conv
         assert isinstance(third, nn.Conv1d)
-        # The original repeats the group's maximum beside each point: its half of the product is the same for them all.
-        of_whole, of_local = third.weight[..., 0].chunk(2, dim=1)
-        mixed = functional.linear(local, of_local) + functional.linear(whole, of_whole, third.bias)[:, None]
+        # the original concatenates the group's maximum to each point: its half of the product is the same for all
+        # points
+        of_maximum, of_local = third.weight[..., 0].chunk(2, dim=1)
+        mixed = functional.linear(local, of_local) + functional.linear(whole, of_maximum, third.bias)[:, None]
         features = _linear(fourth, functional.relu(norm(mixed.flatten(0, 1))))
         return features.view(count, number, size, -1).max(dim=2).values
 
@@ -112,13 +113,13 @@ def _pointwise(channels: int, hidden: int, width: int) -> nn.Sequential:
 
 
 def _linear(layer: nn.Module, rows: Tensor) -> Tensor:
-    """A convolution of one place is a matrix: rows [R, C] -> [R, C'], in one product, which is faster on a CPU."""
+    """A convolution of one place is a matrix: tokens [R, C] -> [R, C'], in one product, which is faster on a CPU."""
     assert isinstance(layer, nn.Conv1d)
     return functional.linear(rows, layer.weight[..., 0], layer.bias)
 
 
 class Blocks(nn.Module):
-    """The transformer. Positions are added to the rows before every block."""
+    """The transformer. Positions are added to the tokens before every block."""
 
     def __init__(self, width: int, depth: int, heads: int, drop_path: float) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The weights of a Point-BERT out of the checkpoints that ULIP and PointLLM published.
 
-ULIP's are training checkpoints (`state_dict` beside the optimizer and the arguments); PointLLM's are the same for the
+ULIP's are training checkpoints (`state_dict`, with the optimizer and the arguments); PointLLM's are the same for the
 encoder alone, or the weights of the whole assistant in several files.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from omnivit.plugin import RecipeError, explained, locate, read_state
 
 PREFIXES = ("point_encoder.", "model.point_backbone.", "point_backbone.", "")
-"""Before the names of the encoder's tensors, once `module.` is taken off; what else there is belongs to other parts."""
+"""Prefixes of the encoder's keys, after `module.` is removed; other keys belong to other parts."""
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 MARK = "cls_token"
@@ -36,7 +36,7 @@ def read_point_bert(path: str, file: str | None) -> tuple[dict[str, Tensor], str
         The tensors, and what to call their source in errors.
 
     Raises:
-        RecipeError: nothing is there, it is damaged, or holds no Point-BERT.
+        RecipeError: the file does not exist, is damaged, or contains no Point-BERT.
     """
     place = locate(path)
     if isinstance(place, Path) and place.is_file():
@@ -51,7 +51,7 @@ def read_point_bert(path: str, file: str | None) -> tuple[dict[str, Tensor], str
 
 
 def _harmless() -> list[Any]:
-    """Classes of plain values that training scripts save beside their weights: options and an accuracy."""
+    """Classes of plain values that training scripts save with their weights: options and an accuracy."""
     scalar: Any = np.float64(0).__reduce__()[0]
     return [argparse.Namespace, scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
@@ -62,26 +62,26 @@ def _own(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         if prefix + MARK in state:
             return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     raise RecipeError(
-        f"{source}: holds no Point-BERT (no {MARK!r} under {', '.join(map(repr, PREFIXES))}); it has "
-        f"{len(state)} tensors, such as {', '.join(list(state)[:3])}."
+        f"{source}: the file contains no Point-BERT: there is no {MARK!r} under {', '.join(map(repr, PREFIXES))}. It "
+        f"contains {len(state)} tensors, such as {', '.join(list(state)[:3])}."
     )
 
 
 def _files_of(place: Path | str) -> list[Path]:
-    """The files of weights in a folder or hub repository that hold the encoder."""
+    """The files in a folder or hub repository that contain the encoder."""
     for index in INDICES:
-        found = _find(place, index)
-        if found is not None:
-            with explained(f"{found}: is no index of weights"):
-                names: dict[str, str] = json.loads(found.read_text(encoding="utf-8"))["weight_map"]
-            own = {file for name, file in names.items() if name.startswith(tuple(filter(None, PREFIXES)))}
-            return [_part(place, file) for file in sorted(own or set(names.values()))]
-    for whole in WHOLE:
-        found = _find(place, whole)
-        if found is not None:
-            return [found]
+        file = _find(place, index)
+        if file is not None:
+            with explained(f"{file}: is not an index of weights"):
+                names: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+            encoder = {shard for name, shard in names.items() if name.startswith(tuple(filter(None, PREFIXES)))}
+            return [_part(place, shard) for shard in sorted(encoder or set(names.values()))]
+    for name in WHOLE:
+        file = _find(place, name)
+        if file is not None:
+            return [file]
     raise RecipeError(
-        f"{place}: holds none of {', '.join((*INDICES, *WHOLE))}. Say which `file` of it holds the encoder, such as "
+        f"{place}: contains none of {', '.join((*INDICES, *WHOLE))}. Set `file` to the file with the encoder, such as "
         f"point_bert_v1.2.pt."
     )
 

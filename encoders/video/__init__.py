@@ -1,4 +1,4 @@
-"""`video`: any image encoder on each frame of a clip, and what is to happen between the frames."""
+"""`video`: any image encoder on each frame of a video, and what is to happen between the frames."""
 
 from omnivit_encoders.video.encoder import VideoEncoder
 

@@ -1,11 +1,11 @@
-"""`video`: any image encoder on each frame of a clip, and what is to happen between the frames.
+"""`video`: any image encoder, applied to each frame of a video, with optional layers over time.
 
-Frames are read by `omnivit.media.video` and prepared one by one, as the image encoder prepares pictures. On top, in
-`temporal`: nothing; a learned position of each frame, as ChatBridge (Zhao et al., arXiv 2305.16103) adds it; or a
-transformer over the frames of each place, as Valley's (Luo et al., arXiv 2306.07207, section 3.1) without its pooling.
-Both begin as if they were not there. What makes fewer rows of a clip is an adapter: `pool`, `video_qformer`, `conv`.
+Frames are read by `omnivit.media.video` and prepared one by one, as the image encoder prepares images. After it, by
+`temporal`: nothing; a learned position for each frame, as in ChatBridge (Zhao et al., arXiv 2305.16103); or a
+transformer over the frames of each place, as in Valley (Luo et al., arXiv 2306.07207, section 3.1), without its
+pooling. Both change nothing at initialisation. Adapters reduce the number of tokens: `pool`, `video_qformer`, `conv`.
 
-Shapes: M clips, T frames (padded), P rows of a frame, S = T P rows, D width.
+Shapes: M videos, T frames (padded), P tokens of a frame, S = T P tokens, D width.
 """
 
 from __future__ import annotations
@@ -46,28 +46,30 @@ TIMES = "times"
 
 @dataclass
 class VideoConfig:
-    """What a recipe may say to `video`."""
+    """Options of `video`."""
 
     encoder: dict[str, Any]
-    """The image encoder's block, such as {name: clip, path: openai/clip-vit-large-patch14}."""
+    """The image encoder for each frame, such as {name: clip, path: openai/clip-vit-large-patch14}."""
     frames: int = 8
-    """How many frames of a clip; the most for `sampling: fps`. A shorter clip gives each of its frames once."""
+    """Number of frames of a video; for `sampling: fps` the largest number. If a video has fewer frames, each is used
+    once."""
     sampling: Literal["uniform", "fps", "segment_random", "head_tail"] = "uniform"
-    """Which: the middle ones of equal segments; so many a second; any one of each segment (in training, else the
-    middle one); evenly from the first to the last."""
+    """Frames that are used. `uniform`: the middle frame of each of `frames` equal segments; `fps`: `fps` frames per
+    second; `segment_random`: in training a random frame of each segment, else the middle one; `head_tail`: evenly from
+    the first frame to the last."""
     fps: float | None = None
-    """Frames a second, for `sampling: fps`."""
+    """Frames per second, for `sampling: fps`."""
     side: int = SIDE
-    """Frames whose short side is longer are scaled down to it while they are decoded."""
+    """Largest short side of a frame, in pixels; larger frames are resized while they are decoded."""
     temporal: Literal["none", "positions", "transformer"] = "none"
-    """Between the frames: nothing, a learned position of each, or a transformer over the frames of each place (which
-    learns positions too)."""
+    """Layers over time. `none`; `positions`: a learned position for each frame; `transformer`: a transformer over the
+    frames of each place, with learned positions."""
     layers: int = 1
-    """Of the transformer."""
+    """Number of layers for `temporal: transformer`."""
     heads: int = 8
-    """Of the transformer."""
+    """Number of attention heads for `temporal: transformer`."""
     batch_size: int = 64
-    """Most frames that pass through the image encoder together, to bound memory."""
+    """Most frames in one forward pass of the image encoder, to limit memory."""
 
     renamed: ClassVar[Mapping[str, str]] = {"at_once": "batch_size"}
 
@@ -82,25 +84,25 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class VideoProcessor:
-    """One clip -> the image processor's tensors, [T, ...] each, with `pictures` [] and `times` [T] in seconds."""
+    """One video -> the image processor's tensors, [T, ...] each, with `pictures` [] and `times` [T] in seconds."""
 
     inside: Processor
     sampling: Sampling
     side: int
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one clip. Raises MediaError."""
+        """Read and prepare one video. Raises MediaError."""
         clip = read_frames(media, self.sampling, self.side)
         pictures = [Image.fromarray(frame) for frame in clip.frames]
         item = prepare_pictures(self.inside, pictures, media)
         return {**item, TIMES: torch.tensor(clip.times, dtype=torch.float32)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows of all frames."""
+        """Tokens of all frames."""
         return layout_of_pictures(self.inside, without(item, TIMES)).rows
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-        """(t, y, x), where the rows of a frame fill a grid."""
+        """(t, y, x), where the tokens of a frame fill a grid."""
         return layout_of_pictures(self.inside, without(item, TIMES)).grid
 
     def fingerprint(self) -> str:
@@ -109,7 +111,7 @@ class VideoProcessor:
 
 
 class VideoEncoder(Encoder):
-    """The rows of an image encoder, frame by frame ([M, T P, D])."""
+    """The tokens of an image encoder, frame by frame ([M, T P, D])."""
 
     contract = 1
     Config = VideoConfig
@@ -135,12 +137,12 @@ class VideoEncoder(Encoder):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Frames, size, seconds and codec of a clip. Raises MediaError."""
+        """Frames, size, seconds and codec of a video. Raises MediaError."""
         return inspect(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A small CLIP with a transformer over three frames, and clips of five, two and three."""
+        """A small CLIP with a transformer over three frames, and videos of five, two and three."""
         shapes = ((5, 37, 41), (2, 33, 60), (3, 51, 35))
         config = {"encoder": INSIDE_EXAMPLES, "frames": 3, "sampling": "segment_random", "temporal": "transformer"}
         return EncoderExample(synthetic.clips(folder, "video", shapes), {**config, "heads": 2})
@@ -150,7 +152,7 @@ class VideoEncoder(Encoder):
         self.encoder.load()
 
     def processor(self) -> VideoProcessor:
-        """Prepares clips frame by frame."""
+        """Prepares videos frame by frame."""
         return VideoProcessor(self.encoder.processor(), self.config.chosen(), self.config.side)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:

@@ -50,7 +50,7 @@ _PARTS: dict[tuple[str, str], tuple[str, ...]] = {
     ("ffn", "linear_0"): ("fc1",),
     ("ffn", "linear_1"): ("fc2",),
 }
-"""Block and part of a layer -> modules of transformers, whose rows stand one after the other."""
+"""Block and part of a layer -> modules of transformers, whose rows are concatenated."""
 _DIRECT = {
     "encoder/position_encodings/encodings": "model.encoder.embed_positions.weight",
     "decoder/position_encodings/encodings": "model.decoder.embed_positions.weight",
@@ -83,13 +83,16 @@ def convert(path: Path) -> Converted:
     """Read a CTranslate2 Whisper.
 
     Raises:
-        RecipeError: the file is no such model, damaged, cut short, quantised, or holds what Whisper has not.
+        RecipeError: the file is not such a model, or is damaged, truncated or quantised, or contains weights that
+            Whisper does not have.
     """
     variables = read_variables(path)
     try:
         return Converted(_config(variables), dict(_renamed(variables)))
     except KeyError as error:
-        raise RecipeError(f"{path}: holds no variable {error.args[0]!r}. Is it a Whisper of CTranslate2?") from error
+        raise RecipeError(
+            f"{path}: the variable {error.args[0]!r} is missing. Check that the file is a Whisper of CTranslate2."
+        ) from error
     except _Refusal as error:
         raise RecipeError(f"{path}: {error}") from error
 
@@ -112,7 +115,7 @@ def read_variables(path: Path) -> dict[str, Tensor]:
 
 
 class _Refusal(ValueError):
-    """What is wrong with a file; whoever knows its path says so."""
+    """What is wrong with a file, without its path, which the caller adds."""
 
 
 class _Reader:
@@ -124,54 +127,65 @@ class _Reader:
     def all(self) -> dict[str, Tensor]:
         version = self.number("I", "version")
         if version != VERSION:
-            raise _Refusal(f"is no CTranslate2 model of version {VERSION}: its first number is {version}.")
+            raise _Refusal(f"this is not a CTranslate2 model of version {VERSION}: its first number is {version}.")
         kind = self.name("kind of model")
         if kind != KIND:
-            raise _Refusal(f"is a {kind!r} of CTranslate2; {KIND!r} is wanted.")
+            raise _Refusal(f"this is a {kind!r} of CTranslate2, but {KIND!r} is needed.")
         self.number("I", "revision")
-        found: dict[str, Tensor] = {}
+        variables: dict[str, Tensor] = {}
         for _ in range(self.count("variables")):
             name = self.name("name of a variable")
-            if name in found:
-                raise _Refusal(f"holds the variable {name!r} twice.")
-            found[name] = self.tensor(name)
+            if name in variables:
+                raise _Refusal(f"the file contains the variable {name!r} twice.")
+            variables[name] = self.tensor(name)
         for _ in range(self.count("aliases")):
             alias, name = self.name("alias"), self.name("name of an alias")
-            if name not in found:
-                raise _Refusal(f"the alias {alias!r} stands for {name!r}, which it does not hold.")
-            found[alias] = found[name]
+            if name not in variables:
+                raise _Refusal(f"the alias {alias!r} refers to {name!r}, which the file does not contain.")
+            variables[alias] = variables[name]
         if self.at != len(self.data):
-            raise _Refusal(f"goes on for {len(self.data) - self.at:,} bytes after its end. It is damaged.")
-        return found
+            raise _Refusal(
+                f"there are {len(self.data) - self.at:,} bytes after the end of the model. The file is damaged."
+            )
+        return variables
 
     def tensor(self, name: str) -> Tensor:
         rank = self.number("B", f"rank of {name}")
         if rank > MAX_RANK:
-            raise _Refusal(f"{name} has {rank} dimensions (limit: {MAX_RANK}). It is damaged.")
+            raise _Refusal(f"{name} has {rank} dimensions (limit: {MAX_RANK}). The file is damaged.")
         shape = [self.number("I", f"shape of {name}") for _ in range(rank)]
         kind = self.number("B", f"type of {name}")
         if kind not in TYPES:
-            raise _Refusal(f"{name} is of the unknown type {kind}. It is damaged.")
-        size, wanted = self.number("I", f"size of {name}"), math.prod(shape) * TYPES[kind].itemsize
-        if size != wanted or not wanted:
-            raise _Refusal(f"{name} has shape {shape} and so {wanted:,} bytes, but {size:,} are said. It is damaged.")
+            raise _Refusal(f"{name} has the unknown type {kind}. The file is damaged.")
+        size, expected = self.number("I", f"size of {name}"), math.prod(shape) * TYPES[kind].itemsize
+        if size != expected or not expected:
+            raise _Refusal(
+                f"{name} has shape {shape}, which needs {expected:,} bytes, but the file says {size:,}. The file is "
+                f"damaged."
+            )
         start = self.skip(size, name)
         return torch.frombuffer(self.data, dtype=TYPES[kind], count=math.prod(shape), offset=start).reshape(shape)
 
     def name(self, what: str) -> str:
         length = self.number("H", f"length of the {what}")
         if not 1 <= length <= MAX_NAME:
-            raise _Refusal(f"the {what} is {length} bytes long (limit: {MAX_NAME}). It is damaged, or another format.")
+            raise _Refusal(
+                f"the {what} is {length} bytes long (limit: {MAX_NAME}). The file is damaged, or has another format."
+            )
         start = self.skip(length, what)
         text = bytes(self.data[start : start + length])
         if text[-1] or not text[:-1].isascii():
-            raise _Refusal(f"the {what} does not end with NUL or is no plain text. It is damaged, or another format.")
+            raise _Refusal(
+                f"the {what} does not end with NUL, or is not plain text. The file is damaged, or has another format."
+            )
         return text[:-1].decode("ascii")
 
     def count(self, what: str) -> int:
         count = self.number("I", f"number of {what}")
         if count > MAX_VARIABLES:
-            raise _Refusal(f"says that it holds {count:,} {what} (limit: {MAX_VARIABLES:,}). It is damaged.")
+            raise _Refusal(
+                f"the file says that it contains {count:,} {what} (limit: {MAX_VARIABLES:,}). It is damaged."
+            )
         return count
 
     def number(self, kind: str, what: str) -> int:
@@ -182,16 +196,18 @@ class _Reader:
         """Where the next `size` bytes begin."""
         start = self.at
         if start + size > len(self.data):
-            raise _Refusal(f"is cut short: it ends inside the {what}, at byte {len(self.data):,}. Fetch it again.")
+            raise _Refusal(
+                f"the file is truncated: it ends inside the {what}, at byte {len(self.data):,}. Download it again."
+            )
         self.at += size
         return start
 
 
 def _config(variables: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes tell, and the special tokens that go with the size of the vocabulary."""
+    """Sizes from the shapes, and the special tokens for the size of the vocabulary."""
     words, width = variables["decoder/embeddings/weight"].shape
     first = 50256 if words == ENGLISH_VOCABULARY else 50257
-    found: dict[str, Any] = {
+    config: dict[str, Any] = {
         "vocab_size": words,
         "d_model": width,
         "num_mel_bins": variables["encoder/conv1/weight"].shape[1],
@@ -205,22 +221,25 @@ def _config(variables: Mapping[str, Tensor]) -> dict[str, Any]:
     for stack in _STACKS:
         layers = {int(match[2]) for name in variables if (match := _LAYER.fullmatch(name)) and match[1] == stack}
         if layers != set(range(len(layers))) or not layers:
-            raise _Refusal(f"the layers of its {stack} are {sorted(layers)}: some are missing.")
-        found[f"{stack}_layers"] = len(layers)
-        found[f"{stack}_ffn_dim"] = len(variables[f"{stack}/layer_0/ffn/linear_0/weight"])
-        found[f"{stack}_attention_heads"] = int(variables[f"{stack}/num_heads"])
-    return found
+            raise _Refusal(f"some layers of the {stack} are missing: the file contains {sorted(layers)}.")
+        config[f"{stack}_layers"] = len(layers)
+        config[f"{stack}_ffn_dim"] = len(variables[f"{stack}/layer_0/ffn/linear_0/weight"])
+        config[f"{stack}_attention_heads"] = int(variables[f"{stack}/num_heads"])
+    return config
 
 
 def _renamed(variables: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(name in transformers, tensor); settings are left out, anything unknown is refused."""
+    """(name in transformers, tensor); settings are ignored, anything unknown is an error."""
     for name, tensor in variables.items():
         if name in _DIRECT:
             yield _DIRECT[name], _plain(name, tensor)
         elif match := _LAYER.fullmatch(name):
             yield from _of_layer(name, match, _plain(name, tensor))
         elif tensor.ndim and name not in ("decoder/projection/weight", "decoder/alignment_heads"):
-            raise _Refusal(f"holds {name!r}, which Whisper has not. Is it quantised? Convert it to float16 first.")
+            raise _Refusal(
+                f"the file contains {name!r}, which Whisper does not have. If the model is quantised, convert it to "
+                f"float16 first."
+            )
     yield "proj_out.weight", _plain("decoder/embeddings/weight", variables["decoder/embeddings/weight"])
 
 
@@ -228,18 +247,21 @@ def _of_layer(name: str, match: re.Match[str], tensor: Tensor) -> Iterator[tuple
     stack, layer, block, part, kind = match.groups()
     modules, kinds = _PARTS.get((block, part)), _NORM if part == "layer_norm" else _LINEAR
     if modules is None or kind not in kinds:
-        raise _Refusal(f"holds {name!r}, which Whisper has not. Is it quantised? Convert it to float16 first.")
+        raise _Refusal(
+            f"the file contains {name!r}, which Whisper does not have. If the model is quantised, convert it to "
+            f"float16 first."
+        )
     if len(tensor) % len(modules):
-        raise _Refusal(f"{name} has {len(tensor)} rows, which do not divide by {len(modules)}.")
+        raise _Refusal(f"{name} has {len(tensor)} rows, which is not a multiple of {len(modules)}.")
     for module, piece in zip(modules, tensor.chunk(len(modules)), strict=True):
         if module.endswith("k_proj") and kind == "bias":
             if piece.any():
-                raise _Refusal(f"{name} has a bias of keys, which Whisper has not.")
+                raise _Refusal(f"{name} contains a bias of keys, which Whisper does not have.")
         else:
             yield f"{_STACKS[stack]}.layers.{layer}.{module}.{kinds[kind]}", piece.contiguous()
 
 
 def _plain(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
-        raise _Refusal(f"{name} is quantised ({tensor.dtype}). Convert the model with float16 or float32 weights.")
+        raise _Refusal(f"{name} is quantised ({tensor.dtype}). Convert the model to float16 or float32.")
     return tensor

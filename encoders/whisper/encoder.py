@@ -1,10 +1,10 @@
 """`whisper`: the encoder of OpenAI's Whisper (Radford et al., Robust Speech Recognition via Large-Scale Weak
-Supervision, arXiv 2212.04356, section 2.2): 50 rows a second of sound.
+Supervision, arXiv 2212.04356, section 2.2): 50 tokens for each second of audio.
 
-As in the original the encoder sees log-mel spectra of 30 seconds, filled up with silence. The rows of that filling are
-masked, so that a short sound costs the LLM few tokens; a longer one is encoded in windows of 30 seconds.
+As in the original, the encoder reads log-mel spectra of 30 seconds, padded with silence. The tokens of the padding are
+masked, so that short audio costs the LLM few tokens; longer audio is encoded in windows of 30 seconds.
 
-Shapes: M sounds, W windows, B mel bins, F frames of the spectrum (100 a second), S rows (50 a second), D width.
+Shapes: M audio, W windows, B mel bins, F frames of the spectrum (100 a second), S tokens (50 a second), D width.
 """
 
 from __future__ import annotations
@@ -45,43 +45,46 @@ from omnivit.plugin import (
 )
 
 STRIDE = 2
-"""Frames of the spectrum that make one row: the stride of the second convolution."""
+"""Frames of the spectrum that make one token: the stride of the second convolution."""
 
 
 @dataclass
 class WhisperConfig:
-    """What a recipe may say to `whisper`. Either `path` or `config`."""
+    """Options of `whisper`. Either `path` or `config`."""
 
     path: str | None = None
-    """Pretrained: a hub id or folder of a Whisper, or a folder or `model.bin` of CTranslate2 (faster-whisper)."""
+    """Pretrained weights: a hub id or folder of a Whisper, or a folder or `model.bin` of CTranslate2
+    (faster-whisper)."""
     config: dict[str, Any] | None = None
-    """Random weights instead: what differs from transformers' WhisperConfig, such as {d_model: 64}."""
+    """Random weights instead of `path`: values that differ from transformers' WhisperConfig, such as {d_model: 64}."""
     layer: int | None = None
-    """Which hidden state: -1 after the last layer, -2 after the one before, 3 after the third, without the final norm;
-    default: after the last, with it, as Whisper's own decoder sees it. Layers above the chosen one are left out."""
+    """Hidden state that is returned: -1 after the last layer, -2 after the one before, 3 after the third; without the
+    final norm. Default: after the last layer, with the norm, as Whisper's decoder reads it. Layers above the chosen one
+    are not built."""
     windows: int = 10
-    """Longest sound, in windows."""
+    """Largest number of windows of an audio."""
     window: float | None = None
-    """Seconds of a window; default: the checkpoint's 30. Shorter ones are faster, and no longer the original: the
-    encoder sees less silence after the sound, and knows fewer positions."""
+    """Length of a window in seconds; default: the checkpoint's 30. Shorter windows are faster, but differ from the
+    original: there is less silence after the audio, and fewer positions."""
     multiple: int = 1
-    """Rows are rounded up to a multiple of this, for adapters that cut them into groups (`pool`, kind `consecutive`):
-    so many rows of the silence after the sound are kept. It must divide the rows of a window (1500 in 30 seconds)."""
+    """The number of tokens is rounded up to a multiple of this, with tokens of the silence after the audio, for
+    adapters that group them (`pool`, kind `consecutive`). It must divide the tokens of a window (1500 in 30
+    seconds)."""
     too_long: Literal["error", "cut"] = "error"
-    """A sound longer than all windows: refuse it, or leave out its end."""
+    """What happens to audio that is longer than all windows: `error`, or `cut` its end."""
     dtype: Dtype = "float32"
-    """Of the weights; `fastest`: bfloat16 where this machine is clearly faster in it."""
+    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
 
     def __post_init__(self) -> None:
         require_one_source(self.path, self.config)
         require_within(self, 1, None, "windows", "multiple")
         if self.window is not None and not self.window > 0:
-            raise ValueError(f"`window` is {self.window}; it must be above 0 seconds.")
+            raise ValueError(f"`window` ({self.window}) must be above 0 seconds.")
 
 
 @dataclass(frozen=True)
 class WhisperProcessor:
-    """One sound -> `mels` [W, B, F] and `rows` [] (that hold sound, rounded up); picklable, no weights.
+    """One audio -> `mels` [W, B, F] and `rows` [] (tokens with audio, rounded up); picklable, no weights.
 
     The log-mel spectrum is that of transformers' WhisperFeatureExtractor, each window by itself.
     """
@@ -93,14 +96,14 @@ class WhisperProcessor:
     cut: bool
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one sound. Raises MediaError where it cannot be read or is too long."""
+        """Read and prepare one audio. Raises MediaError if it cannot be read or is too long."""
         rate, size = self.extract.sampling_rate, self.extract.n_samples
         most = self.windows * size
         sound = read_audio(media, rate, seconds=(most + rate) / rate)
         if len(sound) > most and not self.cut:
             raise MediaError(
-                f"{media}: lasts {_length(media)}, more than {self.windows} windows of {size / rate:g} seconds. Raise "
-                f"the encoder's `windows`, say `too_long: cut`, or cut the file into pieces."
+                f"{media}: the audio is {_length(media)} long, longer than {self.windows} windows of {size / rate:g} "
+                f"seconds. Raise the encoder's `windows`, set `too_long: cut`, or split the file."
             )
         sound = sound[:most]
         pieces = [sound[start : start + size] for start in range(0, len(sound), size)]
@@ -109,7 +112,7 @@ class WhisperProcessor:
         return {"mels": torch.cat(mels), "rows": torch.tensor(rows)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """Rows that hold sound, rounded up."""
+        """Tokens with audio, rounded up."""
         return int(item["rows"])
 
     def fingerprint(self) -> str:
@@ -127,7 +130,7 @@ class WhisperEncoder(Encoder):
     card = Card(
         paper="Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, arXiv 2212.04356",
         weights="Whisper (OpenAI): MIT",
-        tokens="50 a second of sound, rounded up",
+        tokens="50 for each second of audio, rounded up",
     )
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -143,7 +146,8 @@ class WhisperEncoder(Encoder):
         rows = self._settings.max_source_positions
         if rows % config.multiple:
             raise RecipeError(
-                f"whisper encoder: a window has {rows} rows, which `multiple: {config.multiple}` does not divide."
+                f"whisper encoder: a window has {rows} tokens, which is not a multiple of `multiple` "
+                f"({config.multiple})."
             )
         self.width = int(full.d_model)
         self.tower = self._built(self._settings)
@@ -168,24 +172,24 @@ class WhisperEncoder(Encoder):
         self.tower = self._without_norm(tower.eval())
 
     def processor(self) -> WhisperProcessor:
-        """Prepares sounds as the checkpoint's own feature extractor does."""
+        """Prepares audio as the checkpoint's own feature extractor does."""
         return WhisperProcessor(self._extract, self.config.windows, self.config.multiple, self.config.too_long == "cut")
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Channels, samples, length and codec of a sound. Raises MediaError."""
+        """Channels, samples, length and codec of an audio. Raises MediaError."""
         return facts_of(media)
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """Two layers of 16 numbers, windows of half a second, and sounds of one to three windows."""
+        """Two layers of 16 numbers, windows of half a second, and audio of one to three windows."""
         sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
         config = {**sizes, "num_mel_bins": 80, "max_source_positions": 25}
         media = synthetic.sounds(folder, "audio", (0.71, 0.13, 1.09))
         return EncoderExample(media, {"config": config, "windows": 4, "multiple": 5})
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
-        """`mels` [M, W, B, F] and `rows` [M] -> Features [M, S, D]; S is that of the longest sound."""
+        """`mels` [M, W, B, F] and `rows` [M] -> Features [M, S, D]; S is that of the longest audio."""
         mels, rows = items["mels"], items["rows"]
         size = self._settings.max_source_positions
         windows = (rows + size - 1) // size  # the filling beyond them is not encoded
@@ -218,12 +222,12 @@ def _settings(source: Tower) -> HFConfig:
         return HFConfig(**whisper_ctranslate2.convert(file).config)
     settings = source.settings()
     if not isinstance(settings, HFConfig):
-        raise RecipeError(f"{source}: is a model of type {settings.model_type!r}, not a Whisper.")
+        raise RecipeError(f"{source}: this model has the type {settings.model_type!r}, but a Whisper is needed.")
     return settings
 
 
 def _extractor(config: WhisperConfig, settings: HFConfig) -> Any:
-    """The feature extractor, for windows of the wanted length."""
+    """The feature extractor, for windows of the chosen length."""
     place = None if config.path is None else locate(config.path)
     if place is None or whisper_ctranslate2.find(place) is not None:
         seconds = settings.max_source_positions * STRIDE * 160 / 16000
@@ -234,29 +238,30 @@ def _extractor(config: WhisperConfig, settings: HFConfig) -> Any:
             extract = WhisperFeatureExtractor.from_pretrained(place)
         seconds = extract.n_samples / extract.sampling_rate
     most = settings.max_source_positions * STRIDE * extract.hop_length / extract.sampling_rate
-    wanted = seconds if config.window is None else config.window
-    frames = wanted * extract.sampling_rate / extract.hop_length
-    if wanted > most or frames % STRIDE:
+    window = seconds if config.window is None else config.window
+    frames = window * extract.sampling_rate / extract.hop_length
+    if window > most or frames % STRIDE:
         raise RecipeError(
-            f"whisper encoder: windows of {wanted:g} seconds do not fit: the model has positions for {most:g} seconds, "
-            f"{STRIDE * extract.hop_length / extract.sampling_rate:g} seconds each. Set `window` accordingly."
+            f"whisper encoder: a window of {window:g} seconds does not fit: it must be at most {most:g} seconds and a "
+            f"multiple of {STRIDE * extract.hop_length / extract.sampling_rate:g} seconds, the length of a position. "
+            f"Change `window`."
         )
-    extract.chunk_length = wanted
-    extract.n_samples = round(wanted * extract.sampling_rate)
+    extract.chunk_length = window
+    extract.n_samples = round(window * extract.sampling_rate)
     extract.nb_max_frames = round(frames)
     return extract
 
 
 def _fill(tower: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load the encoder's part of the state of a whole model; layers above the chosen one are left out."""
+    """Load the encoder's part of the state of a whole model; layers above the chosen one are ignored."""
     prefix = "model.encoder."
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     kept = len(tower.layers)  # type: ignore[arg-type]
-    layers = {key.split(".")[1] for key in own if key.startswith("layers.")}
-    unwanted = [f"layers.{layer}" for layer in layers if int(layer) >= kept]
+    layers = {key.split(".")[1] for key in weights if key.startswith("layers.")}
+    unused = [f"layers.{layer}" for layer in layers if int(layer) >= kept]
     if isinstance(tower.layer_norm, nn.Identity):
-        unwanted.append("layer_norm")
-    load_strictly(tower, own, name, unwanted)
+        unused.append("layer_norm")
+    load_strictly(tower, weights, name, unused)
 
 
 def _length(media: Media) -> str:

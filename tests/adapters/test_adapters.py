@@ -88,8 +88,8 @@ def test_features_of_another_dtype_are_taken(features: Features) -> None:
     [
         ({"depth": 0}, r"model\.inputs\.image\.adapter: depth \(0\)"),
         ({"hidden": 0}, "hidden width"),
-        ({"hidden": [4, 4]}, "has 1 widths between its layers"),
-        ({"gated": True, "depth": 3}, "`gated` has a shape of its own"),
+        ({"hidden": [4, 4]}, "must be a list of 1 widths"),
+        ({"gated": True, "depth": 3}, "`gated: true` the architecture is fixed"),
         ({"activation": "gleu"}, r"adapter\.activation: 'gleu' is not allowed; did you mean 'gelu'"),
     ],
 )

@@ -305,7 +305,10 @@ def test_compiles_whole() -> None:
 
 
 def test_a_width_that_the_groups_do_not_divide_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`groups: 3` does not divide 16.*divisor of both 16 and `dim` \(9\)"):
+    with pytest.raises(
+        RecipeError,
+        match=r"width of the layers \(16\) is not a multiple of `groups` \(3\).*divisor of both 16 and `dim` \(9\)",
+    ):
         model_of(llm_of(), {"image": adapter_of(dim=9, groups=3)})
 
 

@@ -147,7 +147,7 @@ def test_over_grids_of_many_sizes_each_frame_by_itself(grids: tuple[tuple[int, .
 def test_rows_that_are_too_few_are_refused_with_the_numbers() -> None:
     rule = pickle.loads(pickle.dumps(build(kernel=48, stride=36, padding=2).length))
     assert rule(Layout(257)) == Layout(6) and rule(Layout(44)) == Layout(1)
-    with pytest.raises(RecipeError, match=r"43 rows .*kernel 48 and padding 2: at least 44 rows are needed"):
+    with pytest.raises(RecipeError, match=r"43 tokens.*kernel 48 and padding 2: at least 44 tokens are needed"):
         rule(Layout(43))
     with pytest.raises(RecipeError, match=r"0 rows .*at least 1 rows"):
         build(kernel=3, padding=2).length(Layout(0))
@@ -157,7 +157,7 @@ def test_rows_that_are_too_few_are_refused_with_the_numbers() -> None:
 
 def test_two_dimensions_need_a_grid() -> None:
     adapter = build(kernel=2, dims=2)
-    with pytest.raises(RecipeError, match=r"the 20 rows here lie in no grid\. Use `dims: 1`"):
+    with pytest.raises(RecipeError, match=r"these 20 tokens have no grid\. Use `dims: 1`"):
         adapter.length(Layout(20))
     with pytest.raises(RecipeError, match=r"lie in a grid \(20,\)"):
         adapter.length(Layout(20, (20,)))

@@ -222,7 +222,7 @@ def test_in_a_chain_gradients_reach_the_adapter_before_it() -> None:
 def test_kept_rows_are_not_lost_in_a_chain() -> None:
     adapter = adapter_of()
     features = Features(wave((1, ROWS, WIDTH), 0.0), torch.ones(1, ROWS, dtype=torch.bool))
-    with pytest.raises(RecipeError, match="keeps rows for the LLM's layers already"):
+    with pytest.raises(RecipeError, match="already keeps tokens for the LLM's layers"):
         adapter(Features(features.values, features.mask, memory=features))
 
 
@@ -274,7 +274,7 @@ def test_a_checkpoint_with_layers_elsewhere_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_gated_layers_is_refused(tmp_path: Path) -> None:
     save_file({"perceiver.latents": torch.zeros(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(RecipeError, match=r"holds no gated layers.*begins with perceiver\.latents"):
+    with pytest.raises(RecipeError, match=r"contains no gated layers.*begin with perceiver\.latents"):
         adapter_of(path=str(tmp_path / "weights.safetensors")).load()
     with pytest.raises(RecipeError, match="no such file"):
         adapter_of(path=str(tmp_path / "missing.pt")).load()
@@ -291,12 +291,12 @@ def test_impossible_options_name_the_place(name: str) -> None:
 
 def test_an_llm_with_too_few_layers_is_refused() -> None:
     with pytest.raises(
-        RecipeError, match=r"`layer_interval: 5` leaves no place .* LLM has 4 layers\. Set it to at most 4"
+        RecipeError, match=r"`layer_interval: 5` leaves no place .* LLM has only 4 layers\. Set it to at most 4"
     ):
         model_of(llm_of(), {"image": adapter_of(layer_interval=5)})
 
 
 def test_two_inputs_cannot_share_the_layers() -> None:
     adapter = adapter_of()
-    with pytest.raises(RecipeError, match="input 'video' cannot share them"):
+    with pytest.raises(RecipeError, match="input 'video' cannot share this adapter"):
         model_of(llm_of(), {"image": adapter, "video": adapter})

@@ -65,10 +65,10 @@ def test_around_rows_without_a_grid() -> None:
 @pytest.mark.parametrize(
     ("options", "layout", "message"),
     [
-        ({"row": True}, Layout(4), r"`row` needs a grid \(y, x\); the 4 rows here lie in no grid"),
-        ({"frame": True}, Layout(4, (2, 2)), r"`frame` needs frames: a grid \(t, y, x\).*a grid \(2, 2\)"),
-        ({"row": True}, Layout(5, (2, 2)), r"a grid \(2, 2\), with 1 beside it.*`class_token: drop`"),
-        ({"frame": True}, Layout(15, (3, 2, 2)), r"a grid \(3, 2, 2\), with 3 beside it"),
+        ({"row": True}, Layout(4), r"`row: true` .* a grid \(y, x\) or \(t, y, x\), but these 4 tokens have no grid"),
+        ({"frame": True}, Layout(4, (2, 2)), r"`frame: true` .* a grid \(t, y, x\), .* have a grid \(2, 2\)"),
+        ({"row": True}, Layout(5, (2, 2)), r"a grid \(2, 2\) and 1 tokens outside it.*`class_token: drop`"),
+        ({"frame": True}, Layout(15, (3, 2, 2)), r"a grid \(3, 2, 2\) and 3 tokens outside it"),
     ],
 )
 def test_lines_and_frames_need_a_grid(options: dict[str, bool], layout: Layout, message: str) -> None:
@@ -77,7 +77,7 @@ def test_lines_and_frames_need_a_grid(options: dict[str, bool], layout: Layout, 
 
 
 def test_at_least_one_marker() -> None:
-    with pytest.raises(ValueError, match="says no marker"):
+    with pytest.raises(ValueError, match="no marker is set"):
         MarkersConfig()
 
 

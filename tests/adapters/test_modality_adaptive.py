@@ -225,5 +225,5 @@ def test_other_fused_projections_are_refused() -> None:
     attention = llm.patching.layers[0].attention
     attention.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
     del attention.k_proj, attention.v_proj
-    with pytest.raises(RecipeError, match=r"LlamaAttention has q_proj, o_proj, query_key_value.*Use `visual_expert`"):
+    with pytest.raises(RecipeError, match=r"LlamaAttention are q_proj, o_proj, query_key_value.*Use `visual_expert`"):
         adapter_of().install(llm, None, "image")  # type: ignore[arg-type]

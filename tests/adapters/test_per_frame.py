@@ -214,8 +214,8 @@ def test_a_linear_map_per_frame_is_the_map() -> None:
 @pytest.mark.parametrize(
     ("layout", "reason"),
     [
-        (Layout(12), r"grid \(t, y, x\).* the 12 rows here lie in no grid"),
-        (Layout(12, (12,)), r"lie in a grid \(12,\)"),
+        (Layout(12), r"grid \(t, y, x\).* these 12 tokens have no grid"),
+        (Layout(12, (12,)), r"have a grid \(12,\)"),
     ],
 )
 def test_rows_whose_frames_are_not_known_are_refused(layout: Layout, reason: str) -> None:
@@ -226,7 +226,7 @@ def test_rows_whose_frames_are_not_known_are_refused(layout: Layout, reason: str
 def test_an_adapter_that_does_not_fit_inside_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"grid \(1, 2, 1\) with a time axis of its own. Put it after"):
         build(grid=3).length(Layout(8, (2, 2, 2)))
-    with pytest.raises(RecipeError, match=r"Means' counts the positions .* Put it after"):
+    with pytest.raises(RecipeError, match=r"Means' computes positions .* Put it after"):
         build(positions=True)
     with pytest.raises(RecipeError, match=r"adapter\.depht: unknown key; did you mean 'depth'"):
         build("mlp", depht=2)
@@ -235,5 +235,5 @@ def test_an_adapter_that_does_not_fit_inside_is_refused() -> None:
 
 
 def test_features_that_break_the_promise_of_a_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match="no grid, though"):
+    with pytest.raises(ValueError, match="without a grid, but"):
         build()(Features(torch.ones(1, 4, WIDTH), torch.ones(1, 4, dtype=torch.bool)))

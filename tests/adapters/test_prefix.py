@@ -178,9 +178,9 @@ def test_two_inputs_with_prompts_of_their_own_and_with_shared_ones() -> None:
 @pytest.mark.parametrize(
     ("prompts", "rows", "says"),
     [
-        (10, 256, r"256 rows, which cannot be added to 10 prompts: .* 1 row or 10 .*say `prompts: 256`"),
-        (1, 2, r"2 rows, which cannot be added to 1 prompts: it must have 1 row\."),
-        (10, 0, r"0 rows"),
+        (10, 256, r"256 tokens, which cannot be added to 10 prompts\. .* 1 token, or 10 .*set `prompts: 256`"),
+        (1, 2, r"2 tokens, which cannot be added to 1 prompts\. It must have 1 token\."),
+        (10, 0, r"0 tokens"),
     ],
 )
 def test_counts_of_rows_that_do_not_fit(prompts: int, rows: int, says: str) -> None:
@@ -190,12 +190,12 @@ def test_counts_of_rows_that_do_not_fit(prompts: int, rows: int, says: str) -> N
 
 
 def test_rows_of_another_width_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"LLM's width \(16\), but have 12\. Put `linear` or `mlp` before it"):
+    with pytest.raises(RecipeError, match=r"LLM's width \(16\), but their width is 12\. Put `linear` or `mlp` before"):
         PrefixAdapter(PrefixConfig(), 12, WIDTH)
 
 
 def test_more_layers_than_there_are_and_unknown_attentions_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`layers: 3`, but the LLM has 2"):
+    with pytest.raises(RecipeError, match=r"`layers` is 3, but the LLM has only 2"):
         model_of(llm_of(), {"image": adapter_of(layers=3)})
     llm = llm_of()
     del llm.patching.layers[1].attention.k_proj
@@ -209,7 +209,7 @@ def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
     attention: Any = model.llm.patching.layers[-1].attention
     model(batch, batch.mask)
     changed, attention.config = attention.config, model.llm.hf.config
-    with pytest.raises(LibraryError, match=r"did not look up the function .* reach no token. transformers \d"):
+    with pytest.raises(LibraryError, match=r"did not use the attention function .* have no effect. transformers \d"):
         model(batch, batch.mask)
     attention.config = changed
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LibraryError, match="is called without `factor`"):
@@ -219,7 +219,7 @@ def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
 
 def test_memory_of_others_is_refused() -> None:
     rows = Features(torch.ones(1, 1, WIDTH), torch.ones(1, 1, dtype=torch.bool))
-    with pytest.raises(RecipeError, match="keeps rows for the LLM's layers already"):
+    with pytest.raises(RecipeError, match="already keeps tokens for the LLM's layers"):
         adapter_of()(Features(rows.values, rows.mask, memory=rows))
 
 
@@ -229,7 +229,9 @@ def test_memory_of_another_branch_is_refused() -> None:
     for adapter in (first, second):
         adapter.install(llm, encoder, "image")
     llm.add_peft()
-    with pytest.raises(RecipeError, match=r"another branch of its input keeps 4 rows .* those of 4 prompts"):
+    with pytest.raises(
+        RecipeError, match=r"another branch of the input keeps 4 tokens .* the 4 tokens for the prompts"
+    ):
         model(batch_of(FULL, places=0))
 
 

@@ -45,10 +45,10 @@ def test_numbers_and_gradients_are_those_of_lavis(kind: str, options: Any, atten
     ("options", "message"),
     [
         ({"queries": 0}, "must be at least 1"),
-        ({"heads": 5}, r"hidden \(768\) cannot be divided among 5 heads"),
+        ({"heads": 5}, r"hidden \(768\) cannot be divided by 5 heads"),
         ({"dropout": 1.0}, r"dropout \(1\.0\)"),
-        ({"instruction_limit": 600}, r"instruction_limit \(600\) must be 1 to `positions` \(512\)"),
-        ({"vocabulary": 9}, "say `instruction_tokenizer`"),
+        ({"instruction_limit": 600}, r"instruction_limit \(600\) must be between 1 and `positions` \(512\)"),
+        ({"vocabulary": 9}, "Set `instruction_tokenizer`"),
         ({"attention": "flash"}, r"adapter\.attention: 'flash' is not allowed"),
     ],
 )
@@ -59,7 +59,7 @@ def test_impossible_options_name_the_place(options: dict[str, object], message: 
 
 
 def test_a_table_smaller_than_the_tokenizer_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"vocabulary \(100\) is less than the tokens of 'bytes' \(264\)"):
+    with pytest.raises(RecipeError, match=r"`vocabulary` \(100\) is smaller than the tokenizer 'bytes' \(264 tokens\)"):
         make(vocabulary=100, **TEXT)
 
 
@@ -86,7 +86,7 @@ def test_as_many_rows_as_queries_whatever_comes_in() -> None:
     assert out.values.shape == (3, 4, LLM) and bool(out.mask.all()) and out.grid is None
     rule = pickle.loads(pickle.dumps(adapter.length))
     assert rule(Layout(7, (7,))) == rule(Layout(300)) == Layout(4)
-    with pytest.raises(RecipeError, match="no rows to look at"):
+    with pytest.raises(RecipeError, match="the medium has no tokens"):
         rule(Layout(0))
 
 

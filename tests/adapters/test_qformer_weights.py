@@ -155,11 +155,16 @@ LAYER = "Qformer.bert.encoder.layer.1.attention.self.key.weight"
         ("plain", {"layers": 4}, {}, r"Missing: qformer\.encoder\.layer\.3\."),
         ("plain", {"queries": 8}, {}, r"query_tokens \[1, 4, 16\] for \[1, 8, 16\]"),
         ("plain", {}, {"llm_proj.weight": None, "llm_proj.bias": None}, r"no projection to an LLM.*projection: false"),
-        ("plain", {}, {"opt_proj.bias": torch.ones(LLM)}, r"'(llm|opt)_proj.bias' and '\w+_proj.bias' mean the same"),
-        ("plain", TEXT, {}, "no text branch.*Leave out `instruction_tokenizer`"),
+        (
+            "plain",
+            {},
+            {"opt_proj.bias": torch.ones(LLM)},
+            r"'(llm|opt)_proj.bias' and '\w+_proj.bias' are the same weight",
+        ),
+        ("plain", TEXT, {}, "no text branch.*Remove `instruction_tokenizer`"),
         ("instructed", TEXT | {"vocabulary": 300}, {}, r"word_embeddings\.weight \[264, 16\] for \[300, 16\]"),
-        ("plain", {}, {"ln_vision.weight": None, "ln_vision.bias": None}, "no LayerNorm.*Leave out `input_norm`"),
-        ("plain", {"input_norm": None}, {}, "Say `input_norm: true`"),
+        ("plain", {}, {"ln_vision.weight": None, "ln_vision.bias": None}, "no LayerNorm.*Remove `input_norm`"),
+        ("plain", {"input_norm": None}, {}, "Set `input_norm: true`"),
         ("plain", {}, {"query_tokens": None}, r"no Q-Former; its keys begin with Qformer, llm_proj, ln_vision\."),
     ],
 )
@@ -175,7 +180,7 @@ def test_places_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"has no model\.safetensors\. Available: a folder"):
         make(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "a.safetensors"}}')
-    with pytest.raises(RecipeError, match="lists no shard with a Q-Former"):
+    with pytest.raises(RecipeError, match="names no shard with a Q-Former"):
         make(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(RecipeError, match="is no list of shards"):

@@ -45,7 +45,7 @@ def test_rows_are_those_of_the_rule(kind: str, sizes: tuple[int, ...]) -> None:
     layout = Layout(rows, sizes or None)
     features = whole(numbers(2, rows, 16, seed=99), *(sizes if len(sizes) > 1 else ()))
     if kind == "query" and len(sizes) < 2:
-        with pytest.raises(RecipeError, match=r"needs rows that fill the grid \(y, x\).*kind: perceiver"):
+        with pytest.raises(RecipeError, match=r"the tokens must fill a grid, \(y, x\).*kind: perceiver"):
             rule(layout)
         with pytest.raises(RecipeError, match="does not say where in a picture"):
             adapter(features)
@@ -117,7 +117,7 @@ def test_frame_embeddings_tell_frames_apart() -> None:
 
 def test_too_many_frames_are_refused() -> None:
     adapter = build("perceiver", frames=2)
-    with pytest.raises(RecipeError, match=r"3 frames, but `frames` is 2.*Raise `frames`"):
+    with pytest.raises(RecipeError, match=r"3 frames, but there are only 2 .*Set `frames`"):
         adapter.length(Layout(12, (3, 2, 2)))
     with pytest.raises(RecipeError, match="3 frames"):
         adapter(whole(numbers(1, 12, 16, seed=98), 3, 2, 2))
@@ -129,7 +129,7 @@ def test_positions_need_places() -> None:
     for layout in (Layout(9, (3, 3)), Layout(18, (2, 3, 3)), Layout(10)):  # the last: class token, then 3 x 3
         assert rule(layout) == Layout(4)
     for layout in (Layout(9), Layout(10, (10,)), Layout(1)):
-        with pytest.raises(RecipeError, match=r"`positions` need rows that fill the grid.*Leave them off"):
+        with pytest.raises(RecipeError, match=r"`positions: true` the tokens must fill a grid.*Remove `positions`"):
             rule(layout)
     with pytest.raises(RecipeError, match="`positions` are on, but the encoder does not say"):
         build("abstractor", positions=True)(whole(numbers(1, 5, 16, seed=98)))
@@ -138,10 +138,10 @@ def test_positions_need_places() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "query", "depth": 2}, r"image\.adapter: kind: query does not know depth\. Available: .*queries"),
-        ({"kind": "abstractor", "qk_norm": False, "frames": 3}, "does not know qk_norm, frames"),
-        ({"end": True}, "kind: perceiver does not know end"),
-        ({"kind": "query", "queries": 200}, r"queries \(200\) of `kind: query` stand on a square grid"),
+        ({"kind": "query", "depth": 2}, r"image\.adapter: kind query has no option depth\. Available: .*queries"),
+        ({"kind": "abstractor", "qk_norm": False, "frames": 3}, "has no option qk_norm, frames"),
+        ({"end": True}, "kind perceiver has no option end"),
+        ({"kind": "query", "queries": 200}, r"queries \(200\) must be a square number"),
         ({"queries": 0}, r"queries \(0\) must be at least 1"),
         ({"frames": -1}, r"frames \(-1\)"),
         ({"kind": "abstractor", "dropout": 1.0}, r"dropout \(1\.0\)"),
@@ -156,10 +156,10 @@ def test_impossible_options_name_the_place(options: dict[str, object], message: 
 @pytest.mark.parametrize(
     ("kind", "width", "llm_width", "options", "message"),
     [
-        ("query", 16, 20, {"heads": 3}, r"the LLM's width \(20\) cannot be divided into 3 heads\. Choose `heads`"),
-        ("query", 16, 18, {}, r"the LLM's width \(18\) cannot be divided into 4 parts"),
-        ("abstractor", 16, 20, {"heads": 3}, r"the encoder's width \(16\) cannot be divided into 3 heads"),
-        ("abstractor", 18, 20, {"positions": True}, r"the encoder's width \(18\) .* 4 parts"),
+        ("query", 16, 20, {"heads": 3}, r"the LLM's width \(20\) is not a multiple of 3 \(heads\)\. Set `heads`"),
+        ("query", 16, 18, {}, r"the LLM's width \(18\) is not a multiple of 4 \(sines"),
+        ("abstractor", 16, 20, {"heads": 3}, r"the encoder's width \(16\) is not a multiple of 3 \(heads\)"),
+        ("abstractor", 18, 20, {"positions": True}, r"the encoder's width \(18\) .* 4 \(sines"),
     ],
 )
 def test_widths_that_do_not_fit_are_refused(

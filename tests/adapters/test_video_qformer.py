@@ -167,11 +167,11 @@ def test_rows_in_memory_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("branch", "layout", "reason"),
     [
-        ("video", Layout(35, (7, 1, 5)), r"has 7 frames, and there are positions for 6.* say `frames: 7`"),
-        ("video", Layout(15), "the 15 rows here lie in no grid .* under `per_frame`"),
-        ("video", Layout(15, (3, 5)), r"lie in a grid \(3, 5\) without a time axis"),
-        ("video", Layout(0), "no rows"),
-        ("audio", Layout(9), "has 9 rows, each a moment of its own, and there are positions for 5"),
+        ("video", Layout(35, (7, 1, 5)), r"has 7 frames, but there are only 6 positions.* set `frames: 7`"),
+        ("video", Layout(15), "these 15 tokens have no grid.* inside `per_frame`"),
+        ("video", Layout(15, (3, 5)), r"have a grid \(3, 5\)"),
+        ("video", Layout(0), "no tokens"),
+        ("audio", Layout(9), "has 9 tokens, which have one position each, but there are only 5 positions"),
     ],
 )
 def test_what_it_cannot_take_is_refused(branch: str, layout: Layout, reason: str) -> None:
@@ -183,7 +183,7 @@ def test_as_many_rows_as_queries() -> None:
     rule = pickle.loads(pickle.dumps(build().length))
     assert rule(Layout(30, (6, 1, 5))) == Layout(4)
     assert build("audio").length(Layout(5)) == Layout(3)
-    with pytest.raises(ValueError, match="no grid, though"):
+    with pytest.raises(ValueError, match="no grid, but"):
         build()(replace(clips(), grid=None))
 
 

@@ -103,7 +103,7 @@ def test_rows_are_those_of_the_image_encoder_for_each_slice(folder: Path) -> Non
 
 
 def test_learned_places_tell_axis_and_stretch() -> None:
-    places = LearnedPlaces(6, bins=4, reach=10.0)
+    places = LearnedPlaces(6, bins=4, max_distance=10.0)
     with torch.no_grad():
         places.table.weight.copy_(torch.arange(12.0)[:, None].expand(12, 6))
     found = places(torch.tensor([[-99.0, -10.0, -0.1, 0.0, 9.9, 99.0]]), torch.tensor([[0, 1, 2, 2, 0, 1]]))
