@@ -97,13 +97,13 @@ class GroupEncoder(nn.Module):
         first, norm, _, second = self.first_conv
         local = _linear(second, functional.relu(norm(_linear(first, groups.reshape(-1, channels)))))
         local = local.view(count * number, size, -1)
-        whole = local.max(dim=1).values
+        maximum = local.max(dim=1).values
         third, norm, _, fourth = self.second_conv
         assert isinstance(third, nn.Conv1d)
         # the original concatenates the group's maximum to each point: its half of the product is the same for all
         # points
         of_maximum, of_local = third.weight[..., 0].chunk(2, dim=1)
-        mixed = functional.linear(local, of_local) + functional.linear(whole, of_maximum, third.bias)[:, None]
+        mixed = functional.linear(local, of_local) + functional.linear(maximum, of_maximum, third.bias)[:, None]
         features = _linear(fourth, functional.relu(norm(mixed.flatten(0, 1))))
         return features.view(count, number, size, -1).max(dim=2).values
 
@@ -113,7 +113,7 @@ def _pointwise(channels: int, hidden: int, width: int) -> nn.Sequential:
 
 
 def _linear(layer: nn.Module, rows: Tensor) -> Tensor:
-    """A convolution of one place is a matrix: tokens [R, C] -> [R, C'], in one product, which is faster on a CPU."""
+    """A convolution of one place is a matrix: rows [R, C] -> [R, C'], in one product, which is faster on a CPU."""
     assert isinstance(layer, nn.Conv1d)
     return functional.linear(rows, layer.weight[..., 0], layer.bias)
 

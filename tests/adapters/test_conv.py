@@ -149,9 +149,9 @@ def test_rows_that_are_too_few_are_refused_with_the_numbers() -> None:
     assert rule(Layout(257)) == Layout(6) and rule(Layout(44)) == Layout(1)
     with pytest.raises(RecipeError, match=r"43 tokens.*kernel 48 and padding 2: at least 44 tokens are needed"):
         rule(Layout(43))
-    with pytest.raises(RecipeError, match=r"0 rows .*at least 1 rows"):
+    with pytest.raises(RecipeError, match=r"0 tokens.*at least 1 tokens"):
         build(kernel=3, padding=2).length(Layout(0))
-    with pytest.raises(RecipeError, match=r"grid \(9, 2, 4\) .*kernel 3 .*at least 3 rows in y and in x"):
+    with pytest.raises(RecipeError, match=r"grid \(9, 2, 4\) .*kernel 3 .*at least 3 tokens along y and along x"):
         build(kernel=3, dims=2).length(Layout(72, (9, 2, 4)))
 
 
@@ -159,9 +159,9 @@ def test_two_dimensions_need_a_grid() -> None:
     adapter = build(kernel=2, dims=2)
     with pytest.raises(RecipeError, match=r"these 20 tokens have no grid\. Use `dims: 1`"):
         adapter.length(Layout(20))
-    with pytest.raises(RecipeError, match=r"lie in a grid \(20,\)"):
+    with pytest.raises(RecipeError, match=r"have a grid \(20,\)"):
         adapter.length(Layout(20, (20,)))
-    with pytest.raises(RecipeError, match=r"lie in a grid \(3, 2, 2\), with 3 beside it.*`class_token: drop`"):
+    with pytest.raises(RecipeError, match=r"have a grid \(3, 2, 2\) and 3 tokens outside it.*`class_token: drop`"):
         adapter.length(Layout(15, (3, 2, 2)))
     with pytest.raises(ValueError, match="have no grid"):
         adapter(Features(torch.zeros(1, 4, WIDTH), torch.ones(1, 4, dtype=torch.bool)))

@@ -199,7 +199,7 @@ def test_more_layers_than_there_are_and_unknown_attentions_are_refused() -> None
         model_of(llm_of(), {"image": adapter_of(layers=3)})
     llm = llm_of()
     del llm.patching.layers[1].attention.k_proj
-    with pytest.raises(RecipeError, match=r"LlamaAttention of the LLM lacks k_proj"):
+    with pytest.raises(RecipeError, match=r"LlamaAttention of the LLM does not have k_proj"):
         model_of(llm, {"image": adapter_of()})
 
 

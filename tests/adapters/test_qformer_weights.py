@@ -183,7 +183,7 @@ def test_places_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="names no shard with a Q-Former"):
         make(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(RecipeError, match="is no list of shards"):
+    with pytest.raises(RecipeError, match="is not an index of shards"):
         make(tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RecipeError, match=r"bad\.safetensors: cannot be read"):

@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_rule(kind: str, sizes: tuple[int, ...]) -> None:
     if kind == "query" and len(sizes) < 2:
         with pytest.raises(RecipeError, match=r"the tokens must fill a grid, \(y, x\).*kind: perceiver"):
             rule(layout)
-        with pytest.raises(RecipeError, match="does not say where in a picture"):
+        with pytest.raises(RecipeError, match="returned tokens without places"):
             adapter(features)
         return
     expected, out = rule(layout), adapter(features)
@@ -131,7 +131,7 @@ def test_positions_need_places() -> None:
     for layout in (Layout(9), Layout(10, (10,)), Layout(1)):
         with pytest.raises(RecipeError, match=r"`positions: true` the tokens must fill a grid.*Remove `positions`"):
             rule(layout)
-    with pytest.raises(RecipeError, match="`positions` are on, but the encoder does not say"):
+    with pytest.raises(RecipeError, match="`positions` is true, but the encoder returned"):
         build("abstractor", positions=True)(whole(numbers(1, 5, 16, seed=98)))
 
 

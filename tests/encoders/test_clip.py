@@ -212,10 +212,10 @@ def test_impossible_options_name_the_place(options: dict[str, Any], message: str
             r"`layer` is -4, but the model has 3 layers. Available: 1 to 3",
         ),
         ({"model_type": "clip_vision_model"}, {"layer": 0}, "`layer` is 0"),
-        ({"model_type": "siglip_vision_model"}, {"class_token": "keep"}, "'siglip_vision_model' has none"),
+        ({"model_type": "siglip_vision_model"}, {"class_token": "keep"}, "'siglip_vision_model' has no class token"),
         ({"model_type": "clip_vison_model"}, {}, "no config can be created"),
-        ({"model_type": "vit_mae"}, {}, "no plain vision transformer"),
-        ({"model_type": "clip_vision_model"}, {"image_size": 4}, "does not take pictures of 4 x 4"),
+        ({"model_type": "vit_mae"}, {}, "not a plain vision transformer"),
+        ({"model_type": "clip_vision_model"}, {"image_size": 4}, "does not accept images of 4 x 4"),
     ],
 )
 def test_models_that_do_not_fit(config: dict[str, Any], options: dict[str, Any], message: str) -> None:
@@ -239,6 +239,6 @@ def test_folder_without_weights_or_settings(tmp_path: Path) -> None:
 def test_processor_of_varying_size_is_refused(tmp_path: Path) -> None:
     save(tmp_path, "clip_vision_model")
     CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match="pictures of varying size"):
+    with pytest.raises(RecipeError, match="images of different sizes"):
         ClipEncoder(ClipConfig(path=str(tmp_path)))
     assert loaded(tmp_path, image_size=32).processor()(Media("image", picture()))["pixels"].shape == (3, 32, 32)

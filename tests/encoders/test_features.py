@@ -70,7 +70,7 @@ def test_dtype(dtype: str) -> None:
 
 
 def test_what_16_bits_cannot_hold_is_refused() -> None:
-    with pytest.raises(MediaError, match=r"1 of its 2 rows hold .* such as float16 cannot hold"):
+    with pytest.raises(MediaError, match=r"1 of 2 tokens contain .* that float16 cannot represent"):
         encode(FeaturesEncoder(FeaturesConfig(width=1, dtype="float16")), np.array([[1.0], [70000.0]]))
 
 
@@ -178,5 +178,5 @@ def test_looking_refuses_what_training_would(tmp_path: Path) -> None:
     process = FeaturesEncoder(FeaturesConfig(width=4)).processor()
     for use in (FeaturesEncoder.inspect, process):
         assert use(Media("features", "good.npy", str(tmp_path)))
-        with pytest.raises(MediaError, match=r"nan.npy: 1 of its 3 rows hold NaN"):
+        with pytest.raises(MediaError, match=r"nan.npy: 1 of 3 tokens contain NaN"):
             use(Media("features", "nan.npy", str(tmp_path)))

@@ -201,11 +201,11 @@ def test_construction_on_meta_reads_no_weights() -> None:
         ({"inner": {"name": "medical", "encoder": TIMM}}, r"encoder: 'medical' reads 'volume' media; one for 'image'"),
         ({"windows": {"CT": "brian"}}, r"window 'brian' is unknown; did you mean 'brain'"),
         ({"planes": ["axiel"]}, r"axiel"),
-        ({"bins": 0}, r"`bins` is 0"),
+        ({"bins": 0}, r"`bins` \(0\)"),
         ({"batch_size": 0}, r"`batch_size` is 0"),
         ({"slices": 0}, r"`slices` is 0"),
-        ({"header": ["PatientName"]}, r"`header`: PatientName may identify a person, or is unknown"),
-        ({"header": ["Modalty"]}, r"`header`: Modalty .*did you mean 'Modality'"),
+        ({"header": ["PatientName"]}, r"`header`: the field PatientName is unknown, or may identify a person"),
+        ({"header": ["Modalty"]}, r"`header`: the field Modalty .*did you mean 'Modality'"),
     ],
 )
 def test_what_a_recipe_must_not_say(options: dict[str, Any], reason: str) -> None:

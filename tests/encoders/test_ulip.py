@@ -325,7 +325,7 @@ def test_loads_what_has_been_fetched_from_the_hub(tmp_path: Path, monkeypatch: p
     assert same(loaded(Path("org/init"), file="point_bert_v1.2.pt", variant="ulip2"), source)
     with pytest.raises(RecipeError, match=r"0123: has no file 'other.pt'\. Check `file`"):
         loaded(Path("org/init"), file="other.pt")
-    with pytest.raises(RecipeError, match=r"0123: holds none of"):
+    with pytest.raises(RecipeError, match=r"0123: contains none of"):
         loaded(Path("org/init"))
 
 
@@ -357,7 +357,7 @@ def test_a_missing_tensor_and_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"does not fit the model. Missing: norm.weight"):
         loaded(tmp_path / "short.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(RecipeError, match=r"other.safetensors: holds no Point-BERT"):
+    with pytest.raises(RecipeError, match=r"other.safetensors: the file contains no Point-BERT"):
         loaded(tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecipeError, match=r"empty: holds none of model.safetensors.index.json.*Say which `file`"):
@@ -370,10 +370,10 @@ def test_a_missing_tensor_and_other_models_are_refused(tmp_path: Path) -> None:
         ({"variant": "ulip3"}, r"variant.*ulip3"),
         ({"groups": 0}, r"`groups` is 0"),
         ({"group_widths": (8, 8, 0, 8)}, r"`group_widths` is \(8, 8, 0, 8\)"),
-        ({"groups": 71}, r"71 groups of 6 points cannot be formed of 70 points"),
-        ({"width": 25}, r"`width` \(25\) is no multiple of `heads` \(4\)"),
-        ({"file": "a.pt"}, r"there is no `path`"),
-        ({"drop_path": 1.0}, r"`drop_path` is 1.0"),
+        ({"groups": 71}, r"70 points are too few for 71 groups of 6 points"),
+        ({"width": 25}, r"`width` \(25\) must be a multiple of `heads` \(4\)"),
+        ({"file": "a.pt"}, r"`file` needs `path`"),
+        ({"drop_path": 1.0}, r"`drop_path` \(1.0\)"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: str) -> None:

@@ -174,7 +174,7 @@ def test_inspect_and_errors(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("no clip")
     with pytest.raises(MediaError, match=r"a\.mp4: is not a video"):
         made().processor()(Media("video", "a.mp4", root=str(tmp_path)))
-    with pytest.raises(RecipeError, match="16 wide cannot be divided among 3 `heads`"):
+    with pytest.raises(RecipeError, match=r"width \(16\) is not a multiple of `heads` \(3\)"):
         made(temporal="transformer", heads=3)
     with pytest.raises(RecipeError, match="VideoEncoder' reads 'video' media"):
         VideoEncoder(VideoConfig(encoder={"name": "omnivit_encoders.video.encoder:VideoEncoder", "encoder": CLIP}))

@@ -148,7 +148,7 @@ def test_a_classifiers_checkpoint_loads(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'vit' is no transformer over time.*Available: timesformer"):
+    with pytest.raises(RecipeError, match=r"'vit' is not supported.*Available: timesformer"):
         VideoTransformerEncoder(VideoTransformerConfig(config={"model_type": "vit"}))
     with pytest.raises(RecipeError, match="`layer` is 4, but the model has 3 layers"):
         VideoTransformerEncoder(VideoTransformerConfig(config={"model_type": "vivit", **CONFIGS["vivit"]}, layer=4))

@@ -143,7 +143,7 @@ def test_the_filling_is_not_encoded(original: tuple[Path, WhisperForConditionalG
 def test_too_long(original: tuple[Path, WhisperForConditionalGeneration]) -> None:
     strict = loaded(original[0], windows=2)
     assert strict.processor()(sound(2.0))["rows"] == 100
-    with pytest.raises(MediaError, match=r"lasts 2\.5 seconds, more than 2 windows of 1 seconds.*too_long: cut"):
+    with pytest.raises(MediaError, match=r"is 2\.5 seconds long, longer than 2 windows of 1 seconds.*too_long: cut"):
         strict.processor()(sound(2.5))
     cut = loaded(original[0], windows=2, too_long="cut").processor()(sound(2.5))
     assert cut["rows"] == 100 and torch.equal(
@@ -222,9 +222,9 @@ def test_gradients_reach_the_weights_but_not_the_positions() -> None:
     [
         ({"layer": 4}, "`layer` is 4, but the model has 3 layers"),
         ({"layer": 0}, "`layer` is 0, but the model has 3 layers"),
-        ({"multiple": 3}, "a window has 50 rows, which `multiple: 3` does not divide"),
-        ({"window": 2.0}, r"windows of 2 seconds do not fit: the model has positions for 1 seconds"),
-        ({"window": 0.031}, r"windows of 0\.031 seconds do not fit"),
+        ({"multiple": 3}, r"a window has 50 tokens, which is not a multiple of `multiple` \(3\)"),
+        ({"window": 2.0}, r"a window of 2 seconds does not fit: it must be at most 1 seconds"),
+        ({"window": 0.031}, r"a window of 0\.031 seconds does not fit"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
@@ -246,7 +246,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OmniVitError, match="no such file or folder"):
         WhisperEncoder(WhisperConfig(path=str(tmp_path / "absent" / "x.bin")))
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(RecipeError, match=r"is a model of type 'clip', not a Whisper"):
+    with pytest.raises(RecipeError, match=r"has the type 'clip', but a Whisper is needed"):
         WhisperEncoder(WhisperConfig(path=str(tmp_path)))
     with pytest.raises(RecipeError, match="no config can be created from"):
         WhisperEncoder(WhisperConfig(config={"d_model": "wide"}))

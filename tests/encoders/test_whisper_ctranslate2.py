@@ -142,7 +142,7 @@ def test_every_cut_is_found(model: WhisperForConditionalGeneration, tmp_path: Pa
     cut.parent.mkdir()
     for size in [1, 3, 5, 17, 20, 25, 30, 60, 200, len(whole) // 2, len(whole) - 30, len(whole) - 1]:
         cut.write_bytes(whole[:size])
-        with pytest.raises(RecipeError, match=r"model\.bin: is cut short: it ends inside the "):
+        with pytest.raises(RecipeError, match=r"model\.bin: the file is truncated: it ends inside the "):
             read_variables(cut)
     cut.write_bytes(whole + b"\0")
     with pytest.raises(RecipeError, match="goes on for 1 bytes after its end"):
@@ -155,18 +155,18 @@ GOOD = {"encoder/a": torch.ones(2, 3)}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is cut short"),
+        (b"", "is truncated"),
         (b"PK\3\4" + bytes(100), "its first number is 67324752"),
-        (struct.pack("<I", 5) + bytes(100), "no CTranslate2 model of version 6: its first number is 5"),
+        (struct.pack("<I", 5) + bytes(100), "not a CTranslate2 model of version 6: its first number is 5"),
         (binary(GOOD, {}, kind="TransformerSpec"), "is a 'TransformerSpec' of CTranslate2"),
         (
             struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, 2**32 - 1),
-            "holds 4,294,967,295 variables",
+            "contains 4,294,967,295 variables",
         ),
-        (binary(GOOD, {"b": "encoder/z"}), "the alias 'b' stands for 'encoder/z'"),
-        (binary(GOOD, {}).replace(b"\2\2\0\0\0\3", b"\2\2\0\0\xff\3"), "but 24 are said"),
+        (binary(GOOD, {"b": "encoder/z"}), "the alias 'b' refers to 'encoder/z'"),
+        (binary(GOOD, {}).replace(b"\2\2\0\0\0\3", b"\2\2\0\0\xff\3"), "but the file says 24"),
         (binary(GOOD, {}).replace(text("encoder/a") + b"\2", text("encoder/a") + b"\xc8"), "has 200 dimensions"),
-        (binary(GOOD, {}).replace(b"\3\0\0\0\0\x18", b"\3\0\0\0\x09\x18"), "is of the unknown type 9"),
+        (binary(GOOD, {}).replace(b"\3\0\0\0\0\x18", b"\3\0\0\0\x09\x18"), "has the unknown type 9"),
         (struct.pack("<I", 6) + struct.pack("<H", 60_000) + bytes(70_000), "is 60000 bytes long"),
         (struct.pack("<I", 6) + struct.pack("<H", 4) + b"abcd", "does not end with NUL"),
     ],
@@ -182,11 +182,14 @@ def test_damage(tmp_path: Path, content: bytes, message: str) -> None:
     ("changes", "message"),
     [
         ({"encoder/layer_0/ffn/linear_0/weight": torch.ones(24, 16, dtype=torch.int8)}, "is quantised"),
-        ({"encoder/layer_0/ffn/linear_0/weight_scale": torch.ones(24)}, "Is it quantised"),
-        ({"encoder/layer_0/self_attention/linear_0/bias": torch.ones(48)}, "has a bias of keys"),
-        ({"encoder/layer_0/self_attention/linear_0/weight": torch.ones(47, 16)}, "47 rows, which do not divide by 3"),
-        ({"encoder/layer_7/ffn/linear_0/bias": torch.ones(24)}, "some are missing"),
-        ({"encoder/adapter/weight": torch.ones(24)}, "'encoder/adapter/weight', which Whisper has not"),
+        ({"encoder/layer_0/ffn/linear_0/weight_scale": torch.ones(24)}, "is quantised"),
+        ({"encoder/layer_0/self_attention/linear_0/bias": torch.ones(48)}, "contains a bias of keys"),
+        (
+            {"encoder/layer_0/self_attention/linear_0/weight": torch.ones(47, 16)},
+            "47 rows, which is not a multiple of 3",
+        ),
+        ({"encoder/layer_7/ffn/linear_0/bias": torch.ones(24)}, "some layers of the encoder are missing"),
+        ({"encoder/adapter/weight": torch.ones(24)}, "'encoder/adapter/weight', which Whisper does not have"),
     ],
 )
 def test_what_whisper_has_not(
@@ -198,7 +201,7 @@ def test_what_whisper_has_not(
 
 def test_a_missing_variable_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(binary(GOOD, {}))
-    with pytest.raises(RecipeError, match="holds no variable 'decoder/embeddings/weight'"):
+    with pytest.raises(RecipeError, match="the variable 'decoder/embeddings/weight' is missing"):
         convert(tmp_path / "model.bin")
 
 

@@ -77,7 +77,7 @@ def bad_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "cut_in_header.npy": (whole[:40], "damaged or cut short"),
         "cut_in_numbers.npy": (whole[:-5], "is cut short"),
         "two_arrays.npy": (whole + whole, "more than one array"),
-        "nan.npy": (npy(nan), "1 of its 5 rows hold NaN"),
+        "nan.npy": (npy(nan), "1 of 5 tokens contain NaN"),
         "infinite.npy": (npy(np.full((2, 8), np.inf)), "2 of its 2 rows hold NaN, infinite"),
         "too_large_for_float32.npy": (npy(np.full((2, 8), 1e300)), "2 of its 2 rows"),
         "other_width.npy": (npy(rows.T), "are 5 wide"),
