@@ -151,7 +151,7 @@ def test_rows_that_are_too_few_are_refused_with_the_numbers() -> None:
         rule(Layout(43))
     with pytest.raises(RecipeError, match=r"0 tokens.*at least 1 tokens"):
         build(kernel=3, padding=2).length(Layout(0))
-    with pytest.raises(RecipeError, match=r"grid \(9, 2, 4\) .*kernel 3 .*at least 3 tokens along y and along x"):
+    with pytest.raises(RecipeError, match=r"grid \(9, 2, 4\).*kernel 3 .*at least 3 tokens along y and along x"):
         build(kernel=3, dims=2).length(Layout(72, (9, 2, 4)))
 
 
@@ -163,11 +163,11 @@ def test_two_dimensions_need_a_grid() -> None:
         adapter.length(Layout(20, (20,)))
     with pytest.raises(RecipeError, match=r"have a grid \(3, 2, 2\) and 3 tokens outside it.*`class_token: drop`"):
         adapter.length(Layout(15, (3, 2, 2)))
-    with pytest.raises(ValueError, match="have no grid"):
+    with pytest.raises(ValueError, match="features without a grid"):
         adapter(Features(torch.zeros(1, 4, WIDTH), torch.ones(1, 4, dtype=torch.bool)))
     sparse = batch((2, 2))
     sparse.mask[0, 1] = False
-    with pytest.raises(ValueError, match=r"3 rows of medium 0 do not fill .* \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"3 tokens of medium 0 do not fill .* \(2, 2\)"):
         adapter(sparse)
 
 

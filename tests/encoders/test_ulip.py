@@ -360,7 +360,7 @@ def test_a_missing_tensor_and_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"other.safetensors: the file contains no Point-BERT"):
         loaded(tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecipeError, match=r"empty: holds none of model.safetensors.index.json.*Say which `file`"):
+    with pytest.raises(RecipeError, match=r"empty: contains none of model.safetensors.index.json.*Set `file`"):
         loaded(tmp_path / "empty")
 
 

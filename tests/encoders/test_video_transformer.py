@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="`layer` is 4, but the model has 3 layers"):
         VideoTransformerEncoder(VideoTransformerConfig(config={"model_type": "vivit", **CONFIGS["vivit"]}, layer=4))
     odd = {"model_type": "videomae", **CONFIGS["videomae"], "num_frames": 5}
-    with pytest.raises(RecipeError, match="5 frames of 32 x 32 pixels cannot be cut"):
+    with pytest.raises(RecipeError, match="5 frames of 32 x 32 pixels cannot be divided"):
         VideoTransformerEncoder(VideoTransformerConfig(config=odd))
     with pytest.raises(ValueError, match="either `path`"):
         VideoTransformerConfig()

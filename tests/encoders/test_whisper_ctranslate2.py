@@ -145,7 +145,7 @@ def test_every_cut_is_found(model: WhisperForConditionalGeneration, tmp_path: Pa
         with pytest.raises(RecipeError, match=r"model\.bin: the file is truncated: it ends inside the "):
             read_variables(cut)
     cut.write_bytes(whole + b"\0")
-    with pytest.raises(RecipeError, match="goes on for 1 bytes after its end"):
+    with pytest.raises(RecipeError, match="there are 1 bytes after the end of the model"):
         read_variables(cut)
 
 

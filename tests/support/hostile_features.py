@@ -83,7 +83,7 @@ def bad_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "other_width.npy": (npy(rows.T), "have width 5"),
         "too_many_rows.npy": (npy(np.zeros((101, 8))), "101 tokens, but `max_rows` is 100"),
         "no_rows.npy": (npy(np.zeros((0, 8))), "contains no token"),
-        "scalar.npy": (npy(np.float32(1)), r"has the shape \[\]"),
+        "scalar.npy": (npy(np.float32(1)), r"has shape \[\]"),
         "grid.npy": (npy(np.zeros((2, 3, 8))), "`layout: SD`"),
         "complex.npy": (npy(rows.astype(np.complex64)), "not a type of real numbers"),
         "text.npy": (npy(np.array(["a", "b"])), "not a type of real numbers"),
