@@ -28,15 +28,13 @@ LONGEST = 5
 REMAINING = {
     "adapters": 20,
     "encoders": 13,
-    "omnivit/commands": 12,
-    "omnivit/console.py": 2,
+    "omnivit/commands": 5,
     "omnivit/contracts": 3,
     "omnivit/evaluate": 5,
     "omnivit/media": 33,
     "omnivit/model": 13,
     "omnivit/registry": 26,
     "omnivit/run": 17,
-    "omnivit/scaffold": 1,
     "omnivit/testing": 49,
     "omnivit/train": 10,
 }

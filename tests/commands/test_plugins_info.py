@@ -43,7 +43,7 @@ class Step:
 class Shrink(Adapter):
     """Rows [M, S, D] -> [M, L, D].
 
-    Not shown.
+    Not printed.
     """
     contract, version, card = 1, 3, Card("Doe, Less is more", "CC-BY-4.0, of Doe", "half of them")
 
@@ -92,7 +92,7 @@ def sheet_of(name: str, kind: str | None = None) -> Sheet:
     return describe(plural, name, cls)
 
 
-def said(*arguments: str) -> list[str]:
+def arguments_of(*arguments: str) -> list[str]:
     """The arguments of `omnivit plugins`."""
     return ["plugins", *arguments]
 
@@ -188,13 +188,13 @@ def test_titles_are_bold_on_a_terminal_alone(capsys: pytest.CaptureFixture[str])
     sheet = sheet_of("mlp")
     assert "\x1b[1mOptions\x1b[0m" in text(sheet, colour=True)
     assert text(sheet, 100, colour=True).replace("\x1b[1m", "").replace("\x1b[0m", "") == text(sheet, 100, False)
-    assert main(said("info", "mlp")) == 0
+    assert main(arguments_of("info", "mlp")) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 
 def test_json_holds_all_of_it(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install("lessrows", "1.2", {"shrink": "lessrows:Shrink [fast]"}, {"lessrows.py": SHRINK}, "License: MIT")
-    assert main(said("info", "shrink", "--json")) == 0
+    assert main(arguments_of("info", "shrink", "--json")) == 0
     record = json.loads(capsys.readouterr().out)
     assert record == as_record(sheet_of("shrink"))
     assert {field.name for field in dataclasses.fields(Sheet)} - {"card"} <= {*record, "licence"}
@@ -224,8 +224,8 @@ def test_an_example_that_fails_is_no_reason_to_say_nothing(install: Install, exa
     install("lessrows", "1.2", {"shrink": "lessrows:Shrink"}, {"lessrows.py": source})
     sheet = sheet_of("shrink")
     assert sheet.measured is not None and problem in sheet.measured.problem
-    shown = " ".join(text(sheet, 100).split())
-    assert "Tokens not measured: " in shown and problem in shown and "Every n-th row." in shown
+    printed = " ".join(text(sheet, 100).split())
+    assert "Tokens not measured: " in printed and problem in printed and "Every n-th row." in printed
 
 
 @pytest.mark.parametrize(
@@ -246,12 +246,12 @@ def test_licence_of_the_code(install: Install, metadata: list[str], licence: str
 
 def test_what_a_plugin_does_not_say(install: Install) -> None:
     install("foo", "1", {"plain": "fooplain:Plain"}, {"fooplain.py": PLAIN})
-    shown = text(sheet_of("plain"), 100)
-    assert "Base class of adapters" not in shown  # the docstring of its base class is none of its own
-    assert "version  1, contract not declared; assumed to be 1" in shown
-    assert "weights  none" in shown and "install  pip install foo\n" in shown
-    assert "Options" not in shown
-    assert "paper" not in shown and "tokens" not in shown
+    printed = text(sheet_of("plain"), 100)
+    assert "Base class of adapters" not in printed  # the docstring of its base class is none of its own
+    assert "version  1, contract not declared; assumed to be 1" in printed
+    assert "weights  none" in printed and "install  pip install foo\n" in printed
+    assert "Options" not in printed
+    assert "paper" not in printed and "tokens" not in printed
 
 
 def test_a_class_that_is_named_directly(
@@ -262,10 +262,10 @@ def test_a_class_that_is_named_directly(
     (tmp_path / "notebook/mine.py").write_text(PLAIN)
     monkeypatch.syspath_prepend(tmp_path / "notebook")
     assert find("mine:Plain")[0] == "adapters"
-    shown = text(sheet_of("mine:Plain"), 100)
-    assert "from     not installed" in shown and "install" not in shown.replace("not installed", "")
-    assert "name: mine:Plain" in shown or "name: 'mine:Plain'" in shown
-    assert main(said("info", "mine:Plane")) == 2
+    printed = text(sheet_of("mine:Plain"), 100)
+    assert "from     not installed" in printed and "install" not in printed.replace("not installed", "")
+    assert "name: mine:Plain" in printed or "name: 'mine:Plain'" in printed
+    assert main(arguments_of("info", "mine:Plane")) == 2
     error = capsys.readouterr().err
     assert "mine has no 'Plane'; did you mean 'Plain'" in error and "Set --kind to the right one" in error
 
@@ -285,27 +285,27 @@ class Boxes(Head):
 """
     install("foo", "1", {}, {"fooboxes.py": head})
     sheet = sheet_of("fooboxes:Boxes")
-    shown = text(sheet, 100)
+    printed = text(sheet, 100)
     assert (sheet.kind, sheet.token, sheet.measured) == ("heads", "[BOX]", None)
     assert sheet.yaml == "my_head:\n  name: 'fooboxes:Boxes'\n  size: 1"
-    assert "token    [BOX]" in shown and "In a recipe, under model.heads:" in shown
+    assert "token    [BOX]" in printed and "In a recipe, under model.heads:" in printed
 
 
 def test_hostile_text_is_shown_harmlessly(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     source = SHRINK.replace("What is kept.", "a\\x1b[2Jb\\u202e" + "c" * 9000).replace("Less is more", "\\x1b]0;x\\x07")
     install("foo", "1", {"shrink": "lessrows:Shrink"}, {"lessrows.py": source}, "License: \x1b[31mMIT")
     for arguments in ([], ["--json"]):
-        assert main(said("info", "shrink", *arguments)) == 0
-        shown = capsys.readouterr().out
-        assert all(character.isprintable() or character == "\n" for character in shown)
-    assert len(shown) < 30_000
+        assert main(arguments_of("info", "shrink", *arguments)) == 0
+        printed = capsys.readouterr().out
+        assert all(character.isprintable() or character == "\n" for character in printed)
+    assert len(printed) < 30_000
 
 
 def test_a_broken_plugin_says_why(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install("foo", "1", {"bad": "foobad:Bad", "worse": "foonone:Worse"}, {"foobad.py": "1/0"})
-    assert main(said("info", "bad")) == 2
+    assert main(arguments_of("info", "bad")) == 2
     assert "importing foobad failed" in (error := capsys.readouterr().err) and "ZeroDivisionError" in error
-    assert main(said("info", "worse", "--json")) == 2
+    assert main(arguments_of("info", "worse", "--json")) == 2
     captured = capsys.readouterr()
     assert "module 'foonone' is not found" in captured.err and captured.out == ""
 
@@ -317,7 +317,7 @@ def test_a_deprecated_contract_is_told(install: Install, monkeypatch: pytest.Mon
     monkeypatch.setattr(contract, "TERMS", terms)
     install("foo", "1", {"plain": "fooplain:Plain"}, {"fooplain.py": PLAIN})
     with warnings.catch_warnings(record=True) as told:
-        assert main(said("info", "plain")) == 0
+        assert main(arguments_of("info", "plain")) == 0
     assert any("write it anew" in str(warning.message) for warning in told)
 
 
@@ -360,12 +360,12 @@ def test_a_name_of_several_kinds() -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(said(*arguments)) == 2
+    assert main(arguments_of(*arguments)) == 2
     assert message in capsys.readouterr().err
 
 
 def test_one_kind_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(said("--kind", "llm", "--json")) == 0
+    assert main(arguments_of("--kind", "llm", "--json")) == 0
     assert {record["kind"] for record in json.loads(capsys.readouterr().out)} == {"llms"}
-    assert main(said("--kind", "readers")) == 0
-    assert "llava" in (shown := capsys.readouterr().out) and "mlp" not in shown
+    assert main(arguments_of("--kind", "readers")) == 0
+    assert "llava" in (printed := capsys.readouterr().out) and "mlp" not in printed

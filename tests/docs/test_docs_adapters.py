@@ -19,13 +19,13 @@ WIDTH, LLM_WIDTH = 1024, 4096
 
 def blocks() -> list[dict[str, Any]]:
     """The adapter blocks of the page, those that are commented out as alternatives too."""
-    found = []
+    listed = []
     for text in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL):
         alternatives = re.findall(r"^# (adapter: .*)$", text, flags=re.MULTILINE)
         for page in (text, *alternatives):
             read = yaml.safe_load(page)
-            found.append(next(iter(read.values()))["adapter"] if "adapter" not in read else read["adapter"])
-    return found
+            listed.append(next(iter(read.values()))["adapter"] if "adapter" not in read else read["adapter"])
+    return listed
 
 
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: str(block["name"]))

@@ -47,13 +47,13 @@ def spans(page: Path) -> list[str]:
 
 def found_commands() -> list[tuple[str, list[str]]]:
     """Page and words of every span that is a command."""
-    found = []
+    commands = []
     for page in PAGES:
         for part in (part for span in spans(page) for part in span.split(" && ")):
             plain = re.sub(r"^\S*\.venv/bin/", "", part)
             if " " in plain and is_command(plain):
-                found.append((page.name, shlex.split(plain)))
-    return found
+                commands.append((page.name, shlex.split(plain)))
+    return commands
 
 
 def problem(words: list[str]) -> str:
@@ -178,14 +178,14 @@ def test_commands_are_found() -> None:
 
 def files() -> list[tuple[str, str]]:
     """Every file of the repository that a page names in a span or a link, from where it is reckoned."""
-    found = []
+    names = []
     for path in PAGES:
         text = FENCE.sub("", path.read_text(encoding="utf-8"))
-        found += [(path.name, name) for name in spans(path) if re.match(rf"^{OURS}/\S*$", name)]
+        names += [(path.name, name) for name in spans(path) if re.match(rf"^{OURS}/\S*$", name)]
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
             if "://" not in link:
-                found.append((path.name, str((path.parent / link).resolve().relative_to(ROOT))))
-    return list(dict.fromkeys(found))
+                names.append((path.name, str((path.parent / link).resolve().relative_to(ROOT))))
+    return list(dict.fromkeys(names))
 
 
 @pytest.mark.parametrize(("page", "name"), files())
@@ -193,7 +193,7 @@ def test_a_file_that_is_named_is_there(page: str, name: str) -> None:
     assert there(name), f"{page} names {name}"
 
 
-def whole(read: dict[str, Any]) -> dict[str, Any]:
+def completed(read: dict[str, Any]) -> dict[str, Any]:
     """A recipe in which a part of one stands in its place."""
     recipe: dict[str, Any] = {"model": {"llm": {"name": "causal", "path": "some/model"}}, "stages": []}
     if "model" in read:
@@ -210,7 +210,7 @@ def whole(read: dict[str, Any]) -> dict[str, Any]:
 def test_a_recipe_is_one_that_is_taken(text: str, tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     file = tmp_path / "recipes/page.yaml"
-    file.write_text(yaml.safe_dump(whole(yaml.safe_load(text))), encoding="utf-8")
+    file.write_text(yaml.safe_dump(completed(yaml.safe_load(text))), encoding="utf-8")
     recipe = load(file)
     heads = [("heads", new_head(found, tmp_path)) for found in recipe.model.heads.values()]
     parts = [("llms", recipe.model.llm), *heads]

@@ -30,13 +30,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["write-an-encoder.md", "write-a-metric.md", "contract.md", "publishing.md"])
 def test_every_block_works(page: str, scratch: Scratch, tmp_path: Path) -> None:
-    found = blocks(FOLDER / page)
-    text = script(found)
+    code = blocks(FOLDER / page)
+    text = script(code)
     if "http.server" in text:
         text = "unset PIP_NO_INDEX; " + text.replace("8765", str(free_port()))
-    said = scratch.run("bash", "-c", text, page, cwd=tmp_path)
-    for shown in (block for block in found if block.language == "text"):
-        part = said_at(before(found, shown), said)
+    output = scratch.run("bash", "-c", text, page, cwd=tmp_path)
+    for shown in (block for block in code if block.language == "text"):
+        part = said_at(before(code, shown), output)
         assert not unsaid(shown.text, part), f"{page}:{shown.line}: {unsaid(shown.text, part)!r} is not in\n{part}"
 
 
@@ -68,7 +68,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (FOLDER / target).exists(), f"{page.name}: {target}"
 
 
-def told() -> Iterator[tuple[str, str, str]]:
+def rules_of_the_page() -> Iterator[tuple[str, str, str]]:
     """Section, name and wording of every rule on the contract's page."""
     parts = re.split(r"^## (.+)\n", (FOLDER / "contract.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for section, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -79,24 +79,24 @@ def told() -> Iterator[tuple[str, str, str]]:
             yield section, found[1], found[2]
 
 
-def wanted() -> Iterator[tuple[str, str, str]]:
+def rules_of_the_contracts() -> Iterator[tuple[str, str, str]]:
     """The same by omnivit.testing."""
     shared: set[str] = set()
     for section, contract in SECTIONS.items():
-        yield from own(section, contract, shared)
+        yield from new_rules(section, contract, shared)
         shared |= {rule.name for rule in contract.rules()}
     for kind in CONTRACTS:
-        yield from own("LLMs" if kind == "llms" else kind.capitalize(), contract_of(kind), shared)
+        yield from new_rules("LLMs" if kind == "llms" else kind.capitalize(), contract_of(kind), shared)
 
 
-def own(section: str, contract: type[Contract], shared: set[str]) -> Iterator[tuple[str, str, str]]:
+def new_rules(section: str, contract: type[Contract], shared: set[str]) -> Iterator[tuple[str, str, str]]:
     """Of a contract, the rules that are in no section yet."""
     rules: list[Rule] = [rule for rule in contract.rules() if rule.name not in shared]
     yield from ((section, rule.name, rule.wants) for rule in rules)
 
 
 def test_the_contract_page_has_every_rule_in_its_own_words() -> None:
-    found, expected = list(told()), list(wanted())
+    found, expected = list(rules_of_the_page()), list(rules_of_the_contracts())
     assert [rule for rule in found if rule not in expected] == [], "not, or no longer, in omnivit.testing"
     assert [rule for rule in expected if rule not in found] == [], "not on the page"
     assert found == expected, "in another order"

@@ -1,4 +1,4 @@
-"""`omnivit new`: what it makes is a distribution that works as made, whatever its name."""
+"""`omnivit new`: what it makes is a distribution that works as it was created, under any name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def created(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("new")
     folders = {kind: folder / kind for kind in NAMES}
     for kind, name in NAMES.items():
@@ -112,10 +112,10 @@ def test_a_name_that_another_distribution_has_is_refused() -> None:
     names_of("head", "clip")
 
 
-def test_a_distribution_that_is_installed_is_not_replaced_by_another(made: Made, tmp_path: Path) -> None:
+def test_a_distribution_that_is_installed_is_not_replaced_by_another(created: Made, tmp_path: Path) -> None:
     again = ["-m", "omnivit", "new"]
-    made.scratch.run("python", *again, "encoder", "my-thermal2", "--out", "again", cwd=tmp_path)
-    told = made.scratch.run("python", *again, "reader", "my-thermal2", cwd=tmp_path, status=2)
+    created.scratch.run("python", *again, "encoder", "my-thermal2", "--out", "again", cwd=tmp_path)
+    told = created.scratch.run("python", *again, "reader", "my-thermal2", cwd=tmp_path, status=2)
     assert "Try 'my-thermal2-reader'" in told
 
 
@@ -135,49 +135,49 @@ def test_what_is_made_is_short_and_filled_in(kind: str, name: str) -> None:
         assert not path.endswith(".py") or max(map(len, text.splitlines()), default=0) <= 120, path
 
 
-def test_they_are_found(made: Made, tmp_path: Path) -> None:
-    listed = json.loads(made.scratch.run("omnivit", "plugins", "--json", cwd=tmp_path))
+def test_they_are_found(created: Made, tmp_path: Path) -> None:
+    listed = json.loads(created.scratch.run("omnivit", "plugins", "--json", cwd=tmp_path))
     for kind, name in NAMES.items():
         (found,) = [one for one in listed if one["name"] == name]
         assert (found["kind"], found["ok"]) == (f"{kind}s", True)
         assert found["distribution"] == names_of("reader" if kind == "encoder" else "encoder", name).distribution
 
 
-def test_their_tests_pass(made: Made, tmp_path: Path) -> None:
-    tests = [folder / "tests" for folder in made.folders.values()]
+def test_their_tests_pass(created: Made, tmp_path: Path) -> None:
+    tests = [folder / "tests" for folder in created.folders.values()]
     options = ["-q", "-p", "no:dash", "-p", "no:cacheprovider", "--import-mode=importlib", f"--rootdir={tmp_path}"]
-    said = made.scratch.run("pytest", *options, *tests, cwd=tmp_path)
+    said = created.scratch.run("pytest", *options, *tests, cwd=tmp_path)
     assert re.search(r"(9|1\d)\d passed", said), said
 
 
-def test_their_style_passes(made: Made) -> None:
-    for folder in made.folders.values():
-        made.scratch.run("ruff", "check", "--no-cache", ".", cwd=folder)
-        made.scratch.run("ruff", "format", "--no-cache", "--check", ".", cwd=folder)
+def test_their_style_passes(created: Made) -> None:
+    for folder in created.folders.values():
+        created.scratch.run("ruff", "check", "--no-cache", ".", cwd=folder)
+        created.scratch.run("ruff", "format", "--no-cache", "--check", ".", cwd=folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_their_types_pass(made: Made, kind: str) -> None:
-    made.scratch.run("mypy", "--strict", "src", "tests", cwd=made.folders[kind])
+def test_their_types_pass(created: Made, kind: str) -> None:
+    created.scratch.run("mypy", "--strict", "src", "tests", cwd=created.folders[kind])
 
 
-def test_their_examples_train(made: Made, tmp_path: Path) -> None:
+def test_their_examples_train(created: Made, tmp_path: Path) -> None:
     lines = ["import sys", "from omnivit.cli import main"]  # in one process, which imports torch once
-    for kind, folder in made.folders.items():
-        made.scratch.run("python", "example/make_data.py", cwd=folder)
+    for kind, folder in created.folders.items():
+        created.scratch.run("python", "example/make_data.py", cwd=folder)
         options = ["stages.learn.epochs=1", "stages.learn.steps=2", "evaluation=null", "trainer.accelerator=cpu"]
         train = ["train", str(folder / "example/recipe.yaml"), "--run-dir", str(tmp_path / kind), *options]
         lines.append(f"status = main({train!r})\nif status: sys.exit(status)")
-    made.scratch.run("python", "-c", "\n".join(lines), cwd=tmp_path)
-    for kind in made.folders:
+    created.scratch.run("python", "-c", "\n".join(lines), cwd=tmp_path)
+    for kind in created.folders:
         assert (tmp_path / kind / "report.md").is_file()
         assert f"omnivit.{kind}s:{NAMES[kind]}" in (tmp_path / kind / "provenance.json").read_text()
 
 
-def test_the_head_learns(made: Made, tmp_path: Path) -> None:
-    folder = made.folders["head"]
+def test_the_head_learns(created: Made, tmp_path: Path) -> None:
+    folder = created.folders["head"]
     options = ["stages.learn.epochs=5", "evaluation.data.0.limit=16", "trainer.accelerator=cpu"]
-    made.scratch.run("python", "example/make_data.py", cwd=folder)
-    made.scratch.run("omnivit", "train", "example/recipe.yaml", "--run-dir", tmp_path / "run", *options, cwd=folder)
+    created.scratch.run("python", "example/make_data.py", cwd=folder)
+    created.scratch.run("omnivit", "train", "example/recipe.yaml", "--run-dir", tmp_path / "run", *options, cwd=folder)
     found = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))["heads"]["box.corners"]
     assert found["true"]["high"] < found["shuffled"]["low"], found
