@@ -15,7 +15,7 @@ Calls such as `function(other=1)` and attributes of other objects (`match.other`
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +26,33 @@ FOLDERS = ("omnivit", "encoders", "adapters")
 FORBIDDEN = frozenset({"found", "said", "told", "made", "shown", "wanted", "own", "whole", "other", "one"})
 LONGEST = 5
 REMAINING = {
-    "adapters": 20,
-    "encoders": 13,
-    "omnivit/commands": 5,
-    "omnivit/contracts": 3,
-    "omnivit/evaluate": 5,
-    "omnivit/media": 33,
-    "omnivit/model": 13,
-    "omnivit/registry": 26,
-    "omnivit/run": 17,
-    "omnivit/testing": 49,
-    "omnivit/train": 10,
+    "omnivit/commands/plugins/check.py": 4,
+    "omnivit/evaluate/probe.py": 1,
+    "omnivit/model/arguments.py": 3,
+    "omnivit/model/build.py": 4,
+    "omnivit/model/device.py": 1,
+    "omnivit/model/hub.py": 1,
+    "omnivit/model/lora.py": 1,
+    "omnivit/model/patching.py": 1,
+    "omnivit/model/precision.py": 1,
+    "omnivit/model/weights.py": 1,
+    "omnivit/testing/adapter.py": 7,
+    "omnivit/testing/adapter_rows.py": 7,
+    "omnivit/testing/adapter_trial.py": 2,
+    "omnivit/testing/bad_media.py": 2,
+    "omnivit/testing/encoder_processor.py": 2,
+    "omnivit/testing/encoder_rows.py": 2,
+    "omnivit/testing/encoder_weights.py": 2,
+    "omnivit/testing/head.py": 5,
+    "omnivit/testing/homeless.py": 1,
+    "omnivit/testing/llm.py": 3,
+    "omnivit/testing/parts.py": 3,
+    "omnivit/testing/reader.py": 2,
+    "omnivit/testing/rules.py": 3,
+    "omnivit/train/checkpoint.py": 2,
+    "omnivit/train/freeze.py": 1,
 }
-"""Part -> how many are left in it. Numbers may only become smaller."""
+"""File -> how many are left in it. This table becomes shorter, and nothing is added to it."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -119,25 +133,16 @@ def offenders(source: str) -> list[Offender]:
     return sorted(result)
 
 
-def files(folders: Iterable[str] = FOLDERS) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_say_what_a_value_is(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        place = str(path.relative_to(ROOT))
+        wrong = [f"{place}:{x.first}-{x.last}: {x.name}" for x in offenders(path.read_text(encoding="utf-8"))]
+        assert len(wrong) <= REMAINING.get(place, 0), "Name these after what they are:\n" + "\n".join(wrong)
 
 
-def part_of(path: Path) -> str:
-    """`omnivit/media`, `encoders`: what `REMAINING` counts."""
-    parts = path.relative_to(ROOT).parts
-    return "/".join(parts[:2]) if parts[0] == "omnivit" else parts[0]
-
-
-@pytest.mark.parametrize("part", sorted({part_of(path) for path in files()}))
-def test_names_say_what_a_value_is(part: str) -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)}:{offender.first}-{offender.last}: {offender.name}"
-        for path in files()
-        if part_of(path) == part
-        for offender in offenders(path.read_text(encoding="utf-8"))
-    ]
-    assert len(wrong) <= REMAINING.get(part, 0), "Name these after what they are:\n" + "\n".join(wrong)
+def test_what_remains_is_there() -> None:
+    assert [place for place in REMAINING if not (ROOT / place).is_file()] == []
 
 
 LONG = "\n    step()" * LONGEST
