@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnivit.media.advice import or_remove
 from omnivit.plugin import (
     Card,
     Encoder,
@@ -146,7 +147,7 @@ def _check_finite(rows: Tensor, name: str) -> None:
         kind = str(rows.dtype).removeprefix("torch.")
         raise MediaError(
             f"{name}: {bad} of {len(rows)} tokens contain NaN, infinite values, or values that {kind} cannot "
-            f"represent. Encode the medium again, or remove the sample."
+            f"represent. {or_remove('Encode the medium again')}"
         )
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnivit.media.advice import download_again
 from omnivit.plugin import RecipeError
 
 FILE = "model.bin"
@@ -197,7 +198,8 @@ class _Reader:
         start = self.at
         if start + size > len(self.data):
             raise _Refusal(
-                f"the file is truncated: it ends inside the {what}, at byte {len(self.data):,}. Download it again."
+                f"the file is truncated: it ends inside the {what}, at byte {len(self.data):,}. "
+                f"{download_again(alternative='')}"
             )
         self.at += size
         return start

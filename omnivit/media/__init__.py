@@ -1,1 +1,1 @@
-"""Media: from what a record names to what a file holds. Each module reads one kind of medium and knows no model."""
+"""Media: from the source in a record to decoded content. Each module reads one kind of medium and knows no model."""

@@ -310,7 +310,7 @@ def _sampled_surface(meshes: list[Mesh], name: str, kind: str, limit: int, seed:
     if triangles == 0:
         raise MediaError(f"{name}: open3d reads no triangles from it: it is damaged or cut short. {download_again()}")
     check_count(triangles, name, "triangles")
-    # a triangle is used if all three corners are finite; `usable` holds a mask [T] for each part
+    # a triangle is used if all three corners are finite; `usable` is a mask [T] for each part
     finite = [_finite(mesh.vertices) for mesh in meshes]
     dropped = vertices - sum(int(mask.sum()) for mask in finite)
     usable = [np.asarray(mask[mesh.triangles].all(axis=1)) for mask, mesh in zip(finite, meshes, strict=True)]

@@ -33,7 +33,7 @@ GZIP = b"\x1f\x8b"
 """First bytes of a compressed file."""
 GZIP_RATIO = 1100
 """Deflate compresses by at most 1032 to 1, so a file that declares more than this ratio is cut short or damaged."""
-MAGIC = {348: b"n+1\0", 540: b"n+2\0"}
+HEADER_MAGIC = {348: b"n+1\0", 540: b"n+2\0"}
 """Size of the header -> its magic, for NIfTI-1 and NIfTI-2 in a single file."""
 
 
@@ -105,7 +105,7 @@ def _uncompressed(source: Source) -> io.BufferedIOBase:
 
 def _header_size(head: bytes) -> int | None:
     """348 or 540, if the first bytes of a file are a NIfTI header; else None."""
-    for size, magic in MAGIC.items():
+    for size, magic in HEADER_MAGIC.items():
         place = 344 if size == 348 else 4
         if int.from_bytes(head[:4], "little") == size or int.from_bytes(head[:4], "big") == size:
             return size if head[place : place + 4] == magic else None
