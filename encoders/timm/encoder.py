@@ -214,7 +214,7 @@ class TimmEncoder(Encoder):
         """timm's own little ResNet at 64 pixels, and images of three shapes."""
         shapes = ((37, 61), (90, 29), (31, 31))
         config = {"model": "test_resnet", "image_size": 64, "augment": True}
-        return EncoderExample(synthetic.pictures(folder, "image", shapes), config)
+        return EncoderExample(synthetic.pictures(folder, "image", shapes), config, batch_statistics=True)
 
     def load(self) -> None:
         """Fill in the weights of `path`, or timm's own. Raises RecipeError where they do not fit."""

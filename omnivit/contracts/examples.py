@@ -27,6 +27,8 @@ class EncoderExample:
     """At least two, of odd and different sizes; the contract tries each alone and all together."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
+    batch_statistics: bool = False
+    """While it trains, layers such as BatchNorm normalise over the whole batch, so that media depend on each other."""
 
 
 @dataclass(frozen=True)

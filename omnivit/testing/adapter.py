@@ -32,8 +32,8 @@ from omnivit.testing.adapter_trial import (
     stir,
 )
 from omnivit.testing.generation import Prompted, check_steps
-from omnivit.testing.parts import CLOSE, check_gradients, check_pickles, fresh, save_and_load
-from omnivit.testing.plugin import example_of
+from omnivit.testing.parts import CLOSE, check_gradients, check_pickles, save_and_load
+from omnivit.testing.plugin import example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
@@ -45,7 +45,7 @@ REGISTER = "Make what it computes with `nn.Parameter` or buffers of modules, and
 class AdapterContract(RowRules):
     """What every adapter keeps."""
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_gradients(self, tmp_path: Path) -> None:
         """Through the LLM, every parameter gets a finite gradient, those too that `install` adds, in every batch."""
         trial = self.trial(tmp_path)
@@ -58,9 +58,9 @@ class AdapterContract(RowRules):
             try:
                 check_gradients(trial.adapter)
             except Broken as error:
-                raise Broken(f"a batch with one medium, {shown(layout)}: {error.found}", error.do) from error
+                raise Broken(f"a batch with one medium, {shown(layout)}: {error.evidence}", error.do) from error
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_gradient_of_rows(self, tmp_path: Path) -> None:
         """Gradients go through it, and through what it adds to the LLM, to the rows of every medium."""
         trial = self.trial(tmp_path)
@@ -79,7 +79,7 @@ class AdapterContract(RowRules):
                         "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
                     )
 
-    @rule
+    @rule(needs=("gradient_of_rows",))
     def test_frozen(self, tmp_path: Path) -> None:
         """Frozen, nothing of it moves or asks for a gradient, and gradients still go through to the rows."""
         trial = self.trial(tmp_path)
@@ -100,7 +100,7 @@ class AdapterContract(RowRules):
             if where := difference(name, value, before[name]):
                 raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Move it only in training.")
 
-    @rule
+    @rule(needs=("rows_of_batches", "deterministic"))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into a second one, which then gives the same."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
@@ -111,7 +111,7 @@ class AdapterContract(RowRules):
                 if where := difference("the LLM's answer", other.answer(media), trial.answer(media), SAME):
                     raise Broken(f"with the one that loaded the state: {where}.", REGISTER)
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_instruction(self, tmp_path: Path) -> None:
         """An adapter that reads the instruction gives the same whatever pads it, and says so clearly where it lacks."""
         trial = self.trial(tmp_path)
@@ -140,7 +140,7 @@ class AdapterContract(RowRules):
         else:
             raise Broken("without an instruction it answers as if it had one.", "Raise ValueError, and say so.")
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_instruction_of_others(self, tmp_path: Path) -> None:
         """One that reads no instruction gives the same with one: another branch of the input may read it."""
         trial = self.trial(tmp_path)
@@ -185,7 +185,7 @@ class AdapterContract(RowRules):
         if asks and not trial.adapter.in_encoder:
             raise Broken("it put parts of it into the encoder, and `in_encoder` is False.", "Set it in `install`.")
 
-    @rule
+    @rule(needs=("install",))
     def test_text_alone(self, tmp_path: Path) -> None:
         """A batch without media passes the LLM; it gives what the plain LLM gives, where the example claims so."""
         trial = self.trial(tmp_path)
@@ -202,7 +202,7 @@ class AdapterContract(RowRules):
                     "Let gates start at zero and copies as copies, and change rows of media alone.",
                 )
 
-    @rule
+    @rule(needs=("rows_of_batches", "install"))
     def test_generation(self, tmp_path: Path) -> None:
         """What it adds to the LLM works with the cache: text is continued as by computing everything anew."""
         trial = self.trial(tmp_path)
@@ -217,7 +217,7 @@ class AdapterContract(RowRules):
                 prompts = Prompted(embeds, batch.mask, batch.positions, context)
                 check_steps(trial.llm, prompts, batch.names, f"with media of {', '.join(map(shown, media))}")
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
         """Two inputs may share it, or `install` says by RecipeError why not."""
         try:

@@ -32,8 +32,8 @@ from omnivit.testing.adapter_trial import (
     spread,
 )
 from omnivit.testing.homeless import Homes
-from omnivit.testing.parts import CLOSE, ROUGH, check_meta, check_pickles, check_same_weights, fresh
-from omnivit.testing.plugin import ConfiguredContract, example_of
+from omnivit.testing.parts import CLOSE, ROUGH, check_meta, check_pickles, check_same_weights
+from omnivit.testing.plugin import ConfiguredContract, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
@@ -61,7 +61,7 @@ class RowRules(ConfiguredContract):
             if int(found.lengths()) != said:
                 raise Broken(f"for {shown(layout)}, `length` says {said}, forward gives {int(found.lengths())}.", COUNT)
 
-    @rule
+    @rule(needs=("rows",))
     def test_rows_of_batches(self, tmp_path: Path) -> None:
         """In a padded batch, each medium gives as many rows as the length rule says."""
         trial = self.trial(tmp_path)
@@ -73,7 +73,7 @@ class RowRules(ConfiguredContract):
                 if rows != said:
                     raise Broken(f"{_together(media)}: the one of {shown(layout)} gives {rows}, not {said}.", COUNT)
 
-    @rule
+    @rule(needs=("rows",))
     def test_grid(self, tmp_path: Path) -> None:
         """Where the length rule says a grid, `Features.grid` holds the place of every row in it, in order."""
         trial = self.trial(tmp_path)
@@ -119,7 +119,7 @@ class RowRules(ConfiguredContract):
             if here != there:
                 raise Broken(f"for {shown(layout)}, it says {shown(here)} here and {shown(there)} in a worker.")
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_padding(self, tmp_path: Path) -> None:
         """Padding counts for nothing: whatever stands where the mask is False, rows and gradients are the same."""
         trial = self.trial(tmp_path)
@@ -130,7 +130,7 @@ class RowRules(ConfiguredContract):
                 if where := difference(name, after[name], wanted, CLOSE):
                     raise Broken(f"{_together(media)}, with other numbers in the padding: {where}.", MASKED)
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_padding_anywhere(self, tmp_path: Path) -> None:
         """Padding may stand before, between and after the rows of a medium: they give the same."""
         trial = self.trial(tmp_path)
@@ -139,7 +139,7 @@ class RowRules(ConfiguredContract):
             if where := _apart(trial.run(spread(close)), trial.run(close), CLOSE):
                 raise Broken(f"{shown(layout)}, with padding before, between and after: {where}.", MASKED)
 
-    @rule
+    @rule(needs=("rows_of_batches",))
     def test_alone_and_together(self, tmp_path: Path) -> None:
         """A medium gives the same alone and in a batch with others."""
         trial = self.trial(tmp_path)
@@ -154,7 +154,7 @@ class RowRules(ConfiguredContract):
                         "Let no sum, mean or norm run over the media of a batch, nor over padding.",
                     )
 
-    @rule
+    @rule(needs=("rows",))
     def test_input_kept(self, tmp_path: Path) -> None:
         """What it is given stays as it was: another branch of the input may read the same rows."""
         trial = self.trial(tmp_path)
@@ -169,7 +169,7 @@ class RowRules(ConfiguredContract):
                         f"{shown(layout)}: after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`."
                     )
 
-    @rule
+    @rule(needs=("rows",))
     def test_deterministic(self, tmp_path: Path) -> None:
         """In `eval()` the same rows give the same to the bit; the same seed gives the same weights."""
         trial = self.trial(tmp_path)
@@ -186,7 +186,7 @@ class RowRules(ConfiguredContract):
         example = example_of(plugin, fresh(tmp_path))
         check_meta(lambda: made(plugin, example))
 
-    @rule
+    @rule(needs=("rows",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie with the rows."""
         trial = self.trial(tmp_path)
@@ -201,7 +201,7 @@ class RowRules(ConfiguredContract):
                 if where := _apart(there.run(*moved(features, told, "cuda")), wanted, 10 * CLOSE):
                     raise Broken(f"{_together(media)}, on a GPU: {where}.")
 
-    @rule
+    @rule(needs=("rows",))
     def test_bfloat16(self, tmp_path: Path) -> None:
         """Rows in bfloat16, weights in bfloat16 and autocast give, nearly, what float32 gives."""
         trial = self.trial(tmp_path)
@@ -224,6 +224,10 @@ class RowRules(ConfiguredContract):
     def trial(self, folder: Path, seed: int = 0) -> Trial:
         """The example, installed."""
         return Trial.start(self.plugin(), folder, seed)
+
+    def prepare(self, folder: Path) -> None:
+        """Build the adapter and install it into the LLM."""
+        _ = self.trial(folder).llm
 
 
 def _batches(trial: Trial) -> Iterator[tuple[Layout, ...]]:

@@ -31,8 +31,7 @@ from omnivit.model.causal import CausalConfig, CausalLM
 from omnivit.model.splice import splice
 from omnivit.model.tokens import read_tokenizer
 from omnivit.seeds import seeded
-from omnivit.testing.parts import fresh
-from omnivit.testing.plugin import config_of, example_of
+from omnivit.testing.plugin import config_of, example_of, fresh
 from omnivit.testing.rules import Broken
 
 SLOT, OTHER = "image", "video"

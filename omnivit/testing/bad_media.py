@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from omnivit.contracts.sample import Media
+
+STUBS = range(1, 10)
+"""Bytes of files that end inside a header."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ def bad_media(examples: Sequence[Media], folder: Path) -> Iterator[Bad]:
     noise = random.Random(0).randbytes(97)
     contents = {"empty": b"", "noise": noise, "text": b"<html>404 Not Found</html>\n"}
     contents |= {"half": whole.read_bytes()[: whole.stat().st_size // 2]} if whole else {}
+    start = whole.read_bytes() if whole else noise
+    stubs = {f"stub{size}": start[:size] for size in STUBS} | {f"zeros{size}": bytes(size) for size in STUBS}
+    contents |= stubs
     for name, content in contents.items():
         (root / f"{name}{suffix}").write_bytes(content)
     for name, what in (("missing", "a file that is not there"), ("empty", "an empty file")):
@@ -44,10 +52,32 @@ def bad_media(examples: Sequence[Media], folder: Path) -> Iterator[Bad]:
     for name, what in (("noise", "a file of noise"), ("text", "a text file"), ("half", "the first half of a file")):
         if name in contents:
             yield Bad(what, replace(base, source=f"{name}{suffix}"), certain=False, name=name)
+    for name, content in stubs.items():
+        what = "zeros" if name.startswith("zeros") else "bytes"
+        yield Bad(f"a file of {len(content)} {what}", replace(base, source=f"{name}{suffix}"), False, name)
     if whole:
         yield from _outside(base, whole, folder)
     for thing in (7, object()):
         yield Bad(f"a {type(thing).__name__} in place of a path", replace(base, source=thing))
+
+
+def bad_arrays(examples: Sequence[Media], folder: Path) -> Iterator[tuple[str, Path]]:
+    """What is wrong, and a file: NaN and wrong shapes in a copy of the first `.npy` file among the examples."""
+    path = next((path for path in map(file_of, examples) if path and path.suffix == ".npy"), None)
+    if path is None:
+        return
+    array = np.load(path, allow_pickle=False)
+    contents = {"an array of one axis more in a file": array[None], "an empty array in a file": array[:0]}
+    if array.ndim:
+        contents["an array of one axis less in a file"] = array[0]
+        contents["an array that is one shorter in a file"] = array[1:]
+    if array.dtype.kind == "f" and array.size:
+        with_nan = array.copy()
+        with_nan.flat[0] = np.nan
+        contents["an array with NaN in a file"] = with_nan
+    for number, (what, content) in enumerate(contents.items()):
+        np.save(folder / f"bad{number}.npy", content)
+        yield what, folder / f"bad{number}.npy"
 
 
 def file_of(media: Media) -> Path | None:

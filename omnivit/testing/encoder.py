@@ -18,8 +18,7 @@ from omnivit.errors import MediaError
 from omnivit.testing.bad_media import Bad, bad_media
 from omnivit.testing.encoder_processor import check_item
 from omnivit.testing.encoder_weights import WeightRules
-from omnivit.testing.parts import fresh
-from omnivit.testing.plugin import example_of
+from omnivit.testing.plugin import example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 
 
@@ -30,7 +29,7 @@ class EncoderContract(WeightRules):
     encoder: ClassVar[type[Encoder]]
     """The encoder that is tried."""
 
-    @rule
+    @rule(needs=("items",))
     def test_bad_media(self, tmp_path: Path) -> None:
         """What cannot be read is a MediaError that names the file, never another exception, which would end a run."""
         trial = self.trial(fresh(tmp_path))

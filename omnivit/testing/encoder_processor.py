@@ -15,7 +15,7 @@ from torch import Tensor
 from omnivit.contracts.encoder import PrefacingProcessor, Processor
 from omnivit.contracts.sample import Media
 from omnivit.seeds import seed_all
-from omnivit.testing.plugin import ConfiguredContract
+from omnivit.testing.plugin import ConfiguredContract, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import Item, Trial, built, item_difference
 from omnivit.testing.variants import variants
@@ -32,6 +32,10 @@ class ProcessorRules(ConfiguredContract):
         """The plugin's example, built."""
         return Trial.of(self.plugin(), folder)
 
+    def prepare(self, folder: Path) -> None:
+        """Build the encoder and its processor."""
+        self.trial(fresh(folder))
+
     @rule
     def test_items(self, tmp_path: Path) -> None:
         """A processor returns named, finite CPU tensors, with equal names, dtypes and ranks for all media of a slot."""
@@ -45,19 +49,28 @@ class ProcessorRules(ConfiguredContract):
                     _check_alike(item, first, f"{one} and {media[0]}")
                 first = first or item
 
-    @rule
+    @rule(needs=("items",))
     def test_determinism(self, tmp_path: Path) -> None:
         """A medium without a seed becomes the same tensors whenever it is prepared: nothing is random."""
         trial = self.trial(tmp_path)
         _check_repeats(trial.processor, [replace(one, seed=None) for one in trial.media], "without a seed")
 
-    @rule
+    @rule(needs=("determinism",))
     def test_seed(self, tmp_path: Path) -> None:
         """A medium with the same `seed` becomes the same tensors: augmentation draws from that seed alone."""
         trial = self.trial(tmp_path)
-        _check_repeats(trial.processor, [replace(one, seed=7) for one in trial.media], "with seed 7 both times")
+        media = [replace(one, seed=7) for one in trial.media]
+        _check_repeats(trial.processor, media, "with seed 7 both times")
+        for one in (*media, *trial.media):
+            before = _generators()
+            trial.processor(one)
+            if changed := [name for name, state in _generators().items() if state != before[name]]:
+                raise Broken(
+                    f"{one}: preparing it draws from, or seeds, {changed[0]}.",
+                    "Make a generator of your own: `numpy.random.default_rng(media.seed)`.",
+                )
 
-    @rule
+    @rule(needs=("items",))
     def test_preface(self, tmp_path: Path) -> None:
         """What a processor tells the LLM before a medium is text, the same whenever it is asked."""
         trial = self.trial(tmp_path)
@@ -86,7 +99,7 @@ class ProcessorRules(ConfiguredContract):
         if size > LARGEST:
             raise Broken(f"{size:,} bytes.", "Keep settings in it, and leave tables and models to the encoder.")
 
-    @rule
+    @rule(needs=("pickle",))
     def test_weightless(self, tmp_path: Path) -> None:
         """A processor holds no weights: they would be copied into every loader worker, and trained in none."""
         weights = pickled(self.trial(tmp_path).processor)[1]
@@ -97,7 +110,7 @@ class ProcessorRules(ConfiguredContract):
                 "Let `forward` do what needs weights; give the processor settings, not the encoder itself.",
             )
 
-    @rule
+    @rule(needs=("pickle", "determinism"))
     def test_worker(self, tmp_path: Path) -> None:
         """A loader worker started by spawn makes the same tensors, and makes no weights."""
         trial = self.trial(tmp_path)
@@ -112,7 +125,7 @@ class ProcessorRules(ConfiguredContract):
         if made > 0:
             raise Broken(f"{made} parameters came into being in the worker.", "Let `forward` do what needs weights.")
 
-    @rule
+    @rule(needs=("pickle",))
     def test_fingerprint(self, tmp_path: Path) -> None:
         """The fingerprint is a text that is the same for the same settings, in every process."""
         trial = self.trial(tmp_path)
@@ -128,7 +141,7 @@ class ProcessorRules(ConfiguredContract):
                     "Make it of settings alone: no addresses, no times, no `hash()`.",
                 )
 
-    @rule
+    @rule(needs=("fingerprint", "seed"))
     def test_fingerprint_changes(self, tmp_path: Path) -> None:
         """The fingerprint changes when the same medium would give other tensors: caches and exact resume need it."""
         trial = self.trial(tmp_path)
@@ -210,6 +223,16 @@ def steady_items(processor: Processor, media: Sequence[Media]) -> list[Item]:
         if item_difference(processor(one), item):
             raise NotApplicable(f"{one} becomes other tensors each time: see the rules `determinism` and `seed`.")
     return items
+
+
+def _generators() -> dict[str, object]:
+    """Name -> state of every global generator."""
+    numpys = np.random.get_state(legacy=True)
+    return {
+        "the global generator of torch": torch.get_rng_state().tolist(),
+        "the global generator of numpy": (numpys[1].tolist(), *numpys[2:]),  # type: ignore[union-attr]
+        "the global generator of Python's `random`": random.getstate(),
+    }
 
 
 @contextmanager

@@ -5,8 +5,8 @@ Shapes: M media, S rows a medium, D = `width`, k grid coordinates, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,18 +15,24 @@ from torch import Tensor
 from omnivit.contracts.encoder import Encoder, GridProcessor, Processor
 from omnivit.contracts.features import Features
 from omnivit.model.splice import splice
+from omnivit.seeds import seeded
 from omnivit.testing.encoder_processor import ProcessorRules
+from omnivit.testing.plugin import example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
-from omnivit.testing.trial import Item, Trial, batch_of, batches, difference, encoded, real_rows, stacked
+from omnivit.testing.sizes import resized
+from omnivit.testing.trial import SEED, Item, Trial, batch_of, batches, difference, encoded, real_rows, stacked
 
 NEAR = 1e-5
 """Greatest difference between a medium alone and in a batch, as a share of the largest number. 16 bits hold less."""
 
 
+LENGTH = "Count in `length` what `forward` computes, and mask out what the collator filled up."
+
+
 class RowRules(ProcessorRules):
     """Rules for what `Encoder.forward` returns."""
 
-    @rule
+    @rule(needs=("items",))
     def test_shapes(self, tmp_path: Path) -> None:
         """`forward` returns Features: float values [M, S, width], bool mask [M, S], integer grid [M, S, k] or None."""
         trial = self.trial(tmp_path)
@@ -34,7 +40,7 @@ class RowRules(ProcessorRules):
             _check_shapes(encoded(trial.encoder, items[:1]), 1, trial.encoder)
             _check_shapes(encoded(trial.encoder, items), len(items), trial.encoder)
 
-    @rule
+    @rule(needs=("shapes",))
     def test_length(self, tmp_path: Path) -> None:
         """`processor.length(item)` is the number of rows that `forward` returns, alone and in any batch (Law 2)."""
         trial = self.trial(tmp_path)
@@ -47,10 +53,28 @@ class RowRules(ProcessorRules):
                         raise Broken(
                             f"`length` says {wanted[number]}, and the mask shows {found[place]} rows, for the medium "
                             f"{_size(items[number])} {_among(items, batch, place)}.",
-                            "Count in `length` what `forward` computes, and mask out what the collator filled up.",
+                            LENGTH,
                         )
+        self._check_sizes(trial, fresh(tmp_path))
 
-    @rule
+    def _check_sizes(self, trial: Trial, folder: Path) -> None:
+        """Raise Broken where the length is wrong for a medium of the example in another size."""
+        for media in trial.slots.values():
+            checked: set[str] = set()
+            for item in resized(media[0], trial.processor, fresh(folder)):
+                if (size := _size_with_counts(item)) in checked:
+                    continue
+                checked.add(size)
+                expected = _length(trial.processor, item)
+                count = int(encoded(trial.encoder, [item]).mask.sum())
+                if count != expected:
+                    raise Broken(
+                        f"`length` says {expected}, and the mask shows {count} rows, for {media[0]} in another size, "
+                        f"{_size(item)}.",
+                        LENGTH,
+                    )
+
+    @rule(needs=("length",))
     def test_grid(self, tmp_path: Path) -> None:
         """Where `processor.grid(item)` gives sizes, the rows fill that grid in order, the last index fastest."""
         trial = self.trial(tmp_path)
@@ -67,7 +91,7 @@ class RowRules(ProcessorRules):
         if not grids:
             raise NotApplicable("no medium of the example has rows that fill a grid.")
 
-    @rule
+    @rule(needs=("length",))
     def test_mask(self, tmp_path: Path) -> None:
         """Rows that are masked out change nothing downstream: they are finite, and the mask shows all that count."""
         trial = self.trial(tmp_path)
@@ -81,7 +105,7 @@ class RowRules(ProcessorRules):
         if not padded:
             raise NotApplicable("all media of the example have equally many rows, so none is masked out.")
 
-    @rule
+    @rule(needs=("shapes",))
     def test_batch(self, tmp_path: Path) -> None:
         """A medium gives in a batch what it gives alone, within 1e-5, whatever its neighbours and their sizes."""
         trial = self.trial(tmp_path)
@@ -100,7 +124,7 @@ class RowRules(ProcessorRules):
                             "let no medium see another.",
                         )
 
-    @rule
+    @rule(needs=("shapes",))
     def test_inputs(self, tmp_path: Path) -> None:
         """`forward` leaves the tensors that it is given as they are: other branches read them too."""
         trial = self.trial(tmp_path)
@@ -113,6 +137,72 @@ class RowRules(ProcessorRules):
                 where = difference(f"`{key}`", given[key], value) if key in given else f"`{key}` is gone"
                 if where:
                     raise Broken(f"after `forward`, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`.")
+            if added := sorted(given.keys() - before.keys()):
+                raise Broken(
+                    f"after `forward`, the items have the new key `{added[0]}`.", "Keep it in a local variable."
+                )
+
+    @rule(needs=("inputs", "batch"))
+    def test_stateless(self, tmp_path: Path) -> None:
+        """The features depend on the items alone, also where new numbers are written into the same memory."""
+        trial = self.trial(tmp_path)
+        for items in _by_slot(trial):
+            unused = copy.deepcopy(trial.encoder)
+            given = stacked(items)
+            with torch.no_grad():
+                trial.encoder(given)
+                if not _rewrite(given):
+                    continue
+                expected = unused({key: value.clone() for key, value in given.items()}).values
+                where = difference("number", trial.encoder(given).values, expected)
+            if where:
+                raise Broken(
+                    f"where other media lie at the address of earlier ones, {where}.",
+                    "Keep no results between calls: neither `data_ptr()` nor `id()` identifies a medium.",
+                )
+
+    @rule(needs=("batch",))
+    def test_training(self, tmp_path: Path) -> None:
+        """In `train()` too, no medium depends on its neighbours, unless the example says `batch_statistics`."""
+        trial = self.trial(fresh(tmp_path))
+        if example_of(self.plugin(), fresh(tmp_path)).batch_statistics:
+            raise NotApplicable("its example says `batch_statistics`: layers such as BatchNorm see the whole batch.")
+        pairs = 0
+        for items in _by_slot(trial):
+            for number, item in enumerate(items):
+                given = stacked([item, items[number - 1]])
+                # the same shapes and the same seed: dropout drops the same numbers
+                first = _trained_rows(trial.encoder, given)
+                if not _rewrite({key: value[1:] for key, value in given.items()}):
+                    continue
+                pairs += 1
+                where = difference("row", _trained_rows(trial.encoder, given), first, max(NEAR, _eps(first)))
+                if where:
+                    raise Broken(
+                        f"in `train()`, {where}, for the medium {_size(item)} next to other numbers.",
+                        "Normalise over each medium alone (LayerNorm, GroupNorm), or keep BatchNorm in `eval()`.",
+                    )
+        if not pairs:
+            raise NotApplicable("its items hold no floating-point numbers.")
+
+
+def _rewrite(items: Mapping[str, Tensor]) -> bool:
+    """Write other numbers into the floating-point tensors, in place; False where there are none."""
+    floating = [value for value in items.values() if value.is_floating_point() and value.numel()]
+    for value in floating:
+        value.copy_(value.flip(-1) * 0.5 + 0.25 * value)
+    return bool(floating)
+
+
+def _trained_rows(encoder: Encoder, items: Mapping[str, Tensor]) -> Tensor:
+    """[rows, D] of the first medium, computed in `train()` by a copy of the encoder."""
+    copied = copy.deepcopy(encoder).train()
+    with seeded(SEED), torch.no_grad():
+        return real_rows(copied({key: value.clone() for key, value in items.items()}), 0)
+
+
+def _eps(rows: Tensor) -> float:
+    return 2 * torch.finfo(rows.dtype).eps
 
 
 def _by_slot(trial: Trial) -> Iterator[list[Item]]:
@@ -128,6 +218,12 @@ def _all_batches(count: int) -> Iterator[tuple[int, ...]]:
 def _size(item: Item) -> str:
     """An item by the shapes of its tensors."""
     return "{" + ", ".join(f"{key}: {list(value.shape)}" for key, value in item.items()) + "}"
+
+
+def _size_with_counts(item: Item) -> str:
+    """An item by the shapes of its tensors and by the sizes that it says itself."""
+    counts = {key: value.tolist() for key, value in item.items() if not value.is_floating_point() and value.numel() < 9}
+    return f"{_size(item)} {counts}"
 
 
 def _among(items: Sequence[Item], batch: tuple[int, ...], place: int) -> str:
@@ -183,7 +279,9 @@ def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None
 
 def _check_masked(features: Features, items: Sequence[Item]) -> None:
     """Raise Broken where consumers of the rows get something else when those masked out are zero."""
-    empty = replace(features, values=features.values.masked_fill(~features.mask[..., None], 0.0))
+    # sums over other strides are added in another order, which is no fault
+    features = features.with_values(features.values.contiguous())
+    empty = features.with_values(features.values.masked_fill(~features.mask[..., None], 0.0))
     batch = batch_of(items, features.lengths().tolist())
     embeds = torch.zeros(*batch.ids.shape, features.values.shape[2])
     readers = {

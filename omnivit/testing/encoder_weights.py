@@ -5,6 +5,7 @@ Shapes: M media, S rows a medium, D = `width`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from omnivit.contracts.features import Features
 from omnivit.seeds import seeded
+from omnivit.testing.casts import Casts, names_half
 from omnivit.testing.encoder_processor import steady_items
 from omnivit.testing.encoder_rows import RowRules
 from omnivit.testing.homeless import Homes
-from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, save_and_load
+from omnivit.testing.plugin import fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import SEED, Trial, built, difference, encoded, item_difference, stacked
 
@@ -44,7 +47,7 @@ class WeightRules(RowRules):
         trial = self.trial(tmp_path)
         check_same_weights(trial.encoder, built(trial.cls, trial.config))
 
-    @rule
+    @rule(needs=("shapes",))
     def test_gradient(self, tmp_path: Path) -> None:
         """Every parameter that trains gets a gradient, or DDP waits for it; what is not used is left out or frozen."""
         trial = self.trial(tmp_path)
@@ -54,7 +57,7 @@ class WeightRules(RowRules):
             _loss(trial.encoder(stacked(items))).backward()  # type: ignore[no-untyped-call]
         check_gradients(trial.encoder)
 
-    @rule
+    @rule(needs=("shapes",))
     def test_frozen(self, tmp_path: Path) -> None:
         """Frozen and in `eval()` it builds no graph, changes no buffer and draws nothing."""
         trial = self.trial(tmp_path)
@@ -75,7 +78,7 @@ class WeightRules(RowRules):
             if where:
                 raise Broken(f"after a forward pass, {where}.", "Update statistics only where `self.training` is True.")
 
-    @rule
+    @rule(needs=("shapes",))
     def test_saved(self, tmp_path: Path) -> None:
         """One that was built from another seed gives the same rows after loading its state from a safetensors file."""
         trial = self.trial(fresh(tmp_path))
@@ -86,7 +89,7 @@ class WeightRules(RowRules):
             if where:
                 raise Broken(f"after loading, {where}.", "Register what is drawn or learned as parameter or buffer.")
 
-    @rule
+    @rule(needs=("shapes",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie where items lie."""
         trial = self.trial(tmp_path)
@@ -97,14 +100,14 @@ class WeightRules(RowRules):
         if torch.cuda.is_available():
             _compare(trial, _rows(trial), "cuda", torch.float32, 10 * CLOSE)
 
-    @rule
+    @rule(needs=("shapes",))
     def test_double(self, tmp_path: Path) -> None:
-        """After `.to(torch.float64)` it takes the same items and gives the same rows, as precisely as float32 is."""
+        """After `.to(torch.float64)` it takes the same items and gives the same rows in float64, rounded nowhere."""
         self._check_dtype(tmp_path, torch.float64, CLOSE)
 
-    @rule
+    @rule(needs=("double",))
     def test_bfloat16(self, tmp_path: Path) -> None:
-        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same rows: large models run so."""
+        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same rows, in bfloat16."""
         self._check_dtype(tmp_path, torch.bfloat16, ROUGH)
 
     def _check_dtype(self, folder: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -123,13 +126,20 @@ def _rows(trial: Trial) -> list[Features]:
 def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.dtype, tolerance: float) -> None:
     """Raise Broken where the encoder, moved, gives other rows for the same items."""
     encoder = trial.encoder.to(device, dtype)
+    strict = not names_half(trial.config)
     for items, wanted in zip(map(trial.items, trial.slots), expected, strict=True):
         try:
-            found = encoder({key: value.to(device) for key, value in stacked(items).items()})
+            with Casts() if strict and dtype == torch.float64 else nullcontext():
+                found = encoder({key: value.to(device) for key, value in stacked(items).items()})
         except NotImplementedError as error:  # by torch, not by the plugin
             raise NotApplicable(f"torch does not compute it in {dtype} on {device}: {error}") from error
         if found.values.device.type != device or found.mask.device.type != device:
             raise Broken(f"on {device}, values lie on {found.values.device} and the mask on {found.mask.device}.")
+        if strict and found.values.dtype != dtype:
+            raise Broken(
+                f"with weights in {dtype}, values are {found.values.dtype}.",
+                "Return them in the dtype that they are computed in; adapters convert.",
+            )
         where = difference("row", found.values, wanted.values, tolerance) or difference("mask", found.mask, wanted.mask)
         if where:
             raise Broken(

@@ -11,20 +11,17 @@ Shapes: N occurrences of the token, D LLM width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from omnivit.contracts.head import Head, HeadOutput
-from omnivit.contracts.sample import Media, Target
-from omnivit.data.collate import stacked_items
+from omnivit.contracts.head import Head
 from omnivit.errors import DataError
 from omnivit.seeds import seeded
-from omnivit.testing.bad_media import bad_media
+from omnivit.testing.head_trial import COUNT, HeadTrial, bad_targets, check_item, check_usable, total
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import (
     CLOSE,
@@ -33,56 +30,11 @@ from omnivit.testing.parts import (
     check_meta,
     check_pickles,
     check_same_weights,
-    fresh,
     save_and_load,
 )
-from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
+from omnivit.testing.plugin import ConfiguredContract, config_of, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference, item_difference
-
-COUNT = 3
-"""N of an example."""
-NAME = "example"
-"""What a recipe may call the head."""
-
-
-@dataclass
-class HeadTrial:
-    """A head made from its example, in `eval()`, and what it is tried with."""
-
-    head: Head
-    states: Tensor
-    """[N, D] random numbers."""
-    given: list[Target]
-    """As samples give them."""
-    targets: dict[str, Tensor]
-    """[N, ...] as the processor gives them, stacked."""
-
-    @classmethod
-    def start(cls, plugin: type[Head], folder: Path, seed: int = 0) -> HeadTrial:
-        """Build the example of a plugin. Raises Broken where its targets are not three."""
-        root = fresh(folder)
-        example = example_of(plugin, root)
-        if len(example.targets) != COUNT:
-            raise Broken(f"the example has {len(example.targets)} targets.", f"Give {COUNT}.")
-        with seeded(seed):
-            head = plugin(config_of(plugin, example.config), example.llm_width).eval()
-        with seeded(0):
-            states = torch.randn(COUNT, example.llm_width)
-        given = [Target(NAME, source, str(root)) for source in example.targets]
-        processor = head.processor()
-        return cls(head, states, given, stacked_items([processor(target) for target in given]))
-
-    def run(self, start: int = 0, stop: int = COUNT) -> HeadOutput:
-        """What the head gives for some of the occurrences."""
-        return self.of(self.states[start:stop], {name: found[start:stop] for name, found in self.targets.items()})
-
-    def of(self, states: Tensor, targets: Mapping[str, Tensor] | None) -> HeadOutput:
-        """What the head gives. Raises Broken where that is no HeadOutput."""
-        found = self.head(states, targets)
-        if not isinstance(found, HeadOutput):
-            raise Broken(f"forward returns {type(found).__name__}.", "Return `HeadOutput({'name': loss}, prediction)`.")
-        return found
 
 
 class HeadContract(ConfiguredContract):
@@ -93,10 +45,15 @@ class HeadContract(ConfiguredContract):
 
     @rule
     def test_token(self, tmp_path: Path) -> None:
-        """A head names its trigger token: a text such as `[SEG]`, without white space around it."""
-        found = getattr(self.trial(tmp_path).head, "token", None)
-        if not isinstance(found, str) or not found or found != found.strip():
-            raise Broken(f"`token` is {found!r}.", "Write `token = '[BOX]'` in the class.")
+        """A head names its trigger token: a text such as `[SEG]`, in brackets, so that no word of an answer is one."""
+        token = getattr(self.trial(tmp_path).head, "token", None)
+        if not isinstance(token, str) or len(token.split()) != 1 or token != token.strip():
+            raise Broken(f"`token` is {token!r}.", "Write `token = '[BOX]'` in the class.")
+        if len(token) < 3 or token[0].isalnum() or token[-1].isalnum():
+            raise Broken(
+                f"`token` is {token!r}, which an answer may contain as plain text.",
+                f"Write it in brackets: '[{token}]'.",
+            )
 
     @rule
     def test_targets(self, tmp_path: Path) -> None:
@@ -104,7 +61,7 @@ class HeadContract(ConfiguredContract):
         trial = self.trial(tmp_path)
         here = [trial.head.processor()(target) for target in trial.given]
         for target, item in zip(trial.given, here, strict=True):
-            _check_item(target, item)
+            check_item(f"the target {target}", item)
         there = check_pickles(trial.head.processor(), "`processor()`", trial.given)
         for target, item, again in zip(trial.given, here, there, strict=True):
             if where := item_difference(again, item):
@@ -112,12 +69,12 @@ class HeadContract(ConfiguredContract):
         if not trial.head.processor().fingerprint() or not isinstance(trial.head.processor().fingerprint(), str):
             raise Broken("`processor().fingerprint()` is no text.", "Return its settings as a short text.")
 
-    @rule
+    @rule(needs=("targets",))
     def test_bad_targets(self, tmp_path: Path) -> None:
         """What cannot be a target is a DataError: nothing else is raised, and no NaN comes of it."""
         trial = self.trial(tmp_path)
         processor = trial.head.processor()
-        for what, target in _bad_targets(trial.given, fresh(tmp_path)):
+        for what, target in bad_targets(trial.given, fresh(tmp_path)):
             try:
                 item = processor(target)
             except DataError:
@@ -126,7 +83,8 @@ class HeadContract(ConfiguredContract):
                 raise Broken(
                     f"{what} raises {type(error).__name__}: {error}", "Raise `DataError('what is wrong')` from it."
                 ) from error
-            _check_item(target, item)
+            check_item(f"{what}: the target {target}", item)
+            check_usable(trial, item, what)
 
     @rule
     def test_losses(self, tmp_path: Path) -> None:
@@ -143,21 +101,21 @@ class HeadContract(ConfiguredContract):
             if not loss.requires_grad:
                 raise Broken(f"the loss {name!r} depends on nothing that trains.", "Do not detach; no `no_grad`.")
 
-    @rule
+    @rule(needs=("losses",))
     def test_gradients(self, tmp_path: Path) -> None:
         """Every parameter gets a finite gradient from the losses, and so do the LLM's states."""
         trial = self.trial(tmp_path)
         trial.head.train()
         trial.states.requires_grad_()
         with seeded(0):
-            _total(trial.run()).backward()  # type: ignore[no-untyped-call]
+            total(trial.run()).backward()  # type: ignore[no-untyped-call]
         check_gradients(trial.head)
         gradient = trial.states.grad
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
             raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
 
-    @rule
+    @rule(needs=("losses",))
     def test_sums(self, tmp_path: Path) -> None:
         """A loss is a sum over the occurrences: that of a batch is the sum of those of its parts."""
         trial = self.trial(tmp_path)
@@ -170,7 +128,20 @@ class HeadContract(ConfiguredContract):
                     "Sum over the first dimension: the step divides by the count over all micro-batches and ranks.",
                 )
 
-    @rule
+    @rule(needs=("sums",))
+    def test_training(self, tmp_path: Path) -> None:
+        """In `train()` too, an occurrence does not depend on the others: its gradient is the same next to any."""
+        trial = self.trial(tmp_path)
+        first = trial.gradient()
+        trial.states[1:] = trial.states[1:].flip(-1) * 0.5 + 0.25
+        # the same shapes and the same seed: dropout drops the same numbers
+        if where := difference("gradient", trial.gradient()[0], first[0], CLOSE):
+            raise Broken(
+                f"in `train()`, occurrence 0 of {COUNT}, next to other states: {where}.",
+                "Normalise over each occurrence alone (LayerNorm), not over the batch (BatchNorm).",
+            )
+
+    @rule(needs=("losses",))
     def test_untold(self, tmp_path: Path) -> None:
         """Without targets it gives the same prediction and no loss: nobody knows them while the model answers."""
         trial = self.trial(tmp_path)
@@ -186,7 +157,7 @@ class HeadContract(ConfiguredContract):
                     why = where if name in again else f"{name} is missing"
                     raise Broken(f"without targets, occurrence {number}: {why}.", "Predict from the states alone.")
 
-    @rule
+    @rule(needs=("untold",))
     def test_alone_and_together(self, tmp_path: Path) -> None:
         """The prediction of an occurrence is the same alone and in a batch with others."""
         trial = self.trial(tmp_path)
@@ -202,7 +173,7 @@ class HeadContract(ConfiguredContract):
                         "Let no mean, norm or softmax run over the occurrences.",
                     )
 
-    @rule
+    @rule(needs=("losses",))
     def test_input_kept(self, tmp_path: Path) -> None:
         """States and targets stay as they were: another head may read them."""
         trial = self.trial(tmp_path)
@@ -212,7 +183,7 @@ class HeadContract(ConfiguredContract):
             if where := difference(f"`{name}`", found, before[name]):
                 raise Broken(f"after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`.")
 
-    @rule
+    @rule(needs=("losses",))
     def test_deterministic(self, tmp_path: Path) -> None:
         """In `eval()` the same states give the same losses to the bit; the same seed gives the same weights."""
         trial = self.trial(tmp_path)
@@ -222,22 +193,22 @@ class HeadContract(ConfiguredContract):
             if where := difference(f"loss {name!r}", again[name], loss):
                 raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
 
-    @rule
+    @rule(needs=("gradients",))
     def test_frozen(self, tmp_path: Path) -> None:
         """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the states."""
         trial = self.trial(tmp_path)
         trial.head.requires_grad_(False)
         before = {name: value.clone() for name, value in trial.head.state_dict().items()}
-        if _total(trial.run()).requires_grad:
+        if total(trial.run()).requires_grad:
             raise Broken("all its parameters are frozen, and a loss asks for a gradient.", "Register parameters.")
         trial.states.requires_grad_()
-        if not _total(trial.run()).requires_grad:
+        if not total(trial.run()).requires_grad:
             raise Broken("while it is frozen, no gradient goes through it to the states.", "Leave out `no_grad`.")
         for name, value in trial.head.state_dict().items():
             if where := difference(name, value, before[name]):
                 raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
 
-    @rule
+    @rule(needs=("deterministic", "losses"))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
@@ -254,7 +225,7 @@ class HeadContract(ConfiguredContract):
         example = example_of(plugin, fresh(tmp_path))
         check_meta(lambda: plugin(config_of(plugin, example.config), example.llm_width))
 
-    @rule
+    @rule(needs=("losses",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie with the states."""
         trial = self.trial(tmp_path)
@@ -265,7 +236,7 @@ class HeadContract(ConfiguredContract):
             targets = {name: value.to("cuda") for name, value in trial.targets.items()}
             _check_same(trial.of(trial.states.to("cuda"), targets).losses, wanted, 10 * CLOSE, "on a GPU")
 
-    @rule
+    @rule(needs=("losses",))
     def test_bfloat16(self, tmp_path: Path) -> None:
         """States in bfloat16, with weights in float32 or bfloat16, give nearly the losses of float32."""
         trial = self.trial(tmp_path)
@@ -280,28 +251,9 @@ class HeadContract(ConfiguredContract):
         """The example, built."""
         return HeadTrial.start(self.plugin(), folder, seed)
 
-
-def _bad_targets(given: Sequence[Target], folder: Path) -> Iterator[tuple[str, Target]]:
-    """Targets that a data file may hold by mistake, and what they are."""
-    first = given[0]
-    for thing in (None, True, "", "nonsense", [], {}, {"x": 1}, [None], [[]], float("nan"), 10**400, object()):
-        yield f"{type(thing).__name__} {str(thing)[:20]!r}", Target(NAME, thing, first.root)
-    if isinstance(first.source, list | tuple):
-        for what, change in (("one number too few", first.source[1:]), ("one too many", [*first.source, 0.5])):
-            yield what, Target(NAME, list(change), first.root)
-        yield "NaN among its numbers", Target(NAME, [float("nan"), *first.source[1:]], first.root)
-    if isinstance(first.source, str):
-        for bad in bad_media([Media(NAME, target.source, target.root) for target in given], folder):
-            yield bad.what, Target(NAME, bad.media.source, bad.media.root)
-
-
-def _check_item(target: Target, item: object) -> None:
-    """Raise Broken where a target did not become named, finite tensors."""
-    if not isinstance(item, Mapping) or not item or not all(isinstance(value, Tensor) for value in item.values()):
-        raise Broken(f"the target {target} becomes a {type(item).__name__}.", "Return named tensors: `{'box': ...}`.")
-    for name, value in item.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise Broken(f"the target {target} becomes a {name!r} that is not finite.", "Refuse it by a DataError.")
+    def prepare(self, folder: Path) -> None:
+        """Build the head and read its targets."""
+        self.trial(folder)
 
 
 def _check_loss(name: str, loss: object) -> None:
@@ -319,10 +271,6 @@ def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], toler
                 f"{when}: {where}; rounding explains less.",
                 "Bring states to the weights' dtype first: `states.to(self.layer.weight.dtype)`.",
             )
-
-
-def _total(output: HeadOutput) -> Tensor:
-    return torch.stack([loss.float() for loss in output.losses.values()]).sum()
 
 
 def _each(prediction: Any, count: int) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Homes(TorchFunctionMode):
         given = [value for value in tree_leaves((args, options)) if isinstance(value, Tensor)]
         lost = [tensor for tensor in given if tensor in self._lost]
         if func in MAKERS and not given:
-            place = "" if _is_told(options.get("device")) else f"made without a `device` in {_line()}"
+            place = "" if _is_told(options.get("device")) else f"made without a `device` in {plugin_line()}"
         elif func in MOVERS:
             place = self._after_move(func, args, options)
         else:
@@ -68,7 +68,7 @@ class Homes(TorchFunctionMode):
         said = (*args[1:], *options.values())
         device = next((value for value in said if isinstance(value, str | torch.device)), None)
         if func is Tensor.cpu or isinstance(device, str):
-            return f"moved to a device by its name in {_line()}"
+            return f"moved to a device by its name in {plugin_line()}"
         others = [value for value in said if isinstance(value, Tensor)]
         stays = device is None and not others and func is not Tensor.cuda
         followed = others[0] if others else args[0]
@@ -86,7 +86,7 @@ class Homes(TorchFunctionMode):
         if strays and len(lost) < len(given):
             raise Broken(
                 f"a tensor {list(strays[0].shape)}, {self._lost[strays[0]]}, meets the others in "
-                f"`{getattr(func, '__name__', func)}`, {_line()}.",
+                f"`{getattr(func, '__name__', func)}`, {plugin_line()}.",
                 "Make it where they are (`torch.arange(n, device=x.device)`), or register it as a buffer.",
             )
 
@@ -105,7 +105,7 @@ def _is_told(device: Any) -> bool:
     return device is not None and not isinstance(device, str)
 
 
-def _line() -> str:
+def plugin_line() -> str:
     """The line of the plugin that is running."""
     frames = traceback.extract_stack()[:-2]
     return _place(frame for frame in reversed(frames) if not frame.filename.startswith((HERE, TORCH)))

@@ -26,8 +26,8 @@ from omnivit.seeds import seeded
 from omnivit.testing.generation import GREEDILY, check_windows
 from omnivit.testing.homeless import Homes
 from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
-from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, fresh, save_and_load
-from omnivit.testing.plugin import ConfiguredContract, config_of, example_of
+from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, save_and_load
+from omnivit.testing.plugin import ConfiguredContract, config_of, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
@@ -38,33 +38,6 @@ class LLMContract(ConfiguredContract):
     kind = "llm"
     llm: ClassVar[type[LanguageModel]]
     """The LLM that is tried."""
-
-    @rule
-    def test_tokenizer(self, tmp_path: Path) -> None:
-        """The tokenizer gives ids that have an embedding, and of them the text again."""
-        trial = self.trial(tmp_path)
-        tokenizer, rows = trial.llm.tokenizer(), len(trial.llm.embedding())
-        for text in trial.texts:
-            ids = trial.ids(text)
-            if not ids or max(ids) >= rows:
-                raise Broken(f"{text!r} becomes the ids {ids}; the table of embeddings has {rows} rows.")
-            again = str(tokenizer.decode(ids))
-            if again.split() != text.split():
-                raise Broken(f"{text!r} becomes {ids}, and that {again!r}.", "Use a tokenizer that loses nothing.")
-
-    @rule
-    def test_chat(self, tmp_path: Path) -> None:
-        """A conversation becomes tokens, of which the answer's are learnt, and no others but what ends the turn."""
-        trial = self.trial(tmp_path)
-        question, answer = trial.texts[:2]
-        chat = chat_of(trial.llm)
-        found = chat.encode((Message("user", (Text(question),)), Message("assistant", (Text(answer),))), ())
-        learnt = chat.decode(found.labels[found.labels != IGNORE].tolist())
-        if answer.strip() not in learnt or question.strip() in learnt:
-            raise Broken(
-                f"of the answer {answer!r} to {question!r}, learnt is {learnt!r}.",
-                "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat tells what a template must be like.",
-            )
 
     @rule
     def test_embedding(self, tmp_path: Path) -> None:
@@ -79,7 +52,34 @@ class LLMContract(ConfiguredContract):
             if list(found.shape) != shape or not found.is_floating_point():
                 raise Broken(f"{name} is {list(found.shape)} of {found.dtype}; {shape} of floating point is wanted.")
 
-    @rule
+    @rule(needs=("embedding",))
+    def test_tokenizer(self, tmp_path: Path) -> None:
+        """The tokenizer gives ids that have an embedding, and of them the text again."""
+        trial = self.trial(tmp_path)
+        tokenizer, rows = trial.llm.tokenizer(), len(trial.llm.embedding())
+        for text in trial.texts:
+            ids = trial.ids(text)
+            if not ids or max(ids) >= rows:
+                raise Broken(f"{text!r} becomes the ids {ids}; the table of embeddings has {rows} rows.")
+            again = str(tokenizer.decode(ids))
+            if again.split() != text.split():
+                raise Broken(f"{text!r} becomes {ids}, and that {again!r}.", "Use a tokenizer that loses nothing.")
+
+    @rule(needs=("tokenizer",))
+    def test_chat(self, tmp_path: Path) -> None:
+        """A conversation becomes tokens, of which the answer's are learnt, and no others but what ends the turn."""
+        trial = self.trial(tmp_path)
+        question, answer = trial.texts[:2]
+        chat = chat_of(trial.llm)
+        found = chat.encode((Message("user", (Text(question),)), Message("assistant", (Text(answer),))), ())
+        learnt = chat.decode(found.labels[found.labels != IGNORE].tolist())
+        if answer.strip() not in learnt or question.strip() in learnt:
+            raise Broken(
+                f"of the answer {answer!r} to {question!r}, learnt is {learnt!r}.",
+                "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat tells what a template must be like.",
+            )
+
+    @rule(needs=("tokenizer",))
     def test_logits(self, tmp_path: Path) -> None:
         """`forward` gives finite logits [N, V], a row for each token that is kept, sample by sample, for any choice."""
         trial = self.trial(tmp_path)
@@ -100,7 +100,7 @@ class LLMContract(ConfiguredContract):
                     "Compute all states, and take `states[keep]` before the output head.",
                 )
 
-    @rule
+    @rule(needs=("logits",))
     def test_states(self, tmp_path: Path) -> None:
         """With `states=True` the output has the states [B, T, width] of all tokens too; heads read them."""
         trial = self.trial(tmp_path)
@@ -111,7 +111,7 @@ class LLMContract(ConfiguredContract):
             shape = list(found.shape) if isinstance(found, Tensor) else found
             raise Broken(f"`states` is {shape}; {wanted} is wanted.", "Return `LMOutput(logits, states)`.")
 
-    @rule
+    @rule(needs=("logits",))
     def test_padding(self, tmp_path: Path) -> None:
         """A sample gives the same alone and in a batch with longer ones, padded on either side by whatever numbers."""
         trial = self.trial(tmp_path)
@@ -128,7 +128,7 @@ class LLMContract(ConfiguredContract):
                         "Leave out tokens where `mask` is False; count places by `positions`, not by column.",
                     )
 
-    @rule
+    @rule(needs=("logits",))
     def test_causal(self, tmp_path: Path) -> None:
         """No token sees a later one: its logits are the same whatever comes after it."""
         trial = self.trial(tmp_path)
@@ -143,7 +143,7 @@ class LLMContract(ConfiguredContract):
                 f"with other tokens from place {half} on, {where}.", "Let a token attend to earlier ones alone."
             )
 
-    @rule
+    @rule(needs=("logits",))
     def test_generation(self, tmp_path: Path) -> None:
         """`generate` continues left-padded prompts as by computing everything anew, to the end that it is told.
 
@@ -161,7 +161,7 @@ class LLMContract(ConfiguredContract):
         if type(trial.llm).patching is not LanguageModel.patching:
             check_windows(self.trial(tmp_path).llm, places=0)
 
-    @rule
+    @rule(needs=("generation",))
     def test_streamer(self, tmp_path: Path) -> None:
         """`generate` hands every new id to the `streamer`, as it comes: `omnivit chat` writes while it thinks."""
         trial = self.trial(tmp_path)
@@ -174,7 +174,7 @@ class LLMContract(ConfiguredContract):
                 "Call `streamer.put(ids)` for each step, and `streamer.end()`.",
             )
 
-    @rule
+    @rule(needs=("logits",))
     def test_gradients(self, tmp_path: Path) -> None:
         """Every parameter gets a finite gradient, and so does every embedding that goes in: media learn by it."""
         trial = self.trial(tmp_path)
@@ -192,7 +192,7 @@ class LLMContract(ConfiguredContract):
                 )
         check_gradients(trial.llm)
 
-    @rule
+    @rule(needs=("gradients",))
     def test_new_tokens(self, tmp_path: Path) -> None:
         """`add_tokens` makes a text one token; its rows, parameters `tokens.*`, train alone; other logits stay."""
         trial = self.trial(tmp_path)
@@ -206,7 +206,7 @@ class LLMContract(ConfiguredContract):
             raise Broken(f"{NEW!r} becomes the ids {ids}.", "Keep one tokenizer, and add the text to it.")
         check_new_token(trial, prompts, before, ids[0])
 
-    @rule
+    @rule(needs=("gradients",))
     def test_frozen(self, tmp_path: Path) -> None:
         """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the embeddings."""
         trial = self.trial(tmp_path)
@@ -221,7 +221,7 @@ class LLMContract(ConfiguredContract):
             if where := difference(name, value, before[name]):
                 raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
 
-    @rule
+    @rule(needs=("logits",))
     def test_deterministic(self, tmp_path: Path) -> None:
         """In `eval()` the same prompts give the same logits to the bit; the same seed gives the same weights."""
         trial = self.trial(tmp_path)
@@ -234,7 +234,7 @@ class LLMContract(ConfiguredContract):
         if where := difference("row", again, first):
             raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
 
-    @rule
+    @rule(needs=("deterministic",))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
@@ -254,7 +254,7 @@ class LLMContract(ConfiguredContract):
         if sketch.width != trial.llm.width:
             raise Broken(f"`width` is {sketch.width} then, and {trial.llm.width} with weights.")
 
-    @rule
+    @rule(needs=("logits",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie with its inputs."""
         trial = self.trial(tmp_path)
@@ -267,7 +267,7 @@ class LLMContract(ConfiguredContract):
             if where := difference("row", trial.run(there, there.mask), wanted, 10 * CLOSE):
                 raise Broken(f"on a GPU, {where}.")
 
-    @rule
+    @rule(needs=("logits",))
     def test_bfloat16(self, tmp_path: Path) -> None:
         """After `.to(torch.bfloat16)`, embeddings in bfloat16 give nearly float32's logits: large models run so."""
         trial = self.trial(tmp_path)
@@ -281,6 +281,10 @@ class LLMContract(ConfiguredContract):
     def trial(self, folder: Path, seed: int = 0) -> LLMTrial:
         """The example, built."""
         return LLMTrial.start(self.plugin(), folder, seed)
+
+    def prepare(self, folder: Path) -> None:
+        """Build the LLM."""
+        self.trial(folder)
 
 
 class _Heard:

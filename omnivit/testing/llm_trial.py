@@ -16,8 +16,8 @@ from torch import Tensor
 
 from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.seeds import seeded
-from omnivit.testing.parts import CLOSE, fresh
-from omnivit.testing.plugin import config_of, example_of
+from omnivit.testing.parts import CLOSE
+from omnivit.testing.plugin import config_of, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable
 from omnivit.testing.trial import difference
 

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import io
 import pickle
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from omnivit.testing.rules import Broken
 from omnivit.testing.trial import difference
+from omnivit.testing.weight_files import no_weights_read
 from omnivit.testing.worker import call
 
 T = TypeVar("T")
+LARGE = 1 << 20
+"""Bytes that a module may hold without weights, as one table."""
 CLOSE = 1e-4
 """Greatest difference of numbers that are computed in another order, as a share of the largest; float32."""
 ROUGH = 0.08
 """The same between float32 and bfloat16, which has 8 bits: a few steps of rounding one after the other."""
 
 
-def fresh(folder: Path) -> Path:
-    """A new, empty folder in a folder: an example may write files, and a rule may need it twice."""
-    return Path(tempfile.mkdtemp(dir=folder))
-
-
 def check_meta(build: Callable[[], nn.Module]) -> None:
     """Building under the meta device gives the same parameters there, without memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_weights_read():
         light = build()
     heavy = build()
+    _check_memory(light)
     for name, parameter in light.named_parameters():
         if parameter.device.type != "meta":
             raise Broken(
@@ -48,6 +48,27 @@ def check_meta(build: Callable[[], nn.Module]) -> None:
             f"{name!r} is {shapes[0].get(name, 'not there')} when built on the meta device, "
             f"{shapes[1].get(name, 'not there')} otherwise."
         )
+
+
+def _check_memory(light: nn.Module) -> None:
+    """Raise Broken where a module that was built on the meta device takes much memory."""
+    for name, size in memory_of(light):
+        if size > LARGE:
+            raise Broken(
+                f"under `torch.device('meta')`, `{name}` takes {size:,} bytes.",
+                "Make large tables by torch's own functions without `device=`, or in `load`.",
+            )
+
+
+def memory_of(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Name and bytes of every tensor on a real device and every array that a module holds, parameters excepted."""
+    yield from ((name, value.nbytes) for name, value in module.named_buffers() if not value.is_meta)
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                for leaf in tree_leaves(value):
+                    if isinstance(leaf, np.ndarray) or (isinstance(leaf, Tensor) and not leaf.is_meta):
+                        yield f"{prefix}.{name}" if prefix else name, leaf.nbytes
 
 
 def check_same_weights(one: nn.Module, other: nn.Module) -> None:
@@ -104,7 +125,7 @@ def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[A
         stream = io.BytesIO()
         _Weightless(stream).dump(function)
     except Broken as error:
-        raise Broken(f"{what} {error.found}", error.do) from None
+        raise Broken(f"{what} {error.evidence}", error.do) from None
     except Exception as error:  # unpicklable objects raise whatever they like
         raise Broken(
             f"{what} does not pickle: {type(error).__name__}: {error}",
@@ -113,7 +134,7 @@ def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[A
     try:
         return call(stream.getvalue(), arguments)
     except Broken as error:
-        raise Broken(f"{what}, in a worker: {error.found}", error.do) from error
+        raise Broken(f"{what}, in a worker: {error.evidence}", error.do) from error
     except Exception as error:
         raise Broken(
             f"{what} works here, and in a worker raises {type(error).__name__}: {error}",

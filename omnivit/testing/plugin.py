@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omnivit.contracts.card import Plugin
 from omnivit.contracts.options import describe_config, merge_options
 from omnivit.errors import OmniVitError, PluginError
 from omnivit.registry.contract import CONTRACT, judge, warn
+from omnivit.testing.replaced import replaced
 from omnivit.testing.rules import Broken, Contract, NotApplicable, rule
 
 PLACE = "example.config"
@@ -22,7 +24,7 @@ PLACE = "example.config"
 class PluginContract(Contract):
     """Rules for every plugin."""
 
-    @rule
+    @rule(needs=())
     def test_declared(self, tmp_path: Path) -> None:
         """A plugin says which version of the contract it was written for; this OmniViT accepts it, and all it uses."""
         del tmp_path
@@ -34,19 +36,34 @@ class PluginContract(Contract):
             raise Broken(f"{verdict.problem}.", f"{verdict.remedy}.")
         warn(plugin.__qualname__, verdict)
 
-    @rule
+    @rule(needs=())
+    def test_imports(self, tmp_path: Path) -> None:
+        """Importing a plugin leaves the functions of torch and of OmniViT as they are: others use them too."""
+        del tmp_path
+        if names := sorted(set(replaced(self.plugin()))):
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise Broken(
+                f"{self.plugin().__module__} replaces `{names[0]}`{more}.",
+                "Call a function of your own; for layers of the LLM use `llm.patching`.",
+            )
+
+    @rule(needs=())
     def test_example(self, tmp_path: Path) -> None:
-        """A plugin gives an example of itself, small and without downloads, on which the other rules are tried."""
+        """A plugin gives an example of itself, small and without downloads, from which it can be built and tried."""
         try:
-            self.plugin().example(tmp_path)
+            self.plugin().example(fresh(tmp_path))
         except PluginError as error:
             raise Broken(str(error)) from error
+        self.prepare(tmp_path)
+
+    def prepare(self, folder: Path) -> None:
+        """Build what the other rules try from the example; its files go to `folder`."""
 
 
 class ConfiguredContract(PluginContract):
     """Rules for plugins that have a `Config`."""
 
-    @rule
+    @rule(needs=())
     def test_config_documented(self, tmp_path: Path) -> None:
         """Each field of `Config` is followed by a docstring, which `omnivit plugins info` shows to users."""
         del tmp_path
@@ -68,6 +85,11 @@ class ConfiguredContract(PluginContract):
                     f"`{name}` is {value!r} before and {after[name]!r} after.",
                     "Let `__post_init__` check values, and not change them.",
                 )
+
+
+def fresh(folder: Path) -> Path:
+    """A new, empty folder in a folder: an example may write files, and a rule may need it twice."""
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def example_of(plugin: type[Any], folder: Path) -> Any:

@@ -24,7 +24,7 @@ from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Media, Message, Role, Sample, Target, Text
 from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
-from omnivit.testing.plugin import PluginContract, example_of
+from omnivit.testing.plugin import PluginContract, example_of, fresh
 from omnivit.testing.reader_files import changed, damaged, plain, read_elsewhere, unreadable
 from omnivit.testing.rules import Broken, NotApplicable, rule
 
@@ -49,7 +49,7 @@ class ReaderContract(PluginContract):
                 if problem := _problem(sample):
                     raise Broken(f"sample {i}: {problem}.")
 
-    @rule
+    @rule(needs=("samples",))
     def test_index(self, tmp_path: Path) -> None:
         """There is no sample but 0 to N - 1: any other index is an IndexError, negative ones too."""
         with self.opened(tmp_path) as (reader, _):
@@ -64,7 +64,7 @@ class ReaderContract(PluginContract):
                     f"sample {i} of {len(reader)} is {found}.", "Raise IndexError unless `0 <= i < len(self)`."
                 )
 
-    @rule
+    @rule(needs=("samples",))
     def test_ids(self, tmp_path: Path) -> None:
         """Each sample has a name of its own, and the same one whenever the file is opened: seeds and reports use it."""
         with self.opened(tmp_path) as (reader, example):
@@ -76,7 +76,7 @@ class ReaderContract(PluginContract):
             if name != again[i]:
                 raise Broken(f"sample {i} is called {name!r} and, when the file is opened again, {again[i]!r}.")
 
-    @rule
+    @rule(needs=("samples",))
     def test_where(self, tmp_path: Path) -> None:
         """`where(i)` is the place of sample i as `file:line`, and the sample's `origin`: errors name it."""
         with self.opened(tmp_path) as (reader, example):
@@ -90,7 +90,7 @@ class ReaderContract(PluginContract):
                 if sample.origin != reader.where(i):
                     raise Broken(f"sample {i} says {sample.origin!r}, and `where({i})` {reader.where(i)!r}.")
 
-    @rule
+    @rule(needs=("samples",))
     def test_lengths(self, tmp_path: Path) -> None:
         """`lengths()` tells, roughly, bytes of text and number of media of each sample: batches are made by them."""
         with self.opened(tmp_path) as (reader, _):
@@ -109,7 +109,7 @@ class ReaderContract(PluginContract):
                 if bool(wanted) != bool(media[i]) or not wanted <= 2 * media[i] <= 4 * wanted:
                     raise Broken(f"sample {i} has {wanted} media, and `lengths` says {media[i]}.", _CLOSER)
 
-    @rule
+    @rule(needs=("samples",))
     def test_random_access(self, tmp_path: Path) -> None:
         """Sample i is the same whenever it is asked for, in whatever order."""
         with self.opened(tmp_path) as (reader, _):
@@ -118,7 +118,7 @@ class ReaderContract(PluginContract):
                 if plain(reader[i]) != wanted[i]:
                     raise Broken(f"sample {i}, out of turn, is {reader[i].messages}.", "Find records by their number.")
 
-    @rule
+    @rule(needs=("ids",))
     def test_worker(self, tmp_path: Path) -> None:
         """A reader pickles, and reads the same in a loader worker (start method `spawn`)."""
         with self.opened(tmp_path) as (reader, _):
@@ -128,7 +128,7 @@ class ReaderContract(PluginContract):
                 if found[i] != plain(sample):
                     raise Broken(f"sample {i} is another one in a worker: {found[i]}.")
 
-    @rule
+    @rule(needs=("samples",))
     def test_fingerprint(self, tmp_path: Path) -> None:
         """The fingerprint follows the content of the file, not its time: a resumed run knows its data by it."""
         with self.opened(tmp_path) as (reader, example):
@@ -144,7 +144,7 @@ class ReaderContract(PluginContract):
             if self._open(example).fingerprint() == first:
                 raise Broken(f"with {change}, of the same size and time, it is still {first!r}.", _HASH)
 
-    @rule
+    @rule(needs=("samples",))
     def test_media(self, tmp_path: Path) -> None:
         """Media are references: a path is as the file gives it, with the root that it must stay in, and no seed."""
         with self.opened(tmp_path) as (reader, example):
@@ -162,7 +162,7 @@ class ReaderContract(PluginContract):
                         f"sample {i}: {found} has the seed {found.seed}.", "Leave it out: the trainer draws it."
                     )
 
-    @rule
+    @rule(needs=("samples",))
     def test_bad_files(self, tmp_path: Path) -> None:
         """Opening a bad file, or reading a sample of it, is a DataError that names the file, and a sample's line."""
         with self.opened(tmp_path) as (_, example):
@@ -173,7 +173,7 @@ class ReaderContract(PluginContract):
                 if self._refusal(path, example.root) is None:
                     raise Broken(f"{path.name} is read without an error.", "Raise DataError, and say what is wrong.")
 
-    @rule
+    @rule(needs=("bad_files",))
     def test_damaged_files(self, tmp_path: Path) -> None:
         """However a file is damaged, nothing but a DataError comes of it: it ends a run by its message."""
         with self.opened(tmp_path) as (_, example):
@@ -193,6 +193,11 @@ class ReaderContract(PluginContract):
             os.environ.pop(CACHE_VARIABLE)
             if before is not None:
                 os.environ[CACHE_VARIABLE] = before
+
+    def prepare(self, folder: Path) -> None:
+        """Open the example's file."""
+        with self.opened(fresh(folder)):
+            pass
 
     def _open(self, example: ReaderExample) -> Reader:
         found: Reader = self.plugin()(example.path, example.root)

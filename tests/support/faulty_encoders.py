@@ -28,6 +28,18 @@ from faulty_encoder_rows import (
     WritesInputs,
     WrongWidth,
 )
+from faulty_encoder_state import (
+    AddsKey,
+    CachesByAddress,
+    CastsDown,
+    CountsWrongAtEight,
+    MakesTable,
+    NormalisesTheBatch,
+    ReadsInConstructor,
+    ReturnsFloat32,
+    SeedsGlobally,
+    UnpacksHeaders,
+)
 from pcm_encoder import Pcm, PcmConfig, PcmProcessor
 from torch import Tensor, nn
 
@@ -280,9 +292,9 @@ FAULTS: dict[type[Pcm], tuple[str, ...]] = {
     NoExample: ("example",),
     Bare: ("config_documented",),
     Objects: ("config_serialisable",),
-    TakesReservedKey: ("items", "bad_media"),  # half of a file is a medium too, and becomes such an item
+    TakesReservedKey: ("items",),
     MixesDtypes: ("items",),
-    Remembers: ("determinism", "seed"),  # what depends on the order does so with a seed, too
+    Remembers: ("determinism",),
     DrawsGlobally: ("seed",),
     CountsPrefaces: ("preface",),
     HoldsLambda: ("pickle",),
@@ -307,11 +319,21 @@ FAULTS: dict[type[Pcm], tuple[str, ...]] = {
     ForgetsDraw: ("saved",),
     StaysOnCpu: ("device",),
     KeepsConstant: ("device",),
-    OnlyFloat32: ("double", "bfloat16"),  # both are other dtypes than the items'
+    OnlyFloat32: ("double",),
     LosesPrecision: ("bfloat16",),
     RaisesOther: ("bad_media",),
     LeavesRoot: ("bad_media",),
     NamesNothing: ("bad_media",),
     InspectsAnything: ("inspect",),
+    CountsWrongAtEight: ("length",),
+    UnpacksHeaders: ("bad_media",),
+    SeedsGlobally: ("seed",),
+    NormalisesTheBatch: ("training",),
+    ReadsInConstructor: ("meta",),
+    MakesTable: ("meta",),
+    CastsDown: ("double",),
+    ReturnsFloat32: ("double",),
+    AddsKey: ("inputs",),
+    CachesByAddress: ("stateless",),
 }
-"""Fault -> the rule that is to find it, and those that cannot but find it too."""
+"""Fault -> the rule that is to find it. What follows from it is not tried."""

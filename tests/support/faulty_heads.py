@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from omnivit.contracts.examples import HeadExample
 from omnivit.contracts.head import Head, HeadOutput, TargetProcessor
 from omnivit.contracts.sample import Target
 from omnivit.data.targets import Numbers
+from omnivit.errors import DataError, MediaError
+from omnivit.media.arrays import read_array
 
 
 @dataclass
@@ -232,3 +235,74 @@ class DrawsSecretly(Box):
 
     def boxes(self, states: Tensor) -> Tensor:
         return super().boxes(states) * self.factor
+
+
+class IsAWord(Box):
+    """Its token is a word that answers contain."""
+
+    token = "box"
+
+
+class NormalisesBoxes(Box):
+    """In training, a box depends on the others."""
+
+    def __init__(self, config: BoxConfig, llm_width: int) -> None:
+        super().__init__(config, llm_width)
+        self.layers[1] = nn.BatchNorm1d(config.hidden)
+
+    def loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
+        return (boxes - wanted).square().sum()
+
+
+class BoxReader:
+    """Reads four numbers out of an .npy file."""
+
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        box = torch.from_numpy(read_array(target.media(), check=self.check)).float()
+        if not box.isfinite().all():
+            raise DataError(f"{target}: is not finite.")
+        return {"box": box}
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if shape != (4,):
+            raise MediaError(f"is {list(shape)}; a box has 4 numbers")
+
+    def fingerprint(self) -> str:
+        return "boxes"
+
+
+class InFiles(Box):
+    """Without a fault: its targets are files."""
+
+    def processor(self) -> TargetProcessor:
+        return BoxReader()
+
+    @classmethod
+    def example(cls, folder: Path) -> HeadExample:
+        for number in range(3):
+            np.save(folder / f"{number}.npy", np.float32([0.1, 0.2, 0.3, 0.1 * number]))
+        return HeadExample([f"{number}.npy" for number in range(3)])
+
+
+class TakesNaN(BoxReader):
+    def __call__(self, target: Target) -> dict[str, Tensor]:
+        return {"box": torch.from_numpy(read_array(target.media(), check=self.check)).float()}
+
+
+class TrustsNumbersOfFiles(InFiles):
+    """NaN in a file becomes a target."""
+
+    def processor(self) -> TargetProcessor:
+        return TakesNaN()
+
+
+class TakesAnyShape(BoxReader):
+    def check(self, shape: tuple[int, ...]) -> None:
+        del shape
+
+
+class TrustsShapesOfFiles(InFiles):
+    """Whatever a file's shape is, it becomes a target."""
+
+    def processor(self) -> TargetProcessor:
+        return TakesAnyShape()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omnivit.testing import rule as module
+from omnivit.testing import rules as module
 from omnivit.testing.rules import Broken, Contract, NotApplicable, Rule, outcome, outcomes, rule
 
 
@@ -110,7 +110,7 @@ def test_authors_override_a_rule_without_the_decorator() -> None:
 
 def test_a_contract_that_names_no_plugin_says_so() -> None:
     even = outcome(ThingContract, ThingContract.rules()[0])
-    assert "ThingContract does not say what it tries. Write `thing = YourClass` in it." in even.message
+    assert "ThingContract does not name the class to test. Write `thing = YourClass`." in even.message
 
 
 def test_each_rule_has_a_folder_of_its_own() -> None:
