@@ -258,7 +258,7 @@ class BoxReader:
     """Reads four numbers out of an .npy file."""
 
     def __call__(self, target: Target) -> dict[str, Tensor]:
-        box = torch.from_numpy(read_array(target.media(), check=self.check)).float()
+        box = torch.tensor(read_array(target.media(), check=self.check)).float()
         if not box.isfinite().all():
             raise DataError(f"{target}: is not finite.")
         return {"box": box}
@@ -286,7 +286,7 @@ class InFiles(Box):
 
 class TakesNaN(BoxReader):
     def __call__(self, target: Target) -> dict[str, Tensor]:
-        return {"box": torch.from_numpy(read_array(target.media(), check=self.check)).float()}
+        return {"box": torch.tensor(read_array(target.media(), check=self.check)).float()}
 
 
 class TrustsNumbersOfFiles(InFiles):

@@ -74,7 +74,7 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
         (StaysOnCpu, "a tensor [2], made without a `device` in faulty_encoder_rows.py line "),
         (
             CountsWrongAtEight,
-            "`length` says 7, and the mask shows 8 rows, for 13.pcm in another size, {samples: [8, 4]",
+            "`length` says 7, and the mask shows 8 rows, for 13.pcm in another size, {samples: [8,",
         ),
         (
             UnpacksHeaders,
@@ -86,7 +86,7 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
         (MakesTable, "under `torch.device('meta')`, `table` takes 4,194,304 bytes."),
         (CastsDown, "numbers of torch.float64 become torch.bfloat16 in faulty_encoder_state.py line "),
         (ReturnsFloat32, "with weights in torch.float64, values are torch.float32."),
-        (AddsKey, "after `forward`, the items have a new key `mask`."),
+        (AddsKey, "after `forward`, the items have the new key `mask`."),
         (CachesByAddress, "where other media lie at the address of earlier ones, number[0, 0, 0] is "),
         (LeavesRoot, "a path that climbs out of the data root (../outside.pcm) becomes an item of tensors."),
     ],

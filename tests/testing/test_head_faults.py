@@ -36,7 +36,7 @@ FAULTS: dict[type[Box], Expected] = {
     faulty.TrustsNumbersOfFiles: (("bad_targets",), "an array with NaN in a file: the target "),
     faulty.TrustsShapesOfFiles: (
         ("bad_targets",),
-        "an array of one axis more in a file becomes 'box' of torch.float32",
+        "an array of one axis more in a file becomes 'box' of ",
     ),
     faulty.DrawsSecretly: (("saved",), "with the one that loaded the state: loss 'box' is "),
 }

@@ -15,7 +15,7 @@ EXPECTED: dict[type[Captions], Expected] = {
     faulty.CallsAskersHuman: (("samples",), "sample 0: message 0 is Message(role='human'"),
     faulty.CountsFromTheEnd: (("index",), "sample -1 of 3 is sample 'captions.tsv:3'"),
     faulty.NamesAllAlike: (("ids",), "samples 0 and 1 are both called 'captions.tsv'."),
-    faulty.NamesByAddress: (("ids", "worker"), "sample 0 is called '"),
+    faulty.NamesByAddress: (("ids",), "sample 0 is called '"),
     faulty.SaysNoLine: (("where",), "captions.tsv:LINE` is wanted."),
     faulty.GuessesLengths: (("lengths",), "sample 0 has 41 bytes of text, and `lengths` says 1."),
     faulty.MeasuresInFloats: (("lengths",), "text is [3] of float64; an array [3] of int64 is wanted."),
@@ -26,7 +26,7 @@ EXPECTED: dict[type[Captions], Expected] = {
     faulty.ForgetsTheRoot: (("media",), "sample 0: "),
     faulty.SkipsBadLines: (("bad_files",), "columns.tsv, which the example calls bad, is read without an error."),
     faulty.NamesNoLine: (
-        ("bad_files", "damaged_files"),
+        ("bad_files",),
         "columns.tsv: the error does not name file and line: a",
     ),
     faulty.TrustsTheText: (("damaged_files",), "holds-noise.tsv: opening it raises UnicodeDecodeError: "),
