@@ -102,6 +102,16 @@ class HeadContract(ConfiguredContract):
                 raise Broken(f"the loss {name!r} depends on nothing that trains.", "Do not detach; no `no_grad`.")
 
     @rule(needs=("losses",))
+    def test_deterministic(self, tmp_path: Path) -> None:
+        """In `eval()` the same states give the same losses to the bit; the same seed gives the same weights."""
+        trial = self.trial(tmp_path)
+        check_same_weights(trial.head, self.trial(tmp_path).head)
+        again = trial.run().losses
+        for name, loss in trial.run().losses.items():
+            if where := difference(f"loss {name!r}", again[name], loss):
+                raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+
+    @rule(needs=("deterministic",))
     def test_gradients(self, tmp_path: Path) -> None:
         """Every parameter gets a finite gradient from the losses, and so do the LLM's states."""
         trial = self.trial(tmp_path)
@@ -115,7 +125,7 @@ class HeadContract(ConfiguredContract):
             what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
             raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
 
-    @rule(needs=("losses",))
+    @rule(needs=("deterministic",))
     def test_sums(self, tmp_path: Path) -> None:
         """A loss is a sum over the occurrences: that of a batch is the sum of those of its parts."""
         trial = self.trial(tmp_path)
@@ -141,7 +151,7 @@ class HeadContract(ConfiguredContract):
                 "Normalise over each occurrence alone (LayerNorm), not over the batch (BatchNorm).",
             )
 
-    @rule(needs=("losses",))
+    @rule(needs=("deterministic",))
     def test_untold(self, tmp_path: Path) -> None:
         """Without targets it gives the same prediction and no loss: nobody knows them while the model answers."""
         trial = self.trial(tmp_path)
@@ -173,7 +183,7 @@ class HeadContract(ConfiguredContract):
                         "Let no mean, norm or softmax run over the occurrences.",
                     )
 
-    @rule(needs=("losses",))
+    @rule(needs=("deterministic",))
     def test_input_kept(self, tmp_path: Path) -> None:
         """States and targets stay as they were: another head may read them."""
         trial = self.trial(tmp_path)
@@ -182,16 +192,6 @@ class HeadContract(ConfiguredContract):
         for name, found in {"states": trial.states, **trial.targets}.items():
             if where := difference(f"`{name}`", found, before[name]):
                 raise Broken(f"after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`.")
-
-    @rule(needs=("losses",))
-    def test_deterministic(self, tmp_path: Path) -> None:
-        """In `eval()` the same states give the same losses to the bit; the same seed gives the same weights."""
-        trial = self.trial(tmp_path)
-        check_same_weights(trial.head, self.trial(tmp_path).head)
-        again = trial.run().losses
-        for name, loss in trial.run().losses.items():
-            if where := difference(f"loss {name!r}", again[name], loss):
-                raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
 
     @rule(needs=("gradients",))
     def test_frozen(self, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ class HeadContract(ConfiguredContract):
             if where := difference(name, value, before[name]):
                 raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
 
-    @rule(needs=("deterministic", "losses"))
+    @rule(needs=("deterministic",))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
@@ -225,7 +225,7 @@ class HeadContract(ConfiguredContract):
         example = example_of(plugin, fresh(tmp_path))
         check_meta(lambda: plugin(config_of(plugin, example.config), example.llm_width))
 
-    @rule(needs=("losses",))
+    @rule(needs=("deterministic",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie with the states."""
         trial = self.trial(tmp_path)
@@ -236,7 +236,7 @@ class HeadContract(ConfiguredContract):
             targets = {name: value.to("cuda") for name, value in trial.targets.items()}
             _check_same(trial.of(trial.states.to("cuda"), targets).losses, wanted, 10 * CLOSE, "on a GPU")
 
-    @rule(needs=("losses",))
+    @rule(needs=("deterministic",))
     def test_bfloat16(self, tmp_path: Path) -> None:
         """States in bfloat16, with weights in float32 or bfloat16, give nearly the losses of float32."""
         trial = self.trial(tmp_path)

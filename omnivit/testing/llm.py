@@ -80,6 +80,19 @@ class LLMContract(ConfiguredContract):
             )
 
     @rule(needs=("tokenizer",))
+    def test_deterministic(self, tmp_path: Path) -> None:
+        """In `eval()` the same prompts give the same logits to the bit; the same seed gives the same weights."""
+        trial = self.trial(tmp_path)
+        check_same_weights(trial.llm, self.trial(tmp_path).llm)
+        prompts = trial.prompts()
+        with seeded(1):
+            first = trial.run(prompts, prompts.mask)
+        with seeded(2):
+            again = trial.run(prompts, prompts.mask)
+        if where := difference("row", again, first):
+            raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+
+    @rule(needs=("deterministic",))
     def test_logits(self, tmp_path: Path) -> None:
         """`forward` gives finite logits [N, V], a row for each token that is kept, sample by sample, for any choice."""
         trial = self.trial(tmp_path)
@@ -222,19 +235,6 @@ class LLMContract(ConfiguredContract):
                 raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
 
     @rule(needs=("logits",))
-    def test_deterministic(self, tmp_path: Path) -> None:
-        """In `eval()` the same prompts give the same logits to the bit; the same seed gives the same weights."""
-        trial = self.trial(tmp_path)
-        check_same_weights(trial.llm, self.trial(tmp_path).llm)
-        prompts = trial.prompts()
-        with seeded(1):
-            first = trial.run(prompts, prompts.mask)
-        with seeded(2):
-            again = trial.run(prompts, prompts.mask)
-        if where := difference("row", again, first):
-            raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
-
-    @rule(needs=("deterministic",))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)

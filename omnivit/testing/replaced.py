@@ -39,8 +39,8 @@ def _of_namespace(prefix: str, names: Any, places: tuple[Path, ...]) -> Iterator
 
 
 def _places(module: ModuleType | None) -> tuple[Path, ...]:
-    """The folders of a plugin's package, or the file of its module; empty where it has none, as in a notebook."""
-    if module is None:
+    """The folders of a plugin's package, or the file of its module; empty for OmniViT's own and in a notebook."""
+    if module is None or module.__name__.partition(".")[0] in ("omnivit", "torch"):
         return ()
     top = sys.modules.get(module.__name__.partition(".")[0], module)
     if paths := getattr(top, "__path__", None):
