@@ -19,7 +19,7 @@ from omnivit.seeds import seeded
 from omnivit.testing.encoder_processor import ProcessorRules
 from omnivit.testing.plugin import example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
-from omnivit.testing.sizes import resized
+from omnivit.testing.sizes import PATIENCE, resized
 from omnivit.testing.trial import SEED, Item, Trial, batch_of, batches, difference, encoded, real_rows, stacked
 
 NEAR = 1e-5
@@ -60,11 +60,15 @@ class RowRules(ProcessorRules):
     def _check_sizes(self, trial: Trial, folder: Path) -> None:
         """Raise Broken where the length is wrong for a medium of the example in another size."""
         for media in trial.slots.values():
-            checked: set[str] = set()
+            checked, repeated = {_size_with_counts(trial.processor(media[0]))}, 0
             for item in resized(media[0], trial.processor, fresh(folder)):
                 if (size := _size_with_counts(item)) in checked:
+                    repeated += 1
+                    if repeated == PATIENCE:
+                        break
                     continue
                 checked.add(size)
+                repeated = 0
                 expected = _length(trial.processor, item)
                 count = int(encoded(trial.encoder, [item]).mask.sum())
                 if count != expected:

@@ -19,10 +19,11 @@ from omnivit.contracts.encoder import Processor
 from omnivit.contracts.sample import Media
 from omnivit.testing.bad_media import file_of
 
-STEPS = (*range(1, 9), *range(16, 129, 16))
-"""By how much a size changes: by single units, and by eight patches of 16 units."""
+STEPS = tuple(step for unit in range(1, 9) for step in (16 * unit, unit))
+"""By how much a size changes: by up to eight patches of 16 units, and by up to eight single units."""
 PATIENCE = 8
-"""After this number of refused sizes, without one that was taken, the format cannot be cut."""
+"""After this number of refused sizes, without one that was accepted, the format cannot be cut; after this number of
+media whose tensors have the same size, all have it."""
 
 
 def resized(media: Media, processor: Processor, folder: Path) -> Iterator[dict[str, Any]]:
