@@ -1,6 +1,6 @@
 """Every error that OmniViT raises on purpose.
 
-An error says what failed, why, what to do about it, and what is available. The command line prints the message of an
+An error says what failed, why, what to do, and what is available. The command line prints the message of an
 `OmniVitError` and exits with its status; any other exception is a defect of OmniViT or of a plugin.
 """
 
@@ -12,10 +12,10 @@ from typing import ClassVar
 
 
 class OmniVitError(Exception):
-    """Base class: a failure that the user can understand and mend."""
+    """Base class: a failure that the user can understand and fix."""
 
     exit_status: ClassVar[int] = 2
-    """Of the command line: 2 where what was asked for is wrong, 1 where it was right and its work did not end well."""
+    """Exit status of the command line: 2 if the request is wrong, 1 if the request is right but its work failed."""
 
 
 class PluginError(OmniVitError):
@@ -23,23 +23,23 @@ class PluginError(OmniVitError):
 
 
 class RecipeError(OmniVitError):
-    """A recipe says something that cannot be done. Names the YAML path, file and line where they are known."""
+    """A recipe asks for something that is not possible. Names the YAML path, file and line where they are known."""
 
 
 class DataError(OmniVitError):
-    """A sample cannot be used. Names the sample and where it stands (file and line)."""
+    """A sample cannot be used. Names the sample and its place (file and line)."""
 
 
 class MediaError(DataError):
-    """A medium (picture, sound, ...) cannot be read, or must not be."""
+    """A medium (image, video, audio, ...) cannot be read, or must not be."""
 
 
 class Interrupted(BaseException):
-    """A signal has asked the process to stop, and it does; no error, and nothing for `except Exception` to catch.
+    """A signal stops the process. It is no error, and `except Exception` does not catch it.
 
     Args:
         number: the signal.
-        text: what to tell the user: where it stopped, and how to continue. Empty: another process tells.
+        text: for the user: where the process stopped, and how to continue. Empty: another process prints it.
     """
 
     def __init__(self, number: int, text: str) -> None:
@@ -48,7 +48,7 @@ class Interrupted(BaseException):
 
 
 class SpliceError(OmniVitError):
-    """The rows that an encoder or adapter returned are not the rows that were reserved for them (Law 2)."""
+    """An encoder or adapter returned another number of tokens than was reserved for it (Law 2)."""
 
 
 class CheckpointError(OmniVitError):
@@ -56,29 +56,29 @@ class CheckpointError(OmniVitError):
 
 
 class LibraryError(OmniVitError):
-    """An installed library is not used as its version wants it. Names the library, its version and a remedy."""
+    """An installed library does not work as OmniViT calls it. Names the library, its version and a remedy."""
 
 
 class OmniVitWarning(UserWarning):
-    """Base class: nothing fails, but a user should know. The command line prints it on one line."""
+    """Base class: nothing failed, but the user should know. The command line prints it on one line."""
 
 
 class ContractWarning(FutureWarning):
-    """A plugin uses what a later OmniViT will refuse. Python shows it to everybody, unlike a DeprecationWarning."""
+    """A plugin uses something that a later OmniViT refuses. Unlike a DeprecationWarning, it is shown by default."""
 
 
 class TrainingError(OmniVitError):
-    """Training stopped before it was done: its loss is not finite, or a stage did not reach its steps."""
+    """Training stopped before its end: the loss is not finite, or a stage did not reach its number of steps."""
 
     exit_status = 1
 
 
 def suggest(name: str, available: Iterable[str]) -> str:
-    """Describe what `name` could have been: ``did you mean "clip"? Available: clip, timm.``
+    """The end of a message about an unknown name: ``did you mean "clip"? Available: clip, timm.``
 
     Args:
         name: what the user wrote.
-        available: what would have been accepted.
+        available: the names that are accepted.
     """
     names = sorted(available)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

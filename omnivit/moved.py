@@ -1,4 +1,4 @@
-"""Modules that have moved: their old names still work, and say once per caller what to write instead.
+"""Modules that have moved: their old names still work, and warn once per caller what to write instead.
 
 They work for plugins of contract 1. docs/plugins/migrating.md has the table. Knows no plugin and imports none.
 """
@@ -111,13 +111,13 @@ NAMES = MappingProxyType(
         ("omnivit.train.checkpoint", "fsync"): "omnivit.files",
     }
 )
-"""(module that stays, name that has left it) -> the module that the name is in now."""
+"""(module that stays, name that moved out of it) -> the module that the name is in now."""
 RENAMED = MappingProxyType({"Surgery": "Patching", "look": "facts_of"})
 """Old name -> new name, of what an old module exported."""
 
 
 def attribute(module: str, name: str) -> Any:
-    """What an old module's name stands for; warns the caller, once per line of his.
+    """The value of a name of an old module; warns once for each line that asks for it.
 
     Raises:
         AttributeError: the module never had such a name.
@@ -166,7 +166,7 @@ class _Loader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules by their old names; asked last, when no file has the name."""
+    """Finds modules by their old names, after all other finders."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -176,6 +176,6 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Let old names be found; called once, when `omnivit` is imported."""
+    """Make old names importable; called once, when `omnivit` is imported."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

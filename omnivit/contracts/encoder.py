@@ -105,7 +105,7 @@ class Encoder(nn.Module, Plugin, ABC):
             MediaError: it holds nothing that this encoder reads, or is damaged; or the encoder does not tell, as the
                 default does.
         """
-        raise MediaError(f"{media}: {cls.__name__} does not tell what a file holds. Try it in a recipe, with --recipe.")
+        raise MediaError(f"{media}: {cls.__name__} cannot describe a file. Try the encoder in a recipe, with --recipe.")
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:

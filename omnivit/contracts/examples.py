@@ -90,6 +90,6 @@ def no_example(plugin: type, folder: Path) -> PluginError:
     """The error of a plugin that gives no example for `folder`."""
     del folder
     return PluginError(
-        f"{plugin.__module__}.{plugin.__qualname__} gives no example to try the contract on. Let its class method "
-        "`example(folder)` return one; docs/plugins/contract.md shows how."
+        f"{plugin.__module__}.{plugin.__qualname__} has no example to test the contract with. Return one from the "
+        "class method `example(folder)`; see docs/plugins/contract.md."
     )

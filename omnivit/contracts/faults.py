@@ -1,4 +1,4 @@
-"""What a plugin raises, told with the plugin's name: whose code failed, where the recipe asks for it, what to do."""
+"""Errors of plugins, with the plugin's name: whose code failed, where the recipe asks for it, what to do."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from omnivit.registry.names import harmless, printable
 
 @contextmanager
 def naming(where: object, cls: type[nn.Module], doing: str) -> Iterator[None]:
-    """Make what a plugin's code raises inside an error that names the plugin.
+    """Inside, an exception of a plugin's code becomes an error that names the plugin.
 
     Args:
         where: the place in the recipe that asks for it.
         cls: the plugin.
-        doing: what it does inside, such as "in its constructor".
+        doing: what the plugin does there, such as "in its constructor".
 
     Raises:
-        RecipeError: the plugin raised it; the place stands before its message.
-        PluginError: the plugin raised anything else but an OmniVitError, or too little memory.
+        RecipeError: the plugin raised it; its message begins with the place.
+        PluginError: the plugin raised anything but an OmniVitError or an error of memory.
     """
     try:
         yield
@@ -42,20 +42,20 @@ def naming(where: object, cls: type[nn.Module], doing: str) -> Iterator[None]:
 
 @contextmanager
 def reading(media: object, processor: type[object]) -> Iterator[None]:
-    """Make what a processor raises on a medium a MediaError, so that recipes can skip the sample.
+    """Inside, an exception of a processor becomes a MediaError, so that recipes can skip the sample.
 
     Raises:
-        MediaError: the processor raised anything but an OmniVitError, or too little memory.
+        MediaError: the processor raised anything but an OmniVitError or an error of memory.
     """
     try:
         yield
     except (OmniVitError, MemoryError):
         raise
     except Exception as error:
-        said = printable(f"{type(error).__name__}: {error}")
+        reason = printable(f"{type(error).__name__}: {error}")
         raise MediaError(
-            f"{media}: {_owned(processor)} failed on it{_place(processor, error)}: {said}. Either it is damaged in a "
-            "way that the plugin does not expect, or the plugin has a defect: tell its authors."
+            f"{media}: {_owned(processor)} failed on it{_place(processor, error)}: {reason}. Either the file is "
+            "damaged in a way that the plugin does not expect, or the plugin has a defect: report it to its authors."
         ) from error
 
 
@@ -67,20 +67,20 @@ def _owned(cls: type[object]) -> str:
 
 
 def _message(where: object, cls: type[nn.Module], doing: str, error: Exception) -> str:
-    said = printable(f"{type(error).__name__}: {error}")
+    reason = printable(f"{type(error).__name__}: {error}")
     return (
-        f"{where}: {harmless(cls.__qualname__)} failed {doing}{_place(cls, error)}: {said}\n"
+        f"{where}: {harmless(cls.__qualname__)} failed {doing}{_place(cls, error)}: {reason}\n"
         f"  plugin: {_owned(cls)}\n"
-        "  remedy: correct the recipe where the message says how; else it is a defect of the plugin: tell its authors. "
+        "  remedy: correct the recipe if the message says how; otherwise report it to the authors of the plugin. "
         "OMNIVIT_TRACEBACK=1 shows the traceback"
     )
 
 
 def _place(cls: type[object], error: Exception) -> str:
-    """Where in the plugin's own package it was raised: ` at FILE, line N`; else where the call ended."""
+    """` at FILE, line N`: the last line of the plugin's own package that ran; else the line that raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     home = getattr(sys.modules.get(cls.__module__), "__file__", None)
     folder = str(Path(home).parent) if home else ""
-    own = [frame for frame in frames if folder and frame.filename.startswith(folder)]
-    last = next(iter([*reversed(own), *reversed(frames)]), None)
+    of_plugin = [frame for frame in frames if folder and frame.filename.startswith(folder)]
+    last = next(iter([*reversed(of_plugin), *reversed(frames)]), None)
     return f" at {printable(last.filename)}, line {last.lineno}" if last else ""

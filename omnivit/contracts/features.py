@@ -58,7 +58,7 @@ def joined(parts: Sequence[Features]) -> Features:
         return parts[0]
     widths = [part.values.shape[2] for part in parts]
     if len(set(widths)) > 1:
-        raise RecipeError(f"the rows of an input's branches cannot be joined: they are {widths} wide.")
+        raise RecipeError(f"The tokens of an input's branches cannot be joined, because their widths differ: {widths}.")
     values = torch.cat([part.values for part in parts], dim=1)
     mask = torch.cat([part.mask for part in parts], dim=1)
     memories = [part.memory for part in parts if part.memory is not None]

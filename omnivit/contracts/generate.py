@@ -73,11 +73,11 @@ def generate_anew(
         RecipeError: more than one beam, or an option that only generation with a cache has.
     """
     if num_beams != 1:
-        raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}; only 1 can be had.")
-    if other := sorted(sampling.keys() - SAMPLING):
+        raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}. Available: 1.")
+    if unknown := sorted(sampling.keys() - SAMPLING):
         raise RecipeError(
-            f"{type(llm).__name__} computes each token anew, without a cache, and has no option {other[0]!r} for it; "
-            f"{suggest(other[0], SAMPLING)}"
+            f"{type(llm).__name__} generates without a cache, and has no option {unknown[0]!r} for that; "
+            f"{suggest(unknown[0], SAMPLING)}"
         )
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()

@@ -82,7 +82,7 @@ class LanguageModel(nn.Module, Plugin, ABC):
         if type(self).surgery is not LanguageModel.surgery:  # written before `patching` had its name
             own: Patching = self.surgery
             return own
-        raise RecipeError(f"{type(self).__name__} offers no layers that an adapter could change. Use `causal`.")
+        raise RecipeError(f"{type(self).__name__} has no layers that an adapter can change. Use the LLM `causal`.")
 
     @property
     def surgery(self) -> Patching:

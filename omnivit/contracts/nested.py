@@ -48,7 +48,7 @@ def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder
     cls, config = _found(registries.encoders, block, path)
     if cls.modality != modality:
         raise RecipeError(
-            f"{path}: {block['name']!r} reads {cls.modality!r} media; one for {modality!r} is wanted here."
+            f"{path}: {block['name']!r} reads {cls.modality!r} media, but an encoder for {modality!r} is expected here."
         )
     made: Encoder = cls(config)
     return made
@@ -58,7 +58,7 @@ def _found(known: registry.Registry[T], block: Mapping[str, Any], path: str) -> 
     """The class and the config that a block names."""
     name = block.get("name")
     if not isinstance(name, str):
-        raise RecipeError(f"{path}: says no `name`. Available: {', '.join(sorted(known.names()))}.")
+        raise RecipeError(f"{path}: `name` is missing. Available: {', '.join(sorted(known.names()))}.")
     cls: Any = known.get(name)
     options = {key: value for key, value in block.items() if key != "name"}
     return cls, merge_options(cls.Config, options, path)

@@ -68,7 +68,7 @@ class Reader(Plugin, ABC):
             RecipeError: it knows no such keys, as the default does.
         """
         raise RecipeError(
-            f"`ignore: [{', '.join(keys)}]`: the reader {type(self).__name__} has no keys that could be passed over."
+            f"`ignore: [{', '.join(keys)}]`: the reader {type(self).__name__} has no keys that it can ignore."
         )
 
     @classmethod

@@ -1,8 +1,8 @@
 """The arguments of transformers' models that OmniViT reads or passes by name: the one place that knows these names.
 
 Libraries rename arguments (transformers 5.24 says `cache` where 5.23 said `past_key_values`), and a model that takes
-`**kwargs` swallows a name that it does not know. So every name is looked up here, and a name that is missing although
-it must be there is an error, never a default.
+`**kwargs` ignores a name that it does not know. So every name is looked up here, and a required name that is missing is
+an error, never a default.
 
 Shapes: B samples, T tokens of the batch, L tokens of one call.
 """
@@ -36,7 +36,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 POSITIONLESS = frozenset({"bloom", "falcon_mamba", "mamba", "mamba2", "mpt", "rwkv", "xlstm"})
 """Types of LLMs without position embeddings: distance is in their attention (ALiBi) or their state."""
 CACHELESS = frozenset({"openai-gpt"})
-"""Types of LLMs that transformers generates with anew for each token."""
+"""Types of LLMs without a cache: transformers computes the whole sequence for each new token."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def required(name: str, arguments: Mapping[str, Any], called: str) -> tuple[str,
     Raises:
         LibraryError: it is given under none of its names.
     """
-    found = next((key for key in NAMES[name] if arguments.get(key) is not None), None)
-    if found is None:
+    key = next((key for key in NAMES[name] if arguments.get(key) is not None), None)
+    if key is None:
         raise LibraryError(
-            f"{called} is called without {_either(name)}; its arguments are {', '.join(arguments) or 'none'}. "
+            f"{called} was called without {_either(name)}; the arguments are {', '.join(arguments) or 'none'}. "
             f"{_advice()}"
         )
-    return found, arguments[found]
+    return key, arguments[key]
 
 
 def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
@@ -89,16 +89,16 @@ def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
     parameters = _parameters(type(model))
     if not parameters:  # a forward of `*args, **kwargs` alone says nothing of what it takes
         return arguments
-    found = {}
+    renamed = {}
     for name, value in arguments.items():
         key = next((key for key in NAMES.get(name, (name,)) if key in parameters), None)
         if key is None:
             raise LibraryError(
-                f"{type(model).__name__}.forward has no parameter {_either(name)}, so that it would not see it; it "
-                f"has {', '.join(parameters)}. {_advice()}"
+                f"{type(model).__name__}.forward has no parameter {_either(name)} and would ignore this argument; "
+                f"its parameters are {', '.join(parameters)}. {_advice()}"
             )
-        found[key] = value
-    return found
+        renamed[key] = value
+    return renamed
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -108,7 +108,7 @@ def accepts(model: nn.Module, name: str) -> bool:
 
 
 def _bound(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a call of a transformers model by name, those too that were given by place."""
+    """All arguments of a call of a transformers model by name, positional arguments included."""
     return dict(zip(_parameters(type(model)), args, strict=False)) | dict(kwargs)
 
 
@@ -125,44 +125,44 @@ def step_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], co
         LibraryError: the call sees a part of the batch, and nothing says which one.
     """
     arguments = _bound(model, args, kwargs)
-    shown = given("inputs_embeds", arguments)
-    shown = required("input_ids", arguments, type(model).__name__)[1] if shown is None else shown
-    size, length = int(shown.shape[0]), int(shown.shape[1])
+    inputs = given("inputs_embeds", arguments)
+    inputs = required("input_ids", arguments, type(model).__name__)[1] if inputs is None else inputs
+    size, length = int(inputs.shape[0]), int(inputs.shape[1])
     cache = given("cache", arguments)
     if cache is None:
         if length < columns:
             raise LibraryError(
-                f"{type(model).__name__} is called with {length} of a batch's {columns} tokens and without a cache, so "
-                f"that it does not see the others. {_advice()} Its arguments are {', '.join(arguments)}."
+                f"{type(model).__name__} was called with {length} of the batch's {columns} tokens and without a cache, "
+                f"so it cannot see the other tokens. {_advice()} The arguments are {', '.join(arguments)}."
             )
         return Step(0, length, size)
     start = _tokens_in(cache)
     mask = given("attention_mask", arguments)
     if start is not None and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != start + length:
         raise LibraryError(
-            f"{type(model).__name__} is called with {length} tokens and a {type(cache).__name__} of {start}, but with "
-            f"an attention mask over {mask.shape[1]}: it cannot be said which tokens these are. {_advice()}"
+            f"{type(model).__name__} was called with {length} tokens and a {type(cache).__name__} of {start}, but with "
+            f"an attention mask over {mask.shape[1]} tokens; these numbers do not match. {_advice()}"
         )
     return Step(start, length, size)
 
 
 @contextmanager
 def checked_generation(model: nn.Module, prompts: Tensor) -> Iterator[None]:
-    """Inside, every call of an LLM sees the tokens of its prompts, and new tokens have the positions behind them.
+    """Inside, it is checked that every call of an LLM sees its prompts and that new tokens have the next positions.
 
     Args:
         model: the transformers model whose `generate` is called inside.
         prompts: [B, T] positions of the prompts.
 
     Raises:
-        LibraryError: at the call that does not.
+        LibraryError: a call does not.
     """
 
     def check(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = step_of(called, args, kwargs, prompts.shape[1])
         if step.start == prompts.shape[1] and accepts(called, "position_ids"):  # once: it waits for the device
-            found = required("position_ids", _bound(called, args, kwargs), type(called).__name__)[1]
-            _check_positions(called, found, prompts)
+            positions = required("position_ids", _bound(called, args, kwargs), type(called).__name__)[1]
+            _check_positions(called, positions, prompts)
 
     hook = model.register_forward_pre_hook(check, with_kwargs=True)
     try:
@@ -179,7 +179,9 @@ def takes_positions(model: nn.Module) -> bool:
     """
     config: Any = model.config
     alibi = bool(getattr(config, "alibi", False))
-    return _takes(model, "position_ids", POSITIONLESS, "positions of padded or packed samples cannot reach it", alibi)
+    return _takes(
+        model, "position_ids", POSITIONLESS, "the positions of padded or packed samples cannot be passed", alibi
+    )
 
 
 def takes_cache(model: nn.Module) -> bool:
@@ -198,22 +200,22 @@ def _takes(model: nn.Module, name: str, without: Collection[str], so: str, known
     if known or config.model_type in without:
         return False
     raise LibraryError(
-        f"{type(model).__name__}.forward has no parameter {_either(name)}, so that {so}; it has "
-        f"{', '.join(_parameters(type(model)))}. Known to need none: {', '.join(sorted(without))}. {_advice()}"
+        f"{type(model).__name__}.forward has no parameter {_either(name)}, so {so}; its parameters are "
+        f"{', '.join(_parameters(type(model)))}. Models that need none: {', '.join(sorted(without))}. {_advice()}"
     )
 
 
-def _check_positions(model: nn.Module, found: Tensor, prompts: Tensor) -> None:
-    wanted = prompts[:, -1:].repeat_interleave(len(found) // len(prompts), dim=0) + 1
-    if found.ndim == 2 and not torch.equal(found[:, :1], wanted):
+def _check_positions(model: nn.Module, positions: Tensor, prompts: Tensor) -> None:
+    expected = prompts[:, -1:].repeat_interleave(len(positions) // len(prompts), dim=0) + 1
+    if positions.ndim == 2 and not torch.equal(positions[:, :1], expected):
         raise LibraryError(
-            f"{type(model).__name__}: the first new tokens have the positions {found[:, 0].tolist()}, and the prompts "
-            f"end at {(wanted[:, 0] - 1).tolist()}. {_advice()}"
+            f"{type(model).__name__}: the first new tokens have the positions {positions[:, 0].tolist()}, but the "
+            f"prompts end at {(expected[:, 0] - 1).tolist()}. {_advice()}"
         )
 
 
 def _tokens_in(cache: Any) -> int | None:
-    """How many tokens a cache holds of each sample."""
+    """The number of tokens that a cache contains for each sample."""
     count = getattr(cache, "get_seq_length", None)
     try:
         return None if count is None else int(count())
@@ -231,7 +233,7 @@ def _parameters(model: type[nn.Module]) -> tuple[str, ...]:
         forward: Callable[..., Any] = model.forward
         _, *parameters = inspect.signature(forward).parameters.values()
         kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-        _PARAMETERS[model] = tuple(one.name for one in parameters if one.kind not in kinds)
+        _PARAMETERS[model] = tuple(parameter.name for parameter in parameters if parameter.kind not in kinds)
     return _PARAMETERS[model]
 
 
@@ -241,6 +243,6 @@ def _either(name: str) -> str:
 
 def _advice() -> str:
     return (
-        f"transformers {metadata.version('transformers')} may have renamed an argument: install a version that OmniViT "
+        f"transformers {metadata.version('transformers')} may have renamed an argument. Install a version that OmniViT "
         f"is tested with (`omnivit doctor` lists them), or report this."
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from omnivit import registry
 from omnivit.contracts import registries
 from omnivit.contracts.adapter import Adapter, Positions
 from omnivit.contracts.encoder import Encoder
@@ -29,12 +28,13 @@ from omnivit.model.omni import Branch, OmniModel
 from omnivit.model.tokens import read_tokenizer
 from omnivit.recipe import Recipe, Slot, Stage
 from omnivit.recipe.convert import Where, split
+from omnivit.registry import Registry
 from omnivit.seeds import derive_seed, seeded
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A plugin class with its config, and where the recipe says so."""
+    """A plugin class with its config, and its place in the recipe."""
 
     name: str
     cls: type[Any]
@@ -51,7 +51,7 @@ class Blueprint:
         return (slot, *number) if number != [0] else (slot,)
 
 
-def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, recipe: Recipe) -> Blueprint:
+def blueprint(registry: Registry[Any], block: dict[str, Any], path: str, recipe: Recipe) -> Blueprint:
     """Look up a block's plugin and merge its options.
 
     Raises:
@@ -60,8 +60,8 @@ def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, r
     """
     where = recipe.where(path)
     if not isinstance(block.get("name"), str):
-        raise RecipeError(f"{where}: says no `name`. Available: {', '.join(sorted(found.names())) or 'none'}.")
-    cls = found.get(block["name"])
+        raise RecipeError(f"{where}: `name` is missing. Available: {', '.join(sorted(registry.names())) or 'none'}.")
+    cls = registry.get(block["name"])
     options = {key: value for key, value in block.items() if key != "name"}
     if options.get("dtype") == precision.FASTEST:  # not settled before, as training does: a plugin need not know it
         options["dtype"] = precision.choose(precision.measure(default_device())).dtype
@@ -70,7 +70,7 @@ def blueprint(found: registry.Registry[Any], block: dict[str, Any], path: str, r
 
 @dataclass(frozen=True)
 class BranchBlueprint:
-    """A branch of an input. A shared component is the very blueprint of its first place."""
+    """A branch of an input. A shared component is the same object as the blueprint of its first place."""
 
     encoder: Blueprint
     adapter: Blueprint
@@ -114,11 +114,11 @@ class ModelBlueprint:
         return cls(blueprint(registries.llms, recipe.model.llm, "model.llm", recipe), inputs, heads, recipe.seed)
 
     def build(self) -> OmniModel:
-        """Construct every component. Each is initialised from its own seed, so that none depends on its neighbours.
+        """Construct every component. Each is initialised from its own seed, so that none depends on the others.
 
         Raises:
-            RecipeError: an adapter's rows have another width than the LLM, a shared one does not fit, or heads cannot
-                be told apart.
+            RecipeError: an adapter's tokens have another width than the LLM, a shared adapter does not fit, or two
+                heads have one token.
         """
         with seeded(derive_seed(self.seed, "llm")), _constructing(self.llm):
             llm: LanguageModel = self.llm.cls(self.llm.config)
@@ -154,49 +154,51 @@ class ModelBlueprint:
         adapter, width = built[plan.path]
         if width != encoder.width:
             raise RecipeError(
-                f"{plan.path}: is made for encoder rows of width {width}; the encoder of {plans.encoder.path}, for "
-                f"which it is shared, returns rows of {encoder.width}. Share only between encoders of one width."
+                f"{plan.path}: the adapter takes tokens of width {width}, but the encoder {plans.encoder.path}, with "
+                f"which it is shared, returns tokens of width {encoder.width}. Share it only between encoders of the "
+                "same width."
             )
         if adapter.width != llm.width:
             raise RecipeError(
-                f"{plan.path}: its rows are {adapter.width} wide, the LLM's {llm.width}. Follow it with one that maps "
-                f"to the LLM, as in {{name: chain, steps: [{{name: {plan.name}, ...}}, {{name: linear}}]}}."
+                f"{plan.path}: the adapter returns tokens of width {adapter.width}, but the LLM takes {llm.width}. Add "
+                f"a step that maps to the LLM, as in "
+                f"{{name: chain, steps: [{{name: {plan.name}, ...}}, {{name: linear}}]}}."
             )
         return adapter
 
 
 def _check_name(what: str, name: str, where: Where) -> None:
-    """Raise RecipeError where torch could not hold an input's parts, or a head, under its name."""
+    """Raise RecipeError where torch cannot register an input's parts, or a head, under its name."""
     if hasattr(nn.ModuleDict(), name):
         raise RecipeError(
-            f"{where}: no {what} can be called '{name}': torch's modules have an attribute of that name. Try "
-            f"'my_{name}'."
+            f"{where}: the {what} cannot be named '{name}', because modules of torch have an attribute of that name. "
+            f"Use another name, such as 'my_{name}'."
         )
 
 
 def branches_of(recipe: Recipe, slot: str) -> list[tuple[str, Slot]]:
     """The branches of an input with their paths in the recipe."""
-    found = recipe.model.inputs[slot]
+    parts = recipe.model.inputs[slot]
     path = f"model.inputs.{slot}"
-    return [(f"{path}[{k}]", part) for k, part in enumerate(found)] if isinstance(found, list) else [(path, found)]
+    return [(f"{path}[{k}]", part) for k, part in enumerate(parts)] if isinstance(parts, list) else [(path, parts)]
 
 
 def _component(
-    found: registry.Registry[Any], block: dict[str, Any], path: str, recipe: Recipe, known: dict[str, Blueprint]
+    registry: Registry[Any], block: dict[str, Any], path: str, recipe: Recipe, known: dict[str, Blueprint]
 ) -> Blueprint:
     """A block's blueprint, or with `share: image` (or `image[0]`) that of the same part of an earlier branch."""
     if "share" not in block:
-        known[path] = blueprint(found, block, path, recipe)
+        known[path] = blueprint(registry, block, path, recipe)
         return known[path]
     kind = path.rpartition(".")[2]
-    wanted = f"model.inputs.{block['share']}.{kind}"
-    if set(block) != {"share"} or wanted not in known:
+    shared = f"model.inputs.{block['share']}.{kind}"
+    if set(block) != {"share"} or shared not in known:
         earlier = [name.removeprefix("model.inputs.").rpartition(".")[0] for name in known if name.endswith(f".{kind}")]
         raise RecipeError(
-            f"{recipe.where(path)}: `share: {block['share']}` stands alone and names the input whose {kind} is used, "
-            f"one that comes earlier in the recipe. Available: {', '.join(earlier) or 'none'}."
+            f"{recipe.where(path)}: `share: {block['share']}` must be the only key, and name an earlier input of the "
+            f"recipe, whose {kind} is used. Available: {', '.join(earlier) or 'none'}."
         )
-    return known[wanted]
+    return known[shared]
 
 
 def load_model(recipe: Recipe) -> OmniModel:
@@ -217,10 +219,10 @@ def load_model(recipe: Recipe) -> OmniModel:
 
 
 def complete(model: OmniModel, seed: int) -> None:
-    """What follows the pretrained weights: the adapters' surgery on the LLM, then LoRA, then the heads' tokens.
+    """What follows the pretrained weights: the adapters' changes to the LLM, then LoRA, then the heads' tokens.
 
     Raises:
-        RecipeError: the LLM cannot be changed so; names the adapter or the heads.
+        RecipeError: the LLM cannot be changed in this way; names the adapter or the heads.
     """
     for slot in model.adapters:
         branches = model.branches(slot)
@@ -249,7 +251,7 @@ def _named(path: str) -> Iterator[None]:
 
 
 def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) -> Preparer:
-    """The path from sample to tokens that fits a model; what is served is prepared as what was trained.
+    """The path from sample to tokens that fits a model, the same for training and for answering.
 
     Args:
         model: built from the recipe.
@@ -277,13 +279,13 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
 
 
 def _markup(stages: Sequence[Stage]) -> list[str] | None:
-    """What the stages declare together; None where none of them declares anything."""
+    """The markup of all stages together; None where no stage declares any."""
     declared = [stage.markup for stage in stages if stage.markup is not None]
     return list(dict.fromkeys(token for markup in declared for token in markup)) if declared else None
 
 
 def _head_preparer(head: Head, path: str) -> HeadPreparer:
-    with naming(path, type(head), "while it made its processor"):
+    with naming(path, type(head), "while it created its processor"):
         return HeadPreparer(head.token, head.reads_before, head.processor())
 
 
@@ -291,7 +293,7 @@ def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
     encoders = model.slot_encoders(slot)
     processors = []
     for encoder in encoders:
-        with naming(f"model.inputs.{slot}", type(encoder), "while it made its processor"):
+        with naming(f"model.inputs.{slot}", type(encoder), "while it created its processor"):
             processors.append(encoder.processor())
     return SlotPreparer(
         tuple(processors),
@@ -303,16 +305,18 @@ def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
 
 def _positions(adapters: Sequence[Adapter], path: str) -> Positions | None:
     if len(adapters) > 1 and any(adapter.positions is not None for adapter in adapters):
-        raise RecipeError(f"{path}: an adapter that counts positions its own way must be the only branch of its input.")
+        raise RecipeError(f"{path}: an adapter with its own positions must be the only branch of its input.")
     return adapters[0].positions
 
 
 def _instruction_reader(adapters: Sequence[Adapter], path: str) -> InstructionReader | None:
-    wanted = {(a.instruction_tokenizer, a.instruction_limit) for a in adapters if a.instruction_tokenizer is not None}
-    if not wanted:
+    settings = {(a.instruction_tokenizer, a.instruction_limit) for a in adapters if a.instruction_tokenizer is not None}
+    if not settings:
         return None
-    if len(wanted) > 1:
-        raise RecipeError(f"{path}: its adapters read the instruction by different tokenizers. Use one for all.")
-    tokenizer, limit = wanted.pop()
+    if len(settings) > 1:
+        raise RecipeError(
+            f"{path}: its adapters read the instruction with different tokenizers. Use the same tokenizer for all."
+        )
+    tokenizer, limit = settings.pop()
     assert tokenizer is not None
     return InstructionReader(read_tokenizer(tokenizer), limit)

@@ -38,48 +38,51 @@ from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate,
 
 @dataclass
 class CausalConfig:
-    """What a recipe may say to `causal`. Either `path` or `config`."""
+    """Options of `causal`. Set either `path` or `config`."""
 
     path: str | None = None
-    """Pretrained: a hub id, a folder, a GGUF file, or `pkg:NAME/FILE` for a file inside an installed package."""
+    """Pretrained weights: a hub id, a folder, a GGUF file, or `pkg:NAME/FILE` for a file in an installed package."""
     config: dict[str, Any] | None = None
-    """Random weights instead: a transformers config with its `model_type`, such as {model_type: llama, ...}."""
+    """Random weights instead: the settings of a transformers config, such as {model_type: llama, ...}."""
     tokenizer: str | None = None
-    """Where the tokenizer lies, if not beside the weights; `bytes` is a byte-level one that needs no file."""
+    """Path of the tokenizer; default: that of the weights. `bytes` is a byte-level tokenizer that needs no file."""
     template: str | None = None
     """Chat template: `vicuna_v1`, `llava_plain`, `llama_2`, `chatml`, or Jinja; default: the tokenizer's own."""
     placeholders: dict[str, str] = field(default_factory=dict)
-    """Slot -> the text that a template of an imported checkpoint writes for a medium, such as {image: "<image>"}."""
+    """Slot -> the text that the chat template of an imported checkpoint writes for a medium, such as
+    {image: "<image>"}."""
     add_special_tokens: bool = False
-    """Put the tokenizer's BOS before the conversation, as the templates of some imported checkpoints want it."""
+    """Put the tokenizer's BOS token before the conversation, as some imported checkpoints expect."""
     dtype: Literal["float32", "bfloat16", "float16", "auto", "fastest"] = "float32"
-    """Of the weights; `auto` takes the checkpoint's, `fastest` bfloat16 where this machine is clearly faster in it."""
+    """Data type of the weights. `auto`: that of the checkpoint. `fastest`: bfloat16 where this machine computes clearly
+    faster in it, else float32."""
     attention: str | None = None
-    """Attention implementation of transformers: `sdpa`, `eager`, `flash_attention_2`, ...; default: its choice."""
+    """Attention implementation of transformers: `sdpa`, `eager`, `flash_attention_2`, ...; default: chosen by
+    transformers."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass, which needs less memory and about a third more time."""
     lora: Lora | None = None
-    """LoRA or DoRA on chosen modules."""
+    """Train LoRA or DoRA on chosen modules."""
     quantize: Literal["nf4", "int8"] | None = None
-    """Load the weights in 4 or 8 bits (bitsandbytes); with `lora` this is QLoRA."""
+    """Load the weights in 4 or 8 bits by bitsandbytes; together with `lora` this is QLoRA."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint. Only where you trust its author."""
+    """Run the Python code of the checkpoint. Set it only if you trust its author."""
 
     def __post_init__(self) -> None:
         require_one_source(self.path, self.config, "llama")
         if self.config is not None and self.tokenizer is None:
-            raise ValueError("a model made from `config` needs a `tokenizer`; `bytes` needs no file.")
+            raise ValueError("A model with random weights (`config`) needs a `tokenizer`; `bytes` needs no file.")
         if self.quantize and self.path is None:
-            raise ValueError("`quantize` is for pretrained weights: say `path`.")
+            raise ValueError("`quantize` needs pretrained weights: set `path`.")
 
 
 class CausalLM(LanguageModel):
     """Built without weights where `path` names them (on the meta device); `load` fills them in.
 
     Attributes:
-        config: what the recipe said.
+        config: the options in the recipe.
         hf: the transformers model.
-        tokens: rows of the tokens that heads added; None where they added none.
+        tokens: embeddings of the tokens that heads added; None where they added none.
         width: D.
         context: most tokens that it attends to; None where its config names no limit.
     """
@@ -153,7 +156,7 @@ class CausalLM(LanguageModel):
             rows = self.hf.get_input_embeddings().num_embeddings
             if len(self._tokenizer) > rows:
                 raise RecipeError(
-                    f"llm: the tokenizer has {len(self._tokenizer)} tokens, the model embeddings for {rows}. "
+                    f"llm: the tokenizer has {len(self._tokenizer)} tokens, but the model has only {rows} embeddings. "
                     f"Use the tokenizer that the model was trained with, or a larger `config.vocab_size`."
                 )
         return self._tokenizer
@@ -207,15 +210,18 @@ class CausalLM(LanguageModel):
     ) -> Tensor:
         """Continue left-padded prompts [B, T, D]; returns the new token ids [B, new]. Options as `transformers`'.
 
-        Without a cache (`use_cache=False`, or an architecture that has none) everything is computed anew for each
-        token: `transformers` would continue from the new tokens alone, because it gives embeddings once.
+        Without a cache (`use_cache=False`, or an architecture that has none) the whole sequence is computed again for
+        each token: `transformers` would continue from the new tokens alone, because it passes embeddings only once.
 
         Raises:
             RecipeError: `prefill_chunk_size`, which `transformers` has for ids alone, or options that go with a cache.
             LibraryError: `transformers` calls the model with arguments that are not understood.
         """
         if options.get("prefill_chunk_size"):
-            raise RecipeError("prefill_chunk_size: prompts are embeddings, which `transformers` cannot give in chunks.")
+            raise RecipeError(
+                "prefill_chunk_size is not available: prompts are embeddings, which `transformers` cannot process in "
+                "chunks."
+            )
         if options.get("pad_token_id") is None:
             options["pad_token_id"] = self.tokenizer().pad_token_id
         if not options.pop("use_cache", True) or not takes_cache(self.hf):
@@ -229,7 +235,7 @@ class CausalLM(LanguageModel):
         return nullcontext() if self._patching is None else self._patching.telling(context)
 
     def _adopt(self, model: Any) -> None:
-        """Take a transformers model in: check what is needed of it, and set it up."""
+        """Use this transformers model from now on: check what is needed of it, and set it up."""
         if model.get_output_embeddings() is None:
             raise RecipeError(f"llm: {type(model).__name__} has no output head over a vocabulary. Use a causal LM.")
         if self.config.gradient_checkpointing:
@@ -255,7 +261,7 @@ class CausalLM(LanguageModel):
         if is_gguf(place):
             require("gguf", "accelerate", extra="gguf", purpose=f"to read {config.path}")
             where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
-        with explained(f"llm.path {config.path!r}: has no readable model config"):
+        with explained(f"llm.path {config.path!r}: the model config cannot be read"):
             return AutoConfig.from_pretrained(**where, **self._remote())
 
     def _random(self, settings: Any) -> Any:
@@ -273,12 +279,12 @@ class CausalLM(LanguageModel):
         where: dict[str, Any] = {"pretrained_model_name_or_path": place}
         if is_gguf(place):
             where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}  # type: ignore[union-attr]
-        with explained(f"llm: no tokenizer can be read from {place}"):
+        with explained(f"llm: the tokenizer cannot be read from {place}"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**where, **self._remote())
             return tokenizer
 
     def _place(self, convert: bool = False) -> Path | str:
-        """Where `path` lies; for a GGUF file its converted folder once there is one."""
+        """The place of `path`; for a GGUF file its converted folder, once there is one."""
         assert self.config.path is not None
         return _located(self.config.path, convert)
 
@@ -310,7 +316,7 @@ def _config_from(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase 
         size = values.setdefault("vocab_size", len(tokenizer))
         for name in ("pad_token_id", "eos_token_id", "bos_token_id") if size >= len(tokenizer) else ():
             values.setdefault(name, getattr(tokenizer, name))
-    with explained(f"llm.config: no config can be made of {dict(options)}"):
+    with explained(f"llm.config: no config can be created from {dict(options)}"):
         known = _known_settings(AutoConfig.for_model(kind))
         for name in values:
             if name not in known:

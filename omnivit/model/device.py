@@ -1,4 +1,4 @@
-"""Where a model runs: the default, what a user names, what Lightning will take; checked before anything is loaded."""
+"""The device of a model: the default, the user's choice, Lightning's choice; checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def device_named(name: str | None) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RecipeError(f"device {name!r}: is no device of torch; {suggest(name, available())}") from error
+        raise RecipeError(f"device {name!r} is not a device of torch; {suggest(name, available())}") from error
     known = available()
     if device.type in ("cuda", "mps") and (str(device) not in known):
         raise RecipeError(f"device {name!r}: {_absence(device.type, device.index)} Available: {', '.join(known)}.")
@@ -55,18 +55,18 @@ def trainer_device(trainer: Mapping[str, Any]) -> str:
     accelerator = str(trainer.get("accelerator", "auto")).lower()
     known = available()
     if accelerator in ("auto", "gpu"):
-        found = next((kind for kind in ("cuda", "mps") if kind in known), None)
+        gpu = next((kind for kind in ("cuda", "mps") if kind in known), None)
         if accelerator == "auto":
-            return found or "cpu"
-        if found is None:
-            raise RecipeError(f"trainer.accelerator: gpu is asked for, but {_absence('gpu')} {_REMEDY}")
-        return found
+            return gpu or "cpu"
+        if gpu is None:
+            raise RecipeError(f"trainer.accelerator is gpu, but {_absence('gpu')} {_REMEDY}")
+        return gpu
     if accelerator in _KINDS and accelerator not in known:
-        raise RecipeError(f"trainer.accelerator: {accelerator} is asked for, but {_absence(accelerator)} {_REMEDY}")
+        raise RecipeError(f"trainer.accelerator is {accelerator}, but {_absence(accelerator)} {_REMEDY}")
     return accelerator
 
 
-_REMEDY = "Say `trainer.accelerator=auto`, or train on a machine that has one."
+_REMEDY = "Set `trainer.accelerator=auto`, or train on a machine that has one."
 
 
 def _absence(kind: str, index: int | None = None) -> str:
@@ -78,5 +78,5 @@ def _absence(kind: str, index: int | None = None) -> str:
     if index is not None and torch.cuda.is_available():
         return f"this machine has {torch.cuda.device_count()} GPU(s), numbered from 0."
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"the installed torch {torch.__version__} is built for the CPU alone."
+        return f"the installed torch {torch.__version__} is built for CPUs only."
     return "torch finds no GPU here (no GPU, no driver, or CUDA_VISIBLE_DEVICES hides it)."

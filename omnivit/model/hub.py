@@ -1,4 +1,4 @@
-"""Whether a Hugging Face hub id can be had: from the hub, from its cache, or not at all, which is said at once.
+"""Whether a Hugging Face hub id is available: from the hub, from its cache, or not at all, which is an error at once.
 
 The hub's client tries again for about half a minute, file by file, before it gives up; where nothing answers, its
 cached copy is used, or an error says what to do.
@@ -41,11 +41,11 @@ def on_hand(repository: str) -> Path | str:
         return repository
     cached = _cached(repository)
     if cached is None:
-        again = "take HF_HUB_OFFLINE away where there is a network, or " if offline else ""
+        remedy = "Unset HF_HUB_OFFLINE where there is a network, or download it" if offline else "Download it"
         raise RecipeError(
-            f"{repository!r} is no file or folder here, the hub {constants.ENDPOINT} cannot be asked ({reason}), and "
-            f"its cache {constants.HF_HUB_CACHE} has no copy. To mend it, {again}fetch it where there is one: "
-            f"`hf download {repository}`, and bring the cache here; or give the path of a folder with it."
+            f"{repository!r} is not a file or folder here, the hub {constants.ENDPOINT} cannot be reached ({reason}), "
+            f"and the cache {constants.HF_HUB_CACHE} has no copy. {remedy} on a machine with a network "
+            f"(`hf download {repository}`) and copy the cache here; or set the path of a local folder."
         )
     if not offline:
         _say_once(repository, reason)
@@ -58,26 +58,26 @@ def unreachable(moment: int = 0) -> str:
     del moment
     from huggingface_hub import constants
 
-    found = [f"no answer within {PATIENCE:g} s"]
+    reasons = [f"no answer within {PATIENCE:g} s"]
 
     def ask() -> None:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         try:
             urllib.request.urlopen(request, timeout=PATIENCE).close()
         except (urllib.error.HTTPError, ValueError):
-            found[0] = ""  # it answers: whether it has the model is its client's question
+            reasons[0] = ""  # it answers: whether it has the model is its client's question
         except urllib.error.URLError as error:
             certificate = "certificate" in str(error.reason).lower()  # the client may know others
-            found[0] = "" if certificate else str(error.reason)
+            reasons[0] = "" if certificate else str(error.reason)
         except OSError as error:
-            found[0] = str(error)
+            reasons[0] = str(error)
         else:
-            found[0] = ""
+            reasons[0] = ""
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up a name cannot be given a limit otherwise
     thread.start()
     thread.join(PATIENCE)
-    return found[0]
+    return reasons[0]
 
 
 def _cached(repository: str) -> Path | None:
@@ -92,4 +92,4 @@ def _cached(repository: str) -> Path | None:
 
 @functools.cache
 def _say_once(repository: str, reason: str) -> None:
-    log.warning("%s: the hub cannot be asked (%s): the cached copy is used.", repository, reason)
+    log.warning("%s: the hub cannot be reached (%s); the cached copy is used.", repository, reason)

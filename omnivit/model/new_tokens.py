@@ -60,9 +60,15 @@ class NewTokens(nn.Module):
         super().__init__()
         self.first, self.count = ids[0], len(ids)
         if list(ids) != list(range(self.first, self.first + self.count)) or self.first > len(table.weight):
-            raise RecipeError(f"new tokens have the ids {list(ids)}, the table {len(table.weight)} rows: a gap.")
+            raise RecipeError(
+                f"The new tokens have the ids {list(ids)}, but the table of embeddings has {len(table.weight)} rows: "
+                "the ids must be consecutive and must not begin after its end."
+            )
         if not (table.weight.is_floating_point() and head.weight.is_floating_point()):
-            raise RecipeError("the embeddings or the output head are quantized: new tokens have no place beside them.")
+            raise RecipeError(
+                "The embeddings or the output head are quantized, so tokens of heads cannot be added. Remove "
+                "`quantize`."
+            )
         self.embedding = nn.Parameter(_mean(table.weight, self.count))
         self.output = None if head.weight is table.weight else nn.Parameter(_mean(head.weight, self.count))
         bias = getattr(head, "bias", None)

@@ -80,7 +80,7 @@ class LayerPatching:
             self.around(module, functools.partial(_routed, self._twins[name]))
         found = self._twins[name].setdefault(slot, Twin(twin, inner))
         if found.module is not twin:
-            raise RecipeError(f"slot {slot!r}: two adapters give {name} a module for its media. Use one of them.")
+            raise RecipeError(f"slot {slot!r}: two adapters replace {name} for its media. Use only one of them.")
 
     def apply(self) -> None:
         """Make the changes. Called once, after LoRA."""
@@ -121,7 +121,7 @@ class LayerPatching:
         samples, columns = self._told.route.shape
         step = step_of(module, args, kwargs, columns)
         if step.size % samples:
-            raise LibraryError(f"{type(module).__name__} is called with {step.size} rows for a batch of {samples}.")
+            raise LibraryError(f"{type(module).__name__} was called with {step.size} samples for a batch of {samples}.")
         if step.start is None:
             raise LibraryError(
                 f"{type(module).__name__}: its cache does not count the tokens in it, so that adapters cannot know "
@@ -213,8 +213,8 @@ def chosen(layers: Sequence[Layer], numbers: Sequence[int] | None, every: int) -
         numbers = range(every - 1, len(layers), every)
     wrong = [number for number in numbers if not 0 <= number < len(layers)]
     if wrong or not numbers:
-        what = f"`layers` names {wrong[0]}" if wrong else "no layer is chosen"
-        raise RecipeError(f"{what}: the LLM has layers 0 to {len(layers) - 1}.")
+        what = f"`layers` contains {wrong[0]}" if wrong else "No layer is chosen"
+        raise RecipeError(f"{what}, but the LLM has the layers 0 to {len(layers) - 1}.")
     return [layers[number] for number in numbers]
 
 
@@ -225,8 +225,9 @@ def _layer(index: int, block: nn.Module, model: str) -> Layer:
     kinds = {parameter.kind for parameter in inspect.signature(type(block).forward).parameters.values()}
     if len(attention) != 1 or len(mlp) != 1 or inspect.Parameter.VAR_KEYWORD not in kinds:
         raise RecipeError(
-            f"{model}: its layer {type(block).__name__} ({', '.join(children)}) has not the one attention, the one MLP "
-            f"and the open arguments that changing a layer needs. Llama, Qwen 2 and 3, Gemma, Phi and Mistral have."
+            f"{model}: its layer {type(block).__name__} ({', '.join(children)}) cannot be changed, because it does not "
+            f"have exactly one attention, one MLP and a `**kwargs` in its forward. Available: Llama, Qwen 2 and 3, "
+            f"Gemma, Phi, Mistral."
         )
     norms = {name: child for name, child in children.items() if "norm" in name}
     return Layer(index, block, attention[0], mlp[0], norms)
@@ -237,8 +238,8 @@ def _check_maps_rows(module: nn.Module, name: str) -> None:
     needed = [part.name for part in inputs if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD]
     if len(needed) != 1:
         raise RecipeError(
-            f"{name}: {type(module).__name__} takes {', '.join(needed) or 'no rows'}: it does not map rows on their "
-            f"own, so media cannot have one for themselves."
+            f"{name}: {type(module).__name__} takes {', '.join(needed) or 'no tokens'}. Only a module that maps tokens "
+            f"one by one can have another module for the tokens of media."
         )
 
 

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUTO, FASTEST = "auto", "fastest"
-"""What a recipe says in `trainer.precision`, and as `dtype` of an LLM or encoder."""
+"""Values of `trainer.precision`, and of `dtype` of an LLM or encoder."""
 MARGIN = 1.3
-"""bfloat16 is chosen where it is so many times as fast as float32: no noise flips the choice."""
+"""bfloat16 is chosen only where it is this many times as fast as float32, so that noise does not change the choice."""
 EMULATED = 0.7
-"""A dtype below this share of float32's rate is one that the machine computes by other means."""
+"""A dtype below this share of float32's speed counts as emulated."""
 _SHAPE = 128, 576, 1536
 """Rows, inner and outer width of a product: a layer of a small LLM. More rows give the same rate on one core."""
 _PROBE_ROWS = 8
-"""A first product, of so few rows, tells whether the dtype is so slow that the whole one would take too long."""
+"""Rows of a first, small product: where it is slow, the full product is not computed."""
 _SECONDS = 0.03
 """Measured for each dtype."""
 _GPU_WIDTH = 2048
@@ -48,7 +48,7 @@ class EmulatedPrecision(OmniVitWarning):
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device multiplies a second."""
+    """The measured speed of a device."""
 
     device: str
     """`cpu`, `cuda`, or another kind of torch, which is not measured."""
@@ -73,12 +73,12 @@ class Rates:
 
 
 class Choice(NamedTuple):
-    """What `auto` and `fastest` stand for."""
+    """The values that `auto` and `fastest` are replaced by."""
 
     precision: str
     """Of Lightning's Trainer."""
     dtype: str
-    """Of weights that rest."""
+    """Of frozen weights."""
 
 
 SAFE, FAST = Choice("32-true", "float32"), Choice("bf16-mixed", "bfloat16")
@@ -120,14 +120,14 @@ def torch_dtype(name: str, device: str | None = None) -> torch.dtype:
 
 
 def open_places(recipe: Recipe) -> list[str]:
-    """Where a recipe leaves the precision to the machine: `trainer.precision`, `model.llm.dtype`, ..."""
+    """The places where a recipe leaves the precision to the machine: `trainer.precision`, `model.llm.dtype`, ..."""
     places = ["trainer.precision"] if recipe.trainer.get("precision") == AUTO else []
     fastest = (block.where for block in blocks_of(recipe) if block.options.get("dtype") == FASTEST)
     return [*places, *((where / "dtype").path for where in fastest)]
 
 
 def settle(recipe: Recipe, choice: Choice) -> Recipe:
-    """The recipe with concrete values where it said `auto` and `fastest`."""
+    """The recipe with concrete values instead of `auto` and `fastest`."""
 
     def settled_options(block: Block) -> Mapping[str, Any]:
         fastest = block.options.get("dtype") == FASTEST
@@ -143,14 +143,14 @@ def settle(recipe: Recipe, choice: Choice) -> Recipe:
 
 def asked(model: nn.Module, precision: Any = None) -> dict[str, str]:
     """What computes in 16 bits -> its dtype: `trainer.precision`, and the weights of `llm`, `encoders.image`, ..."""
-    found = {}
+    places = {}
     if (dtype := compute_dtype(precision)) in ("bfloat16", "float16"):
-        found[f"trainer.precision: {precision}"] = dtype
+        places[f"trainer.precision: {precision}"] = dtype
     for name, parameter in model.named_parameters():
         dtype = str(parameter.dtype).removeprefix("torch.")
         if dtype in ("bfloat16", "float16"):
-            found.setdefault(f"the weights of {_component(name)}", dtype)
-    return found
+            places.setdefault(f"the weights of {_component(name)}", dtype)
+    return places
 
 
 def compute_dtype(precision: Any) -> str:
@@ -160,7 +160,7 @@ def compute_dtype(precision: Any) -> str:
 
 
 def emulation(places: Mapping[str, str], device: str) -> str:
-    """What is to be said where a model computes in a dtype that the device emulates; empty where it does not.
+    """The warning for a model that computes in a dtype that the device emulates; empty where it does not.
 
     Args:
         places: as `asked` gives them.
@@ -172,13 +172,13 @@ def emulation(places: Mapping[str, str], device: str) -> str:
     slow = {place: dtype for place, dtype in places.items() if dtype in rates.emulated}
     if not slow:
         return ""
-    said = " and ".join(f"{place} ({dtype})" for place, dtype in slow.items())
+    names = " and ".join(f"{place} ({dtype})" for place, dtype in slow.items())
     dtype = next(iter(slow.values()))
     times = rates.gflops["float32"] / rates.gflops[dtype]
     return (
-        f"{said}: {dtype} is emulated on this machine ({rates.name}), at {number(rates.gflops[dtype])} {rates.unit} "
-        f"against {number(rates.gflops['float32'])} in float32, {times:.1f} times slower. In a recipe, "
-        f"`precision: {AUTO}` and `dtype: {FASTEST}` choose what is fast."
+        f"{names}: {dtype} is emulated on this machine ({rates.name}). It computes {number(rates.gflops[dtype])} "
+        f"{rates.unit}, {times:.1f} times slower than float32 ({number(rates.gflops['float32'])}). In a recipe, "
+        f"`precision: {AUTO}` and `dtype: {FASTEST}` choose a fast dtype."
     )
 
 

@@ -1,4 +1,4 @@
-"""Transformers' own loading, made strict: a checkpoint that lacks a weight is refused, and failures say what to do."""
+"""Strict loading of transformers models: a checkpoint that lacks a weight is an error, and errors say what to do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from omnivit.errors import OmniVitError, RecipeError
 
 REMOTE_CODE = {"trust_remote_code": False}
-"""For every Auto class of transformers: unsaid, it asks at the terminal whether to run a checkpoint's code."""
+"""For every Auto class of transformers, which otherwise asks at the terminal whether to run a checkpoint's code."""
 
 
 @contextmanager
 def unasked() -> Iterator[None]:
-    """Keep transformers from asking at the terminal: code that nobody trusted is an error at once."""
+    """Inside, transformers does not ask at the terminal whether to run code of a checkpoint; it is an error at once."""
     from transformers import dynamic_module_utils
 
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
@@ -28,10 +28,10 @@ def unasked() -> Iterator[None]:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what transformers and the hub client raise, in many ways, into an error that says what was wanted.
+    """Inside, any exception of transformers or the hub client becomes a RecipeError that begins with `what`.
 
     Raises:
-        RecipeError: in the place of anything but an OmniVitError.
+        RecipeError: instead of anything but an OmniVitError.
     """
     try:
         with unasked():
@@ -42,8 +42,8 @@ def explained(what: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason or "remote code" in reason:
             raise RecipeError(
-                f"{what}: it brings Python code of its own, which nobody said to trust. Look at that code; then say "
-                f"`trust_remote_code: true` where the plugin has this option (`causal` has). ({reason[:300]})"
+                f"{what}: the checkpoint contains Python code, which is not run unless you trust it. Read that code, "
+                f"then set `trust_remote_code: true` if the plugin has this option (`causal` has). ({reason[:300]})"
             ) from error
         raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error
 
@@ -55,10 +55,10 @@ def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
         cls: a transformers model or auto class.
         place: a folder or a hub id.
         name: what the recipe calls it, for errors.
-        **options: handed through.
+        **options: passed to `from_pretrained`.
 
     Raises:
-        RecipeError: nothing loadable is there, or weights are missing or of other shapes.
+        RecipeError: nothing can be loaded from there, or weights are missing or have other shapes.
     """
     with explained(f"{name}: cannot be loaded"):
         model, report = cls.from_pretrained(place, output_loading_info=True, use_safetensors=True, **options)
@@ -66,7 +66,8 @@ def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
     if lacking:
         raise RecipeError(
             f"{name}: the checkpoint lacks {len(lacking)} weights of {type(model).__name__}: "
-            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}. It is damaged, or another model's."
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}. It is damaged, or belongs to another "
+            "model."
         )
     return model
 

@@ -48,12 +48,12 @@ def check_lengths(slot: str, features: Features, batch: Batch) -> None:
         return
     if len(actual) != len(media.lengths):
         raise SpliceError(
-            f"slot {slot!r}: the batch holds {len(media.lengths)} media, but {len(actual)} came out of encoder and "
-            f"adapter. They must return one entry for each medium, in order."
+            f"slot {slot!r}: the batch contains {len(media.lengths)} media, but encoder and adapter returned "
+            f"{len(actual)}. They must return one entry for each medium, in order."
         )
     wrong = int((actual != media.lengths).nonzero()[0])
     raise SpliceError(
         f"slot {slot!r}, {batch.names[media.samples[wrong]]}: medium {wrong} of the batch has "
-        f"{int(actual[wrong])} rows, but {int(media.lengths[wrong])} were reserved in the token sequence. "
-        f"`processor.length` and `adapter.length` must say exactly what encoder and adapter return."
+        f"{int(actual[wrong])} tokens, but {int(media.lengths[wrong])} were reserved in the sequence. "
+        f"`processor.length` and `adapter.length` must return exactly what encoder and adapter return."
     )

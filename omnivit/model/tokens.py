@@ -1,4 +1,4 @@
-"""Tokenizers by their place, and a byte-level one built in code, for tiny models that need nothing from outside."""
+"""Tokenizers by their path, and a byte-level one built in code, for tiny models that need no files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omnivit.model.pretrained import REMOTE_CODE, explained
 from omnivit.model.weights import locate
 
 BYTES = "bytes"
-"""What a recipe says for the byte-level tokenizer."""
+"""The name of the byte-level tokenizer in recipes."""
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 RESERVED = tuple(f"<|reserved_{number}|>" for number in range(5))
 CHATML = (
@@ -36,14 +36,14 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def read_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """A tokenizer by its place: a hub id, a folder, `pkg:NAME/FOLDER`, or `bytes` for the byte-level one.
+    """A tokenizer by its path: a hub id, a folder, `pkg:NAME/FOLDER`, or `bytes` for the byte-level one.
 
     Raises:
         RecipeError: there is none, or it cannot be read.
     """
     if path == BYTES:
         return byte_tokenizer()
-    with explained(f"no tokenizer can be read from {path!r}"):
+    with explained(f"The tokenizer {path!r} cannot be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(path), **REMOTE_CODE)
         return tokenizer
 

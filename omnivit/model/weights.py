@@ -1,6 +1,6 @@
-"""Where weights lie, and how they are read: places that a recipe names, GGUF conversion, state files.
+"""Places of weights, and how they are read: paths in recipes, conversion of GGUF, files of weights.
 
-Nothing here is unpickled beyond tensors, and nothing is written but the user's cache folder.
+Only tensors are unpickled, and only the user's cache folder is written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def locate(path: str) -> Path | str:
 
 
 def _named(path: str) -> Path | str:
-    """`locate` without a word with the hub."""
+    """`locate` without asking the hub."""
     if path.startswith(PACKAGE):
         return _in_package(path)
     local = Path(path).expanduser()
@@ -56,9 +56,9 @@ def _named(path: str) -> Path | str:
     if HUB_ID.fullmatch(path) and local.suffix not in (*STATE_SUFFIXES, ".gguf"):
         return path
     raise RecipeError(
-        f"path {path!r}: no such file or folder (from {Path.cwd()}), and it has not the form of a hub id. "
-        f"Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in an "
-        f"installed package."
+        f"path {path!r}: there is no such file or folder (from {Path.cwd()}), and it does not have the form of a hub "
+        f"id. Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in "
+        f"an installed package."
     )
 
 
@@ -67,17 +67,17 @@ def require_weights(path: str | None, folders: bool = True) -> None:
 
     Args:
         path: a file, a folder with weights in it, a hub id (which is not looked up), or None: random weights.
-        folders: whether a folder must hold a file of weights itself.
+        folders: whether a folder must contain a file of weights itself.
 
     Raises:
-        RecipeError, PluginError: as `locate`, or the folder holds no weights.
+        RecipeError, PluginError: as `locate`, or the folder contains no weights.
     """
     place = None if path is None else _named(path)
     if folders and isinstance(place, Path) and place.is_dir():
         names = sorted(entry.name for entry in place.iterdir())
         if not any(Path(name).suffix in STATE_SUFFIXES for name in names):
             raise RecipeError(
-                f"path {path!r}: the folder holds no weights (*{', *'.join(STATE_SUFFIXES)}). It holds: "
+                f"path {path!r}: the folder contains no weights (*{', *'.join(STATE_SUFFIXES)}). It contains: "
                 f"{', '.join(names[:8]) or 'nothing'}{', ...' if len(names) > 8 else ''}."
             )
 
@@ -90,7 +90,7 @@ def is_gguf(place: Path | str) -> bool:
 def _in_package(path: str) -> Path:
     name, _, inner = path.removeprefix(PACKAGE).partition("/")
     if not name.isidentifier():
-        raise RecipeError(f"path {path!r}: {name!r} is no package name. Write pkg:NAME/FILE.")
+        raise RecipeError(f"path {path!r}: {name!r} is not the name of a package. Write pkg:NAME/FILE.")
     found = importlib.util.find_spec(name)
     folders = list(found.submodule_search_locations or ()) if found else []
     if not folders:
@@ -99,27 +99,27 @@ def _in_package(path: str) -> Path:
         )
     parts = Path(inner)
     if parts.is_absolute() or ".." in parts.parts:
-        raise RecipeError(f"path {path!r}: must stay inside the package: no `..`, no absolute path.")
+        raise RecipeError(f"path {path!r}: the path must be inside the package, without `..` and not absolute.")
     for folder in folders:
         if (Path(folder) / parts).exists():
             return Path(folder) / parts
     near = Path(folders[0]) / parts.parent
     names = [entry.name for entry in near.iterdir()] if near.is_dir() else []
-    raise RecipeError(f"path {path!r}: {near} holds no {parts.name!r}; {suggest(parts.name, names)}")
+    raise RecipeError(f"path {path!r}: {near} does not contain {parts.name!r}; {suggest(parts.name, names)}")
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """Read a file of weights: `.safetensors`, or `.pth`, `.pt`, `.bin` with tensors alone.
 
     A checkpoint that keeps its weights under `state_dict` or `model` is unwrapped, and the prefix `module.` of
-    DataParallel is taken off.
+    DataParallel is removed.
 
     Raises:
-        RecipeError: the suffix is another, the file is damaged, or it holds anything but tensors.
+        RecipeError: the suffix is unknown, the file is damaged, or it contains anything but tensors.
     """
     path = Path(path)
     if path.suffix not in STATE_SUFFIXES or not path.is_file():
-        raise RecipeError(f"{path}: is no file of weights. Available: files ending in {', '.join(STATE_SUFFIXES)}.")
+        raise RecipeError(f"{path} is not a file of weights. Available: files that end in {', '.join(STATE_SUFFIXES)}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -128,8 +128,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or pickled file fails in many ways
         raise RecipeError(
-            f"{path}: cannot be read as plain weights ({type(error).__name__}: {_first_line(error)}). Nothing but "
-            f"tensors is unpickled; convert the file to .safetensors where you trust it."
+            f"{path} cannot be read as plain weights ({type(error).__name__}: {_first_line(error)}). Only tensors are "
+            f"unpickled; convert the file to .safetensors if you trust it."
         ) from error
     return _unwrapped(content, path)
 
@@ -139,7 +139,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise RecipeError(f"{path}: holds {type(content).__name__} and not named tensors alone. Save a state_dict.")
+        raise RecipeError(f"{path} contains {type(content).__name__} and not only named tensors. Save a state_dict.")
     state = {str(key): value for key, value in content.items()}
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -153,26 +153,26 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object,
         model: filled in place.
         state: name -> tensor.
         source: where the state came from, for errors.
-        ignored: modules and parameters that the state may hold though the model has no use for them.
+        ignored: modules and parameters that the state may contain although the model does not have them.
 
     Raises:
         RecipeError: names or shapes differ; lists the first of them.
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    current = model.state_dict()
+    missing = [key for key in current if key not in state and not key.endswith("num_batches_tracked")]
     superfluous = tuple(f"{name}." for name in ignored)
-    unknown = [key for key in state if key not in own and not f"{key}.".startswith(superfluous)]
+    unknown = [key for key in state if key not in current and not f"{key}.".startswith(superfluous)]
     misshapen = [
-        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} {list(state[key].shape)} for {list(current[key].shape)}"
+        for key in current
+        if key in state and state[key].shape != current[key].shape
     ]
     if missing or unknown or misshapen:
         raise RecipeError(
-            f"{source}: does not fit the model. {_listed('Missing', missing)} {_listed('Unknown', unknown)} "
-            f"{_listed('Other shapes', misshapen)} Is it the weights of another architecture or image size?"
+            f"{source} does not fit the model. {_listed('Missing', missing)} {_listed('Unknown', unknown)} "
+            f"{_listed('Other shapes', misshapen)} Are these weights for another architecture or image size?"
         )
-    model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    model.load_state_dict({key: state[key] for key in current if key in state}, strict=False)
 
 
 def _listed(title: str, names: list[str]) -> str:
@@ -196,11 +196,11 @@ def convert_gguf(path: Path) -> Path:
     """Convert a GGUF file to a Hugging Face folder (float32 safetensors, tokenizer, template), once.
 
     4-bit values with 16-bit scales and offsets fit neither bfloat16 nor float16 exactly: hence float32. The folder is
-    written beside its final place and renamed when whole; two processes do the work once.
+    written next to its final place and renamed when complete; two processes do the work only once.
 
     Raises:
         PluginError: `gguf` or `accelerate` is not installed.
-        RecipeError: the file is no GGUF that transformers can read.
+        RecipeError: transformers cannot read the file.
     """
     target = converted_gguf(path)
     if target.is_dir():
@@ -228,7 +228,7 @@ def _save_as_hf(path: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except Exception as error:  # transformers and gguf fail in many ways on a file that they do not know
         raise RecipeError(
-            f"{path}: cannot be read as GGUF by transformers ({type(error).__name__}: {_first_line(error)}). "
+            f"{path}: transformers cannot read this GGUF file ({type(error).__name__}: {_first_line(error)}). "
             f"Use the model's safetensors folder or hub id instead."
         ) from error
     del model.config.quantization_config  # else saving is refused, though the weights are plain tensors by now
@@ -244,7 +244,7 @@ def require(*modules: str, extra: str, purpose: str) -> None:
     """Check that optional packages are installed, without importing them.
 
     Raises:
-        PluginError: names the missing one and the extra that brings it.
+        PluginError: names the missing package and the extra that installs it.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

@@ -1,7 +1,7 @@
-"""What is wrong with a plugin that cannot be used, and what to do about it, in words.
+"""Messages about plugins that cannot be used: what is wrong, and what to do.
 
-Whatever a stranger wrote (names, versions, messages) is shown harmlessly, and no command is proposed that a hostile
-name could turn into another.
+Texts of others (names, versions, messages) are shown harmlessly, and no command is proposed that a hostile name could
+turn into another command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omnivit.registry.names import DISTRIBUTION, Wanted, harmless, printable
 
 
 class Reference(NamedTuple):
-    """The value of an entry point, taken apart."""
+    """The parts of an entry point's value."""
 
     module: str
     attribute: str
@@ -28,7 +28,7 @@ class Reference(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a plugin, and what to do about it; clauses without a full stop."""
+    """What is wrong with a plugin, and what to do; clauses without a full stop."""
 
     problem: str
     remedy: str
@@ -64,20 +64,20 @@ def exactly(version: str) -> str:
 
 def install(claim: Claim, extras: Sequence[str] = ()) -> str:
     """How to install what a claim's distribution lacks."""
-    requirement = package(claim.owner.facts.name, extras) if claim.owner else ""
-    if not requirement:
-        return "install again what registers it, or tell its authors"
-    return f"pip install {requirement}" + (f" (extra{'s' if extras[1:] else ''} {', '.join(extras)})" if extras else "")
+    target = package(claim.owner.facts.name, extras) if claim.owner else ""
+    if not target:
+        return "install the distribution that registers it again, or report it to its authors"
+    return f"pip install {target}" + (f" (extra{'s' if extras[1:] else ''} {', '.join(extras)})" if extras else "")
 
 
 def reinstall(claim: Claim) -> str:
-    """What to do about a claim that leads nowhere."""
+    """What to do about a claim whose module or class does not exist."""
     if claim.owner is None:
         return _find(names.parse(claim.value))
-    requirement = package(claim.owner.facts.name)
-    if not requirement:
-        return "remove what registers it and install it again, or tell its authors"
-    return f"pip install --upgrade --force-reinstall {requirement}, or tell its authors"
+    target = package(claim.owner.facts.name)
+    if not target:
+        return "remove the distribution that registers it and install it again, or report it to its authors"
+    return f"pip install --upgrade --force-reinstall {target}, or report it to its authors"
 
 
 def _find(request: Wanted) -> str:
@@ -93,7 +93,7 @@ def correct(claim: Claim) -> str:
     """What to do about an entry point that is malformed."""
     if claim.owner is None:
         return "write `name: my.module:MyClass`, or `name: DISTRIBUTION:NAME` as `omnivit plugins` lists them"
-    return f"correct the entry point of {harmless(claim.owner.facts.name)}, or tell its authors"
+    return f"correct the entry point of {harmless(claim.owner.facts.name)}, or report it to its authors"
 
 
 def choose(claims: Sequence[Claim]) -> Fault:
@@ -103,11 +103,11 @@ def choose(claims: Sequence[Claim]) -> Fault:
         return Fault(f"{owners[0]} claims the name {len(claims)} times", correct(claims[0]))
     direct = " or ".join(f"`name: {_alone(claim)}`" for claim in claims)
     many = "both" if len(owners) == 2 else "all"
-    return Fault(f"{' and '.join(owners)} {many} claim the name", f"uninstall one of them, or say which: {direct}")
+    return Fault(f"{' and '.join(owners)} {many} claim the name", f"uninstall one of them, or choose one: {direct}")
 
 
 def _alone(claim: Claim) -> str:
-    """A name that means this claim and no other: by its distribution, or by its class where that has no name."""
+    """A name of this claim alone: by its distribution, or by its class where that has no name."""
     distribution = package(claim.owner.facts.name) if claim.owner else ""
     return f"{distribution}:{claim.name}" if distribution else harmless(claim.value.partition("[")[0].strip())
 
@@ -117,15 +117,15 @@ def failed_import(claim: Claim, reference: Reference, error: BaseException) -> F
     absent = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     if absent and f"{reference.module}.".startswith(f"{absent}."):
         return Fault(f"module '{harmless(absent)}' is not found", reinstall(claim))
-    said = printable(f"{type(error).__name__}: {error}")
-    problem = f"importing {harmless(reference.module)} failed{place(error)}: {said}"
+    reason = printable(f"{type(error).__name__}: {error}")
+    problem = f"importing {harmless(reference.module)} failed{place(error)}: {reason}"
     lacking = introspection.lacks(claim.owner.facts, reference.extras) if claim.owner else []
     if lacking:
         return Fault(f"{problem} ({', '.join(lacking)})", install(claim, reference.extras))
     if absent:
         undeclared = f"; {harmless(claim.owner.facts.name)} does not declare it" if claim.owner else ""
         return Fault(problem, f"install the package that provides module '{harmless(absent)}'{undeclared}")
-    todo = f"correct {harmless(reference.module)}, or tell its authors; OMNIVIT_TRACEBACK=1 shows the traceback"
+    todo = f"correct {harmless(reference.module)}, or report it to its authors; OMNIVIT_TRACEBACK=1 shows the traceback"
     return Fault(problem, todo)
 
 
@@ -142,8 +142,8 @@ def place(error: BaseException) -> str:
 def other_version(claim: Claim, requested: int, installed: int) -> Fault:
     """What to do where a recipe asks for another version of a plugin than the one that is installed."""
     has = str(claim.owner) if claim.owner else "the class"
-    problem = f"version {requested} is asked for, and {has} has version {installed}"
-    instead = f"or ask for the one that is there: `{names.parse(claim.name).name}@{installed}`"
+    problem = f"the recipe requests version {requested}, but {has} has version {installed}"
+    instead = f"or request the installed one: `{names.parse(claim.name).name}@{installed}`"
     release = package(claim.owner.facts.name) if claim.owner else ""
     if claim.owner is None or not release:
         return Fault(problem, f"get version {requested} from its authors, {instead}")
@@ -151,4 +151,4 @@ def other_version(claim: Claim, requested: int, installed: int) -> Fault:
         return Fault(problem, f"pip install --upgrade {release}, {instead}")
     version = claim.owner.facts.version
     older = package(claim.owner.facts.name, pin=f"<{version}") if exactly(version) else release
-    return Fault(problem, f"install an older release, which has it: pip install {older}, {instead}")
+    return Fault(problem, f"install an older release that has it: pip install {older}, {instead}")

@@ -1,5 +1,5 @@
 """Who claims which plugin name: every installed distribution's entry points in our groups, read so that a damaged
-distribution is told about and harms no other.
+distribution is reported and does not affect others.
 
 Nothing here imports a plugin. Claims are read once, and again when a folder of `sys.path` has changed.
 """
@@ -20,11 +20,11 @@ from omnivit.registry import introspection, names
 from omnivit.registry.names import harmless
 
 GROUPS = "omnivit."
-"""What our entry-point groups begin with."""
+"""The prefix of our entry-point groups."""
 FILE = "entry_points.txt"
 SETTLED = 2.0
-"""Seconds after which a folder's time of change is trusted: file systems count it in steps, so that two changes in
-quick succession can bear one time."""
+"""Seconds after which a folder's time of change is trusted: file systems count it in steps, so that two quick changes
+can have the same time."""
 
 
 class Owner:
@@ -54,7 +54,7 @@ class Claim:
     owner: Owner | None = None
     """None: named directly."""
     fault: str = ""
-    """Why it cannot be used, as far as its line tells; a clause."""
+    """Why it cannot be used, as far as its line shows; a clause."""
 
 
 class Damaged(NamedTuple):
@@ -65,7 +65,7 @@ class Damaged(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What all installed distributions say."""
+    """The claims of all installed distributions."""
 
     groups: Mapping[str, tuple[Claim, ...]]
     damaged: tuple[Damaged, ...]
@@ -95,9 +95,9 @@ def _read() -> Reading:
         try:
             text = _text(owner.distribution)
             entries = [_claim(line, owner) for line in lines(text) if line.group.startswith(GROUPS)] if text else []
-        except Exception as error:  # of a stranger's finder, or a disk: nobody else shall suffer
-            said = names.printable(f"{type(error).__name__}: {error}")
-            damaged.append(Damaged(owner, f"its {FILE} cannot be read: {said}"))
+        except Exception as error:  # of anyone's finder, or a disk: it must not affect other distributions
+            reason = names.printable(f"{type(error).__name__}: {error}")
+            damaged.append(Damaged(owner, f"its {FILE} cannot be read: {reason}"))
             continue
         for claim in entries:
             groups.setdefault(claim.group, {})[claim] = None
@@ -105,12 +105,12 @@ def _read() -> Reading:
 
 
 def _owners() -> Iterator[Owner]:
-    """Every installed distribution; of several of one name the first on the path, as it is the one that is imported."""
+    """Every installed distribution; of several with one name the first on the path, which is the one imported."""
     seen = set()
     for distribution in metadata.distributions():
         try:  # from the folder's name: not read
             name = getattr(distribution, "_normalized_name", None) or distribution.metadata["Name"]
-        except Exception:  # without a name it hides nobody, and what it claims is still told
+        except Exception:  # without a name it hides no other, and its claims are still listed
             name = None
         if name is None or name not in seen:
             seen.add(name)
@@ -118,13 +118,13 @@ def _owners() -> Iterator[Owner]:
 
 
 def owners_of(top: str) -> list[Owner]:
-    """The distributions that hold a top-level module or package, sorted by name."""
-    found = [owner for owner in _owners() if top in _tops(owner.distribution)]
-    return sorted(found, key=lambda owner: owner.facts.name)
+    """The distributions that contain a top-level module or package, sorted by name."""
+    owners = [owner for owner in _owners() if top in _tops(owner.distribution)]
+    return sorted(owners, key=lambda owner: owner.facts.name)
 
 
 def _tops(distribution: metadata.Distribution) -> set[str]:
-    """The top-level modules that a distribution holds; of one that cannot be read, none."""
+    """The top-level modules that a distribution contains; none where it cannot be read."""
     try:
         stated = distribution.read_text("top_level.txt")
         if stated:
@@ -139,18 +139,18 @@ def _text(distribution: metadata.Distribution) -> str:
     """The content of an entry_points.txt, with U+FFFD for bytes that are not UTF-8; empty where there is none.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: it exists and cannot be read.
     """
     try:
         text = distribution.read_text(FILE)
     except UnicodeDecodeError as error:
         return bytes(error.object).decode("utf-8", "replace")
-    if text is None and _is_there(distribution):  # `read_text` keeps silent about what it may not open
-        raise PermissionError("it is no file, or may not be opened")
+    if text is None and _exists(distribution):  # `read_text` returns None for a file that it may not open
+        raise PermissionError("it is not a file, or must not be opened")
     return text or ""
 
 
-def _is_there(distribution: metadata.Distribution) -> bool:
+def _exists(distribution: metadata.Distribution) -> bool:
     folder: Any = getattr(distribution, "_path", None)  # of those that lie in folders and zip files
     try:
         return folder is not None and (folder / FILE).exists()
@@ -166,14 +166,14 @@ def lines(text: str) -> Iterator[_Line]:
             continue
         place = f"line {number} of its {FILE}"
         if line.startswith("["):
-            whole = line.endswith("]")
+            closed = line.endswith("]")
             group = line.strip("[]").strip()
-            fault = "" if whole else f"{place}, '{harmless(line)}', is no section: ']' is missing"
+            fault = "" if closed else f"{place}, '{harmless(line)}', is not a section: ']' is missing"
             continue
         name, equals, value = (part.strip() for part in line.partition("="))
         wrong = "" if equals else f"{place}, '{harmless(line)}', is not of the form 'NAME = module:Class'"
         if "\ufffd" in line:
-            wrong = f"{place} holds bytes that are not UTF-8"
+            wrong = f"{place} contains bytes that are not UTF-8"
         if group:
             yield _Line(group, name, value, fault or wrong)
 
@@ -181,12 +181,12 @@ def lines(text: str) -> Iterator[_Line]:
 def _claim(line: _Line, owner: Owner) -> Claim:
     fault = line.fault
     if not fault and not names.LEGAL.fullmatch(line.name):
-        fault = f"its name is none that a plugin may have: {names.RULE}"
+        fault = f"a plugin may not have this name; allowed: {names.RULE}"
     return Claim(line.name, line.value, line.group, owner, fault)
 
 
 class _Kept:
-    """The last reading, and the state of the path that it is of."""
+    """The last reading, and the state of the path at that time."""
 
     state: object = None
     reading: Reading = Reading(MappingProxyType({}), ())
@@ -196,7 +196,7 @@ _kept = _Kept()
 
 
 def _state() -> object:
-    """What tells whether distributions came or went; None while a folder has changed only just now."""
+    """Changes when distributions are installed or removed; None if a folder has changed only just now."""
     state: list[object] = [*map(id, sys.meta_path)]
     now = time.time()
     for entry in sys.path:

@@ -1,4 +1,4 @@
-"""The version of the plugin contract: what this OmniViT speaks, what it still accepts, and what of it has changed.
+"""The version of the plugin contract: the current one, those that are still accepted, and what has changed.
 
 Knows no kind of plugin. docs/plugins/migrating.md says what follows for authors.
 """
@@ -17,17 +17,17 @@ from omnivit.errors import ContractWarning
 from omnivit.registry.names import harmless
 
 CONTRACT = 1
-"""The contract of this OmniViT; a plugin says which one it was written for: `contract = 1`."""
+"""The contract of this OmniViT; a plugin states the one that it was written for: `contract = 1`."""
 ACCEPTED = range(1, CONTRACT + 1)
 """Plugins written for one of these run."""
 DEPRECATED: Mapping[int, str] = MappingProxyType({})
-"""Accepted contract that will not be for long -> what authors do about it."""
+"""A contract that is accepted, but not for long -> what authors do about it."""
 GUIDE = "docs/plugins/migrating.md"
 
 
 @dataclass(frozen=True)
 class Change:
-    """A feature of the contract that has gone or is going: an attribute that a plugin may define."""
+    """A feature of the contract that was or will be removed: an attribute that a plugin may define."""
 
     kind: str
     """`encoder`, `adapter`, `llm`, `reader` or `head`."""
@@ -35,7 +35,7 @@ class Change:
     deprecated: int
     """The first contract in which defining it warns."""
     removed: int | None
-    """The first contract in which defining it is refused, so that nothing is silently without effect."""
+    """The first contract in which defining it is an error, so that it is never ignored silently."""
     note: str
     """What authors write instead."""
 
@@ -46,7 +46,7 @@ CHANGES: tuple[Change, ...] = ()
 
 @dataclass(frozen=True)
 class Terms:
-    """What plugins are judged by."""
+    """The rules that plugins are judged by."""
 
     current: int = CONTRACT
     accepted: range = ACCEPTED
@@ -55,11 +55,11 @@ class Terms:
 
 
 TERMS = Terms()
-"""Those of this OmniViT."""
+"""The rules of this OmniViT."""
 
 
 class Verdict(NamedTuple):
-    """What the contract says about a plugin. Clauses without a full stop."""
+    """The result of judging a plugin. Clauses without a full stop."""
 
     problem: str = ""
     """Why it is refused; empty if it is not."""
@@ -72,11 +72,11 @@ def judge(plugin: type[Any], base: type[Any], kind: str, terms: Terms = TERMS) -
 
     Args:
         plugin: a class.
-        base: the core's base class of its kind; what that defines is not the plugin's doing.
+        base: the core's base class of its kind; its own attributes do not count.
         kind: of plugin, such as `encoder`.
-        terms: what counts.
+        terms: the rules.
     """
-    verdict = judge_version(getattr(plugin, "contract", 1), terms)  # one that says nothing is of the first
+    verdict = judge_version(getattr(plugin, "contract", 1), terms)  # a plugin that states none is of the first
     if verdict.problem:
         return verdict
     notes = list(verdict.warnings)
@@ -97,8 +97,8 @@ def judge(plugin: type[Any], base: type[Any], kind: str, terms: Terms = TERMS) -
 def judge_version(stated: object, terms: Terms = TERMS) -> Verdict:
     """Whether the contract that a plugin states is accepted."""
     if isinstance(stated, bool) or not isinstance(stated, int) or stated < 1:
-        found = harmless(repr(stated))
-        return Verdict(f"its `contract` is {found}, not a whole number above 0", f"write `contract = {terms.current}`")
+        value = harmless(repr(stated))
+        return Verdict(f"its `contract` is {value}, not a whole number above 0", f"write `contract = {terms.current}`")
     if stated in terms.accepted:
         note = terms.deprecated.get(stated)
         return Verdict(warnings=() if note is None else (f"it is written for contract {stated}: {note} ({GUIDE})",))
@@ -106,15 +106,15 @@ def judge_version(stated: object, terms: Terms = TERMS) -> Verdict:
     accepts = f"contract {last}" if first == last else f"contracts {first} to {last}"
     problem = f"it is written for contract {stated}; this OmniViT accepts {accepts}"
     if stated > last:
-        return Verdict(problem, 'install an OmniViT that speaks it: pip install --upgrade "omnivit"')
-    return Verdict(problem, f"install a newer version of it; authors: {GUIDE} says what to change")
+        return Verdict(problem, 'install a newer OmniViT: pip install --upgrade "omnivit"')
+    return Verdict(problem, f"install a newer version of the plugin; authors: {GUIDE} lists what to change")
 
 
 def warn(plugin: str, verdict: Verdict) -> None:
-    """Say once what a later OmniViT will refuse.
+    """Warn once of what a later OmniViT will refuse.
 
     Args:
-        plugin: whom the warning is about: kind, name, distribution and version.
+        plugin: kind, name, distribution and version, for the message.
         verdict: of `judge`.
     """
     for text in verdict.warnings:
@@ -129,5 +129,5 @@ def _warn(text: str) -> None:
 def _defines(plugin: type[Any], base: type[Any], attribute: str) -> bool:
     """Whether a plugin, or a base class of its own, defines an attribute; what the core defines does not count."""
     core = [base, *(cls for cls in inspect.getmro(plugin) if cls.__module__.partition(".")[0] == "omnivit")]
-    own = [cls for cls in inspect.getmro(plugin) if not any(issubclass(other, cls) for other in core)]
-    return any(attribute in vars(cls) for cls in own)
+    outside = [cls for cls in inspect.getmro(plugin) if not any(issubclass(base, cls) for base in core)]
+    return any(attribute in vars(cls) for cls in outside)

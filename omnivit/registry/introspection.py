@@ -1,4 +1,4 @@
-"""What can be known of a plugin without importing it: where its module stands, what it defines, what it requires.
+"""What can be known of a plugin without importing it: where its module is, what it defines, what it requires.
 
 Nothing here imports a plugin or any of its parent packages, and nothing knows what a plugin is for.
 """
@@ -28,15 +28,15 @@ from omnivit.errors import suggest
 from omnivit.registry.names import harmless, printable
 
 LARGEST = 2_000_000
-"""Bytes of source that are looked into; a larger module is taken to define what is asked of it."""
+"""Most bytes of source that are read; a larger module is assumed to define the plugin."""
 UNKNOWN = "unknown"
-"""Name or version that a broken installation does not tell."""
+"""Name or version that a broken installation does not state."""
 
 
 def find_module(name: str) -> ModuleSpec | None:
     """Find a module where `import` would, without importing its parents (which `importlib.util.find_spec` does).
 
-    A parent that changes its own `__path__` while it is imported is not seen through.
+    A parent that changes its own `__path__` while it is imported is not understood.
     """
     parts = name.split(".")
     spec = _find_top(parts[0])
@@ -98,10 +98,10 @@ def bound_names(module: ast.Module) -> set[str] | None:
 
 
 class Definition(NamedTuple):
-    """What the source of a module tells of a class."""
+    """What the source of a module shows of a class."""
 
     problem: str
-    """Why an import cannot find it there; empty if nothing speaks against it."""
+    """Why an import would not find it there; empty if no reason is known."""
     body: ast.ClassDef | None = None
     """Its statement, where one of the top level defines it."""
     loaded: object = None
@@ -109,13 +109,13 @@ class Definition(NamedTuple):
 
     def literal(self, attribute: str) -> object:
         """The constant that the class body assigns to an attribute; None where it does not, or not a constant."""
-        constant = getattr(self.loaded, attribute, None)
+        literal = getattr(self.loaded, attribute, None)
         for node in self.body.body if self.body is not None else ():
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
                 value = getattr(node, "value", None)
-                constant = value.value if isinstance(value, ast.Constant) else None
-        return constant
+                literal = value.value if isinstance(value, ast.Constant) else None
+        return literal
 
 
 def definition(module: str, attribute: str) -> Definition:
@@ -135,7 +135,9 @@ def definition(module: str, attribute: str) -> Definition:
     try:
         source = spec.loader.get_source(module)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a stranger's `"\\d"` is his affair
+            warnings.simplefilter(
+                "ignore"
+            )  # warnings about the plugin's source, such as of `"\\d"`, are for its authors
             tree = ast.parse(source or "", spec.origin or module)
     except (SyntaxError, ValueError, ImportError, OSError, RecursionError, MemoryError) as error:
         return Definition(f"{spec.origin} cannot be read: {type(error).__name__}: {printable(str(error))}")
@@ -143,7 +145,7 @@ def definition(module: str, attribute: str) -> Definition:
 
 
 def _doomed(tree: ast.Module) -> str:
-    """Why running a module cannot come to its end; empty if nothing shows. Only statements that always run count."""
+    """Why importing a module fails; empty if no reason is known. Only statements that always run count."""
     for node in tree.body:
         if isinstance(node, ast.Raise):
             return f"line {node.lineno} raises {printable(ast.unparse(node.exc), 200) if node.exc else 'again'}"
@@ -173,7 +175,7 @@ def _is_large(spec: ModuleSpec) -> bool:
 
 
 class Facts(NamedTuple):
-    """What a distribution's METADATA says; as a stranger wrote it, so show it by `harmless`."""
+    """What a distribution's METADATA states. Anyone may have written it, so show it by `harmless`."""
 
     name: str
     version: str
@@ -185,7 +187,7 @@ class Facts(NamedTuple):
 
 
 def facts(distribution: metadata.Distribution) -> Facts:
-    """Read a distribution's METADATA, whatever state it is in. The long description is not looked at."""
+    """Read a distribution's METADATA, even a damaged one. The long description is ignored."""
     problem = ""
     try:
         text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
@@ -196,7 +198,7 @@ def facts(distribution: metadata.Distribution) -> Facts:
     head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
     fields = email.parser.HeaderParser().parsestr(head)
     if "\ufffd" in head:
-        problem = "its METADATA holds bytes that are not UTF-8"
+        problem = "its METADATA contains bytes that are not UTF-8"
     name, version = (str(fields.get(key) or "").strip() for key in ("Name", "Version"))
     if not name or not version:
         problem = problem or ("its METADATA is missing" if not text else "its METADATA states no name or no version")
@@ -216,7 +218,7 @@ def _egg_requires(distribution: metadata.Distribution) -> tuple[str, ...]:
 def _name_on_disk(distribution: metadata.Distribution) -> str:
     try:
         return str(getattr(distribution, "_normalized_name", None) or UNKNOWN).replace("_", "-")
-    except Exception:  # it asks the METADATA that there is not
+    except Exception:  # it reads the METADATA, which does not exist
         return UNKNOWN
 
 
@@ -236,24 +238,24 @@ def lacks(owner: Facts, extras: Sequence[str], find: Callable[[str], Facts] = in
 
     Args:
         owner: whose requirements.
-        extras: of these extras, and those that hold without any.
+        extras: of these extras, in addition to those without an extra.
         find: looks up what is installed; a cached `installed` saves time over many plugins.
     """
     problems = [
-        f"the extra '{harmless(extra)}' is not one of {harmless(owner.name)}'s"
+        f"{harmless(owner.name)} has no extra '{harmless(extra)}'"
         for extra in extras
         if canonicalize_name(extra) not in owner.extras
     ]
     pending = [(owner, frozenset({"", *extras}))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while pending:
-        current, active_extras = pending.pop()
-        key = (canonicalize_name(current.name), active_extras)
+        current, active = pending.pop()
+        key = (canonicalize_name(current.name), active)
         if key in seen:
             continue
         seen.add(key)
         for text in current.requires:
-            requirement = _requirement(text, active_extras)
+            requirement = _requirement(text, active)
             if requirement is None:
                 problems.append(f"the requirement '{harmless(text)}' of {harmless(current.name)} cannot be read")
                 continue
@@ -275,7 +277,7 @@ class _Requirement(NamedTuple):
     extras: frozenset[str]
     specifier: SpecifierSet
     applies: bool
-    """Whether it holds here."""
+    """Whether it applies in this environment."""
 
     @property
     def text(self) -> str:
@@ -283,7 +285,7 @@ class _Requirement(NamedTuple):
 
 
 def _requirement(text: str, extras: Iterable[str]) -> _Requirement | None:
-    """A requirement, as it stands for somebody who wants these extras; None if it cannot be read."""
+    """A requirement, as it applies with these extras; None if it cannot be read."""
     try:
         requirement = Requirement(text)
         marker = requirement.marker
@@ -298,4 +300,4 @@ def _version_problem(requirement: _Requirement, version: str) -> list[str]:
         fits = requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:
         fits = not requirement.specifier
-    return [] if fits else [f"{requirement.text} is wanted and {harmless(version)} is installed"]
+    return [] if fits else [f"{requirement.text} is required, but {harmless(version)} is installed"]

@@ -1,7 +1,7 @@
 """Plugins: entry points -> classes, lazily.
 
-Names come from metadata alone; a class is imported and validated when it is asked for. Our own plugins and a
-stranger's are found the same way, and importing this module imports neither a plugin nor torch.
+Names come from metadata alone; a class is imported and validated when it is asked for. Our own plugins and those of
+others are found in the same way, and importing this module imports neither a plugin nor torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REFERENCE = re.compile(rf"\s*({DOTTED})\s*:\s*({DOTTED})\s*(?:\[([^\]]*)\])?\s*"
 """The value of an entry point: `module:Class [extra, ...]`."""
 
 MISSING = object()
-"""Stands for an attribute that is not there (None may well be one that is)."""
+"""The value of an attribute that does not exist (None may be the value of one that does)."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """Whether a plugin could be used, as far as that shows without importing it."""
+    """Whether a plugin could be used, as far as that can be known without importing it."""
 
     ok: bool
     problem: str = ""
@@ -42,7 +42,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Listing:
-    """One distribution's claim to a name, and the health of that name. Names as strangers wrote them: show them by
+    """One distribution's claim to a name, and the health of that name. Its texts come from anyone: show them by
     `omnivit.registry.names.harmless`."""
 
     kind: str
@@ -72,11 +72,11 @@ class Registry(Generic[T]):
         self.configured = configured
 
     def names(self) -> Mapping[str, Claim]:
-        """Every registered name that is one, sorted, from metadata alone. Of several claims the first is given."""
-        return {name: found[0] for name, found in self._claims().items() if names.LEGAL.fullmatch(name)}
+        """Every registered name that is legal, sorted, from metadata alone; the first of several claims."""
+        return {name: group[0] for name, group in self._claims().items() if names.LEGAL.fullmatch(name)}
 
     def knows(self, name: str) -> bool:
-        """Whether a distribution registers what `name` asks for, in whichever version and health."""
+        """Whether a distribution registers what `name` asks for, of any version and health."""
         return any(claim.owner is not None for claim in self._find(name))
 
     def get(self, name: str) -> type[T]:
@@ -86,8 +86,8 @@ class Registry(Generic[T]):
             name: as in a recipe.
 
         Raises:
-            PluginError: the name is unknown or claimed twice, the version is another, the import fails, or what it
-                finds does not fulfil the contract. Names entry point, distribution, version and remedy.
+            PluginError: the name is unknown or claimed twice, the version is another, the import fails, or the class
+                does not fulfil the contract. Names entry point, distribution, version and remedy.
         """
         return self._load(name)[1]
 
@@ -121,9 +121,9 @@ class Registry(Generic[T]):
         """Every claim in this group with its health, from one reading of the metadata; nothing is imported."""
         listings = []
         find = functools.cache(introspection.installed)
-        for name, rivals in self._claims().items():
-            health = _health(rivals, find)
-            for claim in rivals:
+        for name, group in self._claims().items():
+            health = _health(group, find)
+            for claim in group:
                 origin = claim.owner.facts[:2] if claim.owner else (introspection.UNKNOWN, introspection.UNKNOWN)
                 listings.append(Listing(self.kind, name, claim.value, *origin, health))
         return listings
@@ -150,8 +150,7 @@ class Registry(Generic[T]):
         for entry in dict.fromkeys((request.entry, request.name)):
             matches = known.get(entry, [])
             if request.distribution:
-                mine = names.canonical(request.distribution)
-                matches = [x for x in matches if x.owner and names.canonical(x.owner.facts.name) == mine]
+                matches = [claim for claim in matches if _is_of(claim, request.distribution)]
             if matches:
                 return matches
         return [Claim(name, name, self.group)] if ":" in name and REFERENCE.fullmatch(name) else []
@@ -164,17 +163,16 @@ class Registry(Generic[T]):
         direct = "name the class itself: `name: my.module:MyClass`."
         if not request.distribution:
             raise PluginError(
-                f"No {self.noun} is called '{harmless(name)}' (entry-point group {self.group}): "
+                f"No {self.noun} is named '{harmless(name)}' (entry-point group {self.group}): "
                 f"{suggest(name, self.names())} Install the distribution that registers it, or {direct}"
             )
-        mine = names.canonical(request.distribution)
-        theirs = [x.name for x in self.names().values() if x.owner and names.canonical(x.owner.facts.name) == mine]
+        available = [claim.name for claim in self.names().values() if _is_of(claim, request.distribution)]
         package = advice.package(request.distribution)
-        get = f"Install it (`pip install {package}`), or" if package and not theirs else "Correct it, or"
+        get = f"Install it (`pip install {package}`), or" if package and not available else "Correct it, or"
         raise PluginError(
             f"The {self.noun} '{harmless(name)}' cannot be used: it is not of the form 'module:Class', and the "
             f"distribution '{harmless(request.distribution)}' registers no {self.noun} '{harmless(request.entry)}': "
-            f"{suggest(request.entry, theirs)} {get} {direct}"
+            f"{suggest(request.entry, available)} {get} {direct}"
         )
 
     def _load(self, name: str) -> tuple[Claim, type[T]]:
@@ -202,7 +200,7 @@ class Registry(Generic[T]):
                     break
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # SystemExit too: a plugin must not end the program without a word
+        except BaseException as error:  # SystemExit too: a plugin must not end the program silently
             raise self._error(claim.name, [claim], advice.failed_import(claim, reference, error)) from error
         if plugin is MISSING:
             hint = suggest(part, _own_classes(owner, reference.module)).rstrip(".")
@@ -211,11 +209,11 @@ class Registry(Generic[T]):
         return plugin
 
     def _structural_fault(self, plugin: object, reference: Reference) -> Fault | None:
-        """What `plugin` lacks to be a plugin of this kind."""
+        """What a class lacks to be a plugin of this kind."""
         module, _, attribute = self.base.partition(":")
         problem = ""
         if not inspect.isclass(plugin) or not issubclass(plugin, self._base()):
-            problem = f"it is {_describe(plugin)}; a subclass of {module}.{attribute} is wanted"
+            problem = f"it is {_describe(plugin)}; it must be a subclass of {module}.{attribute}"
         elif abstract := sorted(getattr(plugin, "__abstractmethods__", ())):
             problem = f"it is {_describe(plugin)}, which does not implement {', '.join(abstract)}"
         else:
@@ -223,16 +221,18 @@ class Registry(Generic[T]):
             if self.configured and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
                 given = "it has none" if config is None else f"its `Config` is {_describe(config)}"
                 problem = f"it is {_describe(plugin)}, which needs a dataclass `Config` as class attribute; {given}"
-        return Fault(problem, f"correct {reference.module}, or tell its authors") if problem else None
+        return Fault(problem, f"correct {reference.module}, or report it to its authors") if problem else None
 
     def _version_fault(self, request: Wanted, claim: Claim, plugin: object) -> Fault | None:
-        """Whether a plugin's own version is one, and is the one that is asked for."""
+        """Whether a plugin's own version is a number, and the requested one."""
         version, named = _version(plugin), names.parse(claim.name).version if claim.owner else None
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            said = f"its `version` is {harmless(repr(version))}, not a whole number above 0"
-            return Fault(said, advice.correct(claim))
+            problem = f"its `version` is {harmless(repr(version))}, not a whole number above 0"
+            return Fault(problem, advice.correct(claim))
         if named is not None and version != named:
-            return Fault(f"it is registered as version {named} and says `version = {version}`", advice.correct(claim))
+            return Fault(
+                f"it is registered as version {named}, but its class has `version = {version}`", advice.correct(claim)
+            )
         if request.version is not None and version != request.version:
             return advice.other_version(claim, request.version, version)
         return None
@@ -249,9 +249,9 @@ class Registry(Generic[T]):
         base: type[Any] = getattr(importlib.import_module(module), attribute)
         return base
 
-    def _error(self, name: str, rivals: Sequence[Claim], fault: Fault) -> PluginError:
+    def _error(self, name: str, asked: Sequence[Claim], fault: Fault) -> PluginError:
         lines = [f"The {self.noun} '{harmless(name)}' cannot be used: {fault.problem}."]
-        for claim in rivals:
+        for claim in asked:
             value = harmless(claim.value)
             if claim.owner is None:
                 lines.append(f"  named directly: {value} (as {self.noun})")
@@ -262,7 +262,7 @@ class Registry(Generic[T]):
 
 
 def damaged() -> list[Listing]:
-    """Distributions whose entry points cannot be read, so that nobody knows whether they hold plugins."""
+    """Distributions whose entry points cannot be read, so that nobody knows whether they contain plugins."""
     listings = []
     for owner, problem in claims.read().damaged:
         health = Health(False, problem, advice.reinstall(Claim("", "", "", owner)))
@@ -278,11 +278,11 @@ def _reference(value: str) -> Reference | None:
     return Reference(match[1], match[2], tuple(extra for extra in extras if extra))
 
 
-def _sole_reference(rivals: Sequence[Claim]) -> Reference | Fault:
+def _sole_reference(matches: Sequence[Claim]) -> Reference | Fault:
     """The reference of a name that is claimed once and well-formed."""
-    if len(rivals) > 1:
-        return advice.choose(rivals)
-    claim = rivals[0]
+    if len(matches) > 1:
+        return advice.choose(matches)
+    claim = matches[0]
     if claim.fault:
         return Fault(claim.fault, advice.correct(claim))
     reference = _reference(claim.value)
@@ -291,21 +291,21 @@ def _sole_reference(rivals: Sequence[Claim]) -> Reference | Fault:
     return reference
 
 
-def _health(rivals: Sequence[Claim], find: Callable[[str], introspection.Facts] = introspection.installed) -> Health:
+def _health(matches: Sequence[Claim], find: Callable[[str], introspection.Facts] = introspection.installed) -> Health:
     try:
-        fault = _fault(rivals, find)
-    except Exception as error:  # of a stranger's loader or finder: nobody else shall suffer
-        said = printable(f"{type(error).__name__}: {error}")
-        fault = Fault(f"it cannot be examined: {said}", advice.reinstall(rivals[0]))
+        fault = _fault(matches, find)
+    except Exception as error:  # of anyone's loader or finder: it must not affect other plugins
+        reason = printable(f"{type(error).__name__}: {error}")
+        fault = Fault(f"it cannot be examined: {reason}", advice.reinstall(matches[0]))
     return Health(True) if fault is None else Health(False, *fault)
 
 
-def _fault(rivals: Sequence[Claim], find: Callable[[str], introspection.Facts]) -> Fault | None:
-    """What shows of a plugin's faults without importing it."""
-    reference = _sole_reference(rivals)
+def _fault(matches: Sequence[Claim], find: Callable[[str], introspection.Facts]) -> Fault | None:
+    """A fault of a plugin, as far as one can be known without importing it."""
+    reference = _sole_reference(matches)
     if isinstance(reference, Fault):
         return reference
-    claim = rivals[0]
+    claim = matches[0]
     facts = claim.owner.facts if claim.owner else None
     lacking = introspection.lacks(facts, reference.extras, find) if facts else []
     if lacking:
@@ -321,6 +321,11 @@ def _fault(rivals: Sequence[Claim], find: Callable[[str], introspection.Facts]) 
 
 def _version(plugin: object) -> Any:
     return getattr(plugin, "version", 1)
+
+
+def _is_of(claim: Claim, distribution: str) -> bool:
+    """Whether a claim is made by a distribution, in any spelling of its name."""
+    return claim.owner is not None and names.canonical(claim.owner.facts.name) == names.canonical(distribution)
 
 
 def _own_classes(owner: object, module: str) -> list[str]:
@@ -339,22 +344,22 @@ def _describe(value: object) -> str:
 
 
 def registered_owner(cls: type[object]) -> tuple[str, str]:
-    """Distribution and version that register a class, or that register others of its module; else of its module."""
-    mine = [
+    """Distribution and version that register a class, or others of its module; else those of its module."""
+    candidates = [
         claim
         for group in claims.read().groups.values()
         for claim in group
-        if claim.owner is not None and (found := _reference(claim.value)) and found.module == cls.__module__
+        if claim.owner is not None and (reference := _reference(claim.value)) and reference.module == cls.__module__
     ]
-    mine.sort(key=lambda claim: not claim.value.partition("[")[0].strip().endswith(f":{cls.__qualname__}"))
-    owner = mine[0].owner if mine else None
+    candidates.sort(key=lambda claim: not claim.value.partition("[")[0].strip().endswith(f":{cls.__qualname__}"))
+    owner = candidates[0].owner if candidates else None
     return owner_of(cls.__module__) if owner is None else (owner.facts.name, owner.facts.version)
 
 
 def owner_of(module: str) -> tuple[str, str]:
     """Distribution and version of an importable module; of a namespace that several share, all of them.
 
-    A module that no distribution holds is `not installed`."""
+    A module that belongs to no distribution is `not installed`."""
     owners = claims.owners_of(module.partition(".")[0])
     if not owners:
         return "not installed", introspection.UNKNOWN

@@ -1,6 +1,6 @@
-"""Installed versions of libraries beside the range that OmniViT is tested with. No library is imported for it.
+"""Installed versions of libraries, and the range that OmniViT is tested with. No library is imported for it.
 
-The range stands in `tested.json`, which `tools/pin.py` makes of pyproject.toml and constraints.txt; tests run with both
+The range is in `tested.json`, which `tools/pin.py` creates from pyproject.toml and constraints.txt; tests run with both
 of its ends. A patch release counts as the version that it patches: 5.24.3 is tested where 5.24.0 is.
 """
 
@@ -20,7 +20,7 @@ from omnivit.errors import OmniVitWarning
 
 State = Literal["tested", "older", "newer", "unreadable", "not installed"]
 OUTSIDE: tuple[State, ...] = ("older", "newer", "unreadable")
-"""States that are told; what is not installed is told by the plugin that needs it."""
+"""States that are warned of. A library that is not installed is reported by the plugin that needs it."""
 
 
 class UntestedVersion(OmniVitWarning):
@@ -29,7 +29,7 @@ class UntestedVersion(OmniVitWarning):
 
 @dataclass(frozen=True)
 class Library:
-    """A library that OmniViT, or one of its extras, stands on."""
+    """A library that OmniViT, or one of its extras, depends on."""
 
     name: str
     installed: str | None
@@ -39,7 +39,7 @@ class Library:
 
     @property
     def state(self) -> State:
-        """Where the installed version stands."""
+        """How the installed version compares with the range."""
         from packaging.version import InvalidVersion, Version
 
         if self.installed is None:
@@ -59,7 +59,7 @@ class Library:
 
     @property
     def remedy(self) -> str:
-        """What pip is to install."""
+        """The requirement for `pip install`."""
         return f'"{self.name}>={self.oldest},<={self.newest}"'
 
 
@@ -83,17 +83,17 @@ def summary(libraries: Sequence[Library]) -> str:
     outside = [library for library in libraries if library.state in OUTSIDE]
     if not outside:
         return ""
-    told = ", ".join(f"{one.name} {one.installed or '(of no version)'} (tested: {one.range})" for one in outside)
+    versions = ", ".join(f"{lib.name} {lib.installed or '(of no version)'} (tested: {lib.range})" for lib in outside)
     remedies = " ".join(library.remedy for library in outside)
     return (
-        f"OmniViT is not tested with {told}: it may fail, or give other results. `omnivit doctor` shows more; "
-        f"to install what is tested: pip install {remedies}"
+        f"OmniViT is not tested with {versions}. It may fail, or give other results. `omnivit doctor` shows more. "
+        f"To install tested versions: pip install {remedies}"
     )
 
 
 @functools.cache
 def warn_once() -> None:
-    """Warn of libraries outside of their range, once in a process, and of several ranks in the first one alone."""
+    """Warn of libraries outside of their range, once in a process, and only in the first of several ranks."""
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK")):
         return
     if text := summary(survey()):

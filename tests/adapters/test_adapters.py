@@ -149,7 +149,7 @@ def test_a_chain_hands_widths_rows_and_grid_on(features: Features) -> None:
     ("steps", "message"),
     [
         ([{"name": "lnear"}], "lnear"),
-        ([{"name": "mlp"}, {"depth": 2}], r"steps\[1\]: says no `name`"),
+        ([{"name": "mlp"}, {"depth": 2}], r"steps\[1\]: `name` is missing"),
         ([{"name": "mlp", "dept": 3}], r"steps\[0\]\.dept: unknown key; did you mean 'depth'"),
     ],
 )

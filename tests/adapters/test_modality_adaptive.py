@@ -216,7 +216,7 @@ def test_impossible_options() -> None:
         ModalityAdaptiveConfig(layer_interval=-1)
     with pytest.raises(ValueError, match="set either `layer_interval`, or `layers`"):
         ModalityAdaptiveConfig(layers=[])
-    with pytest.raises(RecipeError, match="`layers` names 7: the LLM has layers 0 to 1"):
+    with pytest.raises(RecipeError, match="`layers` contains 7, but the LLM has the layers 0 to 1"):
         adapter_of(layers=[7]).install(llm_of(), None, "image")  # type: ignore[arg-type]
 
 

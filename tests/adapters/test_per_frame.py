@@ -230,7 +230,7 @@ def test_an_adapter_that_does_not_fit_inside_is_refused() -> None:
         build(positions=True)
     with pytest.raises(RecipeError, match=r"adapter\.depht: unknown key; did you mean 'depth'"):
         build("mlp", depht=2)
-    with pytest.raises(RecipeError, match="adapter: says no `name`"):
+    with pytest.raises(RecipeError, match="adapter: `name` is missing"):
         PerFrameAdapter(PerFrameConfig({"depth": 2}), WIDTH, 8)
 
 

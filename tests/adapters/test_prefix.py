@@ -212,7 +212,7 @@ def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
     with pytest.raises(LibraryError, match=r"did not use the attention function .* have no effect. transformers \d"):
         model(batch, batch.mask)
     attention.config = changed
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(LibraryError, match="is called without `factor`"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LibraryError, match="was called without `factor`"):
         patch.setattr(arguments, "NAMES", {**arguments.NAMES, "scaling": ("factor",)})
         model(batch, batch.mask)
 

@@ -133,7 +133,7 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert torch.equal(make("some/blip2", input_norm=False).query_tokens, lavis_state("plain")["query_tokens"])
-    with pytest.raises(RecipeError, match=r"'some/other' is no file or folder here, the hub .* cannot be asked"):
+    with pytest.raises(RecipeError, match=r"'some/other' is not a file or folder here, the hub .* cannot be reached"):
         make("some/other")
 
 

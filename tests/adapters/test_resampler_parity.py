@@ -93,9 +93,9 @@ def test_weights_that_do_not_fit_are_refused(
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"the folder holds no weights \(\*\.safetensors"):
+    with pytest.raises(RecipeError, match=r"the folder contains no weights \(\*\.safetensors"):
         build("perceiver", path=str(tmp_path))
-    with pytest.raises(RecipeError, match=r"'openflamingo/OpenFlamingo-3B' is no file or folder here"):
+    with pytest.raises(RecipeError, match=r"'openflamingo/OpenFlamingo-3B' is not a file or folder here"):
         build("perceiver", path="openflamingo/OpenFlamingo-3B").load()
 
 

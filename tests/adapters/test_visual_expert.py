@@ -272,9 +272,9 @@ def test_impossible_options(options: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": [0, 2]}, "`layers` names 2: the LLM has layers 0 to 1"),
-        ({"layers": [-1]}, "`layers` names -1"),
-        ({"layer_interval": 3}, "no layer is chosen: the LLM has layers 0 to 1"),
+        ({"layers": [0, 2]}, "`layers` contains 2, but the LLM has the layers 0 to 1"),
+        ({"layers": [-1]}, "`layers` contains -1"),
+        ({"layer_interval": 3}, "No layer is chosen, but the LLM has the layers 0 to 1"),
     ],
 )
 def test_layers_that_the_llm_has_not(options: dict[str, object], message: str) -> None:

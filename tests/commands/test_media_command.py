@@ -144,7 +144,7 @@ def test_an_encoder_that_does_not_tell(
     monkeypatch.setattr(registry.Registry, "_claims", lambda _: {"silent": [claim]})
     status, out, _ = media(picture)
     assert status == 1
-    assert "silent: Silent does not tell what a file holds. Try it in a recipe, with --recipe." in out
+    assert "silent: Silent cannot describe a file. Try the encoder in a recipe, with --recipe." in out
 
 
 def test_nobody_is_identified(media: Callable[..., Outcome]) -> None:

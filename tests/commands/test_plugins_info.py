@@ -216,7 +216,7 @@ def test_the_rows_of_an_encoders_example() -> None:
     [
         ("raise ValueError('no\\nluck')", "its example raises ValueError: no luck"),
         ("return AdapterExample({'stepp': 1})", "stepp: unknown key; did you mean 'step'?"),
-        ("return super().example(folder)", "gives no example to try the contract on"),
+        ("return super().example(folder)", "has no example to test the contract with"),
     ],
 )
 def test_an_example_that_fails_is_no_reason_to_say_nothing(install: Install, example: str, problem: str) -> None:
@@ -342,7 +342,7 @@ def test_a_name_of_several_kinds() -> None:
         "Other",
     ]
     assert find("foo:plain", "reader")[1].__name__ == "Other"
-    with pytest.raises(PluginError, match="No encoder is called 'plain'"):
+    with pytest.raises(PluginError, match="No encoder is named 'plain'"):
         find("plain", "encoder")
 
 
@@ -356,7 +356,7 @@ def test_a_name_of_several_kinds() -> None:
         (["inof"], "no action 'inof': did you mean 'info'?"),
         (["info", "mpl"], "No plugin is called 'mpl': did you mean 'mlp'"),
         (["info", "mlp", "--kind", "hat"], "--kind hat: this kind of plugin does not exist; Available: adapters,"),
-        (["info", "mlp@7"], "version 7 is asked for"),
+        (["info", "mlp@7"], "requests version 7"),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def test_a_processor_that_raises_is_named_with_its_slot(load_recipe: Load) -> No
     with pytest.raises(PluginError) as found:
         preparer_of(model, recipe)
     fault, origin = "KeyError: 'size'", "distribution plug-faulty 1.2"
-    check_named(found.value, "model.inputs.image", "Processed", "while it made its processor", fault, origin)
+    check_named(found.value, "model.inputs.image", "Processed", "while it created its processor", fault, origin)
 
 
 def test_a_medium_on_which_a_processor_raises_is_a_bad_medium(load_recipe: Load) -> None:

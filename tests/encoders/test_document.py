@@ -210,7 +210,7 @@ def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
         encoder(encoder={"name": "timm", "model": "tf_efficientnet_lite0", "image_size": 64})
     with pytest.raises(RecipeError, match=r"fill no grid \(y, x\)\. Leave class tokens out"):
         encoder(encoder=INSIDE | {"class_token": "keep"}, joined=True)
-    with pytest.raises(RecipeError, match="one for 'image' is wanted"):
+    with pytest.raises(RecipeError, match="an encoder for 'image' is expected"):
         encoder(encoder={"name": "omnivit_encoders.document.encoder:DocumentEncoder", "encoder": INSIDE})
 
 

@@ -190,14 +190,14 @@ def test_construction_on_meta_reads_no_weights() -> None:
     with torch.device("meta"):
         encoder = build(inner, positions="learned")
     assert all(parameter.is_meta for parameter in encoder.parameters())
-    with pytest.raises(RecipeError, match=r"is no file of weights"):
+    with pytest.raises(RecipeError, match=r"is not a file of weights"):
         encoder.load()
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"inner": {"model": "test_vit"}}, r"encoder: says no `name`"),
+        ({"inner": {"model": "test_vit"}}, r"encoder: `name` is missing"),
         ({"inner": {"name": "medical", "encoder": TIMM}}, r"encoder: 'medical' reads 'volume' media; one for 'image'"),
         ({"windows": {"CT": "brian"}}, r"window 'brian' is unknown; did you mean 'brain'"),
         ({"planes": ["axiel"]}, r"axiel"),

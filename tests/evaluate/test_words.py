@@ -128,5 +128,5 @@ def test_report_of_accuracy_says_nothing_of_it(load_recipe: Callable[..., Recipe
 def test_an_unknown_metric_is_refused(load_recipe: Callable[..., Recipe]) -> None:
     recipe = load_recipe("evaluation={data: [{path: train.jsonl}], metric: word_error}")
     assert recipe.evaluation is not None
-    with pytest.raises(PluginError, match=r"evaluation\.metric: No metric is called 'word_error' .*did you mean"):
+    with pytest.raises(PluginError, match=r"evaluation\.metric: No metric is named 'word_error' .*did you mean"):
         check_evaluation(recipe.evaluation, recipe.data.root)

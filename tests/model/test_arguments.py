@@ -61,7 +61,7 @@ def test_prompts_of_embeddings_in_chunks_are_refused() -> None:
 
 
 def test_without_a_cache_an_option_that_needs_one_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"no option 'repetition_penalty' for it; .*Available: do_sample"):
+    with pytest.raises(RecipeError, match=r"no option 'repetition_penalty' for that; .*Available: do_sample"):
         generated(changed(), batch_of(ONE, left=True), use_cache=False, repetition_penalty=1.2)
 
 
@@ -77,11 +77,11 @@ def test_a_cache_under_an_unknown_name_stops_generation(model: Any, monkeypatch:
                 kwargs["memory"] = kwargs.pop(name)
         return call(module, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(LibraryError, match=r"1 of a batch's 5 .*transformers \d"):
+    with monkeypatch.context() as patch, pytest.raises(LibraryError, match=r"1 of the batch's 5 .*transformers \d"):
         patch.setattr(nn.Module, "__call__", rename)
         generated(renamed, batch_of(NONE, left=True))
     monkeypatch.setattr(arguments, "NAMES", {**arguments.NAMES, "cache": ("earlier",)})
-    with pytest.raises(LibraryError, match=r"no parameter `earlier`, so that it cannot see earlier tokens"):
+    with pytest.raises(LibraryError, match=r"no parameter `earlier`, so it cannot see earlier tokens"):
         generated(renamed, batch_of(NONE, left=True))
 
 
@@ -117,7 +117,7 @@ def test_a_step_is_read_off_any_cache_by_name_and_by_place() -> None:
         with pytest.raises(LibraryError, match=r"2 tokens and a \w+Cache of 3, but with an attention mask over 9"):
             step_of(hf, (ids, torch.ones(2, 9)), {OLD: cache}, columns=7)
     assert step_of(hf, (ids,), {}, columns=2) == Step(0, 2, 2)
-    with pytest.raises(LibraryError, match="called without `input_ids`; its arguments are labels"):
+    with pytest.raises(LibraryError, match="called without `input_ids`; the arguments are labels"):
         step_of(hf, (), {"labels": ids}, columns=2)
 
 
@@ -126,7 +126,7 @@ def test_rows_that_are_no_beams_of_a_batch_are_refused() -> None:
     embeds, context = model.embed(batch)
     with (
         model.llm.patching.telling(context),
-        pytest.raises(LibraryError, match="is called with 3 rows for a batch of 2"),
+        pytest.raises(LibraryError, match="was called with 3 samples for a batch of 2"),
     ):
         model.llm.hf(**accepted(model.llm.hf, inputs_embeds=embeds[:1].expand(3, -1, -1)))
 

@@ -229,7 +229,7 @@ def test_lora_is_float32_and_learns_on_a_bfloat16_model() -> None:
 
 def test_lora_target_that_matches_nothing() -> None:
     model = random_lm(lora=Lora(targets=["q_proj", "v_prj"]))
-    with pytest.raises(RecipeError, match=r"'v_prj' is no linear layer.*did you mean 'v_proj'.*k_proj"):
+    with pytest.raises(RecipeError, match=r"'v_prj' is not a linear layer.*did you mean 'v_proj'.*k_proj"):
         model.add_peft()
 
 
@@ -284,7 +284,7 @@ def test_vocabulary_follows_the_byte_tokenizer() -> None:
 
 
 def test_tokenizer_larger_than_the_model() -> None:
-    with pytest.raises(RecipeError, match="264 tokens, the model embeddings for 100"):
+    with pytest.raises(RecipeError, match="264 tokens, but the model has only 100 embeddings"):
         random_lm(config={**LLAMA, "vocab_size": 100}).tokenizer()
 
 
@@ -306,7 +306,7 @@ def test_checkpoint_that_lacks_weights(tmp_path: Path) -> None:
         ({"path": "a", "dtype": "float8"}, r"model\.llm\.dtype: 'float8' is not allowed"),
         ({"path": "a", "lora": {"r": 0}}, r"model\.llm\.lora: r \(0\)"),
         ({"path": "a", "lora": {"targets": []}}, "`targets` is empty"),
-        ({"config": LLAMA, "tokenizer": "bytes", "quantize": "nf4"}, "say `path`"),
+        ({"config": LLAMA, "tokenizer": "bytes", "quantize": "nf4"}, "set `path`"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
@@ -324,7 +324,7 @@ def test_unknown_settings_of_a_config() -> None:
 
 
 def test_path_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no readable model config"):
+    with pytest.raises(RecipeError, match="the model config cannot be read"):
         CausalLM(CausalConfig(path=str(tmp_path)))
     with pytest.raises(RecipeError, match="no such file or folder"):
         CausalLM(CausalConfig(path="./nowhere"))

@@ -18,7 +18,7 @@ def test_the_cpu_is_always_there() -> None:
     assert available()[0] == "cpu" == device_named("cpu")
     assert device_named(None) == ("cuda" if torch.cuda.is_available() else "cpu")
     assert trainer_device({"accelerator": "cpu"}) == "cpu"
-    with pytest.raises(RecipeError, match=r"device 'cpux': is no device of torch; did you mean 'cpu'\? Available: cpu"):
+    with pytest.raises(RecipeError, match=r"device 'cpux' is not a device of torch; did you mean 'cpu'\?"):
         device_named("cpux")
 
 
@@ -27,7 +27,7 @@ def test_a_missing_gpu_is_named_with_what_is_there(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RecipeError, match=r"device 'cuda:1': .* Available: cpu"):
         device_named("cuda:1")
     for accelerator in ("gpu", "cuda"):
-        with pytest.raises(RecipeError, match=rf"trainer\.accelerator: {accelerator} is asked for, but"):
+        with pytest.raises(RecipeError, match=rf"trainer\.accelerator is {accelerator}, but"):
             trainer_device({"accelerator": accelerator})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -46,4 +46,4 @@ def test_commands_refuse_it_as_a_mistake_and_not_as_a_defect(
     assert cli.main(["train", str(recipe_file), "--run-dir", str(run), "trainer.accelerator=gpu"]) == 2
     assert not run.exists()
     error = capfd.readouterr().err
-    assert error.count("error: trainer.accelerator: gpu is asked for, but") == 2 and "defect" not in error
+    assert error.count("error: trainer.accelerator is gpu, but") == 2 and "defect" not in error

@@ -44,14 +44,14 @@ def test_what_cannot_be_had_is_an_error_at_once() -> None:
     with pytest.raises(RecipeError) as found:
         locate("organisation/model")
     assert time.monotonic() - began < hub.PATIENCE + 5
-    for words in ("'organisation/model'", "http://127.0.0.1:9 cannot be asked", "refused", "hf download organisation/"):
+    for words in ("'organisation/model'", ":9 cannot be reached", "refused", "hf download organisation/"):
         assert words in str(found.value)
 
 
 def test_offline_on_purpose_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "unreachable", lambda _: pytest.fail("the hub is asked"))
-    with pytest.raises(RecipeError, match=r"\(HF_HUB_OFFLINE is set\).*take HF_HUB_OFFLINE away"):
+    with pytest.raises(RecipeError, match=r"\(HF_HUB_OFFLINE is set\).*Unset HF_HUB_OFFLINE"):
         locate("organisation/model")
 
 

@@ -129,9 +129,9 @@ def test_weights_of_other_dtypes() -> None:
 
 
 def test_what_has_no_place_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"new tokens have the ids \[264, 266\], the table 264 rows: a gap"):
+    with pytest.raises(RecipeError, match=r"new tokens have the ids \[264, 266\], but the table .* has 264 rows"):
         beside(built("llama"), ROWS, ROWS + 2)
-    with pytest.raises(RecipeError, match="a gap"):
+    with pytest.raises(RecipeError, match="must be consecutive"):
         beside(built("llama"), ROWS + 1)
     quantized = built("llama")
     quantized.set_output_embeddings(Quantized())

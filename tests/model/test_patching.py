@@ -224,7 +224,7 @@ def other_llm(family: str, **more: int) -> CausalLM:
 
 
 def test_layers_of_another_build_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"OPTDecoderLayer .*has not the one attention, the one MLP"):
+    with pytest.raises(RecipeError, match=r"OPTDecoderLayer .*does not have exactly one attention, one MLP"):
         _ = other_llm("opt", ffn_dim=32, word_embed_proj_dim=WIDTH).patching
 
 

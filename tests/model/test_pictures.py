@@ -54,5 +54,5 @@ def test_all_pictures_of_a_medium_are_augmented_alike() -> None:
 
 
 def test_an_encoder_of_another_modality_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"^encoder: 'timm' reads 'image' media; one for 'audio' is wanted here"):
+    with pytest.raises(RecipeError, match=r"^encoder: 'timm' reads 'image' media, but an encoder for 'audio'"):
         build_encoder(BLOCK, "encoder", "audio")

@@ -108,8 +108,9 @@ def test_emulation_is_said_with_both_rates(monkeypatch: pytest.MonkeyPatch) -> N
     places = {"the weights of llm": "bfloat16"}
     monkeypatch.setattr(precision, "measure", lambda *_: rates(93, 1.4, "cpu", "bfloat16"))
     assert emulation(places, "cpu") == (
-        "the weights of llm (bfloat16): bfloat16 is emulated on this machine (Test 1), at 1.4 GFLOP/s per core against "
-        "93 in float32, 66.4 times slower. In a recipe, `precision: auto` and `dtype: fastest` choose what is fast."
+        "the weights of llm (bfloat16): bfloat16 is emulated on this machine (Test 1). It computes 1.4 GFLOP/s per "
+        "core, 66.4 times slower than float32 (93). In a recipe, `precision: auto` and `dtype: fastest` choose a fast "
+        "dtype."
     )
     monkeypatch.setattr(precision, "measure", lambda *_: rates(93, 221))
     assert emulation(places, "cpu") == emulation({}, "cpu") == ""

@@ -45,12 +45,12 @@ def test_wrong_count_names_sample_slot_and_counts(
     with pytest.raises(SpliceError) as error:
         splice(torch.zeros(3, 9, 4), {"image": rows(lengths)}, batch)
     message = str(error.value)
-    assert f"{has} rows" in message and f"{wants} were reserved" in message and "'image'" in message
+    assert f"{has} tokens" in message and f"{wants} were reserved" in message and "'image'" in message
     assert ("first" if medium == 1 else "second") in message
 
 
 def test_missing_medium_is_refused(batch: Batch) -> None:
-    with pytest.raises(SpliceError, match="3 media, but 2 came out"):
+    with pytest.raises(SpliceError, match="3 media, but encoder and adapter returned 2"):
         splice(torch.zeros(3, 9, 4), {"image": rows([2, 2])}, batch)
 
 

@@ -56,7 +56,7 @@ def test_outside_the_range() -> None:
     assert newer.problem == "it is written for contract 5; this OmniViT accepts contracts 2 to 4"
     assert "pip install --upgrade" in newer.remedy
     older = judge(plugin(contract=1), Base, "eye", LATER)
-    assert "install a newer version of it" in older.remedy and "docs/plugins/migrating.md" in older.remedy
+    assert "install a newer version of the plugin" in older.remedy and "docs/plugins/migrating.md" in older.remedy
     assert judge(plugin(contract=2), Base, "eye").problem.endswith("this OmniViT accepts contract 1")
 
 
@@ -100,7 +100,7 @@ def test_the_registry_refuses(install: Install, eyes: Registry[object], monkeypa
     with pytest.raises(PluginError) as caught:
         eyes.get("good")
     assert "The eye 'good' cannot be used: it is written for contract 9" in str(caught.value)
-    assert "distribution foo 1.2" in str(caught.value) and "remedy: install an OmniViT" in str(caught.value)
+    assert "distribution foo 1.2" in str(caught.value) and "remedy: install a newer OmniViT" in str(caught.value)
     assert eyes.health("good").problem.startswith("it is written for contract 9")
     monkeypatch.setattr(contract, "TERMS", LATER)
     with pytest.raises(PluginError, match=r"contract 4 has removed.*\n.*\n.*remedy: define `gaze`"):

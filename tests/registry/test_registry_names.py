@@ -60,9 +60,9 @@ def test_a_version_is_that_of_the_class(install: Install, eyes: Registry[object]
     assert eyes.get("first@1") is eyes.get("first")  # who says none is of version 1
     assert eyes.health("good@2").ok and eyes.knows("good@7") and not eyes.knows("god@2")
     text = failure(eyes, "good@3")
-    assert "The eye 'good@3' cannot be used: version 3 is asked for, and foo 1.2 has version 2." in text
-    assert "remedy: pip install --upgrade foo, or ask for the one that is there: `good@2`" in text
-    assert 'remedy: install an older release, which has it: pip install "foo<1.2", or ask' in failure(eyes, "good@1")
+    assert "The eye 'good@3' cannot be used: the recipe requests version 3, but foo 1.2 has version 2." in text
+    assert "remedy: pip install --upgrade foo, or request the installed one: `good@2`" in text
+    assert 'remedy: install an older release that has it: pip install "foo<1.2", or request' in failure(eyes, "good@1")
     assert "did you mean 'good'? Available: first, good." in failure(eyes, "god@2")
 
 
@@ -74,7 +74,9 @@ def test_an_entry_point_keeps_an_old_version(install: Install, eyes: Registry[ob
     assert eyes.provenance("good@1")["plugin_version"] == 1
     assert set(eyes.names()) == {"good", "good@1", "good@3"}
     text = failure(eyes, "good@3")
-    assert "it is registered as version 3 and says `version = 2`" in text and "correct the entry point of foo" in text
+    assert (
+        "registered as version 3, but its class has `version = 2`" in text and "correct the entry point of foo" in text
+    )
 
 
 def test_an_old_version_alone_is_not_the_plugin(install: Install, eyes: Registry[object]) -> None:
@@ -106,7 +108,7 @@ def test_a_distribution_disambiguates(install: Install, eyes: Registry[object]) 
     }  # fmt: skip
     assert eyes.health("bar:good").ok and not eyes.health("good").ok
     assert "both claim the name" in failure(eyes, "good@2")
-    assert "version 1 is asked for, and foo-Eyes 1.2 has version 2" in failure(eyes, "foo-eyes:good@1")
+    assert "the recipe requests version 1, but foo-Eyes 1.2 has version 2" in failure(eyes, "foo-eyes:good@1")
 
 
 def test_a_distribution_that_has_no_such_plugin(install: Install, eyes: Registry[object]) -> None:
@@ -142,12 +144,14 @@ def test_names_that_nobody_may_have(install: Install, eyes: Registry[object], na
     assert set(eyes.names()) == {"good"}
     listing = next(found for found in eyes.survey() if found.name != "good")
     assert listing.name == name and not listing.health.ok
-    assert "its name is none that a plugin may have: at most 64 letters a-z" in listing.health.problem
+    assert "a plugin may not have this name; allowed: at most 64 letters a-z" in listing.health.problem
     if ":" in name:
         assert eyes.get(name).__module__ == "foogood"  # it cannot take the place of the class
         return
     text = failure(eyes, name)
-    assert "its name is none" in text and text.replace("\n", "").isascii() and text.replace("\n", "").isprintable()
+    assert (
+        "may not have this name" in text and text.replace("\n", "").isascii() and text.replace("\n", "").isprintable()
+    )
     assert len(text) < 1000
 
 
@@ -156,7 +160,7 @@ def test_a_hostile_distribution_is_no_command(install: Install, eyes: Registry[o
     (tmp_path / "foo-1.2.dist-info" / "METADATA").write_text("Name: x; rm -rf ~\nVersion: 1\n \x1b[2J\n")
     text = failure(eyes, "bad")
     assert "pip install" not in text and "\x1b" not in text and "\\x1b" in text
-    assert "remedy: remove what registers it and install it again" in text
+    assert "remedy: remove the distribution that registers it and install it again" in text
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_no_weights_are_read(recipe_file: Path, folders: tuple[Path, Path], capf
     (encoder / "model.safetensors").unlink()
     status, _, err = outcome(capfd, str(recipe_file), *changes)
     assert status == 2
-    assert f"model.inputs.image.encoder (command line): path '{encoder}': the folder holds no weights" in err
+    assert f"model.inputs.image.encoder (command line): path '{encoder}': the folder contains no weights" in err
 
 
 def override_whole(block: str) -> list[str]:
@@ -251,7 +251,7 @@ def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path)
         ),
         (
             ["model.inputs.image.adapter={name: pool, kind: mean}"],
-            r"error: model\.inputs\.image\.adapter: its rows are 24 wide, the LLM's 32\. Follow it .*name: linear",
+            r"error: model\.inputs\.image\.adapter: .* of width 24, but the LLM takes 32\. Add a step .*name: linear",
         ),
     ],
     ids=["no grid", "sizes that do not divide", "another width"],

@@ -91,7 +91,7 @@ def test_code_of_a_checkpoint_is_refused_and_not_asked_about(run: Path) -> None:
     plain = ["model.llm.trust_remote_code=false", "model.inputs.features.0.adapter={name: linear}", "stages=[]"]
     recipe = load_recipe(run / "recipe.yaml", plain)
     assert foreign_code(recipe) == []
-    with pytest.raises(RecipeError, match="brings Python code of its own, which nobody said to trust"):
+    with pytest.raises(RecipeError, match="contains Python code, which is not run unless you trust it"):
         build_on_meta(recipe)
     assert not (run.parent / "marker").exists()
     kernel = load_recipe(run / "recipe.yaml", [*plain, "model.llm.attention=some/kernel"])

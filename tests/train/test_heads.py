@@ -257,7 +257,7 @@ def test_the_state_before_the_token(load_heads: Load) -> None:
         (["model.heads.box.hiden=3"], r"model.heads.box(.|\n)*hiden(.|\n)*did you mean 'hidden'"),
         (["model.heads.box.name=boxs"], r"boxs"),
         (["model.heads.lm={name: 'head_support:Boxes'}"], "a head cannot have the name 'lm'"),
-        (["model.heads.keys={name: 'head_support:BoxesBefore'}"], "no head can be called 'keys': torch's modules"),
+        (["model.heads.keys={name: 'head_support:BoxesBefore'}"], "the head cannot be named 'keys'"),
         (["model.heads.a-b c={name: 'head_support:Boxes'}"], "the name of a head begins with a letter"),
         (["model.heads.other={hidden: 3}"], "model.heads.other(.|\n)*the mandatory key 'name'"),
     ],
