@@ -173,6 +173,7 @@ def kept_space(full: str, bare: str | None, after: str, before: str) -> tuple[in
     Returns:
         The number of characters at the start of `full` that belong to `after`, and at its end that belong to `before`.
     """
+    # the extra characters belong to the two texts: try each division of them, and keep the first that fits
     extra = len(full) - len(bare) if bare is not None else -1
     for size in range(min(len(after), extra), -1, -1):
         rest = extra - size

@@ -130,7 +130,7 @@ class Collator:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
         refused = tuple(sample.reason for sample in samples if isinstance(sample, BadSample))
         batch = collate(good, self.slots, self.pad_id) if good else None
-        if batch is not None and get_worker_info() is not None:
+        if batch is not None and get_worker_info() is not None:  # it has to cross a process
             batch = packed(batch)
         return MicroBatch(batch, refused, loading=_loading(good))
 
@@ -160,6 +160,7 @@ class CountedSteps:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         loaded: Iterator[MicroBatch] = iter(self.loader)
+        # a step may have many micro-batches: in shared memory each would keep a file open until the step is over
         owning = (replace(micro, batch=owned(micro.batch) if micro.batch else None) for micro in loaded)
         while micros := list(islice(owning, self.accumulate)):
             step: Counter[str] = Counter()

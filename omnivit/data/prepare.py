@@ -62,6 +62,7 @@ class Preparer:
             RecipeError: an adapter cannot take what its encoder returns. The message names the slot.
         """
         try:
+            # media first: their token counts are needed to encode the conversation (Law 1)
             turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
             timed = [_timed(self.slots[m.slot], m, _instruction(t)) for m, (_, t) in zip(media, turns, strict=True)]
@@ -82,6 +83,7 @@ class Preparer:
         if not generate:
             self._report_undeclared(sample)
         positions = self._positions(len(encoded.ids), encoded.spans)
+        # encoding may have stopped at the limit, before the last targets
         places = zip(targets, encoded.targets, strict=not encoded.cut)
         # A target in a turn that is not supervised is not trained on either.
         supervised = ((t, place) for t, place in places if generate or int(encoded.labels[place]) != IGNORE)
@@ -146,6 +148,7 @@ class Preparer:
 
     def _positions(self, tokens: int, spans: Sequence[Span]) -> Tensor:
         """[T] one by one, except for media whose adapter numbers its tokens; text continues from the last of them."""
+        # positions are the running total of steps, so that a medium with fewer positions moves all text after it
         steps = torch.ones(tokens, dtype=torch.long)
         for span in spans:
             rule = self.slots[span.slot].positions

@@ -107,6 +107,7 @@ def instruction_of(items: Mapping[str, Tensor]) -> Instruction | None:
     """The stacked instructions [M, Q] of a batch's media, if any adapter of the slot reads them."""
     if _IDS not in items:
         return None
+    # they are padded to the reader's limit so that they stack; an adapter needs no more than the longest of the batch
     ids, mask = items[_IDS], items[_MASK]
     longest = max(1, int(mask.sum(dim=1).max()))
     return Instruction(ids[:, :longest], mask[:, :longest])

@@ -17,6 +17,7 @@ _ALIGNMENT = 64
 
 def packed(batch: Batch) -> Batch:
     """The same batch, whose tensors are views of one buffer."""
+    # `map` visits the tensors in the same order each time: first to measure them, then to copy them
     tensors: list[Tensor] = []
     batch.map(lambda tensor: _noted(tensor, tensors))
     starts, total = [], 0

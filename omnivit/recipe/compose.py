@@ -47,7 +47,7 @@ def compose(path: Path) -> Node:
 
 def _compose(path: Path, extended_by: str, chain: tuple[Path, ...], done: dict[Path, Node]) -> Node:
     """`done` keeps the composed files, so that a base of several files is read once."""
-    real = Path(os.path.realpath(path))
+    real = Path(os.path.realpath(path))  # two names of one file are a circle too
     if real in chain:
         circle = " extends ".join(short_path(file) for file in (*chain[chain.index(real) :], real))
         raise RecipeError(f"{extended_by}: files extend each other in a circle: {circle}. Remove one `extends:`.")
@@ -102,6 +102,7 @@ def put(tree: Node, keys: Keys, new: Node, depth: int = 0) -> Node:
     if isinstance(tree.value, list) and isinstance(key, int):
         return Node.of([put(c, keys, new, depth + 1) if i == key else c for i, c in enumerate(tree.value)], tree.place)
     entries, place = (tree.value, tree.place) if isinstance(tree.value, dict) else ({}, new.place)
+    # the first matching pattern of `train` wins, so a new one goes to the front
     if depth == len(keys) - 1 and _TRAIN.fullmatch(Where(keys[:depth]).path):
         return Node.of(entries | {key: new} if key in entries else {key: new, **entries}, place)
     child = put(entries.get(key, Node(None, new.place)), keys, new, depth + 1)

@@ -77,7 +77,7 @@ class _Expansion:
         if keys in self.chain:
             circle = " -> ".join(Where(k).path for k in [*self.chain[self.chain.index(keys) :], keys])
             raise RecipeError(f"{Where(keys, self.places)}: interpolations refer to one another in a circle: {circle}.")
-        if keys not in self.known:
+        if keys not in self.known:  # else its size is added again, but it is not followed again
             self.chain.append(keys)
             self.known[keys] = self._measure(keys, self._value(keys))
             self.chain.pop()

@@ -59,6 +59,7 @@ def _tagged(
         media[VIDEO] = [Frames(values.paths(files, VIDEO))]  # many files and one tag: the frames of one video
     for slot, sources in media.items():
         check_tags(humans, slot, sources, slot, "human turns")
+    # LLaVA moves the tag of a single medium to the front of its turn, and no others
     alone = sum(map(len, media.values())) == 1
     queues = {slot: iter(sources) for slot, sources in media.items()}
     return tuple(

@@ -128,6 +128,7 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
 def _medium(
     part: Mapping[str, Any], kind: str, place: str, lists: Lists, root: str | None, ignore: Collection[str]
 ) -> Media:
+    # OpenAI's `image_url` and `input_image` are the slot `image`; each form keeps the source under another key
     slot = _SLOTS.get(kind, kind.removesuffix("_url"))
     names = dict.fromkeys((kind, slot, f"{slot}_url", *values.PATH_KEYS))
     given = [name for name in ("paths", *names) if part.get(name) is not None]
