@@ -127,7 +127,7 @@ def files(folder: Path) -> dict[str, str]:
         "html.pdf": (b"<html><body>404 Not Found</body></html>", "not an image in a supported format"),
         "password.pdf": (encrypted(red, b"secret", b"owner"), "encrypted and needs a password"),
         "owner only.pdf": (encrypted(red, b"", b"owner"), "good"),
-        "strange lock.pdf": (encrypted(red, b"", b"owner", b"Strange"), "encrypted in a way"),
+        "strange lock.pdf": (encrypted(red, b"", b"owner", b"Strange"), "encrypted with a method"),
         "no pages.pdf": (pages([]), "cut short or has no pages"),
         "kilometres.pdf": (pages([red], b"0 0 2834645 4008400"), "good"),
         "thread.pdf": (pages([red], b"0 0 1 100000"), "is no page"),
