@@ -48,7 +48,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class _StandIn(SlotPreparer):
-    """Opens no medium and gives each the same number of rows."""
+    """Opens no medium and gives each the same number of tokens."""
 
     count: int = 1
 
@@ -60,7 +60,7 @@ class _StandIn(SlotPreparer):
         del media
         return ""
 
-    def rows(self, items: Mapping[str, Tensor]) -> int:
+    def tokens(self, items: Mapping[str, Tensor]) -> int:
         del items
         return self.count
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from omnivit.console import table
 from omnivit.contracts.metric import Interval, Metric
 from omnivit.evaluate.run import LINEAR_PROBE
 from omnivit.evaluate.score import ACCURACY, ALWAYS, Score, metric_named
@@ -108,8 +109,7 @@ def between(interval: Interval) -> str:
 def console_table(scores: Scores) -> str:
     """Accuracy by condition with 95% intervals, and the verdict, for a terminal."""
     rows = score_rows(scores, ("accuracy with", "mean", "n"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_aligned(row, widths) for row in rows]
+    lines = table(rows, right=range(1, len(rows[0])))
     losses = [f"{name} ({LABELS[condition]}): {interval}" for condition, name, interval in head_losses(scores)]
     below = ["", *losses] if losses else []
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *below, "", *verdict(scores)])
@@ -173,8 +173,3 @@ def _compared_heads(true: Score, control: Score, label: str) -> list[str]:
         f"{'do not meet' if ours.high < theirs.low else 'meet'}."
         for name, ours, theirs in pairs
     ]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(row, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])

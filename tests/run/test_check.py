@@ -198,9 +198,9 @@ def test_every_record_is_read_and_the_media_of_some_are_opened(
     records = [picture_record(f"p{i}", f"{names[i % 2]}.png", names[i % 2]) for i in range(40)]
     write_jsonl(data_root / "train.jsonl", records)
     status, out, _ = outcome(capfd, str(recipe_file))
-    assert status == 0 and "over 40 samples; all records read, the media of 16 opened: longest" in out
+    assert status == 0 and "over 40 samples; all records were read, the media of 16 opened: longest" in out
     _, out, _ = outcome(capfd, str(recipe_file), "--all")
-    assert "all records read, the media of 40 opened" in out
+    assert "all records were read, the media of 40 opened" in out
     for number, (change, reason) in enumerate(
         [
             ({"role": "user", "content": [{"type": "sound", "sound": "a.wav"}]}, "no input slot 'sound'"),
