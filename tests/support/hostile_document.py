@@ -130,7 +130,7 @@ def files(folder: Path) -> dict[str, str]:
         "strange lock.pdf": (encrypted(red, b"", b"owner", b"Strange"), "encrypted with a method"),
         "no pages.pdf": (pages([]), "cut short or has no pages"),
         "kilometres.pdf": (pages([red], b"0 0 2834645 4008400"), "good"),
-        "thread.pdf": (pages([red], b"0 0 1 100000"), "is no page"),
+        "thread.pdf": (pages([red], b"0 0 1 100000"), "is empty or more elongated than 100:1"),
         "empty box.pdf": (pages([red], b"0 0 0 0"), "good"),
         "box of nan.pdf": (pages([red], b"0 0 nan inf"), "good"),
         "box inside out.pdf": (pages([red], b"200 300 0 0"), "good"),
