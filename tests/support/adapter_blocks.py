@@ -61,22 +61,25 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 """Name in the tests -> block."""
 
-_GRID = "needs rows that fill the grid"
-_PLACES = "needs rows in a grid"
+_GRID = "the tokens must fill a grid"
+_PLACES = r"the tokens must (fill|have) a grid \(t, y, x\)"
 REFUSED: dict[tuple[str, str], str] = {
     ("resampler query", "audio"): _GRID,
     ("resampler query", "points"): _GRID,
-    ("resampler abstractor with positions", "audio"): "`positions` need rows",
-    ("resampler abstractor with positions", "points"): "`positions` need rows",
+    ("resampler abstractor with positions", "audio"): "`positions: true` the tokens must fill a grid",
+    ("resampler abstractor with positions", "points"): "`positions: true` the tokens must fill a grid",
     **{(name, kind): _PLACES for name in ("per_frame", "video_qformer of frames") for kind in ("audio", "points")},
     **{
-        (f"pool {name}", kind): "needs rows that fill a grid"
+        (f"pool {name}", kind): _GRID
         for name in ("spatio_temporal", "temporal", "temporal learned", "temporal transformer", "merge", "grid")
         for kind in ("audio", "points")
     },
-    **{("conv over the grid", kind): "`dims: 2` needs rows that fill a grid" for kind in ("audio", "points")},
-    **{("markers of lines", kind): "`row` needs a grid" for kind in ("audio", "points")},
-    **{("markers of frames", kind): "`frame` needs frames" for kind in ("image", "audio", "points")},
+    **{("conv over the grid", kind): "`dims: 2` the tokens must fill a grid" for kind in ("audio", "points")},
+    **{("markers of lines", kind): "`row: true` the tokens must fill a grid" for kind in ("audio", "points")},
+    **{
+        ("markers of frames", kind): "`frame: true` the tokens must fill a grid"
+        for kind in ("image", "audio", "points")
+    },
     **{("video_qformer", kind): _PLACES for kind in ("image", "audio", "points")},
 }
 """(Name, kind of rows) -> what the refusal says."""
