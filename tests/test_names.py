@@ -26,21 +26,10 @@ FOLDERS = ("omnivit", "encoders", "adapters")
 FORBIDDEN = frozenset({"found", "said", "told", "made", "shown", "wanted", "own", "whole", "other", "one"})
 LONGEST = 5
 REMAINING = {
-    "omnivit/commands/plugins/check.py": 4,
-    "omnivit/evaluate/probe.py": 1,
-    "omnivit/model/arguments.py": 3,
-    "omnivit/model/build.py": 4,
-    "omnivit/model/device.py": 1,
-    "omnivit/model/hub.py": 1,
-    "omnivit/model/lora.py": 1,
-    "omnivit/model/patching.py": 1,
-    "omnivit/model/precision.py": 1,
-    "omnivit/model/weights.py": 1,
     "omnivit/testing/adapter.py": 7,
     "omnivit/testing/adapter_rows.py": 7,
     "omnivit/testing/adapter_trial.py": 2,
     "omnivit/testing/bad_media.py": 2,
-    "omnivit/testing/encoder_processor.py": 2,
     "omnivit/testing/encoder_rows.py": 2,
     "omnivit/testing/encoder_weights.py": 2,
     "omnivit/testing/head.py": 5,
@@ -48,7 +37,6 @@ REMAINING = {
     "omnivit/testing/llm.py": 3,
     "omnivit/testing/parts.py": 3,
     "omnivit/testing/reader.py": 2,
-    "omnivit/testing/rules.py": 3,
     "omnivit/train/checkpoint.py": 2,
     "omnivit/train/freeze.py": 1,
 }

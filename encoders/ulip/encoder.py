@@ -154,8 +154,8 @@ class UlipProcessor:
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read, sample and normalise one cloud; augmented only where `media.seed` is set. Raises MediaError."""
-        points = self.sizes.points
-        cloud = read_points(media, CANDIDATES * points if self.sampling == "farthest" else points)
+        size = self.sizes.points
+        cloud = read_points(media, CANDIDATES * size if self.sampling == "farthest" else size)
         xyz, rgb = self._sampled(cloud)
         xyz = normalised(xyz)
         if self.augment and media.seed is not None:

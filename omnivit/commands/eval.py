@@ -155,7 +155,7 @@ def as_record(answered: Answered, metric: str) -> dict[str, Any]:
     from omnivit.evaluate.score import ALWAYS, metric_named
 
     prediction, reference = answered.prediction, answered.reference
-    record = {
+    record: dict[str, Any] = {
         "id": answered.sample.id,
         "origin": answered.sample.origin,
         "question": answered.sample.messages[-1].text,

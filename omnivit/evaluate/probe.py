@@ -128,13 +128,13 @@ def views(
     for start in track(range(0, len(samples), batch_size), "encoding for the linear probe"):
         some = samples[start : start + batch_size]
         columns = [list(question(sample).media()) for sample in some]
-        found = [
+        encoded = [
             encode(model.slot_encoders(slot)[0], inputs[slot].processors[0], some, [media[k] for media in columns])
             for k, slot in enumerate(slots)
         ]
-        means.append(torch.cat([pooled(features) for features in found], dim=1))
-        flat = torch.cat([features.values.flatten(1) for features in found], dim=1)
-        whole = all(bool(features.mask.all()) for features in found) and flat.shape[1] <= MAX_FLAT_WIDTH
+        means.append(torch.cat([pooled(features) for features in encoded], dim=1))
+        flat = torch.cat([features.values.flatten(1) for features in encoded], dim=1)
+        whole = all(bool(features.mask.all()) for features in encoded) and flat.shape[1] <= MAX_FLAT_WIDTH
         if rows is not None and whole and (not rows or rows[0].shape[1] == flat.shape[1]):
             rows.append(flat)
         else:

@@ -254,12 +254,12 @@ def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], contex
         return plain(hidden)
     together = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back)
     own, *media = torch.split_with_sizes(together, sorted_.sizes)
-    made = [plain(own[None])] if len(own) else []
-    dtype = made[0].dtype if made else hidden.dtype
+    outputs = [plain(own[None])] if len(own) else []
+    dtype = outputs[0].dtype if outputs else hidden.dtype
     for (slot, _), rows in zip(kinds, media, strict=True):
         if len(rows):
-            made.append(_in_own_dtype(twins[slot].module, rows[None]).to(dtype))
-    return permuted(torch.cat(made, dim=1)[0], sorted_.back, sorted_.order).view(*hidden.shape[:2], -1)
+            outputs.append(_in_own_dtype(twins[slot].module, rows[None]).to(dtype))
+    return permuted(torch.cat(outputs, dim=1)[0], sorted_.back, sorted_.order).view(*hidden.shape[:2], -1)
 
 
 def _kinds(twins: Mapping[str, Twin], context: Context) -> tuple[tuple[str, bool], ...]:

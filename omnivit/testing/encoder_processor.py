@@ -59,14 +59,14 @@ class ProcessorRules(ConfiguredContract):
     def test_seed(self, tmp_path: Path) -> None:
         """A medium with the same `seed` becomes the same tensors: augmentation draws from that seed alone."""
         trial = self.trial(tmp_path)
-        media = [replace(one, seed=7) for one in trial.media]
+        media = [replace(medium, seed=7) for medium in trial.media]
         _check_repeats(trial.processor, media, "with seed 7 both times")
-        for one in (*media, *trial.media):
+        for medium in (*media, *trial.media):
             before = _generators()
-            trial.processor(one)
+            trial.processor(medium)
             if changed := [name for name, state in _generators().items() if state != before[name]]:
                 raise Broken(
-                    f"{one}: preparing it draws from, or seeds, {changed[0]}.",
+                    f"{medium}: preparing it draws from, or seeds, {changed[0]}.",
                     "Make a generator of your own: `numpy.random.default_rng(media.seed)`.",
                 )
 
@@ -77,14 +77,14 @@ class ProcessorRules(ConfiguredContract):
         if not isinstance(trial.processor, PrefacingProcessor):
             raise NotApplicable("its processor has no `preface`: the LLM reads nothing before a medium.")
         for media in trial.media:
-            found: object = trial.processor.preface(media)
-            if not isinstance(found, str):
+            preface: object = trial.processor.preface(media)
+            if not isinstance(preface, str):
                 raise Broken(
-                    f"before {media} it tells {_short(repr(found))}, a {type(found).__name__}.", "Return a str."
+                    f"before {media} it tells {_short(repr(preface))}, a {type(preface).__name__}.", "Return a str."
                 )
-            if (again := trial.processor.preface(media)) != found:
+            if (again := trial.processor.preface(media)) != preface:
                 raise Broken(
-                    f"before {media} it tells {_short(found)}, then {_short(again)}.", "Tell what the file says."
+                    f"before {media} it tells {_short(preface)}, then {_short(again)}.", "Tell what the file says."
                 )
 
     @rule
@@ -129,15 +129,15 @@ class ProcessorRules(ConfiguredContract):
     def test_fingerprint(self, tmp_path: Path) -> None:
         """The fingerprint is a text that is the same for the same settings, in every process."""
         trial = self.trial(tmp_path)
-        own: object = trial.processor.fingerprint()
-        if not isinstance(own, str) or not own:
-            raise Broken(f"it is {own!r}.", "Return a short text, such as `repr` of a dataclass of settings.")
+        fingerprint: object = trial.processor.fingerprint()
+        if not isinstance(fingerprint, str) or not fingerprint:
+            raise Broken(f"it is {fingerprint!r}.", "Return a short text, such as `repr` of a dataclass of settings.")
         again = built(trial.cls, trial.config).processor().fingerprint()
         there = work(pickled(trial.processor)[0], ()).fingerprint
-        for where, other in (("of an encoder built again", again), ("in another process", there)):
-            if other != own:
+        for where, another in (("of an encoder built again", again), ("in another process", there)):
+            if another != fingerprint:
                 raise Broken(
-                    f"it is {_short(own)} here and {_short(other)} {where}.",
+                    f"it is {_short(fingerprint)} here and {_short(another)} {where}.",
                     "Make it of settings alone: no addresses, no times, no `hash()`.",
                 )
 
