@@ -248,7 +248,7 @@ def table(
         wrapped = [[cell] if width is None else _wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
         for parts in itertools.zip_longest(*wrapped, fillvalue=""):
             cells = [_padded(part, size, i in right) for i, (part, size) in enumerate(zip(parts, widths, strict=True))]
-            line = GAP.join(cells).rstrip()
+            line = GAP.join(cells) if len(row) - 1 in right else GAP.join(cells).rstrip()
             printed.append(paint(line, BOLD, colour) if header and number == 0 else line)
     return printed
 

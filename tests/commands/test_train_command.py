@@ -33,10 +33,10 @@ SHORTER = [
     ("arguments", "message"),
     [
         ([], "No recipe is given. Usage: omnivit train RECIPE, or omnivit train --resume RUN."),
-        (["tiny.yaml", "--resume", "run"], "--resume continues with the run's own recipe"),
-        (["--resume", "run", "--run-dir", "other"], "--resume continues with the run's own recipe"),
-        (["--resume", "run", "--overwrite"], "--resume continues with the run's own recipe"),
-        (["tiny.yaml", "--allow-changes"], "--allow-changes is for a run that is continued"),
+        (["tiny.yaml", "--resume", "run"], "--resume continues with the recipe in the run folder"),
+        (["--resume", "run", "--run-dir", "other"], "--resume continues with the recipe in the run folder"),
+        (["--resume", "run", "--overwrite"], "--resume continues with the recipe in the run folder"),
+        (["tiny.yaml", "--allow-changes"], "--allow-changes works only with --resume"),
         (["--resume", "run"], "run holds no run: recipe.yaml is missing"),
         (["absent.yaml"], "absent.yaml"),
         (["seed=1"], "seed=1"),
@@ -82,7 +82,7 @@ def test_runs_are_numbered_and_overwritten_only_when_asked(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.instruct.template=vicuna_v2", "stages.instruct.template: There is no chat template 'vicuna_v2': did"),
+        ("stages.instruct.template=vicuna_v2", "stages.instruct.template: There is no chat template 'vicuna_v2'; did"),
         ("trainer.accelerator=gpux", "trainer: Lightning refuses these settings: You selected an invalid accelerator"),
         ("trainer.precision=33", "trainer.precision: no precision '33'"),
         ("trainer.loggers=[wandb]", "trainer.loggers: no logger 'wandb'"),
