@@ -1,6 +1,6 @@
-"""The adapter contract: an encoder's rows in, rows of the LLM's width out, and surgery on the LLM where needed.
+"""The adapter contract: an encoder's tokens in, tokens of the LLM's width out, and changes to the LLM where needed.
 
-Shapes: M media over the whole batch, S rows from the encoder, L rows to the LLM, D encoder width, D_llm LLM width,
+Shapes: M media over the whole batch, S tokens from the encoder, L tokens to the LLM, D encoder width, D_llm LLM width,
 Q instruction tokens.
 """
 
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
     from omnivit.contracts.llm import LanguageModel
 
 Length = Callable[[Layout], Layout]
-"""Rows in -> rows out, with the grid that they fill, if any; must pickle, because loader workers call it.
+"""Layout of the encoder's tokens -> layout of the adapter's tokens. It must pickle, because loader workers call it.
 
-It raises `RecipeError` for rows that the adapter cannot take (no grid, where one is needed)."""
+It raises `RecipeError` for a layout that the adapter cannot take (for example one without a grid)."""
 
 
 Positions = Callable[[int], Tensor]
-"""Rows of a medium -> [rows] position of each, counted from the first's; must pickle."""
+"""Number of a medium's tokens -> [number] the position of each, counted from the first token's. It must pickle."""
 
 
 def same_length(layout: Layout) -> Layout:
-    """The rule of adapters that keep the rows and their places."""
+    """The rule of adapters that return as many tokens as they take, in the same places."""
     return layout
 
 
 @dataclass(frozen=True)
 class FixedLength:
-    """The rule of adapters that give so many rows, whatever comes in."""
+    """The rule of adapters that always return the same number of tokens."""
 
     rows: int
+    """The number of tokens."""
 
     def __call__(self, layout: Layout) -> Layout:
         del layout
@@ -50,7 +51,7 @@ class FixedLength:
 
 @dataclass(frozen=True)
 class Instruction:
-    """The user's words of the turn in which each medium stands (never the answer), by the adapter's own tokenizer."""
+    """The user's text in the turn of each medium (never the answer), by the adapter's own tokenizer."""
 
     ids: Tensor
     """[M, Q] token ids."""
@@ -61,28 +62,28 @@ class Instruction:
 class Adapter(nn.Module, Plugin, ABC):
     """Base class of adapters (entry-point group `omnivit.adapters`).
 
-    `__init__` builds the structure without reading weights (it may run under `torch.device("meta")`); `load` then
-    fills in pretrained weights, and `install` changes the LLM.
+    `__init__` builds the modules without reading weights (it may run under `torch.device("meta")`); then `load` loads
+    pretrained weights, and `install` changes the LLM.
     """
 
     Config: ClassVar[type[Any]]
-    """A dataclass: exactly what a recipe may say, with a docstring after each field."""
+    """A dataclass with the options that a recipe may set; a docstring after each field is the help of the option."""
     length: Length
-    """How many rows come out for what comes in (Law 2)."""
+    """The number of tokens that come out for those that come in (Law 2)."""
     width: int
-    """Width of the rows that come out: the LLM's, unless the adapter is made for the inside of a chain."""
+    """Width of the tokens that come out: the LLM's, unless the adapter is a step inside a chain."""
     positions: Positions | None = None
-    """How the LLM counts the medium's rows, where not one by one (CogVLM gives all patches one position)."""
+    """Positions of the medium's tokens, where they do not count one by one (CogVLM gives all patches one position)."""
     instruction_tokenizer: str | None = None
-    """Set to a tokenizer's path (or `bytes`): `forward` is given the turn's instruction."""
+    """If it is set to the path of a tokenizer (or `bytes`), `forward` gets the turn's instruction."""
     instruction_limit: int = 128
-    """Most tokens of an instruction; longer ones are cut by the tokenizer."""
+    """Most tokens of an instruction; the tokenizer cuts longer ones."""
     in_encoder: bool = False
-    """True: `install` put parts of it into the encoder, which then runs with grad while they train."""
+    """True: `install` puts parts of the adapter into the encoder, which then runs with gradients while they train."""
 
     @abstractmethod
     def __init__(self, config: Any, width: int, llm_width: int) -> None:
-        """Build from a `Config` for rows of `width` and an LLM of `llm_width`."""
+        """Build from a `Config`, for tokens of `width` and an LLM of `llm_width`."""
         super().__init__()
         self.width = llm_width
 
@@ -92,19 +93,19 @@ class Adapter(nn.Module, Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
-        """A small configuration and layouts for it, to try the contract on. Files go to `folder`, which is empty.
+        """A small configuration and layouts for it, to test the contract with. Write files to `folder`, which is empty.
 
         Raises:
-            PluginError: it gives none, as the default does.
+            PluginError: there is no example, which is the default.
         """
         raise no_example(cls, folder)
 
     def load(self) -> None:
-        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return
 
     def install(self, llm: LanguageModel, encoder: Encoder, slot: str) -> None:  # noqa: ARG002 - the default needs none
-        """Change the LLM (`llm.patching`) or the encoder where the method needs it. Default: nothing.
+        """Change the LLM (`llm.patching`) or the encoder, where the method needs it. The default changes nothing.
 
         Called after all weights are loaded and before LoRA, freezing and sharding. What is added belongs to the
         adapter: its parameters are the adapter's, and no key of the LLM changes its name.
@@ -112,9 +113,9 @@ class Adapter(nn.Module, Plugin, ABC):
         Args:
             llm: the shared LLM.
             encoder: the encoder that this adapter follows.
-            slot: the input slot, by which layers find the rows of its media (`Context`).
+            slot: the input slot, by which layers find the tokens of its media (`Context`).
 
         Raises:
-            RecipeError: the method does not fit this LLM or encoder; says why.
+            RecipeError: the method does not fit this LLM or encoder; the message says why.
         """
         return

@@ -1,4 +1,4 @@
-"""The batch: what the model sees. Positions and lengths are final in it (Law 1).
+"""The batch: the input of the model. Its positions and lengths are final (Law 1).
 
 Shapes: B samples, T tokens (padded), M media of one slot over the whole batch, N occurrences of one head's token.
 """
@@ -20,13 +20,13 @@ class MediaBatch:
     """The media of one slot, sample by sample, in reading order."""
 
     items: dict[str, Tensor]
-    """[M, ...] each; those of varying size filled up with zeros."""
+    """[M, ...] each; tensors of varying size are padded with zeros."""
     lengths: Tensor
-    """[M] rows reserved for each medium in the token sequence."""
+    """[M] number of tokens reserved for each medium in the sequence."""
     starts: Tensor
-    """[M] column of [B, T] where each medium's rows begin (a medium may have none)."""
+    """[M] column of [B, T] where each medium's tokens begin (a medium may have none)."""
     samples: tuple[int, ...]
-    """The row of the batch that each medium belongs to."""
+    """The sample of the batch (0 to B - 1) that each medium belongs to."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
         """Apply `move` to every tensor."""
@@ -39,11 +39,11 @@ class TriggerBatch:
     """The occurrences of one head's token, sample by sample, in reading order."""
 
     samples: Tensor
-    """[N] the row of the batch that each belongs to."""
+    """[N] the sample of the batch (0 to B - 1) that each belongs to."""
     places: Tensor
     """[N] column of [B, T] of the state that the head reads."""
     targets: dict[str, Tensor]
-    """[N, ...] each; those of varying size filled up with zeros. Empty where the targets are not known."""
+    """[N, ...] each; tensors of varying size are padded with zeros. Empty if the targets are not known."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> TriggerBatch:
         """Apply `move` to every tensor."""
@@ -53,7 +53,7 @@ class TriggerBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model sees. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
+    """The input of the model. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
 
     ids: Tensor
     """[B, T] token ids."""
@@ -64,20 +64,20 @@ class Batch:
     positions: Tensor
     """[B, T] position of each token; a range over the real tokens."""
     route: Tensor
-    """[B, T] 0 for text, 1 + index of the slot (in `slots`) for rows of media."""
+    """[B, T] 0 for text, 1 + index of the slot (in `slots`) for tokens of media."""
     slots: tuple[str, ...]
     media: dict[str, MediaBatch]
     names: tuple[str, ...]
     """Sample names, for error messages."""
     triggers: dict[str, TriggerBatch] = field(default_factory=dict)
-    """Of the heads whose token is in the batch."""
+    """Head -> its occurrences, for heads whose token is in the batch."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `move` to every tensor."""
         changes = {f.name: getattr(self, f.name) for f in fields(self)}
         changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
         changes["media"] = {slot: media.map(move) for slot, media in self.media.items()}
-        changes["triggers"] = {head: found.map(move) for head, found in self.triggers.items()}
+        changes["triggers"] = {head: triggers.map(move) for head, triggers in self.triggers.items()}
         return Batch(**changes)
 
     def to(self, device: torch.device | str) -> Batch:

@@ -1,9 +1,9 @@
-"""What the LLM's layers may know of the batch beside hidden states: where media stand, and what their adapters hold.
+"""What the LLM's layers can know of the batch besides hidden states: where media are, and what adapters kept for them.
 
-Adapters that change the LLM (visual experts, gated cross-attention, ...) are given a `Context` by every layer that they
-changed (`omnivit.model.patching`). While text is generated, layers see a window of it: one column a step.
+Adapters that change the LLM (visual experts, gated cross-attention, ...) get a `Context` in every layer that they
+changed (`omnivit.model.patching`). During generation, layers see a window of it: one column in each step.
 
-Shapes: B samples, T tokens, M media of one slot, R rows of media in the batch, D width.
+Shapes: B samples, T tokens, M media of one slot, R tokens of media in the batch, D width.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class SlotContext:
     """The media of one slot."""
 
     features: Features
-    """[M, L, D] what the adapter returned; `features.memory` is what it kept for the layers."""
+    """[M, L, D] what the adapter returned; `features.memory` is for the layers alone."""
     samples: Tensor
-    """[M] row of the batch that each medium belongs to; in reading order."""
+    """[M] sample of the batch (0 to B - 1) that each medium belongs to; in reading order."""
     order: Tensor
     """[M] 1 for the first medium of its sample, 2 for the second, ..."""
     seen: Tensor
     """[B, T] how many media of this slot have begun at or before each token, within its sample."""
     rows: Tensor
-    """[R] indices of the rows of media in the hidden states flattened to [B * T, D]."""
+    """[R] indices of the tokens of media in the hidden states flattened to [B * T, D]."""
 
     table: Tensor = field(init=False)
     """[B, N] index of each sample's first, second, ... medium among the M; -1 where it has no more."""
@@ -45,14 +45,14 @@ class SlotContext:
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows of hidden states flattened to [B * T, D], sorted into parts, each in its order."""
+    """The tokens of hidden states flattened to [B * T, D], sorted into parts; each part keeps its order."""
 
     order: Tensor
-    """[B * T] row that comes first, second, ... of all parts one after the other."""
+    """[B * T] indices of the tokens, part by part."""
     back: Tensor
     """[B * T] the inverse permutation."""
     sizes: tuple[int, ...]
-    """Rows of each part."""
+    """Number of tokens in each part."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,33 @@ class Context:
     """A batch as the layers see it."""
 
     route: Tensor
-    """[B, T] 0 for text and padding, 1 + index of the slot (in `slots`) for rows of media."""
+    """[B, T] 0 for text and padding, 1 + index of the slot (in `slots`) for tokens of media."""
     slots: tuple[str, ...]
     media: Mapping[str, SlotContext]
-    """The slots that the batch has media of."""
+    """The slots of which the batch has media."""
     text: Tensor
-    """[B * T - rows] indices of all other rows, flattened alike."""
+    """[B * T - R of all slots] indices of the tokens of text and padding, flattened in the same way."""
     last: Tensor
-    """[B, T] True at the last row of each medium."""
+    """[B, T] True at the last token of each medium."""
 
     _parts: dict[tuple[tuple[str, bool], ...], Parts] = field(default_factory=dict, init=False, repr=False)
 
     def parts(self, kinds: tuple[tuple[str, bool], ...]) -> Parts:
-        """The rows of each kind, and before them all others. Worked out once for a batch.
+        """The tokens of each kind, and before them all others. Computed once for a batch: all layers ask for the same.
 
         Args:
-            kinds: (slot, inner): the rows of its media; with `inner`, without the last row of each.
+            kinds: (slot, inner): the tokens of its media; with `inner`, without the last token of each.
         """
         if kinds not in self._parts:
+            # Number the parts: 0 for all other tokens, 1, 2, ... for the kinds.
             number = torch.zeros_like(self.route)
             for index, (slot, inner) in enumerate(kinds):
                 here = self.route == 1 + self.slots.index(slot)
                 number = number.masked_fill(here & ~self.last if inner else here, 1 + index)
+            # A stable sort keeps the order inside each part, so that the result does not depend on the device.
             order = number.flatten().argsort(stable=True)
             back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+            # `tolist` waits for the device; the sizes are kept, so that it happens once and not in every layer.
             sizes = tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
             self._parts[kinds] = Parts(order, back, sizes)
         return self._parts[kinds]
@@ -96,12 +99,13 @@ class Context:
         for slot, slot_features in features.items():
             batched = batch.media[slot]
             samples = torch.tensor(batched.samples, device=batch.route.device)
+            # Media without tokens may begin where another medium does, or after the last column: add up and clamp.
             starts = torch.zeros_like(batch.route).index_put_(
                 (samples, batched.starts.clamp(max=batch.route.shape[1] - 1)),
                 torch.ones_like(samples),
                 accumulate=True,
             )
-            seen = starts.cumsum(dim=1)
+            seen = starts.cumsum(dim=1)  # every token knows how many media it may look at
             earlier = (samples[:, None] == samples[None]).tril().sum(dim=1)
             rows = _indices(batch.route == 1 + batch.slots.index(slot))
             media[slot] = SlotContext(slot_features, samples, earlier, seen, rows)
@@ -110,12 +114,12 @@ class Context:
         return cls(batch.route, batch.slots, media, _indices(batch.route == 0), last)
 
     def window(self, start: int, length: int, size: int) -> Context:
-        """Columns `start` to `start + length` for `size` samples: new tokens behind the prompt count as text.
+        """Columns `start` to `start + length` for `size` samples; new tokens after the prompt count as text.
 
         Args:
-            start: tokens that are in the cache already.
-            length: tokens of this step.
-            size: samples of this step: B, or a multiple of it where each is continued in several beams.
+            start: number of tokens that are in the cache already.
+            length: number of tokens of this step.
+            size: number of samples of this step: B, or a multiple of it if each has several beams.
         """
         beams = size // len(self.route)
         if (start, length, beams) == (0, self.route.shape[1], 1):
@@ -137,13 +141,13 @@ def _indices(where: Tensor) -> Tensor:
 
 
 def _columns(table: Tensor, start: int, length: int, beams: int, after: int | None) -> Tensor:
-    """Some columns of [B, T], each row `beams` times; columns beyond T hold `after`, or what the last one holds."""
+    """Some columns of [B, T], each row `beams` times; columns beyond T are `after`, or a copy of the last one."""
     last = table.shape[1] - 1
     columns = torch.arange(start, start + length, device=table.device)
-    found = table[:, columns.clamp(max=last)]
+    window = table[:, columns.clamp(max=last)]
     if after is not None:
-        found = found.masked_fill(columns > last, after)
-    return found.repeat_interleave(beams, dim=0)
+        window = window.masked_fill(columns > last, after)
+    return window.repeat_interleave(beams, dim=0)
 
 
 def _repeated(features: Features, beams: int) -> Features:

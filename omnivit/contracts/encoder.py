@@ -1,6 +1,6 @@
-"""The encoder contract: media in, rows of features out. The encoder owns the processor that prepares its media.
+"""The encoder contract: media in, tokens of features out. The encoder owns the processor that prepares its media.
 
-Shapes: M media over the whole batch, S rows a medium, D = `width`.
+Shapes: M media over the whole batch, S tokens of a medium, D = `width`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from omnivit.errors import MediaError
 
 @runtime_checkable
 class Processor(Protocol):
-    """Turns one medium into tensors, in a loader worker. Pickles small: it holds no weights.
+    """Converts one medium to tensors, in a loader worker. Its pickle is small: it contains no weights.
 
-    It is deterministic given `media.seed`; a seed of None means no augmentation at all.
+    The result depends on the medium and `media.seed` alone; a seed of None means no augmentation.
     """
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one medium: named tensors, which the collator stacks to [M, ...].
 
-        Where their sizes vary from medium to medium (frames of a clip, points of a scan), the collator fills up with
-        zeros; an item then says its own size in a tensor beside them, by which the encoder leaves the filling out.
+        Where their sizes vary from medium to medium (frames of a video, points of a scan), the collator pads them with
+        zeros; the item then needs another tensor with its own size, so that the encoder can ignore the padding.
 
         Raises:
             MediaError: the medium cannot be read; names file and reason.
@@ -39,29 +39,29 @@ class Processor(Protocol):
         ...
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """The number of rows that the encoder will return for this item (Law 2)."""
+        """The number of tokens that the encoder returns for this item (Law 2)."""
         ...
 
     def fingerprint(self) -> str:
-        """A short text that changes whenever the same medium would give other tensors."""
+        """A short text that changes whenever the same medium gives other tensors."""
         ...
 
 
 @runtime_checkable
 class GridProcessor(Processor, Protocol):
-    """A processor whose rows may fill a grid."""
+    """A processor of an encoder whose tokens may fill a grid."""
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-        """Sizes ((t,) y, x) of the grid that the rows of this item fill in order; None: they fill none."""
+        """Sizes ((t,) y, x) of the grid that the tokens of this item fill in order; None: there is no grid."""
         ...
 
 
 @runtime_checkable
 class PrefacingProcessor(Processor, Protocol):
-    """A processor that tells the LLM in words what a medium's file says beside it."""
+    """A processor that adds text from a medium's file, such as its header, to the LLM's input."""
 
     def preface(self, media: Media) -> str:
-        """What the LLM reads right before the medium, as plain text; empty: nothing.
+        """Plain text that the LLM reads right before the medium; empty: nothing.
 
         Raises:
             MediaError: the medium cannot be read; names file and reason.
@@ -70,7 +70,7 @@ class PrefacingProcessor(Processor, Protocol):
 
 
 def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
-    """How the rows that an encoder will return for an item lie."""
+    """Number and grid of the tokens that an encoder returns for an item."""
     grid = processor.grid(item) if isinstance(processor, GridProcessor) else None
     return Layout(processor.length(item), grid)
 
@@ -78,16 +78,16 @@ def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
 class Encoder(nn.Module, Plugin, ABC):
     """Base class of encoders (entry-point group `omnivit.encoders`).
 
-    `__init__(config)` builds the structure without reading weights, so that `omnivit check` can construct it under
-    `torch.device("meta")`; `load` then fills in pretrained weights.
+    `__init__(config)` builds the modules without reading weights, so that `omnivit check` can construct it under
+    `torch.device("meta")`; `load` then loads pretrained weights.
     """
 
     Config: ClassVar[type[Any]]
-    """A dataclass: exactly what a recipe may say, with a docstring after each field."""
+    """A dataclass with the options that a recipe may set; a docstring after each field is the help of the option."""
     modality: ClassVar[str]
-    """What it reads: `image`, `video`, `audio`, `points`, ..."""
+    """The media that it reads: `image`, `video`, `audio`, `points`, ..."""
     width: int
-    """D, the width of the rows that it returns."""
+    """D, the width of the tokens that it returns."""
 
     @abstractmethod
     def processor(self) -> Processor:
@@ -99,23 +99,23 @@ class Encoder(nn.Module, Plugin, ABC):
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:
-        """Say what a file holds, without a model and without a recipe, for `omnivit media`.
+        """Describe the content of a file, without a model and without a recipe, for `omnivit media`.
 
         Raises:
-            MediaError: it holds nothing that this encoder reads, or is damaged; or the encoder does not tell, as the
-                default does.
+            MediaError: the file is damaged, or contains nothing that this encoder reads; or the encoder cannot
+                describe files, which is the default.
         """
         raise MediaError(f"{media}: {cls.__name__} cannot describe a file. Try the encoder in a recipe, with --recipe.")
 
     @classmethod
     def example(cls, folder: Path) -> EncoderExample:
-        """A small configuration and media of odd sizes, to try the contract on. Files go to `folder`, which is empty.
+        """A small configuration and media of odd sizes, to test the contract with. Files go to the empty `folder`.
 
         Raises:
-            PluginError: it gives none, as the default does.
+            PluginError: there is no example, which is the default.
         """
         raise no_example(cls, folder)
 
     def load(self) -> None:
-        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return

@@ -1,8 +1,9 @@
-"""Examples: what a plugin is tried with, small enough to be built and run in a second and without a download.
+"""Examples: what a plugin is tested with, small enough to be built and run in a second and without a download.
 
-A plugin gives one by its class method `example`; `omnivit.testing` and `omnivit plugins check` try the contract on it.
+A plugin returns one from its class method `example`; `omnivit.testing` and `omnivit plugins check` test the contract
+with it.
 
-Shapes: D width of the rows that a component takes, D_llm width of the LLM.
+Shapes: D width of the tokens that a component takes, D_llm width of the LLM.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class EncoderExample:
     """A small encoder and media for it."""
 
     media: Sequence[Media]
-    """At least two, of odd and different sizes; the contract tries each alone and all together."""
+    """At least two, of odd and different sizes; they are tested one by one and all together."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
     batch_statistics: bool = False
@@ -33,23 +34,23 @@ class EncoderExample:
 
 @dataclass(frozen=True)
 class AdapterExample:
-    """A small adapter and the layouts of rows that it takes."""
+    """A small adapter and the layouts of tokens that it takes."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
     layouts: Sequence[Layout] = ()
-    """Of the media to try it with; empty: one row, seven rows and a grid of 3 x 4, whichever it takes."""
+    """Layouts of the media to test it with; empty: one token, seven tokens and a grid of 3 x 4, if it takes them."""
     width: int = 24
-    """D of the rows that come in."""
+    """D of the tokens that come in."""
     llm_width: int = 32
     """D_llm."""
     text_unchanged: bool = False
-    """The method claims it: as installed, before it trains, the LLM gives for text alone what it gives without."""
+    """True: right after `install`, before training, the LLM returns for text alone the same as without the adapter."""
 
 
 @dataclass(frozen=True)
 class LLMExample:
-    """A small LLM, of random weights."""
+    """A small LLM with random weights."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
@@ -63,7 +64,7 @@ class ReaderExample:
     root: Path
     """The folder that the paths of its media start from."""
     bad: Sequence[Path] = ()
-    """Files that are damaged, each in a way of its own: opening one, or reading a sample of it, has to say so."""
+    """Damaged files, each in its own way: opening one, or reading one of its samples, must raise an error."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class HeadExample:
     """A small head and what it learns from."""
 
     targets: Sequence[Any]
-    """Of three occurrences of its token, as samples give them: numbers, lists of them, or paths inside the folder."""
+    """For three occurrences of its token, as in samples: numbers, lists of them, or paths inside the folder."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The block of a recipe, without `name`."""
     llm_width: int = 32
@@ -87,7 +88,7 @@ class MetricExample:
 
 
 def no_example(plugin: type, folder: Path) -> PluginError:
-    """The error of a plugin that gives no example for `folder`."""
+    """The error of a plugin that has no example."""
     del folder
     return PluginError(
         f"{plugin.__module__}.{plugin.__qualname__} has no example to test the contract with. Return one from the "

@@ -1,6 +1,7 @@
-"""What encoders return and adapters take: rows of features for each medium of a batch.
+"""What encoders return and adapters take: tokens of features for each medium of a batch.
 
-Shapes: M media over the whole batch, S rows a medium (padded), D feature width, k grid coordinates, R rows of memory.
+Shapes: M media over the whole batch, S tokens of a medium (padded), D feature width, k grid coordinates, R tokens of
+memory.
 """
 
 from __future__ import annotations
@@ -16,40 +17,40 @@ from omnivit.errors import RecipeError
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of one medium lie, known before any model runs: what length rules (Law 2) take and give."""
+    """Number and grid of the tokens of one medium, known before any model runs; length rules (Law 2) map it."""
 
     rows: int
-    """Their number."""
+    """The number of tokens."""
     grid: tuple[int, ...] | None = None
-    """Sizes ((t,) y, x) of a grid that the rows fill in order, the last index running fastest; None: no such grid."""
+    """Sizes ((t,) y, x) of a grid that the tokens fill in order, the last index fastest; None: there is no grid."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows of features; a row counts only where `mask` is True."""
+    """Tokens of features; a token counts only where `mask` is True."""
 
     values: Tensor
     """[M, S, D] floating point."""
     mask: Tensor
     """[M, S] bool."""
     grid: Tensor | None = None
-    """[M, S, k] integer coordinates ((t,) y, x) of each row, for pooling and positions; None: rows have no place."""
+    """[M, S, k] integer coordinates ((t,) y, x) of each token, for pooling and positions; None: they have none."""
     memory: Features | None = None
-    """[M, R, D'] rows that only the LLM's layers see (cross-attention, prompts), beside those in its sequence."""
+    """[M, R, D'] tokens that only the LLM's layers see (cross-attention, prompts), not part of its sequence."""
 
     def with_values(self, values: Tensor) -> Features:
-        """The same rows at the same places with other values ([M, S, D'])."""
+        """The same tokens in the same places with other values ([M, S, D'])."""
         return replace(self, values=values)
 
     def lengths(self) -> Tensor:
-        """[M] number of real rows of each medium."""
+        """[M] number of real tokens of each medium, without padding."""
         return self.mask.sum(dim=1)
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """The rows of several branches one after the other: [M, S1 + S2 + ..., D]. Memories are joined alike.
+    """The tokens of several branches one after the other: [M, S1 + S2 + ..., D]. Memories are joined in the same way.
 
-    The grid is that of a single part; rows of several have no common one.
+    A single part keeps its grid; tokens of several parts have no common grid.
 
     Raises:
         RecipeError: their widths differ.

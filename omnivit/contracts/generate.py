@@ -1,4 +1,4 @@
-"""Text token by token, the whole sequence computed anew for each: for LLMs without a faster way of their own.
+"""Text token by token, with the whole sequence computed again for each: for LLMs that have no faster way.
 
 Shapes: B samples, T tokens, D LLM width, V vocabulary.
 """
@@ -16,7 +16,7 @@ from omnivit.contracts.context import Context
 from omnivit.errors import RecipeError, suggest
 
 SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p"})
-"""Options that say how an id is chosen."""
+"""Options of how an id is chosen."""
 
 
 class Logits(Protocol):
@@ -54,23 +54,23 @@ def generate_anew(
     num_beams: int = 1,
     **sampling: Any,
 ) -> Tensor:
-    """Continue prompts: new ids [B, new], as `transformers.generate` gives them. Cost grows with the square of length.
+    """Continue prompts: new ids [B, new], as `transformers.generate` returns them. The cost is quadratic in length.
 
     Args:
-        llm: whose `forward` gives the next token's logits.
+        llm: its `forward` returns the next token's logits.
         embeds: [B, T, D] prompts, padded on the left.
         mask: [B, T] True where a token is.
-        positions: [B, T]; they count on by one.
+        positions: [B, T]; those of new tokens continue by one.
         context: of the prompts, for layers that adapters changed.
         max_new_tokens: of each sample.
         eos_token_id: ids that end an answer.
-        pad_token_id: what follows an end while others go on; 0 where None.
-        streamer: its `put` gets the new ids [B] as they come, its `end` is called at last.
-        num_beams: 1.
+        pad_token_id: the id after the end of an answer while others continue; 0 where None.
+        streamer: its `put` gets the new ids [B] of each step, its `end` is called at the end.
+        num_beams: must be 1.
         **sampling: `do_sample`, and `temperature`, `top_k` and `top_p` for it.
 
     Raises:
-        RecipeError: more than one beam, or an option that only generation with a cache has.
+        RecipeError: there is more than one beam, or an option that only generation with a cache has.
     """
     if num_beams != 1:
         raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}. Available: 1.")
@@ -82,10 +82,12 @@ def generate_anew(
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()
     for _ in range(max_new_tokens):
+        # Prompts are padded on the left, so the last column is the last token of every sample.
         keep = torch.zeros_like(mask)
         keep[:, -1] = True
         window = None if context is None else context.window(0, embeds.shape[1], len(embeds))
         ids = _chosen(llm(embeds, mask, positions, keep, window).logits, **sampling)
+        # An answer that has ended is padded until all have ended.
         ids = ids.masked_fill(done, pad_token_id or 0)
         new = torch.cat([new, ids[:, None]], dim=1)
         if streamer is not None:
@@ -108,7 +110,7 @@ def _chosen(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """[B, V] -> [B] the likeliest ids, or drawn ones."""
+    """[B, V] -> [B] the most likely ids, or sampled ones."""
     if not do_sample:
         return logits.argmax(dim=-1)
     steps = LogitsProcessorList()

@@ -1,4 +1,4 @@
-"""The head contract: output beyond text (a mask for `[SEG]`, a box for `[BOX]`), read off the LLM's state at a token.
+"""The head contract: output beyond text (a mask for `[SEG]`, a box for `[BOX]`), from the LLM's state at a token.
 
 Shapes: N occurrences of the token in the batch, D LLM width.
 """
@@ -20,18 +20,18 @@ from omnivit.contracts.sample import Target
 
 @runtime_checkable
 class TargetProcessor(Protocol):
-    """Turns one target into tensors. Deterministic given `target.seed`; None means no augmentation."""
+    """Converts one target to tensors. It depends on the target and `target.seed`; None means no augmentation."""
 
     def __call__(self, target: Target) -> dict[str, Tensor]:
-        """Named tensors, which the collator stacks to [N, ...], filled up with zeros where sizes differ.
+        """Named tensors, which the collator stacks to [N, ...], padded with zeros where sizes differ.
 
         Raises:
-            DataError: the target cannot be read; names what is wrong with it.
+            DataError: the target cannot be read; the message says why.
         """
         ...
 
     def fingerprint(self) -> str:
-        """A short text that changes whenever the same target would give other tensors."""
+        """A short text that changes whenever the same target gives other tensors."""
         ...
 
 
@@ -41,7 +41,7 @@ class HeadOutput:
 
     losses: Mapping[str, Tensor]
     """Name -> 0-d sum over the occurrences; the step divides it by their number in all micro-batches, on all ranks.
-    Empty where no targets are given."""
+    Empty if there are no targets."""
     prediction: Any = None
     """One entry for each occurrence: a tensor [N, ...], a list of N, or a mapping of such; None: nothing."""
 
@@ -49,20 +49,20 @@ class HeadOutput:
 class Head(nn.Module, Plugin, ABC):
     """Base class of heads (entry-point group `omnivit.heads`).
 
-    A recipe names it under `model.heads`; a stage's `losses` weight it by that name. The head weights its own losses
-    against each other, by its `Config`.
+    A recipe names it under `model.heads`; a stage's `losses` set its weight by that name. Weights between the losses of
+    one head are options of its `Config`.
     """
 
     Config: ClassVar[type[Any]]
-    """A dataclass: exactly what a recipe may say, with a docstring after each field."""
+    """A dataclass with the options that a recipe may set; a docstring after each field is the help of the option."""
     token: str
-    """The token that the LLM writes for it, for example `[SEG]`. Where the LLM's tokenizer has none of that text, it
-    becomes a new one, with a new row in the LLM's embeddings and output head."""
+    """The token that the LLM writes for it, for example `[SEG]`. If the LLM's tokenizer does not have it, it becomes a
+    new token, with a new row in the LLM's embeddings and output head."""
     losses: ClassVar[tuple[str, ...]]
-    """Names of its losses; logs tell them apart."""
+    """Names of its losses, as logs show them."""
     reads_before: ClassVar[bool] = False
-    """Read the state one place before the token, from which the LLM predicts it, in place of the token's own. (LISA,
-    arXiv 2308.00692, does so.)"""
+    """True: read the state one place before the token, from which the LLM predicts it, instead of the token's own state
+    (as LISA, arXiv 2308.00692)."""
 
     @abstractmethod
     def __init__(self, config: Any, llm_width: int) -> None:
@@ -71,24 +71,24 @@ class Head(nn.Module, Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> HeadExample:
-        """A small configuration and targets, to try the contract on. Files go to `folder`, which is empty.
+        """A small configuration and targets, to test the contract with. Write files to `folder`, which is empty.
 
         Raises:
-            PluginError: it gives none, as the default does.
+            PluginError: there is no example, which is the default.
         """
         raise no_example(cls, folder)
 
     @abstractmethod
     def processor(self) -> TargetProcessor:
-        """What turns a sample's targets into tensors, in loader workers. Pickles small: it holds no weights."""
+        """Converts a sample's targets to tensors, in loader workers. Its pickle is small: it contains no weights."""
 
     @abstractmethod
     def forward(self, states: Tensor, targets: Mapping[str, Tensor] | None = None) -> HeadOutput:
-        """LLM states [N, D] and the targets, as `processor` gives them, stacked -> losses and prediction.
+        """Hidden states [N, D] of the LLM and the stacked targets of `processor` -> losses and prediction.
 
         Without targets, as when the model answers: the same prediction, and no losses.
         """
 
     def load(self) -> None:
-        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return

@@ -1,4 +1,4 @@
-"""The LLM contract (`omnivit.model.causal` fulfils it for any Hugging Face causal LM).
+"""The LLM contract (`omnivit.model.causal` implements it for any Hugging Face causal LM).
 
 Shapes: B samples, T tokens, D LLM width, N kept tokens, V vocabulary.
 """
@@ -25,7 +25,7 @@ from omnivit.errors import ContractWarning, RecipeError
 
 @dataclass(frozen=True)
 class LMOutput:
-    """Logits [N, V] of the kept tokens (row-major order of `keep`) and, if asked for, all hidden states [B, T, D]."""
+    """Logits [N, V] of the kept tokens (row-major order of `keep`) and, on request, all hidden states [B, T, D]."""
 
     logits: Tensor
     states: Tensor | None = None
@@ -34,22 +34,22 @@ class LMOutput:
 class LanguageModel(nn.Module, Plugin, ABC):
     """Base class of LLMs (entry-point group `omnivit.llms`).
 
-    `__init__(config)` builds the structure without reading weights (it may run under `torch.device("meta")`);
-    `load` fills in pretrained weights.
+    `__init__(config)` builds the modules without reading weights (it may run under `torch.device("meta")`);
+    `load` loads pretrained weights.
     """
 
     Config: ClassVar[type[Any]]
     width: int
     """D, the width of the input embeddings."""
     context: int | None = None
-    """Most tokens that it can attend to; None: not known."""
+    """The largest number of tokens that it can attend to; None: not known."""
 
     @classmethod
     def example(cls, folder: Path) -> LLMExample:
-        """A small configuration of random weights, to try the contract on. Files go to `folder`, which is empty.
+        """A small configuration of random weights, to test the contract with. Write files to `folder`, which is empty.
 
         Raises:
-            PluginError: it gives none, as the default does.
+            PluginError: there is no example, which is the default.
         """
         raise no_example(cls, folder)
 
@@ -77,11 +77,11 @@ class LanguageModel(nn.Module, Plugin, ABC):
         """The layers, for adapters that change them in `install`.
 
         Raises:
-            RecipeError: this LLM's layers cannot be changed; says why.
+            RecipeError: this LLM's layers cannot be changed; the message says why.
         """
         if type(self).surgery is not LanguageModel.surgery:  # written before `patching` had its name
-            own: Patching = self.surgery
-            return own
+            patching: Patching = self.surgery
+            return patching
         raise RecipeError(f"{type(self).__name__} has no layers that an adapter can change. Use the LLM `causal`.")
 
     @property
@@ -102,7 +102,7 @@ class LanguageModel(nn.Module, Plugin, ABC):
     ) -> LMOutput:
         """Embeddings [B, T, D], mask [B, T] bool, positions [B, T] -> logits of the tokens where `keep` [B, T] is True.
 
-        Only kept positions pass through the output head: over a large vocabulary that is most of a step's time.
+        Only kept tokens pass through the output head, because over a large vocabulary it takes most of a step's time.
         `context` is for layers that adapters changed.
         """
 
@@ -111,12 +111,12 @@ class LanguageModel(nn.Module, Plugin, ABC):
     ) -> Tensor:
         """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`.
 
-        Default: computes everything anew for each token. One with a cache is faster.
+        The default computes the whole sequence again for each token. An implementation with a cache is faster.
         """
         return generate_anew(self, embeds, mask, positions, context, **options)
 
     def load(self) -> None:
-        """Fill in pretrained weights; called once, on real devices. Default: the constructor's own initialisation."""
+        """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return
 
     def add_peft(self) -> None:

@@ -1,4 +1,4 @@
-"""Components made of components: a block inside an adapter's or encoder's options -> the adapter or encoder."""
+"""Components inside components: a block in an adapter's or encoder's options -> the adapter or encoder."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ T = TypeVar("T")
 
 
 def build_adapter(block: Mapping[str, Any], path: str, width: int, llm_width: int) -> Adapter:
-    """Build a registered adapter (or `module:Class`) for rows of `width`, inside another one.
+    """Build a registered adapter (or `module:Class`) for tokens of `width`, inside another one.
 
     Args:
         block: `name`, then its options, as in a recipe.
-        path: where the block stands inside the outer adapter's options, such as `steps[0]`, for errors.
-        width: of the rows that it will be given.
-        llm_width: of the LLM's rows.
+        path: the place of the block in the outer adapter's options, such as `steps[0]`, for errors.
+        width: of the tokens that it takes.
+        llm_width: width of the LLM.
 
     Raises:
         RecipeError: no `name`, or options that it does not know.
         PluginError: no such adapter, or a broken one.
     """
     cls, config = _found(registries.adapters, block, path)
-    made: Adapter = cls(config, width, llm_width)
-    return made
+    adapter: Adapter = cls(config, width, llm_width)
+    return adapter
 
 
 def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder:
-    """Build a registered encoder (or `module:Class`) inside another one, which calls its `load` in its own.
+    """Build a registered encoder (or `module:Class`) inside another one, whose `load` must call its `load`.
 
     Args:
         block: `name`, then its options, as in a recipe.
-        path: where the block stands inside the outer encoder's options, such as `encoder`, for errors.
-        modality: what it has to read, such as `image`.
+        path: the place of the block in the outer encoder's options, such as `encoder`, for errors.
+        modality: the media that it must read, such as `image`.
 
     Raises:
-        RecipeError: no `name`, options that it does not know, or it reads something else.
+        RecipeError: no `name`, options that it does not know, or it reads other media.
         PluginError: no such encoder, or a broken one.
     """
     cls, config = _found(registries.encoders, block, path)
@@ -50,8 +50,8 @@ def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder
         raise RecipeError(
             f"{path}: {block['name']!r} reads {cls.modality!r} media, but an encoder for {modality!r} is expected here."
         )
-    made: Encoder = cls(config)
-    return made
+    encoder: Encoder = cls(config)
+    return encoder
 
 
 def _found(known: registry.Registry[T], block: Mapping[str, Any], path: str) -> tuple[Any, Any]:

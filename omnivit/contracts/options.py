@@ -89,9 +89,9 @@ class ConfigField(NamedTuple):
 
     name: str
     type: str
-    """In words: `int`, `float or null`, `one of 'a', 'b'`."""
+    """For people: `int`, `float or null`, `one of 'a', 'b'`."""
     default: Any
-    """`dataclasses.MISSING` where the option is mandatory."""
+    """`dataclasses.MISSING` if the option is mandatory."""
     doc: str
     """The docstring after the field, on one line; empty if there is none."""
 

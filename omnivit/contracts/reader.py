@@ -1,7 +1,7 @@
 """The reader contract: a data file in, samples out (entry-point group `omnivit.readers`).
 
-A reader is random access: sample `i` is read and parsed when it is asked for. It knows no tensor, no tokenizer and
-no medium's content; media stay references.
+A reader has random access: sample `i` is read and parsed on request. It knows no tensor, no tokenizer and no content of
+media; media are references.
 
 N: samples of the file.
 """
@@ -30,7 +30,7 @@ class Reader(Plugin, ABC):
 
         Args:
             path: the data file.
-            root: the folder that the paths of media start from and stay inside.
+            root: the folder that the paths of media start from and must stay inside.
 
         Raises:
             DataError: the file is missing, damaged or empty.
@@ -46,7 +46,7 @@ class Reader(Plugin, ABC):
 
         Raises:
             IndexError: there is no sample `i`.
-            DataError: the record is bad; names file and line, what was found and what is expected.
+            DataError: the record is invalid; names file and line, the value and what is expected.
         """
 
     @abstractmethod
@@ -62,10 +62,10 @@ class Reader(Plugin, ABC):
         """The place of sample `i`, as `file:line`."""
 
     def ignoring(self, keys: Collection[str]) -> Reader:
-        """The same, but it passes over these keys of turns and parts, which it would refuse.
+        """The same reader, but it ignores these keys of turns and parts instead of refusing them.
 
         Raises:
-            RecipeError: it knows no such keys, as the default does.
+            RecipeError: there are no such keys, which is the default.
         """
         raise RecipeError(
             f"`ignore: [{', '.join(keys)}]`: the reader {type(self).__name__} has no keys that it can ignore."
@@ -73,9 +73,9 @@ class Reader(Plugin, ABC):
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:
-        """A data file, and damaged ones, to try the contract on. Files go to `folder`, which is empty.
+        """A data file, and damaged ones, to test the contract with. Write files to `folder`, which is empty.
 
         Raises:
-            PluginError: it gives none, as the default does.
+            PluginError: there is no example, which is the default.
         """
         raise no_example(cls, folder)

@@ -1,6 +1,6 @@
 """A sample: a conversation whose parts are text, references to media, or targets of heads.
 
-This module knows no tensors, no tokenizer and no file format: readers make samples, the chat encoder reads them.
+This module knows no tensors, no tokenizer and no file format: readers create samples, the chat encoder reads them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Frames:
-    """The source of a clip whose frames are files of their own, in order: paths as the record gives them."""
+    """The source of a video whose frames are separate files, in order: paths as in the record."""
 
     paths: tuple[str, ...]
     fps: float | None = None
-    """Frames a second; None: the record does not tell."""
+    """Frames per second; None: not known."""
 
     def __str__(self) -> str:
         return f"{self.paths[0]}, ... ({len(self.paths)} frames)" if self.paths else "no frames"
@@ -33,11 +33,11 @@ class Frames:
 
 @dataclass(frozen=True)
 class Media:
-    """A medium by reference: a picture, a clip, a sound, ...
+    """A medium by reference: an image, a video, audio, ...
 
-    `slot` is the input slot of the recipe (`image`, `audio`, ...) that reads it. `source` is a path as the record
-    gives it, or an object in memory (a PIL image, an array) when a Python caller passes one. `root` is the folder that
-    a path must stay inside; None only for media that the person at the keyboard names (`--image F`). `seed` drives
+    `slot` is the input slot of the recipe (`image`, `audio`, ...) that reads it. `source` is a path as in
+    the record, or an object in memory (a PIL image, an array) if a Python caller passes one. `root` is the folder that
+    a path must stay inside; None only for media that the user names (`--image F`). `seed` drives
     augmentation, derived from (run seed, epoch, sample id, position); None (evaluation, generation) means none.
     """
 
@@ -54,10 +54,10 @@ class Media:
 
 @dataclass(frozen=True)
 class Target:
-    """What a head of the model is to give at this place of an answer; the LLM writes the head's token here.
+    """What a head of the model should return at this place of an answer; the LLM writes the head's token here.
 
-    `head` is its name in the recipe. `source` is what the head's processor takes: numbers as lists, a path as the
-    record gives it, or an object in memory; None where nobody knows it (earlier turns of a conversation). `root` and
+    `head` is its name in the recipe. `source` is what the head's processor takes: numbers as lists, a path as in
+    the record, or an object in memory; None if it is not known (earlier turns of a conversation). `root` and
     `seed` are as in `Media`.
     """
 
@@ -84,19 +84,19 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     learn: bool = True
-    """False: an answer that is read and never learnt, because its record says so."""
+    """False: an answer that the model reads and never learns, because the record has `learn: false`."""
     thought: str = ""
-    """What the assistant thought before the answer, where the record keeps that apart (`reasoning_content`)."""
+    """The assistant's reasoning before the answer, if the record has it separately (`reasoning_content`)."""
 
     @property
     def text(self) -> str:
-        """All text of the turn, its parts joined as they stand."""
+        """All text of the turn, its parts joined without separators."""
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation with its name and the place that it came from.
+    """A conversation with its name and its origin.
 
     `id` is unique within its file, `origin` is `file:line` for error messages.
     """

@@ -1,7 +1,7 @@
 """Which activation weights were trained with, as far as the files beside them tell.
 
 Names and shapes of weights are the same for GELU and QuickGELU (`x * sigmoid(1.702 x)`, OpenAI's CLIP and models after
-it), and a model that takes one for the other answers without a word, a few percent off.
+it), and a model with the wrong one gives no error, only results that are a few percent off.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ QUICK_GELU, GELU, GELU_TANH = "quick_gelu", "gelu", "gelu_tanh"
 NAMES = {QUICK_GELU: QUICK_GELU, GELU: GELU, "gelu_pytorch_tanh": GELU_TANH, "gelu_new": GELU_TANH}
 """transformers' names -> ours, which are timm's."""
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
-"""What the weights that OpenAI published hold beside tensors of the model."""
+"""Keys in OpenAI's published weights that are not tensors of the model."""
 LARGEST = 1 << 20
-"""Bytes of a config that is read."""
+"""Most bytes of a config that is read."""
 
 
 class Stated(NamedTuple):
-    """An activation, and what says so."""
+    """An activation, and the source that states it."""
 
     activation: str | None
-    """None: the model's own, whichever that is."""
+    """None: the model's own."""
     source: str
 
 
 def beside(folder: Path) -> Stated | None:
-    """What `open_clip_config.json` or `config.json` (of timm or transformers) in a folder says; None: nothing."""
+    """The activation that `open_clip_config.json` or `config.json` (timm, transformers) in a folder states, or None."""
     for name in ("open_clip_config.json", "config.json"):
         content = _read(folder / name)
         for read in (_of_open_clip, _of_timm, _of_transformers):
@@ -39,7 +39,7 @@ def beside(folder: Path) -> Stated | None:
 
 
 def of_weights(path: Path, keys: Mapping[str, Any]) -> Stated | None:
-    """What a file of weights, its name and its folder say; None: nothing, so that it can only be assumed.
+    """The activation that a file of weights, its name or its folder states; None: it can only be assumed.
 
     Args:
         path: the file.

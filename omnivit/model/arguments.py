@@ -136,6 +136,7 @@ def step_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], co
                 f"so it cannot see the other tokens. {_advice()} The arguments are {', '.join(arguments)}."
             )
         return Step(0, length, size)
+    # The mask covers the cached tokens too: its length proves that the cache counts as we read it.
     start = _tokens_in(cache)
     mask = given("attention_mask", arguments)
     if start is not None and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != start + length:

@@ -1,10 +1,10 @@
-"""Media of several pictures (frames of a clip, slices of a volume, crops of a page), each seen by an image encoder.
+"""Media of several images (frames of a video, slices of a volume, crops of a page), each encoded by an image encoder.
 
-An encoder for such media keeps an image encoder inside (`omnivit.contracts.nested.build_encoder`). Its processor cuts a
-medium into pictures and hands them to `prepare_pictures`; its forward pass hands the stacked items to
-`encode_pictures`. Media may have different numbers of pictures: what the collator fills up never reaches the encoder.
+An encoder for such media contains an image encoder (`omnivit.contracts.nested.build_encoder`). Its processor cuts a
+medium into images and passes them to `prepare_pictures`; its forward pass gives the stacked items to `encode_pictures`.
+Media may have different numbers of images: padding of the collator never reaches the image encoder.
 
-Shapes: M media, N pictures of a medium (padded), P pictures of all media, S rows a picture, D width.
+Shapes: M media, N images of a medium (padded), P images of all media, S tokens of an image, D width.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ INSIDE_EXAMPLES = {
     "config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "hidden_size": 16}
     | {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
-"""The `encoder` block in examples of encoders for such media: an image encoder without weights of its own."""
+"""The `encoder` block in examples of encoders for such media: a small image encoder with random weights."""
 PICTURES = "pictures"
-"""Key of the number of pictures in an item; the tensors of the pictures themselves have their processor's keys."""
+"""Key of the number of images in an item; the tensors of the images have their processor's keys."""
 
 
 def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Media) -> dict[str, Tensor]:
-    """Prepare a medium's pictures -> its item: `pictures` [] their number, and [N, ...] for each of `inside`'s tensors.
+    """Prepare a medium's images -> its item: `pictures` [] their number, and [N, ...] for each of `inside`'s tensors.
 
     Args:
-        inside: the image encoder's processor. A seed for augmentation is the same for all pictures of a medium.
+        inside: the image encoder's processor. The seed of augmentation is the same for all images of a medium.
         images: at least one.
         media: the medium that they come from.
     """
@@ -44,11 +44,11 @@ def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Me
 
 
 def layout_of_pictures(inside: Processor, item: Mapping[str, Tensor]) -> Layout:
-    """Rows of a medium: those of its first picture times their number, in a grid (n, y, x) where one has (y, x)."""
+    """Tokens of a medium: those of its first image times their number, in a grid (n, y, x) where one has (y, x)."""
     count = int(item[PICTURES])
-    one = layout_of(inside, {key: value[0] for key, value in without(item, PICTURES).items()})
-    grid = (count, *one.grid) if one.grid is not None and len(one.grid) == 2 else None
-    return Layout(count * one.rows, grid)
+    first = layout_of(inside, {key: value[0] for key, value in without(item, PICTURES).items()})
+    grid = (count, *first.grid) if first.grid is not None and len(first.grid) == 2 else None
+    return Layout(count * first.rows, grid)
 
 
 def without(items: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
@@ -57,15 +57,16 @@ def without(items: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
 
 
 def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int | None = None) -> Features:
-    """Encode every picture by itself -> Features [M, N S, D], picture by picture, with a grid (n, y, x) or none.
+    """Encode every image by itself -> Features [M, N S, D], image by image, with a grid (n, y, x) or none.
 
     Args:
         encoder: the image encoder.
         items: as stacked by the collator: `pictures` [M], the others [M, N, ...].
-        at_once: most pictures that pass through the encoder together, to bound memory; None: all.
+        at_once: most images that pass through the encoder together, to limit memory; None: all.
     """
     counts, inner = items[PICTURES], without(items, PICTURES)
     most = next(iter(inner.values())).shape[1]
+    # Only real images go through the encoder, all media together; padding costs nothing.
     real = torch.arange(most, device=counts.device) < counts[:, None]
     pictures = {key: value[real] for key, value in inner.items()}
     total = int(counts.sum())
@@ -79,7 +80,7 @@ def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int 
 
 
 def _laid(rows: Tensor, real: Tensor) -> Tensor:
-    """[P, S, ...] -> [M, N S, ...], zero where there is no picture."""
+    """[P, S, ...] -> [M, N S, ...], zero where there is no image."""
     table = rows.new_zeros(*real.shape, *rows.shape[1:])
     return table.index_put(real.nonzero(as_tuple=True), rows).flatten(1, 2)
 

@@ -1,7 +1,7 @@
-"""New tokens of an LLM: rows of its embedding and output head that train while all others rest.
+"""New tokens of an LLM: rows of its embedding and output head that train while all others are frozen.
 
-The tables stay as they are, so that no key of the model changes its name or its shape, and nothing is copied: the rows
-stand beside them. (Resizing a table and training it whole would move every row by weight decay, and AdamW would keep
+The tables remain unchanged, so that no key of the model changes its name or its shape, and nothing is copied: the new
+rows are separate parameters. (Resizing and training a table would move every row by weight decay, and AdamW would keep
 two moments of each.)
 
 Shapes: K new tokens, V rows of a table, D width, B samples, T tokens.
@@ -23,9 +23,9 @@ from omnivit.model.patching import change
 
 
 def add_to_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """Make each text one token, unless it is one. Returns the ids that the tokenizer did not have.
+    """Make each text one token, unless it is one already. Returns the new ids.
 
-    Special they are not: an answer's text shows them.
+    The tokens are not special: an answer's text shows them.
     """
     known = tokenizer.get_added_vocab()
     before = set(tokenizer.get_vocab().values())
@@ -36,20 +36,20 @@ def add_to_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
 
 
 class NewTokens(nn.Module):
-    """The rows of new tokens, of float32, and the changes to both modules by which they use them.
+    """The rows of new tokens, in float32, and the changes to embedding and output head that use them.
 
-    They begin as the mean of all others, so that the model's choice among these hardly moves (J. Hewitt, Initializing
-    New Word Embeddings for Pretrained Language Models, 2021). Where output head and embedding are one table, one row
-    serves both.
+    They begin as the mean of all other rows, so that the probabilities of other tokens hardly change (J. Hewitt,
+    Initializing New Word Embeddings for Pretrained Language Models, 2021). Where output head and embedding share one
+    table, they share the new rows, too.
 
     Args:
         table: maps ids to rows of its `weight` [V, D].
         head: maps states to logits, by its `weight` [V, D] and, where it has one, its `bias` [V].
-        ids: of the new tokens; one follows the other, the first is at most V.
+        ids: of the new tokens; they are consecutive, the first is at most V.
 
     Attributes:
         embedding: [K, D] rows of the embedding.
-        output: [K, D] rows of the output head; None where they are those of the embedding.
+        output: [K, D] rows of the output head; None where the embedding's are used.
         bias: [K] of the output head; None where it has none.
 
     Raises:
@@ -78,15 +78,15 @@ class NewTokens(nn.Module):
         change(head, self._project)
 
     def _embed(self, plain: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
-        """[B, T] ids -> [B, T, D]: rows of new tokens from here, all others by the plain table."""
+        """[B, T] ids -> [B, T, D]: new tokens from the new rows, all others from the plain table."""
         places = ids - self.first
         new = (places >= 0) & (places < self.count)
-        others = plain(ids.masked_fill(new, 0))
+        others = plain(ids.masked_fill(new, 0))  # the plain table has no rows for new ids
         rows = self.embedding[places.clamp(0, self.count - 1)] * self._scale
         return torch.where(new[..., None], rows.to(others.dtype), others)
 
     def _project(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        """[..., D] -> [..., max(V, first + K)]: columns of new tokens from here, all others by the plain head."""
+        """[..., D] -> [..., max(V, first + K)]: columns of new tokens from the new rows, others from the plain head."""
         rows = self.embedding if self.output is None else self.output
         others = plain(states)
         new = functional.linear(states.to(rows.dtype), rows, self.bias).to(others.dtype)

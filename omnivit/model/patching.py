@@ -1,10 +1,10 @@
 """Changes to the layers of a model that rename none of its keys: what adapters do in `install`.
 
-Two primitives serve the whole family of LLM-side methods: `around` puts a function around a module of a layer, and
-`twin` gives the rows of one slot's media a module of their own. A changed module gets a subclass of its class, as FSDP2
-does it: hooks, LoRA, `isinstance` and state dicts see what they saw before, and a layer that checkpoints activations
-recomputes the change with it. The `Context` of the batch enters with the layer's arguments, so that a recomputation in
-the backward pass sees that of its own forward pass.
+All LLM-side methods need only two operations: `around` wraps a module of a layer in a function, and `twin` gives the
+tokens of one slot's media another module. A changed module gets a subclass of its class, as in FSDP2: hooks, LoRA,
+`isinstance` and state dicts work as before, and a layer that checkpoints activations recomputes the change with it. The
+`Context` of the batch is passed with the layer's arguments, so that a recomputation in the backward pass sees the
+context of its own forward pass.
 
 Shapes: B samples, T tokens, D width.
 """
@@ -31,18 +31,18 @@ _KEY = "omnivit_context"
 
 
 class Twin(NamedTuple):
-    """The module that stands beside another one, for the media of a slot."""
+    """The module that replaces another one for the media of a slot."""
 
     module: nn.Module
     inner: bool
-    """The last row of each medium counts as text."""
+    """Whether the last token of each medium counts as text."""
 
 
 @dataclass
 class LayerPatching:
     """The layers of one LLM, and what is changed in them.
 
-    Changes are noted first and made by `apply`, after LoRA: a twin then replaces a module with its LoRA.
+    Changes are collected first and made by `apply`, after LoRA: a twin then replaces a module with its LoRA.
     """
 
     model: nn.Module
@@ -56,30 +56,31 @@ class LayerPatching:
     """Of the layer that runs."""
 
     def around(self, module: nn.Module, function: Around) -> None:
-        """Let `function` stand around a module of a layer (or a layer); a later one stands around an earlier."""
+        """Wrap a module of a layer (or a layer) in `function`; a later function wraps an earlier one."""
         self._changes.append((self._name(module), function))
 
     def twin(self, module: nn.Module, slot: str, twin: nn.Module, inner: bool = False) -> None:
-        """From now on `twin` maps the rows of a slot's media, and `module` the others; each sees its own rows alone.
+        """Let `twin` map the tokens of a slot's media from now on, and `module` all others; neither sees the other's.
 
-        Both map rows on their own ([1, N, D] -> [1, N, D']), as linear layers, norms and MLPs do.
+        Both map tokens one by one ([1, N, D] -> [1, N, D']), as linear layers, norms and MLPs do.
 
         Args:
             module: a module of a layer.
             slot: the input slot.
-            twin: belongs to the adapter; is run in its own dtype.
-            inner: leave the last row of each medium to `module`.
+            twin: belongs to the adapter; runs in its own dtype.
+            inner: leave the last token of each medium to `module`.
 
         Raises:
-            RecipeError: another twin stands there for this slot already, or the module does not map rows on their own.
+            RecipeError: another adapter has given this module a twin for this slot, or the module does not map tokens
+                one by one.
         """
         name = self._name(module)
         _check_maps_rows(module, name)
         if name not in self._twins:
             self._twins[name] = {}
             self.around(module, functools.partial(_routed, self._twins[name]))
-        found = self._twins[name].setdefault(slot, Twin(twin, inner))
-        if found.module is not twin:
+        registered = self._twins[name].setdefault(slot, Twin(twin, inner))
+        if registered.module is not twin:
             raise RecipeError(f"slot {slot!r}: two adapters replace {name} for its media. Use only one of them.")
 
     def apply(self) -> None:
@@ -89,12 +90,12 @@ class LayerPatching:
         self.model.register_forward_pre_hook(self._tell, with_kwargs=True)
         for name, function in self._changes:
             change(self.model.get_submodule(name), functools.partial(self._with_context, function))
-        for layer in self.layers:  # last, so that it stands around changes of the layer itself
+        for layer in self.layers:  # last, so that it wraps changes of the layer itself
             change(layer.block, self._enter)
 
     @contextmanager
     def telling(self, context: Context | None) -> Iterator[None]:
-        """Calls of the model inside are calls over this batch."""
+        """Inside, calls of the model are calls over this batch."""
         self._told = context
         try:
             yield
@@ -103,7 +104,7 @@ class LayerPatching:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Modules of a layer that are called inside see no batch: for rows that are not those of the sequence."""
+        """Inside, modules of a layer see no batch: for tokens that are not those of the sequence."""
         before, self._current = self._current, None
         try:
             yield
@@ -111,11 +112,11 @@ class LayerPatching:
             self._current = before
 
     def _name(self, module: nn.Module) -> str:
-        names: dict[nn.Module, str] = {found: name for name, found in self.model.named_modules()}
+        names: dict[nn.Module, str] = {child: name for name, child in self.model.named_modules()}
         return names[module]
 
     def _tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Hand the layers their window of the batch."""
+        """Pass the layers their window of the batch."""
         if self._told is None:
             return None
         samples, columns = self._told.route.shape
@@ -124,20 +125,20 @@ class LayerPatching:
             raise LibraryError(f"{type(module).__name__} was called with {step.size} samples for a batch of {samples}.")
         if step.start is None:
             raise LibraryError(
-                f"{type(module).__name__}: its cache does not count the tokens in it, so that adapters cannot know "
-                f"which token they see. Use an LLM whose layers have attention."
+                f"{type(module).__name__}: its cache does not count its tokens, so adapters cannot know which "
+                f"tokens they see. Use an LLM whose layers have attention."
             )
         window = self._told.window(step.start, step.length, step.size)
-        for twins in self._twins.values():  # now, because a compiled layer cannot count rows
+        for twins in self._twins.values():  # now, because a compiled layer cannot count tokens
             if kinds := _kinds(twins, window):
                 window.parts(kinds)
         return args, {**kwargs, _KEY: window}
 
     def _enter(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Around every layer: what it contains sees the context that its arguments hold."""
+        """Around every layer: modules inside see the context in the layer's arguments."""
         if self._told is not None and _KEY not in kwargs:
             kind = type(self.model).__name__
-            raise RecipeError(f"{kind}: does not hand its own arguments to its layers, so adapters cannot change them.")
+            raise RecipeError(f"{kind} does not pass its arguments to its layers, so adapters cannot change them.")
         before, self._current = self._current, kwargs.pop(_KEY, None)
         try:
             return plain(*args, **kwargs)
@@ -149,7 +150,7 @@ class LayerPatching:
 
 
 def change(module: nn.Module, function: Callable[..., Any]) -> None:
-    """Let `function(plain, *args, **kwargs)` run in place of a module's forward, `plain`, from now on."""
+    """From now on run `function(plain, *args, **kwargs)` instead of a module's forward, `plain`."""
     changes: list[Callable[..., Any]] | None = module.__dict__.get("_omnivit_changes")
     if changes is None:
         module.__dict__["_omnivit_changes"] = changes = []
@@ -178,14 +179,14 @@ def _changed(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A trainable copy, for twins that start as what they stand beside.
+    """A trainable copy, for twins that start equal to the module that they replace.
 
     Raises:
         RecipeError: its weights are quantized.
     """
     if not all(parameter.is_floating_point() for parameter in module.parameters()):
         kind = type(module).__name__
-        raise RecipeError(f"{kind}: quantized weights cannot be copied to train. Leave `quantize` out.")
+        raise RecipeError(f"{kind}: quantized weights cannot be copied for training. Remove `quantize`.")
     return copy.deepcopy(module).requires_grad_(True)
 
 
@@ -193,13 +194,13 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     """The decoder layers of a transformers causal LM.
 
     Raises:
-        RecipeError: the model is not built of blocks with one attention and one MLP that pass arguments on.
+        RecipeError: the model is not built of blocks with one attention and one MLP that pass on arguments.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
     count = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList) and len(child) == count]
     if not stacks:
-        raise RecipeError(f"{type(model).__name__}: no list of decoder layers is found, so they cannot be changed.")
+        raise RecipeError(f"{type(model).__name__} has no list of decoder layers, so adapters cannot change them.")
     return tuple(_layer(index, block, type(model).__name__) for index, block in enumerate(stacks[0]))
 
 
@@ -207,7 +208,7 @@ def chosen(layers: Sequence[Layer], numbers: Sequence[int] | None, every: int) -
     """Some layers: those of `numbers` (from 0), or every n-th; the first ones are left out (4: layers 3, 7, ...).
 
     Raises:
-        RecipeError: there is no layer of such a number, or none is chosen.
+        RecipeError: there is no layer of that number, or no layer is chosen.
     """
     if numbers is None:
         numbers = range(every - 1, len(layers), every)
@@ -245,40 +246,44 @@ def _check_maps_rows(module: nn.Module, name: str) -> None:
 
 def _routed(twins: Mapping[str, Twin], plain: Callable[[Tensor], Tensor], context: Context | None,
             hidden: Tensor) -> Tensor:  # fmt: skip
-    """[B, T, D] -> [B, T, D']: rows of media through their slot's twin, all others through the plain module."""
+    """[B, T, D] -> [B, T, D']: tokens of media through their slot's twin, all others through the plain module."""
     kinds = () if context is None else _kinds(twins, context)
     if context is None or not kinds:
         return plain(hidden)
-    sorted_ = context.parts(kinds)
-    if not any(sorted_.sizes[1:]):
+    # The order of the tokens is computed once for a batch, not in each of the many layers.
+    parts = context.parts(kinds)
+    if not any(parts.sizes[1:]):
         return plain(hidden)
-    together = permuted(hidden.flatten(0, 1), sorted_.order, sorted_.back)
-    own, *media = torch.split_with_sizes(together, sorted_.sizes)
-    outputs = [plain(own[None])] if len(own) else []
+    # Sort the tokens by module, so that each module runs once, over exactly its own tokens and without a mask.
+    together = permuted(hidden.flatten(0, 1), parts.order, parts.back)
+    others, *media = torch.split_with_sizes(together, parts.sizes)
+    outputs = [plain(others[None])] if len(others) else []
+    # A twin runs in its own dtype; its output joins the others in that of the LLM.
     dtype = outputs[0].dtype if outputs else hidden.dtype
-    for (slot, _), rows in zip(kinds, media, strict=True):
-        if len(rows):
-            outputs.append(_in_own_dtype(twins[slot].module, rows[None]).to(dtype))
-    return permuted(torch.cat(outputs, dim=1)[0], sorted_.back, sorted_.order).view(*hidden.shape[:2], -1)
+    for (slot, _), tokens in zip(kinds, media, strict=True):
+        if len(tokens):
+            outputs.append(_in_own_dtype(twins[slot].module, tokens[None]).to(dtype))
+    # Back to the order of the sequence: the inverse permutation.
+    return permuted(torch.cat(outputs, dim=1)[0], parts.back, parts.order).view(*hidden.shape[:2], -1)
 
 
 def _kinds(twins: Mapping[str, Twin], context: Context) -> tuple[tuple[str, bool], ...]:
-    """Which rows go to which twin, as `Context.parts` asks it."""
+    """Which tokens go to which twin, as an argument of `Context.parts`."""
     return tuple((slot, twin.inner) for slot, twin in twins.items() if slot in context.media)
 
 
 def _in_own_dtype(module: nn.Module, rows: Tensor) -> Tensor:
-    found: Tensor = module(rows.to(next(module.parameters()).dtype))
-    return found
+    output: Tensor = module(rows.to(next(module.parameters()).dtype))
+    return output
 
 
 def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
     """[N, D] -> [N, D] in another order, of which `back` is the inverse.
 
-    Its gradient is gathered as it is; indexing would scatter it, row by row and adding up.
+    Its gradient is gathered by `back`; the gradient of plain indexing would be a scatter that adds up row by row.
     """
-    found: Tensor = _Permuted.apply(rows, order, back)
-    return found
+    reordered: Tensor = _Permuted.apply(rows, order, back)
+    return reordered
 
 
 class _Permuted(torch.autograd.Function):

@@ -1,9 +1,9 @@
-"""The checked scatter of adapter rows into the LLM's input embeddings (Law 2).
+"""The checked scatter of adapter tokens into the LLM's input embeddings (Law 2).
 
-`Tensor.masked_scatter` is silent when it is given too many rows, and shifts every later medium when it is given too
-few; here both counts are compared for each medium first.
+`Tensor.masked_scatter` is silent when it gets too many tokens, and shifts every later medium when it gets too few; so
+both counts are compared for each medium first.
 
-Shapes: B samples, T tokens, D LLM width, M media of one slot, L rows a medium.
+Shapes: B samples, T tokens, D LLM width, M media of one slot, L tokens of a medium.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from omnivit.errors import SpliceError
 
 
 def splice(embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
-    """Put the rows of every medium at the places that were reserved for them.
+    """Put the tokens of every medium in the places that were reserved for them.
 
     Args:
         embeds: [B, T, D] embeddings of the token ids.
         features: slot -> adapter output [M, L, D].
-        batch: says which rows of [B, T] belong to which slot.
+        batch: its `route` tells which tokens of [B, T] belong to which slot.
 
     Returns:
         [B, T, D] in the dtype of `embeds`; differentiable in both.
 
     Raises:
-        SpliceError: a medium has another number of rows than were reserved; names sample, slot and both counts.
+        SpliceError: a medium has another number of tokens than was reserved; names sample, slot and both counts.
     """
-    for slot, found in features.items():
-        check_lengths(slot, found, batch)
+    for slot, encoded in features.items():
+        check_lengths(slot, encoded, batch)
         place = batch.route == 1 + batch.slots.index(slot)
-        rows = found.values[found.mask].to(embeds.dtype)
-        embeds = embeds.masked_scatter(place.unsqueeze(-1), rows)
+        # Both sides are in reading order: media sample by sample, tokens of a medium one after the other.
+        tokens = encoded.values[encoded.mask].to(embeds.dtype)
+        embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens)
     return embeds
 
 
 def check_lengths(slot: str, features: Features, batch: Batch) -> None:
-    """Compare the rows that each medium has with those reserved for it."""
+    """Compare the number of tokens of each medium with the number reserved for it."""
     media = batch.media[slot]
     actual = features.lengths()
+    # One comparison in the usual case: it waits for the device only once.
     if actual.shape == media.lengths.shape and torch.equal(actual, media.lengths):
         return
     if len(actual) != len(media.lengths):

@@ -1,6 +1,6 @@
-"""Which parts of a borrowed model its output does not depend on, such as the classifier above a feature map.
+"""Parts of a model that its output does not depend on, such as the classifier above a feature map.
 
-They would hold memory, and DDP would wait for their gradients.
+They would need memory, and DDP would wait for their gradients.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 @contextmanager
 def sketching() -> Iterator[None]:
-    """Inside, models are built and run on the meta device, with a graph even where the caller wants no gradients."""
+    """Inside, models are built and run on the meta device, with a graph even if the caller has disabled gradients."""
     with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
         yield
 
 
 def unused(model: nn.Module, output: Tensor) -> list[str]:
-    """Names of the largest submodules, and of single parameters, that have no part in `output`.
+    """Names of the largest submodules, and of single parameters, that `output` does not depend on.
 
     Parameters that do not require gradients count as used: nothing is known about them.
 
     Args:
-        model: best made while `sketching`, where a backward pass costs nothing. Its gradients are cleared.
+        model: built inside `sketching`, where a backward pass costs nothing. Its gradients are cleared.
         output: what the model returned, with its graph.
     """
     with sketching():
@@ -52,7 +52,7 @@ def _is_unused(parameter: nn.Parameter) -> bool:
 
 
 def remove(model: nn.Module, names: list[str]) -> None:
-    """Put an identity in the place of each named submodule, None in that of each named parameter."""
+    """Replace each named submodule by an identity, and each named parameter by None."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
         if leaf in dict(model.get_submodule(owner).named_parameters(recurse=False)):

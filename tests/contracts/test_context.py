@@ -22,16 +22,16 @@ def context_of(batch: Batch) -> Context:
 
 
 def test_media_are_numbered_within_their_sample() -> None:
-    found = context_of(batch_of(TWO, NONE, LATE, left=True)).media["image"]
-    assert found.samples.tolist() == [0, 0, 2]
-    assert found.order.tolist() == [1, 2, 1]
-    assert found.table.tolist() == [[0, 1], [-1, -1], [2, -1]]
-    assert found.seen.tolist() == [
+    image = context_of(batch_of(TWO, NONE, LATE, left=True)).media["image"]
+    assert image.samples.tolist() == [0, 0, 2]
+    assert image.order.tolist() == [1, 2, 1]
+    assert image.table.tolist() == [[0, 1], [-1, -1], [2, -1]]
+    assert image.seen.tolist() == [
         [1, 1, 1, 1, 1, 1, 2, 2, 2, 2],
         [0] * 10,
         [0, 0, 0, 0, 0, 0, 1, 1, 1, 1],
     ]
-    assert found.rows.tolist() == [0, 1, 2, 3, 6, 7, 26, 27, 28]
+    assert image.rows.tolist() == [0, 1, 2, 3, 6, 7, 26, 27, 28]
 
 
 def test_every_row_of_the_batch_is_text_or_of_one_slot() -> None:
@@ -67,12 +67,12 @@ def test_rows_are_sorted_by_kind_and_back() -> None:
 def test_a_step_sees_one_column_and_all_media() -> None:
     context = context_of(batch_of(LATE, NONE, left=True))
     step = context.window(context.route.shape[1] + 2, 1, 2)
-    found = step.media["image"]
+    image = step.media["image"]
     assert step.route.tolist() == [[0], [0]]
-    assert found.seen.tolist() == [[1], [0]]
-    assert found.rows.tolist() == []
-    assert found.table.tolist() == [[0], [-1]]
-    assert found.features is context.media["image"].features
+    assert image.seen.tolist() == [[1], [0]]
+    assert image.rows.tolist() == []
+    assert image.table.tolist() == [[0], [-1]]
+    assert image.features is context.media["image"].features
     assert step.parts((("image", False),)).sizes == (2, 0)
 
 
@@ -81,12 +81,12 @@ def test_chunks_of_a_prompt_are_columns_of_the_whole(start: int) -> None:
     context = context_of(batch_of(LATE, NONE, left=True))
     chunk = context.window(start, 3, 2)
     width = context.route.shape[1]
-    whole = torch.nn.functional.pad(context.route, (0, 3))[:, start : start + 3]
+    columns = torch.nn.functional.pad(context.route, (0, 3))[:, start : start + 3]
     last = torch.nn.functional.pad(context.last, (0, 3))[:, start : start + 3]
     assert width == 8
-    assert torch.equal(chunk.route, whole)
+    assert torch.equal(chunk.route, columns)
     assert torch.equal(chunk.last, last)
-    assert chunk.media["image"].rows.tolist() == (whole == 1).flatten().nonzero()[:, 0].tolist()
+    assert chunk.media["image"].rows.tolist() == (columns == 1).flatten().nonzero()[:, 0].tolist()
 
 
 def test_the_whole_is_its_own_window() -> None:

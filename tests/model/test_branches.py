@@ -199,14 +199,14 @@ def test_inputs_share_one_module_and_one_set_of_parameters(load_recipe: Load, bo
     batch = batch_of(model, recipe, (0, 6, 7, 12))
     assert {slot: media.samples for slot, media in batch.media.items()} == {"image": (0,), "detail": (1, 2)}
     model.adapters.requires_grad_(True)
-    found = []
+    gradients = []
     for numbers in ((0, 6, 7, 12), (6, 12), (12,)):
         model.zero_grad()
         model.train()(batch_of(model, recipe, numbers)).logits.square().sum().backward()
-        found.append([p.grad for p in model.adapters.parameters()])
+        gradients.append([p.grad for p in model.adapters.parameters()])
     assert runs == [1, 2, 1]
-    assert all(grad is not None and grad.any() for grads in found[:2] for grad in grads)
-    assert all(grad is not None and not grad.any() for grad in found[2])  # text alone: nothing, but not none (DDP)
+    assert all(grad is not None and grad.any() for grads in gradients[:2] for grad in grads)
+    assert all(grad is not None and not grad.any() for grad in gradients[2])  # text alone: nothing, but not none (DDP)
 
 
 def test_a_shared_module_trains_by_its_first_name(load_recipe: Load, both_inputs: str, tmp_path: Path) -> None:
@@ -274,13 +274,13 @@ def test_an_empty_list_is_refused(load_recipe: Load) -> None:
         load_recipe("model.inputs.image=[]")
 
 
-@pytest.mark.parametrize("other", ["elsewhere", None])
-def test_two_tokenizers_for_one_instruction_are_refused(load_recipe: Load, other: str | None) -> None:
+@pytest.mark.parametrize("tokenizer", ["elsewhere", None])
+def test_two_tokenizers_for_one_instruction_are_refused(load_recipe: Load, tokenizer: str | None) -> None:
     recipe = load_recipe(THREE)
     model = load_model(recipe)
     adapters = [branch.adapter for branch in model.branches("image")]
-    adapters[0].instruction_tokenizer, adapters[2].instruction_tokenizer = "bytes", other
-    if other is None:  # one reads it, the others do not
+    adapters[0].instruction_tokenizer, adapters[2].instruction_tokenizer = "bytes", tokenizer
+    if tokenizer is None:  # one reads it, the others do not
         batch = batch_of(model, recipe)
         assert batch.media["image"].items["instruction.ids"].shape[1] == 128
         assert model(batch).logits.isfinite().all()

@@ -117,12 +117,12 @@ def test_generation_goes_on_from_the_last_position() -> None:
     ids, mask, _ = batch([9, 6], left=True)
     positions = torch.tensor([[0, 1, 2, 2, 2, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1, 1, 2, 3]])
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    found = model.generate(model.embed(ids), mask, positions, **options)
+    generated = model.generate(model.embed(ids), mask, positions, **options)
     for step in range(5):
         last = torch.zeros_like(mask)
         last[:, -1] = True
         new = model(model.embed(ids), mask, positions, last).logits.argmax(dim=1, keepdim=True)
-        assert torch.equal(new[:, 0], found[:, step])
+        assert torch.equal(new[:, 0], generated[:, step])
         ids, mask = torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
         positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
 

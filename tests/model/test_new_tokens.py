@@ -86,12 +86,12 @@ def test_logits_and_gradients_equal_those_of_resized_tables(family: str) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generation_writes_and_reads_them(family: str) -> None:
     model = built(family)
-    other = copy.deepcopy(model)
+    untouched = copy.deepcopy(model)
     new = changed(model)
     with torch.no_grad():  # so that the new ones are what it likes to say
         for name, parameter in new.named_parameters():
             parameter.mul_(8 if name in ("embedding", "output") else 1)
-    plain = resized(other, new)
+    plain = resized(untouched, new)
     ids = torch.tensor([[5, ROWS + 1, 7, 8], [1, 2, 3, ROWS + 2]])
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 256}
     ours, theirs = model.generate(input_ids=ids, **options), plain.generate(input_ids=ids, **options)

@@ -194,14 +194,14 @@ def test_one_slot_with_media_and_one_without() -> None:
     shift(model.adapters)
     both = batch_of((5, Medium(0.1), Medium(0.2, slot="sound"), 7), slots=("image", "sound"))
     assert all(value.abs().max() > 0 for value in gradients(model, both).values())
-    one = batch_of((5, Medium(0.1), 7), slots=("image", "sound"))
-    found = gradients(model, one)
+    image_alone = batch_of((5, Medium(0.1), 7), slots=("image", "sound"))
+    found = gradients(model, image_alone)
     assert all((value.abs().max() > 0) == ("image" in name) for name, value in found.items())
     assert len(found) == len(list(model.adapters.parameters()))
     alone = changed()
     alone.adapters["image"].load_state_dict(model.adapters["image"].state_dict())
     expected = batch_of((5, Medium(0.1), 7))
-    torch.testing.assert_close(model(one, one.mask).logits, alone(expected, expected.mask).logits)
+    torch.testing.assert_close(model(image_alone, image_alone.mask).logits, alone(expected, expected.mask).logits)
 
 
 def test_rows_in_another_order_and_their_gradient() -> None:
@@ -239,7 +239,7 @@ def test_an_llm_that_keeps_its_arguments_from_its_layers_is_refused() -> None:
     decoder = model.llm.hf.model
     forward = type(decoder).forward
     decoder.forward = lambda inputs_embeds, **_: forward(decoder, inputs_embeds=inputs_embeds)
-    with pytest.raises(RecipeError, match="LlamaForCausalLM: does not hand its own arguments to its layers"):
+    with pytest.raises(RecipeError, match="LlamaForCausalLM does not pass its arguments to its layers"):
         model(batch_of(ONE))
 
 

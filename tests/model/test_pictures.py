@@ -28,21 +28,21 @@ def test_each_picture_is_encoded_as_alone() -> None:
     clips = [pictures(3), pictures(1), pictures(2)]
     items = [prepare_pictures(process, clip, MEDIA) for clip in clips]
     layouts = [layout_of_pictures(process, item) for item in items]
-    assert [(found.rows, found.grid) for found in layouts] == [(12, (3, 2, 2)), (4, (1, 2, 2)), (8, (2, 2, 2))]
+    assert [(encoded.rows, encoded.grid) for encoded in layouts] == [(12, (3, 2, 2)), (4, (1, 2, 2)), (8, (2, 2, 2))]
     ids = torch.zeros(1, dtype=torch.long)
     samples = [EncodedSample("a", ids, ids, (Span("video", 0, 0),), (item,), ids) for item in items]
     stacked = collate(samples, ("video",), pad_id=0).media["video"].items
     with torch.no_grad():
-        found = encode_pictures(encoder, stacked)
+        encoded = encode_pictures(encoder, stacked)
         at_once = encode_pictures(encoder, stacked, at_once=2)
         alone = [[encoder({"pixels": process(Media("image", one))["pixels"][None]}) for one in clip] for clip in clips]
-    assert found.mask.sum(1).tolist() == [12, 4, 8]
+    assert encoded.mask.sum(1).tolist() == [12, 4, 8]
     for row, clip in enumerate(alone):
         expected = torch.cat([one.values[0] for one in clip])
-        torch.testing.assert_close(found.values[row, found.mask[row]], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(encoded.values[row, encoded.mask[row]], expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(at_once.values[row, at_once.mask[row]], expected, rtol=0, atol=1e-5)
-    assert found.grid is not None
-    assert found.grid[0, :5].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0]]
+    assert encoded.grid is not None
+    assert encoded.grid[0, :5].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0]]
 
 
 def test_all_pictures_of_a_medium_are_augmented_alike() -> None:
