@@ -98,18 +98,18 @@ def test_beams_repeat_each_sample_with_its_media() -> None:
     batch = batch_of(TWO, NONE, LATE, left=True)
     context = context_of(batch)
     beams = context.window(0, batch.ids.shape[1], 6)
-    found, plain = beams.media["image"], context.media["image"]
+    repeated, plain = beams.media["image"], context.media["image"]
     assert torch.equal(beams.route, context.route.repeat_interleave(2, dim=0))
     assert torch.equal(beams.last, context.last.repeat_interleave(2, dim=0))
     for row in range(6):
-        own, of = found.table[row], plain.table[row // 2]
+        own, of = repeated.table[row], plain.table[row // 2]
         assert ((own < 0) == (of < 0)).all()
-        shown = found.features.values[own[own >= 0]]
+        shown = repeated.features.values[own[own >= 0]]
         assert torch.equal(shown, plain.features.values[of[of >= 0]])
-    memory, plain_memory = found.features.memory, plain.features.memory
+    memory, plain_memory = repeated.features.memory, plain.features.memory
     assert memory is not None
     assert plain_memory is not None
     assert torch.equal(memory.values, plain_memory.values.repeat_interleave(2, dim=0))
-    assert found.features.values.shape == (6, ROWS, WIDTH)
-    assert found.features.grid is not None
-    assert found.features.grid.shape == (6, ROWS, 2)
+    assert repeated.features.values.shape == (6, ROWS, WIDTH)
+    assert repeated.features.grid is not None
+    assert repeated.features.grid.shape == (6, ROWS, 2)

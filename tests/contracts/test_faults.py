@@ -85,13 +85,13 @@ def test_a_constructor_that_raises_is_named_with_its_place(load_recipe: Load) ->
 
 def test_weights_that_cannot_be_loaded_and_a_step_that_raises_are_named(load_recipe: Load, tmp_path: Path) -> None:
     origin = "distribution plug-faulty 1.2"
-    with pytest.raises(PluginError) as found:
+    with pytest.raises(PluginError) as caught:
         load_model(load_recipe(adapter("loaded")))
     where = "model.inputs.image.adapter (command line)"
-    check_named(found.value, where, "Loaded", "while it loaded weights", "FileNotFoundError: [Errno 2]", origin)
-    with pytest.raises(PluginError) as found:
+    check_named(caught.value, where, "Loaded", "while it loaded weights", "FileNotFoundError: [Errno 2]", origin)
+    with pytest.raises(PluginError) as caught:
         train(load_recipe(adapter("called"), "data.workers=0"), tmp_path / "run")
-    check_named(found.value, "model.inputs.image", "Called", "on a batch", "no attribute 'no_such_method'", origin)
+    check_named(caught.value, "model.inputs.image", "Called", "on a batch", "no attribute 'no_such_method'", origin)
 
 
 def test_a_processor_that_raises_is_named_with_its_slot(load_recipe: Load) -> None:

@@ -180,17 +180,17 @@ def test_annotations_that_are_not_understood_are_the_plugins_fault() -> None:
 
 
 def test_a_config_is_described_with_its_docstrings() -> None:
-    found = {option.name: option for option in describe_config(Config)}
-    assert list(found)[:3] == ["path", "model", "layer"]
-    assert "hidden" not in found
-    assert found["path"] == ConfigField("path", "str or null", None, "Inherited.")
-    assert found["model"] == ConfigField("model", "str", dataclasses.MISSING, "What to build.")
-    assert found["layer"] == ConfigField("layer", "int", -1, "")
-    assert found["dtype"].type == "one of 'float32', 'bfloat16', 8"
-    assert found["size"].type == "list of 2: int, int"
-    assert found["pads"].type == "list of float"
-    assert found["rates"] == ConfigField("rates", "mapping of str to float", {}, "")
-    assert found["lora"].type == "mapping: Lora or null"
+    options = {option.name: option for option in describe_config(Config)}
+    assert list(options)[:3] == ["path", "model", "layer"]
+    assert "hidden" not in options
+    assert options["path"] == ConfigField("path", "str or null", None, "Inherited.")
+    assert options["model"] == ConfigField("model", "str", dataclasses.MISSING, "What to build.")
+    assert options["layer"] == ConfigField("layer", "int", -1, "")
+    assert options["dtype"].type == "one of 'float32', 'bfloat16', 8"
+    assert options["size"].type == "list of 2: int, int"
+    assert options["pads"].type == "list of float"
+    assert options["rates"] == ConfigField("rates", "mapping of str to float", {}, "")
+    assert options["lora"].type == "mapping: Lora or null"
     assert describe_config(Lora)[0].doc == "Rank of the update."
 
 

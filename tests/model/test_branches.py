@@ -309,7 +309,7 @@ def test_check_prints_every_branch(recipe_file: Path, capfd: pytest.CaptureFixtu
     assert said == [
         "encoder image: clip",
         "adapter image: mlp",
-        "encoder image: that of image[0]",
+        "encoder image: shared with image[0]",
         "adapter image: linear",
         "encoder image: clip",
         "adapter image: linear",

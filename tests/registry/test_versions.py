@@ -102,7 +102,7 @@ def test_a_range_that_is_not_proven_is_found(tmp_path: Path, monkeypatch: pytest
     text = text.replace('"safetensors>=0.8,<1"', '"safetensors>=9,<10"').replace('"lightning>=2.6,<3"', '"kite>=1,<2"')
     project.write_text(text, encoding="utf-8")
     monkeypatch.setattr(pin, "PROJECT", project)
-    found = "\n".join([*pin.unbounded(), *pin.misfits()])
+    problems = "\n".join([*pin.unbounded(), *pin.misfits()])
     for problem in (
         "pyproject.toml: jinja2 has not both a lower (>=) and an upper bound (<)",
         "constraints.txt: kite is missing",
@@ -110,4 +110,4 @@ def test_a_range_that_is_not_proven_is_found(tmp_path: Path, monkeypatch: pytest
         "pyproject.toml: rich >= 13 is not proven: the oldest that can be installed is newer",
         "omnivit/tested.json: is not what the other files say",
     ):
-        assert problem in found
+        assert problem in problems
