@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnivit.errors import CheckpointError
-from omnivit.files import PARTIAL, appearing
+from omnivit.files import PARTIAL, appearing, fsync
 from omnivit.train import manifest
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -120,7 +120,9 @@ def save(
     if final.exists():
         return final
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync(folder.parent)  # or a power cut could lose the folder, and every checkpoint with it
         _sweep(folder)
         with appearing(final) as partial:
             for file, text in {STATE: json.dumps(state, indent=1), **(documents or {})}.items():

@@ -115,14 +115,22 @@ def _outline(names: list[str]) -> str:
 
 
 def buffers_beside(model: nn.Module, names: set[str]) -> set[str]:
-    """The stored buffers (BatchNorm statistics) of modules that own one of the named parameters: they train with it."""
-    found: set[str] = set()
-    for prefix, module in model.named_modules():
-        full = f"{prefix}." if prefix else ""
-        if any(full + name in names for name, _ in module.named_parameters(recurse=False)):
-            stored = module.state_dict().keys()
-            found |= {full + name for name, _ in module.named_buffers(recurse=False) if name in stored}
-    return found
+    """The stored buffers (BatchNorm statistics) that training the named parameters may change.
+
+    They are those of every module that `set_modes` puts into training mode: one with such a parameter in it, or one
+    without parameters inside such a module (BatchNorm without scale and shift).
+    """
+    stored, known = model.state_dict().keys(), {name for name, _ in model.named_buffers()}
+    return _buffers(model, names, "", True) & stored & known  # known: each buffer of a shared module has one name
+
+
+def _buffers(module: nn.Module, names: set[str], prefix: str, inherited: bool) -> set[str]:
+    parameters = [prefix + name for name, _ in module.named_parameters()]
+    trains = any(name in names for name in parameters) if parameters else inherited
+    result = {prefix + name for name, _ in module.named_buffers(recurse=False)} if trains else set()
+    for name, child in module.named_children():
+        result |= _buffers(child, names, f"{prefix}{name}.", trains)
+    return result
 
 
 def trained_so_far(model: nn.Module, recipe: Recipe, index: int) -> set[str]:
