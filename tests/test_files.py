@@ -24,7 +24,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     fsync = os.fsync
 
     def synced(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         calls.append(("fsync", path, 0 if path.is_dir() else path.stat().st_size))
         fsync(descriptor)
 
