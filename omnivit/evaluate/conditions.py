@@ -1,6 +1,6 @@
 """What a question is asked with: its own media, another question's, or none.
 
-A model that answers as well with another sample's picture as with the right one does not look. Knows no model.
+A model that answers as well with another sample's image as with the right one ignores it. Knows no model.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def question(sample: Sample) -> Sample:
 
 
 def reference(sample: Sample, tokens: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The text of the last assistant message: what the model should say.
+    """The text of the last assistant message: what the model should answer.
 
     Args:
-        sample: whole.
+        sample: with its answer.
         tokens: head -> its token, which an answer's text shows; default: heads' targets are left out.
 
     Raises:
         DataError: as `question`.
     """
-    said = sample.messages[_last_answer(sample)]
-    words = [part for part in said.parts if not isinstance(part, Media)]
-    return "".join(tokens.get(part.head, "") if isinstance(part, Target) else part.text for part in words)
+    answer = sample.messages[_last_answer(sample)]
+    texts = [part for part in answer.parts if not isinstance(part, Media)]
+    return "".join(tokens.get(part.head, "") if isinstance(part, Target) else part.text for part in texts)
 
 
 def true(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
@@ -51,7 +51,7 @@ def true(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
 
 
 def none(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
-    """Every question without its media; its words stay as they are."""
+    """Every question without its media; its text stays as it is."""
     del seed
     return [_with_media(sample, ()) for sample in samples]
 
@@ -60,7 +60,7 @@ def shuffled(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     """Every question with the media of another sample, which shares no medium with its own.
 
     Media are exchanged among samples that have media of the same slots in the same order. Each sample's media are used
-    once, wherever exchanging two samples can bring that about; else (one picture in most of the samples) some are used
+    once, wherever exchanging two samples can bring that about; else (one image in most of the samples) some are used
     again. Samples without media stay as they are.
 
     Args:
@@ -136,8 +136,8 @@ def _donated(samples: Sequence[Sample], i: int, donor: int | None) -> Iterable[M
     if donor is None:
         slots = ", ".join(media.slot for media in samples[i].media())
         raise DataError(
-            f"{samples[i]}: no other sample of its file has other media of the same slots ({slots}), so that they "
-            f"cannot be shuffled. Add samples, or leave the condition 'shuffled' out."
+            f"{samples[i]}: no other sample of its file has different media of the same slots ({slots}), so its media "
+            f"cannot be shuffled. Add samples, or remove the condition 'shuffled'."
         )
     return samples[donor].media()
 
@@ -145,7 +145,7 @@ def _donated(samples: Sequence[Sample], i: int, donor: int | None) -> Iterable[M
 def _derangement(contents: Sequence[frozenset[object]], seed: int) -> list[int | None]:
     """For every sample the index of one that shares nothing with it; None where there is none.
 
-    A random permutation, mended by exchanges. Where every sample shows one medium, an exchange is found whenever no
+    A random permutation, corrected by exchanges. If every sample shows one medium, an exchange exists whenever no
     medium makes up more than half of the samples: of the n candidates fewer than n show it or are given it.
     """
     n = len(contents)

@@ -1,4 +1,4 @@
-"""The losses of heads on questions whose answers are given: how far from its targets a model points.
+"""The losses of heads on questions whose answers are given: how far the predictions of a model are from the targets.
 
 The answer is shown to the model, as in training, so that every target has its token; what the model writes by itself
 is for `omnivit.evaluate.run` to score.

@@ -1,4 +1,4 @@
-"""The loss curves of a run as a picture."""
+"""The loss curves of a run as an image."""
 
 from __future__ import annotations
 

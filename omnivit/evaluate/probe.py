@@ -1,8 +1,8 @@
 """The linear probe: how well a linear classifier answers a closed question from the encoder's features alone.
 
-What the probe reads off the frozen features, a trained assistant should nearly reach: the rest is lost in between.
+A trained assistant should nearly reach the accuracy of the probe: the difference is lost between the two.
 
-Shapes: N samples, M media, S rows a medium, D feature width, V width of a view, R = min(V, N), C classes, F folds.
+Shapes: N samples, M media, S tokens of a medium, D feature width, V width of a view, R = min(V, N), C classes, F folds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that cross-validation chooses from, strongest first; samples are scaled to a length of about 1."""
 FOLDS = 5
 MAX_FLAT_WIDTH, MAX_FLAT_SAMPLES = 20_000, 5_000
-"""Beyond either, only the mean of a medium's rows is looked at, not all of them side by side."""
+"""Beyond either, only the mean of a medium's tokens is used, not all of them concatenated."""
 
 
 def linear_probe(
@@ -45,8 +45,8 @@ def linear_probe(
 ) -> Interval:
     """Fit a multinomial logistic regression on `train`, and count how often it is right on `held_out`.
 
-    The classes are the reference answers of `train`. Features are the mean of each medium's rows, or all of its rows
-    side by side where that is feasible; that and the L2 penalty are chosen by cross-validation on `train`.
+    The classes are the reference answers of `train`. Features are the mean of each medium's tokens, or all of its
+    tokens concatenated if that is feasible; that and the L2 penalty are chosen by cross-validation on `train`.
 
     Args:
         model: its encoders (of a slot with several the first), as they are now, give the features.
@@ -85,7 +85,7 @@ def labels_of(samples: Sequence[Sample], classes: Sequence[str]) -> Tensor:
     for sample in samples:
         if (answer := normalise(reference(sample))) not in places:
             raise DataError(
-                f"{sample}: the answer {answer!r} is none of the linear probe's training answers; "
+                f"{sample}: the answer {answer!r} does not occur among the linear probe's training answers; "
                 f"{suggest(answer, classes)} `evaluation.linear_probe` must ask the closed question of "
                 f"`evaluation.data`."
             )
@@ -103,11 +103,11 @@ def common_slots(samples: Sequence[Sample], model: OmniModel) -> tuple[str, ...]
         if slot not in model.encoders:
             raise DataError(f"{samples[0]}: no input slot {slot!r} in the recipe; {suggest(slot, model.encoders)}")
     for sample in samples:
-        found = tuple(media.slot for media in question(sample).media())
-        if found != expected or not found:
+        slots = tuple(media.slot for media in question(sample).media())
+        if slots != expected or not slots:
             raise DataError(
-                f"{sample}: shows media of the slots {list(found)}, the first sample {list(expected)}. The linear "
-                f"probe needs samples with the same media, at least one."
+                f"{sample}: the sample has media of the slots {list(slots)}, but the first sample has "
+                f"{list(expected)}. All samples of the linear probe need media of the same slots, and at least one."
             )
     return expected
 
@@ -119,9 +119,9 @@ def views(
     slots: Sequence[str],
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """The samples' features, media side by side: `mean` [N, V] of each medium's rows, and `rows` [N, V] all of them.
+    """The samples' features, media side by side: `mean` [N, V] of each medium's tokens, and `rows` [N, V] all of them.
 
-    `rows` is left out where media differ in their number of rows, or it would be too large (`MAX_FLAT_WIDTH`).
+    `rows` is left out if media differ in their number of tokens, or if it would be too large (`MAX_FLAT_WIDTH`).
     """
     means: list[Tensor] = []
     rows: list[Tensor] | None = [] if len(samples) <= MAX_FLAT_SAMPLES else None
@@ -134,8 +134,8 @@ def views(
         ]
         means.append(torch.cat([pooled(features) for features in encoded], dim=1))
         flat = torch.cat([features.values.flatten(1) for features in encoded], dim=1)
-        whole = all(bool(features.mask.all()) for features in encoded) and flat.shape[1] <= MAX_FLAT_WIDTH
-        if rows is not None and whole and (not rows or rows[0].shape[1] == flat.shape[1]):
+        complete = all(bool(features.mask.all()) for features in encoded) and flat.shape[1] <= MAX_FLAT_WIDTH
+        if rows is not None and complete and (not rows or rows[0].shape[1] == flat.shape[1]):
             rows.append(flat)
         else:
             rows = None
@@ -157,7 +157,7 @@ def encode(encoder: nn.Module, processor: Processor, samples: Sequence[Sample], 
 
 
 def pooled(features: Features) -> Tensor:
-    """[M, D] mean over each medium's real rows."""
+    """[M, D] mean over each medium's real tokens."""
     weights = features.mask.unsqueeze(-1).to(features.values.dtype)
     return (features.values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
@@ -246,7 +246,7 @@ def fitted(x: Tensor, labels: Tensor, keep: Tensor, penalty: float, start: Tenso
         labels: [N].
         keep: [F, N] weight of each sample in each regression.
         penalty: of the weights, not of the intercepts.
-        start: [F, C, R + 1] where to begin; the last column holds intercepts.
+        start: [F, C, R + 1] where to begin; the last column contains the intercepts.
 
     Returns:
         [F, C, R + 1].

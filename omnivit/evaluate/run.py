@@ -132,7 +132,7 @@ def ask(
 
     Args:
         assistant: answers greedily.
-        samples: whole, with their last answer.
+        samples: with their last answer.
         condition: a key of `CONDITIONS`.
         max_new_tokens: longest answer.
         batch_size: questions that are answered together.

@@ -41,9 +41,7 @@ from omnivit.train.freeze import trained_so_far
 from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
 
-TOO_LONG = (
-    "the LLM's context of {} holds no more. Ask with fewer media, a shorter text or history, or fewer new tokens."
-)
+TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
 
@@ -59,9 +57,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise DataError(f"temperature {self.temperature} is negative; 0 is greedy, 1 the model's own distribution.")
+            raise DataError(
+                f"temperature is {self.temperature}, but must not be negative; 0 is greedy, 1 the model's distribution."
+            )
         if not 0 < self.top_p <= 1:
-            raise DataError(f"top_p {self.top_p} is no share of the probability; expected above 0, at most 1.")
+            raise DataError(f"top_p is {self.top_p}, but must be greater than 0 and at most 1.")
 
     def options(self) -> dict[str, Any]:
         """Options of `LanguageModel.generate`; every one that a model folder might set otherwise is named."""
@@ -95,11 +95,11 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
     standing = read_named(
-        folder / CHECKPOINTS, checkpoint, recipe.keep, lambda found: (found.path, found.state, found.weights())
+        folder / CHECKPOINTS, checkpoint, recipe.keep, lambda opened: (opened.path, opened.state, opened.weights())
     )
     if standing is None:
         raise CheckpointError(
-            f"{folder} holds a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
+            f"{folder} contains a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
         )
     path, state, weights = standing
     place = device_named(device)
@@ -111,7 +111,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
 
 
 class Assistant:
-    """Answers questions about media. Deterministic unless told to sample.
+    """Answers questions about media. Deterministic unless it samples.
 
     Args:
         model: built and loaded, wherever it is to run; put into `eval()`.
@@ -131,7 +131,7 @@ class Assistant:
 
     @property
     def context(self) -> int:
-        """Most tokens that the LLM can attend to, media rows and answer included."""
+        """The most tokens that the LLM can attend to, those of media and of the answer included."""
         llm: LanguageModel = self.model.llm
         return self.recipe.data.max_length if llm.context is None else llm.context
 
@@ -210,7 +210,7 @@ class Assistant:
         """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
         listener = None if on_text is None else Listener(self._text, on_text)
-        ids = self._said(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
+        ids = self._ids_of_answer(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
         text = self._text(ids)
         if listener is not None:
             listener.finish(text)
@@ -232,7 +232,7 @@ class Assistant:
             samples: each with at least one turn before its answer.
             max_new_tokens: answers are cut there.
             batch_size: samples that are answered together.
-            answered: is told after each batch how many samples are answered by now.
+            answered: called after each batch with the number of samples that are answered so far.
 
         Returns:
             One answer a sample, in the order of the samples.
@@ -273,8 +273,8 @@ class Assistant:
             samples.append(Sample(name, messages_from(messages, None, name)))
         scores = [torch.empty(0)] * len(samples)
         for indices, group in self._batches(samples, batch_size):
-            for index, found in zip(indices, self._score(group), strict=True):
-                scores[index] = found.clone()  # outside inference mode: an ordinary tensor
+            for index, log_probs in zip(indices, self._score(group), strict=True):
+                scores[index] = log_probs.clone()  # outside inference mode: an ordinary tensor
         return scores
 
     def _batches(
@@ -282,7 +282,7 @@ class Assistant:
     ) -> Iterator[tuple[list[int], list[EncodedSample]]]:
         """Encoded samples of like length with their indices; to be answered if `new_tokens` is given, else scored."""
         if batch_size < 1:
-            raise DataError(f"batch_size {batch_size}: at least 1 is needed.")
+            raise DataError(f"batch_size is {batch_size}, but must be at least 1.")
         for start in range(0, len(samples), WINDOW * batch_size):
             window = range(start, min(start + WINDOW * batch_size, len(samples)))
             encoded = {index: self._prepare(samples[index], new_tokens) for index in window}
@@ -293,14 +293,14 @@ class Assistant:
 
     def _prepare(self, sample: Sample, new_tokens: int | None) -> EncodedSample:
         if new_tokens is not None and new_tokens < 1:
-            raise DataError(f"max_new_tokens {new_tokens}: an answer has at least 1.")
+            raise DataError(f"max_new_tokens is {new_tokens}, but must be at least 1.")
         encoded = self.preparer(sample, generate=new_tokens is not None, supervise="last")
         length, rows = len(encoded.ids), sum(span.length for span in encoded.spans)
         if length + (new_tokens or 0) > self.context:
             room = f" and up to {new_tokens} of the answer" if new_tokens else ""
             raise DataError(
-                f"{encoded.name}: {length} tokens, {rows} of them rows of media,{room} do not fit the LLM's context of "
-                f"{self.context}. Ask with fewer media, a shorter text or history, or fewer new tokens."
+                f"{encoded.name}: {length} tokens ({rows} of them of media){room} do not fit into the LLM's context of "
+                f"{self.context}. Use fewer media, a shorter text or history, or fewer new tokens."
             )
         return encoded
 
@@ -332,8 +332,8 @@ class Assistant:
     @torch.inference_mode()
     def _score(self, samples: Sequence[EncodedSample]) -> list[Tensor]:
         batch = self._collate(samples)
-        found = token_log_probs(self.model(batch).logits, batch).cpu()
-        return list(torch.split(found, batch.targets().sum(dim=1).tolist()))
+        log_probs = token_log_probs(self.model(batch).logits, batch).cpu()
+        return list(torch.split(log_probs, batch.targets().sum(dim=1).tolist()))
 
     def _collate(self, samples: Sequence[EncodedSample], pad_left: bool = False) -> Batch:
         batch = collate(samples, self.slots, self.preparer.chat.pad_id, pad_left)
@@ -341,9 +341,9 @@ class Assistant:
 
     def _text(self, ids: list[int]) -> str:
         """The text of answer ids, up to the first that ends the answer."""
-        return self.preparer.chat.decode(self._said(ids)).strip()
+        return self.preparer.chat.decode(self._ids_of_answer(ids)).strip()
 
-    def _said(self, ids: list[int]) -> list[int]:
+    def _ids_of_answer(self, ids: list[int]) -> list[int]:
         """Answer ids up to the first that ends the answer."""
         end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
         return ids[:end]
@@ -355,7 +355,7 @@ def _asked(sample: Sample) -> Sample:
     while messages and messages[-1].role == "assistant":
         messages.pop()
     if not messages:
-        raise DataError(f"{sample}: holds no question, only answers.")
+        raise DataError(f"{sample}: the sample contains answers, but no question.")
     return replace(sample, messages=tuple(messages))
 
 
@@ -368,10 +368,10 @@ def _no_run(folder: Path) -> str:
     else:
         names = sorted(path.name for path in folder.iterdir())
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        what = f"{folder} holds no run: {RECIPE} is missing (it holds {shown or 'nothing'})."
+        what = f"{folder} contains no run: {RECIPE} is missing (it contains {shown or 'nothing'})."
     homes = {folder, folder.parent, Path("runs")}
     found = (file.parent for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}"))
     runs = {str(run) for run in found if (run / CHECKPOINTS).is_dir()}
-    nearby = suggest(str(folder), runs).replace("Available:", "Runs nearby:") if runs else "No run is nearby."
+    nearby = suggest(str(folder), runs).replace("Available:", "Runs nearby:") if runs else "There is no run nearby."
     nearby = nearby[0].upper() + nearby[1:]
-    return f"{what} {nearby} `omnivit train RECIPE` makes one."
+    return f"{what} {nearby} `omnivit train RECIPE` creates one."

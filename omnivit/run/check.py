@@ -144,8 +144,8 @@ def _stage(
     for sample in checked.opened:
         for span in sample.spans:
             rows.setdefault(span.slot, span.length)
-    found = checked.longest, checked.supervised, checked.refused, len(checked.opened)
-    return StageSummary(stage.name, rates, plan.steps, len(mixture), *found), checked
+    facts = checked.longest, checked.supervised, checked.refused, len(checked.opened)
+    return StageSummary(stage.name, rates, plan.steps, len(mixture), *facts), checked
 
 
 def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list[Checked]:
@@ -175,7 +175,7 @@ def _judge(recipe: Recipe, checked: Checked, where: str) -> None:
     refused, records = checked.refused, checked.records
     allowed = skips_allowed(recipe.data, records) if recipe.data.on_bad_sample == "skip" else 0
     if len(refused) > allowed or not checked.opened:
-        advice = "`data.on_bad_sample: skip` would leave such samples out and count them."
+        advice = "Set `data.on_bad_sample: skip` to skip and count such samples."
         if recipe.data.on_bad_sample == "skip":
             advice = f"`data.skip_budget: {recipe.data.skip_budget}` allows {allowed} of them."
         raise DataError(f"{complaint(refused, records, where)}\n{advice}")

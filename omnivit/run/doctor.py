@@ -1,6 +1,6 @@
 """Everything about an installation that decides what OmniViT can do, looked up without a recipe.
 
-Nothing here fails where a part of the installation does: that is what it tells.
+Nothing here fails if a part of the installation fails: that is what it reports.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Diagnosis:
     working: Folder
     cache: Folder
     problems: list[str] = field(default_factory=list)
-    """What should be mended, each with what to do. A plugin whose extra is not installed is none."""
+    """What should be fixed, each with what to do. A plugin whose extra is not installed is not a problem."""
 
 
 def diagnose() -> Diagnosis:
@@ -78,7 +78,10 @@ def diagnose() -> Diagnosis:
     working, cache = _folder(Path.cwd()), _folder(cache_dir(), count=True)
     for what, folder in (("the working folder", working), ("the cache", cache)):
         if folder.free < LITTLE_DISK:
-            problems.append(f"{what} ({folder.path}) has {size(folder.free)} left on its disk: free some, or move it.")
+            problems.append(
+                f"The disk of {what} ({folder.path}) has only {size(folder.free)} free. "
+                "Free some space, or move the folder."
+            )
     system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores"
     return Diagnosis(__version__, sys.version.split()[0], system, libraries, devices, rates, plugins, working, cache,
                      problems)  # fmt: skip
@@ -106,8 +109,8 @@ def _devices(problems: list[str]) -> tuple[list[Device], list[Rates]]:
         memory = [_memory(), *(torch.cuda.mem_get_info(name)[1] if ":" in name else None for name in kinds[1:])]
         return [Device(name, rate.name, some) for name, rate, some in zip(kinds, rates, memory, strict=True)], rates
     except Exception as error:  # a broken installation of torch raises anything
-        said = f"{type(error).__name__}: {error}".partition("\n")[0]
-        problems.append(f"torch does not work: {said}. Install it again: pip install --force-reinstall torch")
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        problems.append(f"torch does not work: {reason}. Install it again: pip install --force-reinstall torch")
         return [], []
 
 

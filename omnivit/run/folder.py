@@ -30,8 +30,8 @@ from omnivit.train.leader import is_leader as is_leader
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
        "precision.json", "report.md", "report.json", "loss.png")  # fmt: skip
-"""What training writes into a run folder beside the recipe, and so may remove from it: a folder that somebody keeps
-other things in stays as it is."""
+"""What training writes into a run folder in addition to the recipe, and may therefore remove from it. Other files in
+the folder are never touched."""
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename or folder}: cannot be written: {error.strerror or error}. Mend the permissions or free "
-            f"some space, or choose another folder with `--run-dir`."
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}. Correct the permissions, "
+            f"free some space, or choose another folder with `--run-dir`."
         ) from error
 
 
@@ -59,10 +59,10 @@ def has_trained(folder: Path) -> bool:
     return (checkpoints.is_dir() and any(checkpoints.iterdir())) or any(steps)
 
 
-def free_name(wanted: Path, in_use: Callable[[Path], bool]) -> Path:
-    """`wanted`, or `wanted-2`, `wanted-3`, ...: the first folder that holds no run, and in which none begins."""
-    names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in count(1))
-    return next(path for path in names if not has_trained(path) and not in_use(path))
+def free_name(path: Path, in_use: Callable[[Path], bool]) -> Path:
+    """`path`, or `path-2`, `path-3`, ...: the first folder that holds no run, and in which none begins."""
+    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(name for name in names if not has_trained(name) and not in_use(name))
 
 
 def check_free(folder: Path, overwrite: bool = False) -> None:
@@ -73,15 +73,15 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
     """
     if not overwrite and has_trained(folder):
         raise CheckpointError(
-            f"{folder} holds a run already. Continue it with `omnivit train --resume {folder}`, choose another folder "
-            f"with `--run-dir`, or remove the run with `--overwrite`."
+            f"{folder} already contains a run. Continue it with `omnivit train --resume {folder}`, choose another "
+            f"folder with `--run-dir`, or remove the run with `--overwrite`."
         )
     if overwrite and folder.is_dir() and not (folder / RECIPE).exists():
         others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if others:
             raise CheckpointError(
-                f"{folder} holds no run ({RECIPE} is missing), but {', '.join(others[:3])}: `--overwrite` removes "
-                f"nothing but runs. Choose another folder with `--run-dir`."
+                f"{folder} contains no run ({RECIPE} is missing), but other files: {', '.join(others[:3])}. "
+                f"`--overwrite` removes only runs. Choose another folder with `--run-dir`."
             )
 
 
@@ -131,7 +131,7 @@ def reopen(folder: Path, trust: bool = False) -> Recipe:
         PluginError: a plugin that it was made with is not here, or of another major version; says what to install.
     """
     if not (folder / RECIPE).is_file():
-        raise CheckpointError(f"{folder} holds no run: {RECIPE} is missing. Begin one with `omnivit train RECIPE`.")
+        raise CheckpointError(f"{folder} contains no run: {RECIPE} is missing. Start one with `omnivit train RECIPE`.")
     recipe = load(folder / RECIPE)
     require_trust(recipe, trust, folder)
     require_plugins(folder, recipe, registries.ALL)

@@ -55,12 +55,12 @@ DERIVED = ("position_ids", "rotary_emb.inv_freq")
 
 
 def import_llava(path: Path, out: Path, template: str | None = None) -> None:
-    """Make a run folder of a LLaVA checkpoint.
+    """Create a run folder from a LLaVA checkpoint.
 
     Args:
         path: folder of a `LlavaForConditionalGeneration`: config.json, *.safetensors (one or sharded), tokenizer,
             image processor, chat template.
-        out: the run folder; must not exist. It appears only when it is whole.
+        out: the run folder; must not exist. It appears only when it is complete.
         template: a named chat template or Jinja text, where the checkpoint brings none or another is wanted.
 
     Raises:
@@ -119,14 +119,14 @@ def read_config(path: Path) -> Any:
     except (OSError, ValueError, AttributeError) as error:
         held = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else []
         raise CheckpointError(
-            f"{path} is no checkpoint folder: {file.name} cannot be read ({error}). "
-            f"It holds: {', '.join(held) or 'nothing'}. Expected the folder of a LlavaForConditionalGeneration."
+            f"{path} is not a checkpoint folder: {file.name} cannot be read ({error}). "
+            f"It contains: {', '.join(held) or 'nothing'}. Expected the folder of a LlavaForConditionalGeneration."
         ) from error
     if kind != "llava":
         raise CheckpointError(
             f"{file}: model_type {kind!r} is not supported. Supported: 'llava' (LLaVA-1.5 and models of its form, "
-            f"LlavaForConditionalGeneration). Others, LLaVA-NeXT among them, cut pictures up and join their rows in "
-            f"another way."
+            f"LlavaForConditionalGeneration). Other models, such as LLaVA-NeXT, split images and arrange their "
+            f"tokens differently."
         )
     with unasked():
         config = LlavaConfig.from_pretrained(path, local_files_only=True)
@@ -151,8 +151,8 @@ def _unsupported(config: Any) -> list[str]:
         problems.append(f"a vision tower of type {tower!r} is not supported. Supported: {', '.join(CLASS_TOKEN)}.")
     elif config.vision_feature_select_strategy == "default" and not CLASS_TOKEN[tower]:
         problems.append(
-            f"vision_feature_select_strategy 'default' drops the class token, which {tower} has not: it would lose a "
-            "patch. Supported here: 'full'."
+            f"vision_feature_select_strategy 'default' drops the class token, but {tower} has none, so a patch "
+            "would be lost. Supported here: 'full'."
         )
     if act not in ACTIVATIONS:
         problems.append(f"projector_hidden_act {act!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
@@ -171,14 +171,14 @@ def _processor(path: Path, config: Any, template: str | None) -> Any:
         ) from error
     if processor.image_token_id != config.image_token_id:
         raise CheckpointError(
-            f"{path}: config.json says that images stand at token {config.image_token_id}, but the tokenizer's "
-            f"{processor.image_token!r} is {processor.image_token_id}. Mend image_token_index."
+            f"{path}: config.json gives {config.image_token_id} as the token of images, but the tokenizer's "
+            f"{processor.image_token!r} is {processor.image_token_id}. Correct image_token_index."
         )
     chat_template = processor.chat_template or processor.tokenizer.chat_template
     chat_template = chat_template.get("default") if isinstance(chat_template, Mapping) else chat_template
     if chat_template is None and template is None:
         raise CheckpointError(
-            f"{path} brings no chat template (chat_template.jinja). Name one: `--template vicuna_v1` for LLaVA-1.5."
+            f"{path} contains no chat template (chat_template.jinja). Name one: `--template vicuna_v1` for LLaVA-1.5."
         )
     processor.tokenizer.chat_template = chat_template
     return processor
@@ -188,7 +188,7 @@ def _model(path: Path) -> Any:
     """The checkpoint's model on the CPU in its own dtype, every tensor of it from the checkpoint."""
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(
-            f"{path} holds no *.safetensors, and other files of weights can run code when they are read. "
+            f"{path} contains no *.safetensors, and other weight files can run code when they are loaded. "
             "Convert it: `LlavaForConditionalGeneration.from_pretrained(...).save_pretrained(...)`."
         )
     opened: Any
@@ -199,9 +199,9 @@ def _model(path: Path) -> Any:
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its weights cannot be read: {error}") from error
-    model, found = opened
-    unknown = [name for name in found["unexpected_keys"] if not name.endswith(DERIVED)]
-    for what, names in (("not in the checkpoint", found["missing_keys"]), ("unknown to the model", unknown)):
+    model, report = opened
+    unknown = [name for name in report["unexpected_keys"] if not name.endswith(DERIVED)]
+    for what, names in (("not in the checkpoint", report["missing_keys"]), ("unknown to the model", unknown)):
         if names:
             shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
             raise CheckpointError(f"{path}: tensors {what} ({len(names)}): {shown}. The checkpoint is damaged.")
@@ -213,14 +213,15 @@ def _language_model(model: Any) -> PreTrainedModel:
     config = model.config.text_config
     config.tie_word_embeddings = model.config.tie_word_embeddings
     with torch.device("meta"):
-        made: Any = AutoModelForCausalLM.from_config
-        causal: Any = made(config, dtype=model.dtype, **REMOTE_CODE)
+        from_config: Any = AutoModelForCausalLM.from_config
+        causal: Any = from_config(config, dtype=model.dtype, **REMOTE_CODE)
     setattr(causal, causal.base_model_prefix, model.model.language_model)
     causal.set_output_embeddings(model.lm_head)
     causal.generation_config = model.generation_config
     left = [name for name, tensor in causal.state_dict().items() if tensor.is_meta]
     if left:
-        raise CheckpointError(f"a {config.model_type} LLM inside LLaVA has no {', '.join(left[:5])}: not supported.")
+        missing = ", ".join(left[:5])
+        raise CheckpointError(f"LLaVA with a {config.model_type} LLM is not supported: it has no {missing}.")
     checked: PreTrainedModel = causal
     return checked
 

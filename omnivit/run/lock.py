@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def hold(run: Path) -> Iterator[None]:
-    """Hold a run folder, which is made where it does not exist, and removed again where nothing was written into it.
+    """Lock a run folder. It is created if it does not exist, and removed again if nothing was written into it.
 
     Raises:
         CheckpointError: another process holds it, or the folder cannot be written; names host and process.
@@ -97,8 +97,8 @@ def _locked(descriptor: int, run: Path) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
             raise
-        _log.warning("%s lies on a file system without locks (%s): nothing keeps a second process from training the "
-                     "same run.", run, error.strerror)  # fmt: skip
+        _log.warning("%s is on a file system without locks (%s), so a second process could train the same run at "
+                     "the same time.", run, error.strerror)  # fmt: skip
     return False
 
 

@@ -1,7 +1,7 @@
-"""The precision of a run: chosen once, by the leader, recorded in the run's recipe, and said at its start.
+"""The precision of a run: chosen once, by the leader, recorded in the run's recipe, and printed at start.
 
-RUN/recipe.yaml holds concrete values, so that a run goes on as it began on any machine. RUN/precision.json says which
-of them the machine chose, and by which rates; a resumed run compares.
+RUN/recipe.yaml contains concrete values, so that a run continues in the same way on any machine. RUN/precision.json
+records which of them the machine chose, and by which measured speeds; a resumed run compares.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECORD = "precision.json"
 DEFAULT = "32-true"
 """Lightning's, where a recipe does not name one."""
 _WAIT = 120.0
-"""Seconds that a rank waits for what rank zero decides."""
+"""Seconds that a rank waits for the choice of rank 0."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def settled_for(path: Path, recipe: Recipe) -> Settled:
                     return Settled(recorded, _values(open_places(recipe), choice))
         time.sleep(0.2)
     raise RecipeError(
-        f"trainer.precision: rank zero decides what `auto` and `fastest` stand for, and its decision did not appear in "
-        f"{path / folder.RECIPE} within {_WAIT:.0f} seconds. All ranks need that folder; or name the precision."
+        f"trainer.precision: rank 0 chooses the precision for `auto` and `fastest`, but its choice did not appear in "
+        f"{path / folder.RECIPE} within {_WAIT:.0f} seconds. All ranks need that folder; or set the precision."
     )
 
 
@@ -130,6 +130,6 @@ def _recorded(path: Path) -> dict[str, str]:
         return {str(key): str(value) for key, value in chosen.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{file}: cannot be read: {type(error).__name__}: {error}. It says only how the precision was chosen; the "
-            f"run goes on without it: remove it."
+            f"{file}: cannot be read: {type(error).__name__}: {error}. It only records how the precision was chosen: "
+            f"remove it, and the run continues without it."
         ) from error

@@ -49,7 +49,7 @@ class Reply:
 
 
 def message_of(ids: Sequence[int], chat: Chat) -> Message:
-    """The turn [n] that an assistant said, its end left out; heads' tokens are targets that nobody knows."""
+    """The turn [n] of an assistant, without its end token; heads' tokens are targets that nobody knows."""
     parts = list(_parts(ids, chat)) or [Text("")]
     if isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip())
@@ -84,8 +84,8 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
     batch = collate([answered], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)
     asked = list(dict.fromkeys(head for head, _ in places))
     outputs = model(batch, batch.mask & False, asked).heads
-    found = {head: _entries(output.prediction) for head, output in outputs.items()}
-    return tuple(Prediction(head, next(found[head])) for head, _ in places)
+    predictions = {head: _entries(output.prediction) for head, output in outputs.items()}
+    return tuple(Prediction(head, next(predictions[head])) for head, _ in places)
 
 
 def _parts(ids: Sequence[int], chat: Chat) -> Iterator[Part]:

@@ -35,8 +35,8 @@ def train(
     Args:
         recipe: resolved.
         path: the run folder.
-        resume: go on from the newest checkpoint.
-        allow_changes: of a run that is resumed: go on where the recipe, data or machine are not what they were.
+        resume: continue from the newest checkpoint.
+        allow_changes: of a run that is resumed: continue even if the recipe, data or machine are not what they were.
 
     Raises:
         RecipeError, DataError, CheckpointError: with the place and the remedy.
@@ -50,7 +50,7 @@ def train(
         _check_stage(recipe, standing)
         use_threads(provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE))
     elif resume and is_leader():
-        print(f"{path} has no checkpoint yet: it begins with its first step.", file=sys.stderr, flush=True)
+        print(f"{path} has no checkpoint yet, so training starts at the first step.", file=sys.stderr, flush=True)
     mixtures = open_stages(recipe)
     record = Record(path, recipe, mixtures, standing, allow_changes) if is_leader() else None
     if recipe.evaluation is not None:
@@ -73,8 +73,8 @@ def train(
     if record is not None:
         if not resume:
             remember(recipe)
-        made = provenance.of(recipe, mixtures, run.preparer.fingerprint())
-        record.settle(made | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
+        facts = provenance.of(recipe, mixtures, run.preparer.fingerprint())
+        record.settle(facts | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
     if standing is not None:
         trained = trained_so_far(model, recipe, standing.state["stage_index"])
         checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
@@ -88,6 +88,6 @@ def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:
     names, index = [stage.name for stage in recipe.stages], standing.state["stage_index"]
     if names[index : index + 1] != [standing.state["stage"]]:
         raise CheckpointError(
-            f"{standing.path}: is of stage {standing.state['stage']!r} in place {index}, but the stages of the run's "
-            f"recipe are now: {', '.join(names)}. Restore them, or begin a new run."
+            f"{standing.path}: the checkpoint belongs to stage {standing.state['stage']!r} (number {index}), but the "
+            f"stages of the run's recipe are now: {', '.join(names)}. Restore them, or start a new run."
         )

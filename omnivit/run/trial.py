@@ -73,10 +73,10 @@ def _stage(run: Run, work: Work, index: int, stage: Stage) -> Part:
     """Train a few steps of a stage."""
     short = replace(stage, steps=min(1 + MEASURED, work.stages[index].steps), validation=None)
     mixture = run.mixtures[stage.name]
-    rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
+    learning_rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     plan = StagePlan(mixture, short, run.recipe.seed, rows_of(run.preparer, mixture))
     progress = StageProgress(work, show=False)
-    fit(run, rates, plan, StagePosition(short, index, plan.steps, plan.distinct), None, [progress])
+    fit(run, learning_rates, plan, StagePosition(short, index, plan.steps, plan.distinct), None, [progress])
     # Workers read ahead while the first step prepares: in the long run a step takes no less than they need for it.
     loading = sum(seconds for _, seconds in progress.waiting.media.values()) / plan.steps
     each = max(progress.clock.seconds, loading / max(1, run.recipe.data.workers))

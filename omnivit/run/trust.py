@@ -53,18 +53,18 @@ def require(recipe: Recipe, trust: bool, what: object, readers: bool = True) -> 
     Raises:
         RecipeError: names every place, and how to say that it is trusted.
     """
-    found = [] if trust else foreign_code(recipe, readers)
-    if found and not _record(recipe).is_file():
+    places = [] if trust else foreign_code(recipe, readers)
+    if places and not _record(recipe).is_file():
         raise RecipeError(
-            "\n  ".join([f"{what}: opening it would run code that it brings or names:", *found])
-            + "\nLook at that code first. If you trust it, say so: --trust (in Python: trust=True)."
+            "\n  ".join([f"{what}: opening it would run code that it contains or refers to:", *places])
+            + "\nRead that code first. If you trust it, use --trust (in Python: trust=True)."
         )
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """The option of commands that open what somebody else may have made."""
     parser.add_argument(
-        "--trust", action="store_true", help="run Python code that the run or recipe of somebody else brings or names"
+        "--trust", action="store_true", help="run Python code that somebody else's run or recipe contains or refers to"
     )
 
 
@@ -72,7 +72,7 @@ def remember(recipe: Recipe) -> None:
     """Note that the user trains this recipe himself, so that its run opens here without a question."""
     if foreign_code(recipe):
         record = _record(recipe)
-        with suppress(OSError):  # a read-only cache: then --trust has to be said
+        with suppress(OSError):  # a read-only cache: then --trust is needed
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()
 
@@ -85,10 +85,10 @@ def _asked(block: Block) -> Iterator[str]:
     """The code that a block asks for, whether it is a plugin's or not: a plugin may pass its options on."""
     options, where = block.options, block.where
     if options.get(REMOTE_CODE):
-        yield f"{where / REMOTE_CODE}: {options[REMOTE_CODE]!r} runs the code beside its checkpoint"
+        yield f"{where / REMOTE_CODE}: {options[REMOTE_CODE]!r} runs Python code that is stored with its checkpoint"
     attention = options.get(ATTENTION)
     if isinstance(attention, str) and "/" in attention:
-        yield f"{where / ATTENTION}: '{harmless(attention)}' fetches a kernel from the hub and runs it"
+        yield f"{where / ATTENTION}: '{harmless(attention)}' downloads a kernel from the hub and runs it"
     yield from _named(options.get("name"), where / "name")
 
 

@@ -46,11 +46,11 @@ def check_inputs_are_fed(stage: Stage, model: OmniModel, trained: Collection[str
     everything = read == len(mixture)
     of_them = f"all {read} records were read" if everything else f"{read} of {len(mixture)} records were read"
     names = ", ".join(f"input {slot!r} ({name}, ...)" for slot, name in unfed.items())
-    kinds = f"They hold media for {', '.join(sorted(seen))}." if seen else "They hold no media at all."
+    kinds = f"They contain media for {', '.join(sorted(seen))}." if seen else "They contain no media."
     message = (
-        f"stages.{stage.name}: trains {names}, but no record has a medium for it: it would learn nothing ({of_them}). "
-        f"{kinds} See that the reader fits the file (`data.reader`), and that parts are called as the inputs of the "
-        f"recipe are; or leave the input out of `train`."
+        f"stages.{stage.name}: the stage trains {names}, but no record contains a medium for it, so it would learn "
+        f"nothing ({of_them}). {kinds} Check that `data.reader` fits the file and that the parts of its messages use "
+        f"the names of the recipe's inputs, or remove the input from `train`."
     )
     if everything and not fed:
         raise RecipeError(message)

@@ -10,7 +10,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
 from omnivit.train.blind import check_inputs_are_fed
-from omnivit.train.freeze import base_beside_lora, high_rates, match
+from omnivit.train.freeze import base_beside_lora, high_learning_rates, match
 from omnivit.train.leader import is_leader
 from omnivit.train.masters import check_trainable
 from omnivit.train.trainer_options import check_trainer_options
@@ -40,19 +40,19 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
         trained |= matched.keys()
         if stage.name in mixtures:
             check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
-        warnings = filter(None, (base_beside_lora(matched, where), high_rates(stage.train, where)))
+        warnings = filter(None, (base_beside_lora(matched, where), high_learning_rates(stage.train, where)))
         for warning in warnings if is_leader() else ():
             log.warning("%s", warning)
         for head in recipe.model.heads:
             if not stage.losses.get(head) and any(name.startswith(f"heads.{head}.") for name in matched):
                 raise RecipeError(
-                    f"stages.{stage.name}: trains heads.{head}, but its losses do not weight it, so that nothing would "
-                    f"teach it. Say losses: {{lm: 1, {head}: 1}}, or train less."
+                    f"stages.{stage.name}: the stage trains heads.{head}, but `losses` gives it no weight, so it would "
+                    f"learn nothing. Write `losses: {{lm: 1, {head}: 1}}`, or remove the head from `train`."
                 )
     tokens = model.tokens()
     rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
     if recipe.stages and rows and not rows & trained:
         raise RecipeError(
-            f"stages: none trains {NEW_TOKENS}*, the rows of the new tokens ({', '.join(tokens.values())}): "
-            f'the LLM would never learn to write them. Say train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}.'
+            f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens.values())}), "
+            f'so the LLM would never learn to write them. Write `train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}`.'
         )

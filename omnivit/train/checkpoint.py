@@ -151,11 +151,11 @@ def find(folder: Path) -> list[Checkpoint]:
 def latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run; see `read_latest`."""
 
-    def whole(checkpoint: Checkpoint) -> Checkpoint:
+    def checked(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.check()
         return checkpoint
 
-    return read_latest(folder, whole)
+    return read_latest(folder, checked)
 
 
 def read_latest(folder: Path, read: Callable[[Checkpoint], T]) -> T | None:
@@ -172,31 +172,31 @@ def read_latest(folder: Path, read: Callable[[Checkpoint], T]) -> T | None:
         CheckpointError: there are checkpoints, and none can be read.
     """
     damaged: dict[Path, CheckpointError] = {}
-    while found := [checkpoint for checkpoint in find(folder) if checkpoint.path not in damaged]:
-        newest = found[-1]
+    while candidates := [checkpoint for checkpoint in find(folder) if checkpoint.path not in damaged]:
+        newest = candidates[-1]
         try:
             result = read(newest)
         except CheckpointError as error:
             if not os.path.lexists(newest.path):
-                continue  # the run that goes on has replaced it
+                continue  # a running training has replaced it
             damaged[newest.path] = error
             continue
         for path, reason in damaged.items():
-            _log.warning("%s is damaged and left out; %s is used in its place. (%s)", path, newest.path.name, reason)
+            _log.warning("%s is damaged. %s is used instead. (%s)", path, newest.path.name, reason)
         return result
     if damaged:
         reasons = "\n  ".join(str(error) for error in damaged.values())
-        raise CheckpointError(f"{folder}: no checkpoint is whole:\n  {reasons}\nRestore one, or begin a new run.")
+        raise CheckpointError(f"{folder}: no checkpoint is intact:\n  {reasons}\nRestore one, or start a new run.")
     return None
 
 
 def set_aside_damaged(folder: Path, used: Checkpoint) -> None:
     """Rename checkpoints that are newer than the one in use, so that the run can write them again."""
-    for other in find(folder):
-        if other.path.name > used.path.name:
-            aside = folder / f"{_DAMAGED}{other.path.name}"
+    for newer in find(folder):
+        if newer.path.name > used.path.name:
+            aside = folder / f"{_DAMAGED}{newer.path.name}"
             shutil.rmtree(aside, ignore_errors=True)
-            other.path.rename(aside)
+            newer.path.rename(aside)
 
 
 def of_stage(folder: Path, index: int) -> Checkpoint:
@@ -226,8 +226,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _problem(state: dict[str, Any], name: str) -> str:
     """Why a state cannot be that of the checkpoint `name`; empty if it can."""
-    whole, number = ("stage_index", "step", "total_steps"), state["seconds"]
-    kinds = {key: isinstance(state[key], int) and not isinstance(state[key], bool) for key in whole}
+    counts, number = ("stage_index", "step", "total_steps"), state["seconds"]
+    kinds = {key: isinstance(state[key], int) and not isinstance(state[key], bool) for key in counts}
     kinds |= {"stage": isinstance(state["stage"], str), "skipped": isinstance(state["skipped"], list)}
     kinds |= {"seconds": isinstance(number, (int, float)) and not isinstance(number, bool)}
     for key, fits in kinds.items():
@@ -235,8 +235,8 @@ def _problem(state: dict[str, Any], name: str) -> str:
             return f"{key} is {state[key]!r}"
     if not 0 <= state["step"] <= state["total_steps"]:
         return f"step is {state['step']}, but the stage has {state['total_steps']} steps"
-    said = checkpoint_name(state["stage_index"], state["stage"], state["step"])
-    return "" if said == name else f"says that it is {said}"
+    expected = checkpoint_name(state["stage_index"], state["stage"], state["step"])
+    return "" if expected == name else f"it is the state of {expected}"
 
 
 def discard(path: Path) -> None:
@@ -274,19 +274,26 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path, 
     """
     if missing := sorted(set(required) - weights.keys()):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise CheckpointError(f"{source}: lacks {', '.join(missing[:3])}{more}, which the recipe trains.")
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
+        raise CheckpointError(
+            f"{source}: the checkpoint does not contain {', '.join(missing[:3])}{more}, which the recipe trains."
+        )
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, value in weights.items():
-        if name not in own:
-            raise CheckpointError(f"{source}: holds {name!r}, which the recipe's model has not.")
-        if own[name].shape != value.shape:
+        if name not in tensors:
             raise CheckpointError(
-                f"{source}: {name!r} is {tuple(value.shape)}, the recipe's model wants {tuple(own[name].shape)}."
+                f"{source}: the checkpoint contains {name!r}, but the recipe's model has no such tensor."
             )
-        if own[name].dtype != value.dtype and not (own[name].is_floating_point() and value.is_floating_point()):
-            raise CheckpointError(f"{source}: {name!r} is {value.dtype}, the recipe's model wants {own[name].dtype}.")
+        if tensors[name].shape != value.shape:
+            raise CheckpointError(
+                f"{source}: {name!r} has the shape {tuple(value.shape)}, but the recipe's model expects "
+                f"{tuple(tensors[name].shape)}."
+            )
+        if tensors[name].dtype != value.dtype and not (tensors[name].is_floating_point() and value.is_floating_point()):
+            raise CheckpointError(
+                f"{source}: {name!r} has the dtype {value.dtype}, but the recipe's model expects {tensors[name].dtype}."
+            )
         with torch.no_grad():
-            own[name].copy_(value)
+            tensors[name].copy_(value)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class StepGuard:
     def _notice(self, skipped: SkippedStep, in_a_row: int) -> str:
         where = f"stage {self.position.stage.name}: step {skipped.step} of {self.position.total} is skipped"
         if not skipped.counted:
-            return f"{where}: its gradient overflows in 16 bits; the scale of the loss is lowered."
+            return f"{where}: its gradient overflows in 16 bits. The scale of the loss is lowered."
         return (
             f"{where}: its {skipped.what} is not finite. Weights and optimizer stay as they were. "
             f"{_listed(skipped.samples)} ({in_a_row} in a row; `nan_budget` is {self.budget})"
@@ -90,19 +90,24 @@ class StepGuard:
 
     def _verdict(self, last: SkippedStep, in_a_row: int, good: int) -> str:
         stage = self.position.stage
-        rates = ", ".join(f"{pattern}: {rate:g}" for pattern, rate in stage.train.items())
-        kept = f"the newest checkpoint has what step {good} left" if good else "no step of this stage was good"
+        learning_rates = ", ".join(f"{pattern}: {lr:g}" for pattern, lr in stage.train.items())
+        kept = (
+            f"the newest checkpoint contains the weights after step {good}"
+            if good
+            else "no step of this stage succeeded"
+        )
         return (
             f"stages.{stage.name}: the loss or gradient of {in_a_row} steps in a row is not finite, more than "
             f"`nan_budget: {self.budget}` allows. The last is step {last.step}: its {last.what}. "
-            f"{_listed(last.samples)}\nThese steps have changed no weight: {kept}. What to do:\n"
-            f"- lower the rates (stages.{stage.name}.train has {rates}), or lengthen the warmup (schedule.warmup);\n"
+            f"{_listed(last.samples)}\nThese steps changed no weight: {kept}. What to do:\n"
+            f"- lower the learning rates (stages.{stage.name}.train has {learning_rates}), or lengthen the warmup "
+            f"(schedule.warmup);\n"
             f"- limit the gradient: trainer.gradient_clip_val=1.0;\n"
-            f"- with precision 16-mixed, take bf16-mixed or 32-true, which hold larger numbers;\n"
-            f"- look at the samples named here: their media or targets may hold values that are not finite.\n"
-            f"To continue from the newest checkpoint, change recipe.yaml in the run's folder and enter "
-            f"`omnivit train --resume RUN --allow-changes`. If that checkpoint already holds spoilt weights, change "
-            f"the recipe and begin a new run."
+            f"- use bf16-mixed or 32-true instead of 16-mixed: they can represent larger numbers;\n"
+            f"- check the samples named here: their media or targets may contain values that are not finite.\n"
+            f"To continue from the newest checkpoint, change recipe.yaml in the run's folder and run "
+            f"`omnivit train --resume RUN --allow-changes`. If the weights of that checkpoint are already damaged, "
+            f"change the recipe and start a new run."
         )
 
 

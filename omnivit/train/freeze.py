@@ -1,4 +1,4 @@
-"""What trains, and at which rate (Law 5): glob patterns over component paths.
+"""What trains, and with which learning rate (Law 5): glob patterns over component paths.
 
 Everything that no pattern names is frozen and in `eval()`.
 """
@@ -14,7 +14,7 @@ from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
 
 HIGHEST_USUAL = 0.1
-"""A higher learning rate is warned of."""
+"""A higher learning rate gives a warning."""
 
 
 def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "train") -> dict[str, float]:
@@ -39,47 +39,47 @@ def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "tra
 
 
 def _hidden(where: str, patterns: Mapping[str, float], pattern: str, winners: list[str]) -> str:
-    """Say that a pattern stands behind others that match all of its parameters, and how to order them."""
+    """The error about a pattern whose parameters are all matched by earlier patterns, and how to order them."""
     before = [earlier for earlier in patterns if earlier in winners]
     order = {pattern: patterns[pattern], **patterns}
-    listed = ", ".join(f'"{key}": {rate:g}' for key, rate in order.items())
+    listed = ", ".join(f'"{key}": {lr:g}' for key, lr in order.items())
     return (
-        f"{where}: the pattern {pattern!r} can never decide: the first pattern that matches a parameter does, and "
-        f"{' and '.join(map(repr, before))} before it match{'es' if len(before) == 1 else ''} all {len(winners)} that "
-        f"it means. Put it first: train: {{{listed}}}. Or leave it out."
+        f"{where}: the pattern {pattern!r} has no effect. The first pattern that matches a parameter sets its learning "
+        f"rate, and {' and '.join(map(repr, before))} before it match{'es' if len(before) == 1 else ''} all "
+        f"{len(winners)} parameters that it matches. Put it first: train: {{{listed}}}. Or remove it."
     )
 
 
-def base_beside_lora(rates: Mapping[str, float], where: str) -> str:
+def base_beside_lora(learning_rates: Mapping[str, float], where: str) -> str:
     """A warning where the base weights of LoRA's layers train beside LoRA; empty where they do not.
 
     Args:
-        rates: parameter name -> learning rate.
+        learning_rates: parameter name -> learning rate.
         where: the place of the patterns in the recipe.
     """
-    base = [name for name in rates if ".base_layer." in name]
-    if not base or not any(".lora_" in name for name in rates):
+    base = [name for name in learning_rates if ".base_layer." in name]
+    if not base or not any(".lora_" in name for name in learning_rates):
         return ""
     return (
-        f"{where}: LoRA trains, and the {len(base)} weights that it is to stand for train too ({base[0]}, ...). That "
-        'takes the memory of full tuning. For LoRA alone say "llm.*lora_*"; for full tuning take `lora` away.'
+        f"{where}: both LoRA and the {len(base)} base weights that it adapts are trained ({base[0]}, ...). This needs "
+        'the memory of full tuning. To train LoRA alone, write "llm.*lora_*"; for full tuning, remove `lora`.'
     )
 
 
-def high_rates(patterns: Mapping[str, float], where: str) -> str:
+def high_learning_rates(patterns: Mapping[str, float], where: str) -> str:
     """A warning where a learning rate is far above those that train anything; empty where none is.
 
     Args:
         patterns: glob over component paths -> learning rate.
         where: their place in the recipe.
     """
-    high = {pattern: rate for pattern, rate in patterns.items() if rate > HIGHEST_USUAL}
+    high = {pattern: lr for pattern, lr in patterns.items() if lr > HIGHEST_USUAL}
     if not high:
         return ""
-    pattern, rate = next(iter(high.items()))
+    pattern, lr = next(iter(high.items()))
     return (
-        f"{where}: the learning rate of {pattern!r} is {rate:g}. AdamW moves every weight by about its rate in each "
-        f"step: above {HIGHEST_USUAL:g} a model is spoilt within a few. Usual rates lie between 1e-6 and 1e-2."
+        f"{where}: the learning rate of {pattern!r} is {lr:g}. AdamW changes every weight by about the learning rate "
+        f"in each step: above {HIGHEST_USUAL:g}, a few steps destroy a model. Usual values are between 1e-6 and 1e-2."
     )
 
 
@@ -89,11 +89,11 @@ def freeze(model: nn.Module, patterns: Mapping[str, float], where: str = "train"
     Returns:
         Parameter name -> learning rate.
     """
-    rates = match((name for name, _ in model.named_parameters()), patterns, where)
+    learning_rates = match((name for name, _ in model.named_parameters()), patterns, where)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in rates)
+        parameter.requires_grad_(name in learning_rates)
     set_modes(model, training=True)
-    return rates
+    return learning_rates
 
 
 def set_modes(module: nn.Module, training: bool, inherited: bool = True) -> None:

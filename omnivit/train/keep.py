@@ -1,7 +1,7 @@
 """Which checkpoints of a run are kept, and which one a name means.
 
 Kept are the newest of each stage, the newest few of the run, so that a damaged one has one before it, and the best.
-What a stage's validations measured stands in the state of every later checkpoint, since a step is often saved before it
+What a stage's validations measured is in the state of every later checkpoint, since a step is often saved before it
 is validated.
 """
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def is_best(validations: list[Validated], metric: str) -> bool:
     """Whether the last validation of a stage is better than all before it; losses: less is better."""
-    *before, last = [one.losses.get(metric, math.nan) for one in validations] or [math.nan]
+    *before, last = [entry.losses.get(metric, math.nan) for entry in validations] or [math.nan]
     return math.isfinite(last) and all(not loss <= last for loss in before)
 
 
@@ -35,9 +35,9 @@ def best(folder: Path, metric: str) -> Checkpoint | None:
         try:
             state = newest.state
         except CheckpointError:
-            continue  # damaged: whoever reads it is told
-        measured = [Validated.from_json(one) for one in state.get("validations", [])]
-        losses = [(one.losses[metric], one.step) for one in measured if math.isfinite(one.losses.get(metric, math.nan))]
+            continue  # damaged: reading it raises an error that says so
+        measured = [Validated.from_json(entry) for entry in state.get("validations", [])]
+        losses = [(v.losses[metric], v.step) for v in measured if math.isfinite(v.losses.get(metric, math.nan))]
         for _, step in sorted(losses):
             path = folder / checkpoint.checkpoint_name(state["stage_index"], state["stage"], step)
             if path.is_dir():
@@ -47,13 +47,13 @@ def best(folder: Path, metric: str) -> Checkpoint | None:
 
 def prune(folder: Path, keep: Keep) -> None:
     """Remove the checkpoints that are not kept."""
-    found = checkpoint.find(folder)
-    kept = {one.path for one in (*_newest_of_stages(folder), *found[-keep.last :])}
+    saved = checkpoint.find(folder)
+    kept = {entry.path for entry in (*_newest_of_stages(folder), *saved[-keep.last :])}
     if keep.best is not None and (good := best(folder, keep.best)) is not None:
         kept.add(good.path)
-    for one in found:
-        if one.path not in kept:
-            checkpoint.discard(one.path)
+    for entry in saved:
+        if entry.path not in kept:
+            checkpoint.discard(entry.path)
 
 
 def read_named(folder: Path, name: str | None, keep: Keep, read: Callable[[Checkpoint], T]) -> T | None:
@@ -73,17 +73,19 @@ def read_named(folder: Path, name: str | None, keep: Keep, read: Callable[[Check
     """
     if name in (None, LAST):
         return checkpoint.read_latest(folder, read)
-    names = [one.path.name for one in checkpoint.find(folder)]
+    names = [saved.path.name for saved in checkpoint.find(folder)]
     if not names:
         return None
     if name != BEST:
         if name not in names:
-            raise CheckpointError(f"{folder} holds no checkpoint {name!r}; {suggest(str(name), [LAST, BEST, *names])}")
+            raise CheckpointError(
+                f"{folder}: there is no checkpoint {name!r}; {suggest(str(name), [LAST, BEST, *names])}"
+            )
         return read(Checkpoint(folder / name))
     if keep.best is None:
         raise CheckpointError(
-            f"{folder}: the run keeps no best checkpoint. Say `keep: {{best: validation_loss}}` in its recipe, with a "
-            f"stage that validates. Available: {', '.join([LAST, *names])}."
+            f"{folder}: the run keeps no best checkpoint. Write `keep: {{best: validation_loss}}` in its recipe, and "
+            f"`validation` in a stage. Available: {', '.join([LAST, *names])}."
         )
     while (good := best(folder, keep.best)) is not None:
         try:
@@ -91,15 +93,17 @@ def read_named(folder: Path, name: str | None, keep: Keep, read: Callable[[Check
         except CheckpointError:
             if os.path.lexists(good.path):
                 raise
-            # a run that goes on has replaced it
-    raise CheckpointError(f"{folder}: no step with a {keep.best} is there yet. Available: {', '.join([LAST, *names])}.")
+            # a running training has replaced it
+    raise CheckpointError(
+        f"{folder}: no checkpoint with a {keep.best} exists yet. Available: {', '.join([LAST, *names])}."
+    )
 
 
 def _newest_of_stages(folder: Path) -> Iterator[Checkpoint]:
     """The newest checkpoint of each stage, later stages first."""
     seen: set[str] = set()
-    for one in reversed(checkpoint.find(folder)):
-        stage = one.path.name.partition("-")[0]
+    for saved in reversed(checkpoint.find(folder)):
+        stage = saved.path.name.partition("-")[0]
         if stage not in seen:
             seen.add(stage)
-            yield one
+            yield saved

@@ -72,7 +72,7 @@ def take_over(trainer: Trainer) -> None:
 
 @contextmanager
 def lost_ranks_explained(trainer: Trainer, run: Path) -> Iterator[None]:
-    """Say what it means that a collective operation failed.
+    """Explain a collective operation that fails because another rank has ended.
 
     Raises:
         TrainingError: another rank has ended.
@@ -85,10 +85,12 @@ def lost_ranks_explained(trainer: Trainer, run: Path) -> Iterator[None]:
             raise
         if signals.stop:
             raise signals.interrupted(signals.stop, "after another rank of the run had ended") from error
-        saved = f"The newest checkpoint holds {signals.saved}." if signals.saved else "This process had saved nothing."
+        saved = (
+            f"The newest checkpoint contains {signals.saved}." if signals.saved else "This process has saved nothing."
+        )
         raise TrainingError(
-            f"rank {trainer.global_rank}: another rank of this run has ended or does not answer; its own message\n"
-            f"stands above, if it had time for one. {saved} Continue: omnivit train --resume {run}"
+            f"rank {trainer.global_rank}: another rank of this run has ended or does not answer. If it printed a\n"
+            f"message, that is above. {saved} Continue: omnivit train --resume {run}"
         ) from error
 
 
@@ -107,6 +109,6 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         if signals.trained:
             return
         number, status = failed[0]
-        print(f"error: rank {number} of this run has ended with status {status}, and this one cannot go on without it. "
-              "Its own message stands above, if it had time for one.", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"error: rank {number} of this run has ended with status {status}, and this rank cannot continue without "
+              "it. If it printed a message, that is above.", file=sys.stderr, flush=True)  # fmt: skip
         os._exit(1)

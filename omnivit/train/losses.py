@@ -1,7 +1,7 @@
 """Losses of a batch: cross-entropy on answer tokens, and those of the heads. All are sums.
 
-A sum, because a mean of means is wrong under gradient accumulation and over ranks: a step divides the words' loss by
-its global count of supervised tokens, and a head's by that of its targets.
+A sum, because a mean of means is wrong under gradient accumulation and over ranks: a step divides the loss of the text
+by its global count of supervised tokens, and a head's by that of its targets.
 
 Shapes: B samples, T tokens, N supervised tokens, V vocabulary.
 """
@@ -52,9 +52,9 @@ def step_loss(output: ModelOutput, batch: Batch, weights: Mapping[str, float], s
         step: how many terms each loss has in the whole step, on all ranks. Without heads it is not read.
     """
     total = lm_loss_sum(output.logits, batch) * weights.get(LM, 0.0)
-    for head, found in output.heads.items():
-        own = torch.stack([loss.float() for loss in found.losses.values()]).sum()
-        total = total + own * (weights[head] * step[LM] / step[head])
+    for head, head_output in output.heads.items():
+        head_loss = torch.stack([loss.float() for loss in head_output.losses.values()]).sum()
+        total = total + head_loss * (weights[head] * step[LM] / step[head])
     return total
 
 
@@ -66,6 +66,6 @@ def check_losses(name: str, head: Head, output: HeadOutput) -> None:
     """
     if set(output.losses) != set(head.losses):
         raise PluginError(
-            f"model.heads.{name}: {type(head).__name__} gives the losses {sorted(output.losses)}; its class names "
-            f"{list(head.losses)}. Its author's tests would find this: omnivit plugins check."
+            f"model.heads.{name}: {type(head).__name__} returns the losses {sorted(output.losses)}, but its attribute "
+            f"`losses` names {list(head.losses)}. Its author can check this with `omnivit plugins check`."
         )

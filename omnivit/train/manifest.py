@@ -42,7 +42,7 @@ def check(folder: Path, names: Collection[str] | None = None) -> list[str]:
     compared = list(files if names is None else names)
     for name in compared:
         if name not in files:
-            raise CheckpointError(f"{folder / name}: the manifest of its checkpoint does not know this file.")
+            raise CheckpointError(f"{folder / name}: the manifest of its checkpoint does not list this file.")
         expected = files[name]
         try:
             size = (folder / name).stat().st_size
@@ -51,7 +51,8 @@ def check(folder: Path, names: Collection[str] | None = None) -> list[str]:
             raise CheckpointError(f"{folder / name}: cannot be read: {error}.") from error
         if size != expected["size"]:
             raise CheckpointError(
-                f"{folder / name}: holds {size} bytes, but {expected['size']} were written. It is damaged or changed."
+                f"{folder / name}: the file has {size} bytes, but {expected['size']} were written. It is damaged, or "
+                f"was changed."
             )
         if digest != expected["sha256"]:
             raise CheckpointError(

@@ -1,9 +1,10 @@
 """AdamW for weights in bfloat16: what is too small for their 8 bits is kept beside them, and not rounded away.
 
 Near 0.02, where the weights of an LLM lie, two neighbours in bfloat16 are 0.0001 apart: an update of 2e-5, a usual
-rate, rounds back to where the weight was. So each weight has a master in float32, of which the weight is the upper
-half, rounded, and `rest` the 16 bits that are missing. Moments are float32 too: a second moment in bfloat16 cannot
-decay by a thousandth. That is 14 bytes a weight (2 weight, 2 gradient, 2 rest, 8 moments); weights in float32 take 16.
+learning rate, rounds back to where the weight was. So each weight has a master in float32, of which the weight is the
+upper half, rounded, and `rest` the 16 bits that are missing. Moments are float32 too: a second moment in bfloat16
+cannot decay by a thousandth. That is 14 bytes a weight (2 weight, 2 gradient, 2 rest, 8 moments); weights in float32
+take 16.
 
 Rounding by chance would take 12 bytes and give other, noisier weights; masters give those of float32, and the same ones
 on every run.
@@ -116,9 +117,9 @@ def check_trainable(parameters: Iterable[tuple[str, Tensor]], where: str) -> Non
             continue
         kind = str(parameter.dtype).removeprefix("torch.")
         raise RecipeError(
-            f"{where}: would train {name}, which is held in {kind}: small updates are lost there, and large gradients "
-            f"overflow. Hold it in float32 or bfloat16 (`dtype: bfloat16`: OmniViT keeps the bits beside it that small "
-            f"updates need), or leave it as it is and train LoRA: `lora: {{r: 16}}`, train: "
+            f"{where}: {name} would be trained in {kind}, where small updates are lost and large gradients overflow. "
+            f"Use float32 or bfloat16 (`dtype: bfloat16`; OmniViT keeps the additional bits that small updates need), "
+            f"or keep it frozen and train LoRA: `lora: {{r: 16}}`, train: "
             f'{{"llm.*lora_*": 2.0e-4}}.'
         )
 

@@ -33,21 +33,29 @@ from omnivit.train.state import StagePosition
 
 
 class StageModule(LightningModule):
-    """Trains the parameters named in `rates`, from the position where the stage stands."""
+    """Trains the parameters named in `learning_rates`, from the position where the stage stands."""
 
     def __init__(
-        self, model: OmniModel, rates: dict[str, float], position: StagePosition, data: Data, seed: int, nan_budget: int
+        self,
+        model: OmniModel,
+        learning_rates: dict[str, float],
+        position: StagePosition,
+        data: Data,
+        seed: int,
+        nan_budget: int,
     ) -> None:
         super().__init__()
         self.model = model
-        self.rates, self.position, self.data, self.seed = rates, position, data, seed
+        self.learning_rates, self.position, self.data, self.seed = learning_rates, position, data, seed
         self.names: list[str] = []
         """Trained parameters in the optimizer's order."""
         self.weights = {name: weight for name, weight in position.stage.losses.items() if weight > 0}
         self.heads = [name for name in self.weights if name != LM]
         self.window = Window({name: head.losses for name, head in model.named_heads() if name in self.heads})
         buffers = dict(model.named_buffers())
-        self.guard = StepGuard(position, nan_budget, [buffers[n] for n in sorted(buffers_beside(model, set(rates)))])
+        self.guard = StepGuard(
+            position, nan_budget, [buffers[n] for n in sorted(buffers_beside(model, set(learning_rates)))]
+        )
         self.refused: list[str] = []
         """Bad samples of the step that this rank has met."""
 
@@ -58,7 +66,7 @@ class StageModule(LightningModule):
         return self
 
     def configure_optimizers(self) -> Any:
-        optimizer, self.names = adamw(self.model, self.rates, self.position.stage)
+        optimizer, self.names = adamw(self.model, self.learning_rates, self.position.stage)
         factor, start = schedule_factor(self.position.stage.schedule, self.position.total), self.position.step
         scheduler = LambdaLR(optimizer, lambda step: factor(start + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -98,9 +106,9 @@ class StageModule(LightningModule):
     def _ask(self, batch: Batch) -> ModelOutput:
         """The model's output, whose heads' losses are noted."""
         output: ModelOutput = self.model(batch, heads=self.heads)
-        for name, found in output.heads.items():
-            check_losses(name, self.model.heads[name], found)  # type: ignore[arg-type]
-            self.window.note(name, found.losses, len(batch.triggers[name].places))
+        for name, head_output in output.heads.items():
+            check_losses(name, self.model.heads[name], head_output)  # type: ignore[arg-type]
+            self.window.note(name, head_output.losses, len(batch.triggers[name].places))
         return output
 
     def _step_of(self, micro: MicroBatch) -> dict[str, float]:
@@ -132,8 +140,8 @@ class StageModule(LightningModule):
     def _sums(self, *more: float) -> tuple[list[float], tuple[float, float, float, dict[str, float]]]:
         """Sums over all ranks: of the given numbers, and of the window (its summed loss, target tokens, real tokens,
         and the mean of each loss of a head)."""
-        own = torch.tensor(more, dtype=torch.float64, device=self.device)
-        sums = torch.cat([own, self.window.sums(self.device)])
+        numbers = torch.tensor(more, dtype=torch.float64, device=self.device)
+        sums = torch.cat([numbers, self.window.sums(self.device)])
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         loss, targets, tokens, *rest = sums[len(more) :].tolist()
@@ -174,7 +182,7 @@ class StageModule(LightningModule):
     def _stop_at_refused(self, micro: MicroBatch) -> None:
         """Stop at a bad sample, unless the recipe says skip."""
         if micro.refused and self.data.on_bad_sample == "error":
-            raise DataError(f"{micro.refused[0]}\n`data.on_bad_sample: skip` would skip such samples and count them.")
+            raise DataError(f"{micro.refused[0]}\nSet `data.on_bad_sample: skip` to skip and count such samples.")
 
     def _count_refused(self, any_rank: bool) -> None:
         """Record the bad samples that all ranks have met in this step.
@@ -191,7 +199,7 @@ class StageModule(LightningModule):
         if len(self.position.skipped) > allowed:
             raise DataError(
                 f"{len(self.position.skipped)} bad samples in stage {self.position.stage.name!r}, more than the "
-                f"{allowed} that `data.skip_budget: {self.data.skip_budget}` allows. The last: "
+                f"{allowed} that `data.skip_budget: {self.data.skip_budget}` allows. The last one: "
                 f"{self.position.skipped[-1]}"
             )
 

@@ -13,21 +13,21 @@ from omnivit.recipe.schema import Shape
 from omnivit.train.masters import MasterAdamW
 
 
-def adamw(model: nn.Module, rates: Mapping[str, float], stage: Stage) -> tuple[AdamW, list[str]]:
-    """AdamW with a group for each (rate, decayed or not), and the parameter names in the optimizer's order.
+def adamw(model: nn.Module, learning_rates: Mapping[str, float], stage: Stage) -> tuple[AdamW, list[str]]:
+    """AdamW with a group for each (learning rate, decayed or not), and the parameter names in the optimizer's order.
 
     Biases, norms and other one-dimensional parameters are exempt from weight decay. Weights in bfloat16 have masters in
     float32.
     """
     groups: dict[tuple[float, float], list[str]] = {}
-    parameters = {name: p for name, p in model.named_parameters() if name in rates}
+    parameters = {name: p for name, p in model.named_parameters() if name in learning_rates}
     for name, parameter in parameters.items():
         decay = stage.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rates[name], decay), []).append(name)
+        groups.setdefault((learning_rates[name], decay), []).append(name)
     optimizer = MasterAdamW(
         [
-            {"params": [parameters[n] for n in names], "lr": rate, "weight_decay": decay}
-            for (rate, decay), names in groups.items()
+            {"params": [parameters[n] for n in names], "lr": lr, "weight_decay": decay}
+            for (lr, decay), names in groups.items()
         ],
         betas=stage.betas,
         foreach=True,  # the same numbers as the loop that torch takes on a CPU, a third faster
@@ -36,7 +36,7 @@ def adamw(model: nn.Module, rates: Mapping[str, float], stage: Stage) -> tuple[A
 
 
 def schedule_factor(schedule: Schedule, total: int) -> Callable[[int], float]:
-    """Step -> share of the peak rate: linear warmup, then `cosine`, `linear` or `constant`.
+    """Step -> share of the peak learning rate: linear warmup, then `cosine`, `linear` or `constant`.
 
     Args:
         schedule: `warmup` below 1 is a share of `total`, else a number of steps.

@@ -1,4 +1,4 @@
-"""The precision that a stage computes in: a warning where it is emulated, and the same on all ranks."""
+"""The precision that a stage computes in: a warning if it is emulated, and a check that all ranks use the same."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class SamePrecision(Callback):
         leader = trainer.strategy.broadcast(self.precision)
         if leader != self.precision:
             raise RecipeError(
-                f"trainer.precision: rank {trainer.global_rank} has {self.precision}, rank zero {leader}. "
-                f"Start all again, or name the precision in the recipe."
+                f"trainer.precision: rank {trainer.global_rank} computes in {self.precision}, but rank 0 computes in "
+                f"{leader}. Start all ranks again, or set the precision in the recipe."
             )

@@ -1,4 +1,4 @@
-"""What a stage shows while it trains: step, loss, rate, speed, the time that is left, whether data is waited for."""
+"""What a stage shows while it trains: step, loss, learning rate, speed, time left, and whether it waits for data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omnivit.train.module import StageModule
 AVERAGED = 20
 """Steps over which loss and speed are averaged."""
 WAIT_SHARE, WAIT_SECONDS, WAIT_STEPS = 0.5, 10.0, 5
-"""Waiting for data is said where it takes this share of the time, after so long and so many steps."""
+"""Waiting for data is reported if it takes at least this share of the time, after this many seconds and steps."""
 
 
 class StageProgress(Callback):
@@ -101,14 +101,14 @@ class StageProgress(Callback):
             joined(
                 (
                     f"loss {sum(recent) / len(recent):.3f}" if recent else "",
-                    f"lr {_rate(trainer):.1e}",
+                    f"lr {_lr(trainer):.1e}",
                     f"{sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "",
                     left(self.clock, self.work, position.index, done, validations),
                 )
             ),
         )
-        if said := self.waiting.verdict():
-            self._display.note(f"{position.stage.name}: {said} (`data.workers` is {module.data.workers})")
+        if verdict := self.waiting.verdict():
+            self._display.note(f"{position.stage.name}: {verdict} (`data.workers` is {module.data.workers})")
 
 
 class Waiting:
@@ -147,11 +147,11 @@ class Waiting:
 
     def verdict(self) -> str:
         """`waiting for data 62% of the time; the slowest: video, 0.8 s each`, once; else empty."""
-        whole = self.waited + self.worked
-        if self._said or self.steps <= WAIT_STEPS or whole < WAIT_SECONDS or self.waited < WAIT_SHARE * whole:
+        elapsed = self.waited + self.worked
+        if self._said or self.steps <= WAIT_STEPS or elapsed < WAIT_SECONDS or self.waited < WAIT_SHARE * elapsed:
             return ""
         self._said = True
-        share = f"waiting for data {self.waited / whole:.0%} of the time"
+        share = f"waiting for data {self.waited / elapsed:.0%} of the time"
         each = {slot: seconds / count for slot, (count, seconds) in self.media.items() if count}
         if not each:
             return share
@@ -171,7 +171,7 @@ def _metric(trainer: Trainer, name: str) -> float:
     return float(trainer.callback_metrics.get(name, math.nan))
 
 
-def _rate(trainer: Trainer) -> float:
+def _lr(trainer: Trainer) -> float:
     """The highest learning rate of the step that has ended (the scheduler has moved on by now)."""
     logged = [float(value) for name, value in trainer.callback_metrics.items() if name.startswith("rate/")]
     return max(logged, default=0.0)

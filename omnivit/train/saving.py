@@ -126,8 +126,8 @@ class Saver(Callback):
     def _agree(self, trainer: Trainer, due: bool = False) -> bool:
         """Hear what signals ask of any rank -> whether to save; that a checkpoint is due is the leader's to say."""
         asked, signals.save = signals.save, False
-        own = [max(self.stop, signals.stop), int(self.asked or asked), int(due and trainer.is_global_zero)]
-        self.stop, save, is_due = _highest(own, trainer)
+        requests = [max(self.stop, signals.stop), int(self.asked or asked), int(due and trainer.is_global_zero)]
+        self.stop, save, is_due = _highest(requests, trainer)
         self.asked = bool(save)
         return bool(save or is_due)
 
@@ -156,7 +156,7 @@ class Saver(Callback):
         if done != self.last:
             self._write(trainer, module, done)
         if self.asked and trainer.is_global_zero:
-            print(f"SIGUSR1: {_step(trainer, module)} is saved; the run goes on.", file=sys.stderr, flush=True)
+            print(f"SIGUSR1: {_step(trainer, module)} is saved; the run continues.", file=sys.stderr, flush=True)
         self.asked = False
 
     def _write(self, trainer: Trainer, module: StageModule, done: int) -> None:

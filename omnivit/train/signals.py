@@ -53,10 +53,10 @@ class Signals:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew: a process may train several times."""
+        """Start again: a process may train several times."""
         self.stop, self.save, self.deferred, self.trained, self.saved = 0, False, False, False, ""
         self._where = "before the first step"
-        self._remedy = "Nothing is lost. Begin again with the same command."
+        self._remedy = "Nothing is lost. Start again with the same command."
 
     def run_is(self, folder: Path) -> None:
         """From now on the run can be continued from its folder."""

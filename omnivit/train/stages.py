@@ -37,7 +37,7 @@ from omnivit.train.validation import is_owed, make_up
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 16
-"""Samples that are tried to learn how many rows a medium takes."""
+"""Samples that are tried to learn how many tokens a medium takes."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def open_stages(recipe: Recipe) -> dict[str, Mixture]:
 
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:
     """Train one stage from where the standing checkpoint left it, unless it is finished."""
-    rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
+    learning_rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
     position = StagePosition(stage, index, plan.steps, plan.distinct)
     reached = -1 if standing is None else standing.state["stage_index"]
@@ -103,11 +103,11 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     elif index < reached:
         _recall(position, run.checkpoints)
     if position.step < plan.steps or is_owed(position):
-        _fit(run, rates, plan, position, here)
+        _fit(run, learning_rates, plan, position, here)
     return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped, position.not_finite)
 
 
-def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosition,
+def _fit(run: Run, learning_rates: dict[str, float], plan: StagePlan, position: StagePosition,
          here: checkpoint.Checkpoint | None) -> None:  # fmt: skip
     stage, recipe = position.stage, run.recipe
     validation = open_mixture(stage.validation.data, recipe.data.root) if stage.validation else None
@@ -121,14 +121,20 @@ def _fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosi
     )
     show = all(recipe.trainer.get(key, True) for key in ("progress", "enable_progress_bar"))
     progress = StageProgress(Work.of(recipe, run.mixtures), show)
-    fit(run, rates, plan, position, validation, [saver, progress])
+    fit(run, learning_rates, plan, position, validation, [saver, progress])
 
 
-def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosition, validation: Mixture | None,
-        callbacks: Sequence[Callback]) -> None:  # fmt: skip
+def fit(
+    run: Run,
+    learning_rates: dict[str, float],
+    plan: StagePlan,
+    position: StagePosition,
+    validation: Mixture | None,
+    callbacks: Sequence[Callback],
+) -> None:
     """Train from a position to the end of a plan. What callbacks do aside, nothing is written but logs."""
     stage, recipe = position.stage, run.recipe
-    module = StageModule(run.model, rates, position, recipe.data, recipe.seed, recipe.nan_budget)
+    module = StageModule(run.model, learning_rates, position, recipe.data, recipe.seed, recipe.nan_budget)
     data = StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step)
     if is_owed(position):
         make_up(stage_trainer(recipe, run.path, position, []), module, data, recipe.trainer.get("progress", True))
@@ -142,8 +148,8 @@ def fit(run: Run, rates: dict[str, float], plan: StagePlan, position: StagePosit
     done = position.step + trainer.global_step
     if done < plan.steps:
         raise TrainingError(
-            f"stages.{stage.name}: stopped after {done} of {plan.steps} steps. They are saved; "
-            f"`omnivit train --resume {run.path}` does the others. Later stages and the evaluation wait for them."
+            f"stages.{stage.name}: training stopped after {done} of {plan.steps} steps, which are saved. Continue with "
+            f"`omnivit train --resume {run.path}`: later stages and the evaluation need the other steps."
         )
     if recipe.trainer.get("profiler") and trainer.is_global_zero:
         print(f"Profile of stage {stage.name}: {run.path / 'logs' / stage.name}")
@@ -153,33 +159,33 @@ def _continue(position: StagePosition, here: checkpoint.Checkpoint, allow_change
     total, step = here.state["total_steps"], here.state["step"]
     if total != position.total and not (allow_changes and step <= position.total):
         raise CheckpointError(
-            f"{here.path}: is at step {step} of {total}, but its stage has {position.total} steps now. Restore the "
-            f"recipe, or begin a new run."
+            f"{here.path}: the checkpoint is at step {step} of {total}, but its stage now has {position.total} steps. "
+            f"Restore the recipe, or start a new run."
         )
     position.continue_from(here.state)
 
 
 def _recall(position: StagePosition, checkpoints: Path) -> None:
-    """Take over what is known of a stage that the run has left behind."""
+    """Restore what is known of a stage that the run has finished."""
     position.step = position.total
     try:
         state = checkpoint.of_stage(checkpoints, position.index).state
     except CheckpointError as error:
-        log.warning("%s\nThe run goes on from a later stage; the report will lack the time and the skipped samples of "
-                     "stage %s.", error, position.stage.name)  # fmt: skip
+        log.warning("%s\nThe run continues from a later stage. The report will not contain the time and the skipped "
+                     "samples of stage %s.", error, position.stage.name)  # fmt: skip
         return
     position.continue_from(state)
     position.step = position.total
 
 
 def rows_of(preparer: Preparer, mixture: Mixture) -> float:
-    """LLM rows of a typical medium (the first that is good), to estimate the lengths of samples for grouping."""
+    """LLM tokens of a typical medium (of the first good one), to estimate the lengths of samples for grouping."""
     counts = mixture.lengths()[1]
     for index in counts.nonzero()[0][:LOOKED_AT].tolist():
         try:
             spans = preparer(mixture[index]).spans
         except DataError:
             continue  # training decides what becomes of a bad sample
-        if spans:  # the count is a guess without parsing: a text may hold `<image>`
+        if spans:  # the count is a guess without parsing: a text may contain `<image>`
             return float(spans[0].length)
     return 0.0

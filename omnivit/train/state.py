@@ -95,7 +95,7 @@ class StagePosition:
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Note what the validation after a step has measured."""
         self.validated = step
-        self.validations = [one for one in self.validations if one.step != step] + [Validated(step, dict(losses))]
+        self.validations = [past for past in self.validations if past.step != step] + [Validated(step, dict(losses))]
 
     def _row(self, step: int) -> list[SkippedStep]:
         """The steps that were skipped one after the other, up to `step`; the last comes first."""
@@ -107,13 +107,13 @@ class StagePosition:
         return row
 
     def continue_from(self, state: Mapping[str, Any]) -> None:
-        """Take over what `to_json` gave."""
+        """Restore what `to_json` returned."""
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], list(state["skipped"])
         self.validated, self.scaler = state.get("validated", 0), state.get("scaler", {})
-        self.validations = [Validated.from_json(one) for one in state.get("validations", [])]
+        self.validations = [Validated.from_json(entry) for entry in state.get("validations", [])]
         self.not_finite = [
-            SkippedStep(one["step"], one["what"], tuple(one["samples"]), one["counted"])
-            for one in state.get("not_finite", [])
+            SkippedStep(entry["step"], entry["what"], tuple(entry["samples"]), entry["counted"])
+            for entry in state.get("not_finite", [])
         ]
 
     def to_json(self, done: int, seed: int) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class StagePosition:
             "skipped": self.skipped,
             "not_finite": [asdict(skipped) for skipped in self.not_finite if skipped.step <= done],
             "validated": self.validated,
-            "validations": [asdict(one) for one in self.validations],
+            "validations": [asdict(past) for past in self.validations],
             "scaler": self.scaler,
             "seconds": self.elapsed,
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):

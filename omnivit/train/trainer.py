@@ -21,7 +21,7 @@ def stage_trainer(recipe: Recipe, folder: Path, position: StagePosition, callbac
     """The trainer of a stage.
 
     Args:
-        recipe: whose `trainer` block is handed to Lightning.
+        recipe: whose `trainer` block is passed to Lightning.
         folder: of the run; logs and profiles are written into it.
         position: of the stage.
         callbacks: besides that of validation.

@@ -27,42 +27,42 @@ PROFILERS: Mapping[str, type[Profiler]] = {
 OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
          "callbacks", "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs",
          "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "logger")  # fmt: skip
-"""Trainer arguments that the stages decide."""
+"""Trainer arguments that the stages set."""
 INSTEAD = {
-    "limit_train_batches": "A stage takes all of its steps; say how many: stages.NAME.steps=100",
-    "overfit_batches": "Say stages.NAME.data.0.limit=16 and stages.NAME.epochs=50 to train on few samples",
+    "limit_train_batches": "A stage runs all of its steps. Set their number: stages.NAME.steps=100",
+    "overfit_batches": "Set stages.NAME.data.0.limit=16 and stages.NAME.epochs=50 to train on few samples",
     "fast_dev_run": "`omnivit check` tries a recipe without training; stages.NAME.steps=1 trains one step",
-    "max_time": "Say `timeout --signal=TERM 2h omnivit train ...`: the run is saved, and `--resume` continues it",
-    "limit_val_batches": "Say stages.NAME.validation.data.0.limit=100 to validate on few samples",
+    "max_time": "Use `timeout --signal=TERM 2h omnivit train ...`: the run is saved, and `--resume` continues it",
+    "limit_val_batches": "Set stages.NAME.validation.data.0.limit=100 to validate on few samples",
     "limit_test_batches": "The stages test nothing; `evaluation` does",
     "limit_predict_batches": "The stages predict nothing; `evaluation` does",
-    "barebones": "It would train without logs; leave them out by loggers: [] and progress: false",
-    "enable_model_summary": "`omnivit check` says what there is and what trains",
-    "plugins": "It takes objects of Python, which a recipe cannot hold; `precision` and `strategy` choose the usual",
+    "barebones": "It would train without logs. To disable them, set loggers: [] and progress: false",
+    "enable_model_summary": "`omnivit check` lists the components and what trains",
+    "plugins": "It takes Python objects, which a recipe cannot contain; set `precision` and `strategy` instead",
     "model_registry": "Runs are folders; there is no registry to send them to",
 }
 """Trainer arguments that are refused, unless they have Lightning's default -> what to do."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 _SHORT = ("32", "bf16", "16")
 _OTHER_PRECISIONS = {
-    "bf16-true": "would round all weights that train to 8 bits. Say trainer.precision: bf16-mixed and "
-    "model.llm.dtype: bfloat16, which holds the LLM in bfloat16 and keeps what small updates need",
-    "16-true": "would hold weights and gradients in float16, which overflow. Say trainer.precision: bf16-mixed and "
+    "bf16-true": "would round all trained weights to 8 bits. Use trainer.precision: bf16-mixed and "
+    "model.llm.dtype: bfloat16, which stores the LLM in bfloat16 and keeps what small updates need",
+    "16-true": "would store weights and gradients in float16, which overflow. Use trainer.precision: bf16-mixed and "
     "model.llm.dtype: bfloat16, or 16-mixed where the GPU has no bfloat16",
-    "64-true": "would leave media and losses in 32 bits. Say 32-true",
-    "64": "would leave media and losses in 32 bits. Say 32-true",
-    "transformer-engine": "converts modules that encoders and LLMs bring along. Say bf16-mixed",
-    "transformer-engine-float16": "converts modules that encoders and LLMs bring along. Say bf16-mixed",
+    "64-true": "would leave media and losses in 32 bits. Use 32-true",
+    "64": "would leave media and losses in 32 bits. Use 32-true",
+    "transformer-engine": "converts modules of encoders and LLMs. Use bf16-mixed",
+    "transformer-engine-float16": "converts modules of encoders and LLMs. Use bf16-mixed",
 }
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 _SMALLER = (
-    "Say ddp. Where the model does not fit into one device: model.llm.dtype: bfloat16, "
+    "Use ddp. If the model does not fit into one device: model.llm.dtype: bfloat16, "
     "model.llm.gradient_checkpointing: true, or train LoRA, with model.llm.quantize: nf4 (QLoRA)"
 )
 _OTHER_STRATEGIES = {
-    "fsdp": f"spreads weights and optimizer over devices; OmniViT's checkpoints would hold one part. {_SMALLER}",
-    "deepspeed": f"keeps weights and optimizer in its own way, which OmniViT's checkpoints do not hold. {_SMALLER}",
-    "ddp_": "starts processes out of this one, which may hang. Say ddp, and start the run by torchrun",
+    "fsdp": f"distributes weights and optimizer over devices; checkpoints would contain only one part. {_SMALLER}",
+    "deepspeed": f"stores weights and optimizer in its own format, which checkpoints do not support. {_SMALLER}",
+    "ddp_": "starts processes from this one, which may hang. Use ddp, and start the run with torchrun",
 }
 """Beginnings of names -> what is wrong with them."""
 
@@ -77,29 +77,29 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     allowed = sorted({*known, "loggers", "progress"} - {"self", *OWNED, *INSTEAD})
     for key, value in options.items():
         if key in OWNED:
-            raise RecipeError(f"trainer.{key}: the stages decide this (`accumulate`, `epochs`, `steps`, `validation`).")
+            raise RecipeError(f"trainer.{key}: the stages set this (`accumulate`, `epochs`, `steps`, `validation`).")
         if key in INSTEAD and value not in (None, False, known[key].default):
-            raise RecipeError(f"trainer.{key}: is not for recipes. {INSTEAD[key]}.")
+            raise RecipeError(f"trainer.{key}: this cannot be set in a recipe. {INSTEAD[key]}.")
         if key not in allowed and key not in INSTEAD:
             raise RecipeError(f"trainer.{key}: Lightning's Trainer has no such option; {suggest(key, allowed)}")
     _check_name("precision", options.get("precision"), (*PRECISIONS, *_SHORT), _OTHER_PRECISIONS)
     if str(options.get("precision")) in ("16", "16-mixed") and trainer_device(options) == "cpu":
-        raise RecipeError("trainer.precision: 16-mixed needs a GPU; on a CPU say bf16-mixed, or 32-true.")
+        raise RecipeError("trainer.precision: 16-mixed needs a GPU; on a CPU, use bf16-mixed or 32-true.")
     _check_name("strategy", options.get("strategy"), STRATEGIES, _OTHER_STRATEGIES)
     if (profiler := options.get("profiler")) not in (None, *PROFILERS):
-        raise RecipeError(f"trainer.profiler: no profiler {profiler!r}; {suggest(str(profiler), PROFILERS)}")
+        raise RecipeError(f"trainer.profiler: there is no profiler {profiler!r}; {suggest(str(profiler), PROFILERS)}")
     for name in options.get("loggers") or ():
         if name not in LOGGERS:
-            raise RecipeError(f"trainer.loggers: no logger {name!r}; {suggest(str(name), LOGGERS)}")
+            raise RecipeError(f"trainer.loggers: there is no logger {name!r}; {suggest(str(name), LOGGERS)}")
 
 
 def loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
     """The loggers of a stage; they write into its folders."""
-    made: dict[str, Callable[[], Logger]] = {
+    factories: dict[str, Callable[[], Logger]] = {
         "csv": lambda: CSVLogger(path, name=stage),
         "tensorboard": lambda: TensorBoardLogger(path / "tensorboard", name=stage),
     }
-    return [made[name]() for name in names]
+    return [factories[name]() for name in names]
 
 
 def profiler(name: str | None, path: Path) -> Profiler | None:
@@ -114,4 +114,4 @@ def _check_name(key: str, value: object, allowed: tuple[str, ...], others: Mappi
     for beginning, reason in others.items():
         if name == beginning or (key == "strategy" and name.startswith(beginning)):
             raise RecipeError(f"trainer.{key}: {name} {reason}.")
-    raise RecipeError(f"trainer.{key}: no {key} {name!r}; {suggest(name, allowed)}")
+    raise RecipeError(f"trainer.{key}: there is no {key} {name!r}; {suggest(name, allowed)}")

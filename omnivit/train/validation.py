@@ -59,8 +59,8 @@ class ValidationPlan(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the step and its losses."""
         del pl_module
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(LOSS)}
-        self.position.validation(self.position.step + trainer.global_step, found)
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(LOSS)}
+        self.position.validation(self.position.step + trainer.global_step, losses)
 
 
 def make_up(trainer: Trainer, module: StageModule, data: StageData, show: bool) -> None:

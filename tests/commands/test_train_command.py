@@ -37,7 +37,7 @@ SHORTER = [
         (["--resume", "run", "--run-dir", "other"], "--resume continues with the recipe in the run folder"),
         (["--resume", "run", "--overwrite"], "--resume continues with the recipe in the run folder"),
         (["tiny.yaml", "--allow-changes"], "--allow-changes works only with --resume"),
-        (["--resume", "run"], "run holds no run: recipe.yaml is missing"),
+        (["--resume", "run"], "run contains no run: recipe.yaml is missing"),
         (["absent.yaml"], "absent.yaml"),
         (["seed=1"], "seed=1"),
     ],
@@ -68,7 +68,7 @@ def test_runs_are_numbered_and_overwritten_only_when_asked(
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
     assert cli.main(["train", str(recipe_file), "--run-dir", "runs/tiny"]) == 2
     error = capfd.readouterr().err
-    assert "runs/tiny holds a run already. Continue it with `omnivit train --resume runs/tiny`" in error
+    assert "runs/tiny already contains a run. Continue it with `omnivit train --resume runs/tiny`" in error
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
     bad = ["train", str(recipe_file), "stages.align.data=[{path: absent.jsonl}]"]
     for _ in range(2):  # a run that failed before its first step does not keep its folder
@@ -84,8 +84,8 @@ def test_runs_are_numbered_and_overwritten_only_when_asked(
     [
         ("stages.instruct.template=vicuna_v2", "stages.instruct.template: There is no chat template 'vicuna_v2'; did"),
         ("trainer.accelerator=gpux", "trainer: Lightning refuses these settings: You selected an invalid accelerator"),
-        ("trainer.precision=33", "trainer.precision: no precision '33'"),
-        ("trainer.loggers=[wandb]", "trainer.loggers: no logger 'wandb'"),
+        ("trainer.precision=33", "trainer.precision: there is no precision '33'"),
+        ("trainer.loggers=[wandb]", "trainer.loggers: there is no logger 'wandb'"),
     ],
 )
 def test_mistakes_that_only_lightning_or_a_late_stage_would_find(

@@ -209,7 +209,7 @@ def test_training_stops_with_one_clear_message(
     error = capfd.readouterr().err
     assert re.match(rf"error: {said_of(case)}", error), error
     assert error.count("error: ") == 1 and "Traceback" not in error
-    assert error.endswith("`data.on_bad_sample: skip` would skip such samples and count them.\n")
+    assert error.endswith("Set `data.on_bad_sample: skip` to skip and count such samples.\n")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -190,9 +190,9 @@ def test_what_is_no_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(empty)  # the working folder may hold runs
     with pytest.raises(CheckpointError, match=r"no folder .*tinny.*Did you mean '.*tiny'"):
         omnivit.load(run.with_name("tinny"))
-    with pytest.raises(CheckpointError, match=r"recipe.yaml is missing \(it holds tiny\).*runs/tiny"):
+    with pytest.raises(CheckpointError, match=r"recipe.yaml is missing \(it contains tiny\).*runs/tiny"):
         omnivit.load(run.parent)
-    with pytest.raises(CheckpointError, match="No run is nearby"):
+    with pytest.raises(CheckpointError, match="There is no run nearby"):
         omnivit.load(run / "checkpoints" / "absent" / "run")
     with pytest.raises(CheckpointError, match="is a file"):
         omnivit.load(run / "recipe.yaml")

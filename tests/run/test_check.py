@@ -70,7 +70,7 @@ def test_base_weights_that_train_beside_lora_are_told_of(load_recipe: Load, capl
     check(load_recipe(), with_data=False)
     assert "LoRA" not in caplog.text
     check(load_recipe("stages.instruct.train={'llm.*': 1e-4}"), with_data=False)
-    assert "stages.instruct.train: LoRA trains, and the" in caplog.text and "llm.*lora_*" in caplog.text
+    assert "stages.instruct.train: both LoRA and the" in caplog.text and "llm.*lora_*" in caplog.text
 
 
 def test_the_model_takes_no_memory(load_recipe: Load) -> None:
@@ -184,7 +184,7 @@ def test_a_bad_sample_is_named(recipe_file: Path, data_root: Path, capfd: pytest
     status, _, err = outcome(capfd, str(recipe_file), "--all")
     assert status == 2 and err.startswith("error: stages.align.data: 5 of 24 records are bad:\n  sample 'p0' (")
     assert re.search(r"\n  sample 'p0' \(.*train.jsonl:1\): .*red.png: is not an image", err)
-    assert "\n`data.on_bad_sample: skip` would leave such samples out" in err
+    assert "\nSet `data.on_bad_sample: skip` to skip and count such samples" in err
     status, _, err = outcome(capfd, str(recipe_file), "--all", "data.on_bad_sample=skip")
     assert status == 2 and "`data.skip_budget: 0.01` allows 1 of them." in err
     status, out, _ = outcome(capfd, str(recipe_file), "--all", "data.on_bad_sample=skip", "data.skip_budget=0.5")

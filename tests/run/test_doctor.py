@@ -58,7 +58,7 @@ def test_what_is_wrong_is_told_with_its_remedy(
     assert told.count("\nproblem: ") == 4
     assert 'pip install "pillow>=99.0,<=99.1"' in told and " older\n" in told
     assert "torch does not work: ModuleNotFoundError" in told
-    assert "has 1 GB left on its disk: free some, or move it." in told
+    assert "has only 1 GB free. Free some space, or move the folder." in told
 
 
 def test_a_cache_that_does_not_exist_yet_is_empty(cache: Path) -> None:

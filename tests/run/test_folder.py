@@ -64,7 +64,7 @@ def test_a_run_is_not_overwritten_by_chance(load_recipe: Callable[..., Recipe], 
         (run / begun).touch()
         with pytest.raises(CheckpointError, match=r"omnivit train --resume (.|\n)*--run-dir(.|\n)*--overwrite"):
             folder.create(run, recipe)
-    with pytest.raises(CheckpointError, match=r"holds no run: recipe\.yaml is missing"):
+    with pytest.raises(CheckpointError, match=r"contains no run: recipe\.yaml is missing"):
         folder.reopen(tmp_path / "nothing")
 
 
@@ -82,7 +82,7 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(
 def test_overwrite_removes_the_run_and_nothing_else(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     run = trained(tmp_path)
     with pytest.raises(
-        CheckpointError, match=r"holds no run \(recipe.yaml is missing\), but .*: `--overwrite` removes"
+        CheckpointError, match=r"contains no run \(recipe.yaml is missing\), but other files: .*`--overwrite` removes"
     ):
         folder.create(run, load_recipe(), overwrite=True)
     (run / folder.RECIPE).write_text("seed: 1")

@@ -69,9 +69,9 @@ def test_one_that_is_missing(run: Callable[..., Path], opening: Callable[[Path],
     page = (Path(__file__).parents[2] / "docs" / "plugins" / "migrating.md").read_text(encoding="utf-8")
     assert f"error: {refusal(opening, path)}\n```".replace(str(path), "runs/camera") in page
     assert refusal(opening, path) == (
-        f"{path} was made with plugins that are not here, or not as they were:\n"
-        "  the encoder 'thermal' is not installed; the run was made with omnivit-thermal 1.2.3\n"
-        "Install what it was made with:\n"
+        f"{path} was created with plugins that are not installed here, or that have changed:\n"
+        "  the encoder 'thermal' is not installed; the run was created with omnivit-thermal 1.2.3\n"
+        "Install the plugins that it was created with:\n"
         '  pip install "omnivit-thermal==1.2.*"'
     )
 
@@ -102,7 +102,7 @@ def test_what_to_install(run: Callable[..., Path], changes: dict[str, object], p
 def test_a_hostile_record_is_no_command(run: Callable[..., Path]) -> None:
     text = refusal(load, run(distribution='x"; rm -rf ~ #', version="1\x1b[2J"))
     assert "pip install" not in text and "\x1b" not in text
-    assert "Get what was in no distribution from whoever made the run" in text
+    assert "Some belong to no distribution. Get them from the author of the run" in text
 
 
 def test_several_at_once(run: Callable[..., Path]) -> None:
@@ -128,8 +128,8 @@ def test_another_version_of_the_plugin(install: Install, run: Callable[..., Path
             {"thermal_new.py": THERMAL.format(version=2)})  # fmt: skip
     text = refusal(load, run())
     assert (
-        "the encoder 'thermal' is of version 2 (omnivit-thermal 1.2.9); the run was made with omnivit-thermal 1.2.3, "
-        "of version 1\n" in text
+        "the encoder 'thermal' is of version 2 (omnivit-thermal 1.2.9); the run was created with omnivit-thermal 1.2.3"
+        ", of version 1\n" in text
     )
     assert 'pip install "omnivit-thermal==1.2.*"' in text and "recipe.yaml" not in text
 
@@ -139,7 +139,7 @@ def test_an_old_version_that_is_kept(install: Install, run: Callable[..., Path])
             {"thermal_new.py": THERMAL.format(version=2), "thermal_old.py": THERMAL.format(version=1)})  # fmt: skip
     path = run()
     text = refusal(load, path)
-    assert f"Or take that version from what is installed: say `name: thermal@1` in {path}/recipe.yaml" in text
+    assert f"Or take that version from what is installed: write `name: thermal@1` in {path}/recipe.yaml" in text
     recipe = (path / "recipe.yaml").read_text()
     (path / "recipe.yaml").write_text(recipe.replace("name: thermal", "name: thermal@1"))
     folder.require_plugins(path, folder.load(path / "recipe.yaml"))
@@ -149,8 +149,10 @@ def test_another_major_version_of_the_distribution(install: Install, run: Callab
     install("omnivit-thermal", "2.0", {"thermal": "thermal_old:Thermal"}, {"thermal_old.py": THERMAL.format(version=1)})
     path = run()
     text = refusal(load, path)
-    assert "the encoder 'thermal' is that of omnivit-thermal 2.0; the run was made with omnivit-thermal 1.2.3" in text
-    assert f"Or, if both give the same numbers, say `name: thermal@1` in {path}/recipe.yaml" in text
+    assert (
+        "the encoder 'thermal' is that of omnivit-thermal 2.0; the run was created with omnivit-thermal 1.2.3" in text
+    )
+    assert f"Or, if both give the same numbers, write `name: thermal@1` in {path}/recipe.yaml" in text
     assert 'pip install "omnivit-thermal==1.2.*"' in text
 
 

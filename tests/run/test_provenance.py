@@ -142,7 +142,7 @@ def test_an_edited_recipe_is_refused_and_with_allow_changes_recorded(
     assert len(checkpoint.find(interrupted / folder.CHECKPOINTS)) == 1
 
     resume(interrupted, allow_changes=True)
-    assert "goes on with changes" in caplog.text and "alpha: was 4, is 8" in caplog.text
+    assert "continues with changes" in caplog.text and "alpha: was 4, is 8" in caplog.text
     last = checkpoint.latest(interrupted / folder.CHECKPOINTS)
     assert last is not None and last.state["stage"] == "instruct"
     assert last.document(folder.RECIPE) == file.read_text() and "alpha: 8" in file.read_text()
@@ -217,7 +217,7 @@ def test_half_of_the_tensors_gone_is_refused(interrupted: Path) -> None:
     kept = dict(list(weights(path).items())[::2])
     (path / checkpoint.WEIGHTS).unlink()
     save_file(kept, path / checkpoint.WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"no checkpoint is whole(.|\n)*model\.safetensors: holds \d+ bytes"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint is intact(.|\n)*safetensors: the file has \d+ bytes"):
         resume(interrupted)
     (path / manifest.MANIFEST).unlink()
     manifest.write(path)
@@ -240,7 +240,7 @@ def test_a_damaged_old_stage_does_not_block_a_newer_one(
     (old / checkpoint.STATE).write_text("{")
     _, results = train(recipe, run, resume=True)
     assert [result.steps for result in results] == [1, 2]
-    assert f"{old / checkpoint.STATE}: " in caplog.text and "The run goes on from a later stage" in caplog.text
+    assert f"{old / checkpoint.STATE}: " in caplog.text and "The run continues from a later stage" in caplog.text
 
 
 def test_base_weights_that_changed_behind_the_same_path(load_recipe: Load, tmp_path: Path) -> None:
@@ -300,5 +300,5 @@ def test_a_run_without_a_checkpoint_begins_again_with_mended_data(
     (data_root / "train.jsonl").write_text(good)
     folder.create(run, recipe)  # nothing was trained: the folder is free
     resume(run)
-    assert "run has no checkpoint yet: it begins with its first step" in capsys.readouterr().err
+    assert "run has no checkpoint yet, so training starts at the first step" in capsys.readouterr().err
     assert len(checkpoint.find(run / folder.CHECKPOINTS)) == 2

@@ -76,7 +76,7 @@ def test_other_ranks_take_what_rank_zero_decided(
     machine(monkeypatch, OLD)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(run_precision, "_WAIT", 0.3)
-    with pytest.raises(RecipeError, match="rank zero decides what `auto` and `fastest` stand for"):
+    with pytest.raises(RecipeError, match="rank 0 chooses the precision for `auto` and `fastest`"):
         run_precision.settled_for(tmp_path, recipe)
     folder.create(tmp_path, settle(load_recipe(*OPEN, "seed=9"), FAST))  # left by another recipe
     with pytest.raises(RecipeError, match="did not appear in"):

@@ -62,7 +62,8 @@ def test_every_verb_refuses_and_nothing_runs(run: Path, capsys: pytest.CaptureFi
     for command in commands:
         assert main(command) == 2, command
         err = capsys.readouterr().err
-        assert "model.llm.trust_remote_code" in err and "runs the code beside its checkpoint" in err, command
+        assert "model.llm.trust_remote_code" in err, command
+        assert "runs Python code that is stored with its checkpoint" in err, command
         assert "model.inputs.features[0].adapter.steps[0].name" in err and "--trust" in err, command
         assert ("stages[0].data[0].reader" in err) == (command[0] in ("train", "check", "eval")), command
     with pytest.raises(RecipeError, match="trust=True"):

@@ -39,11 +39,11 @@ def test_of_several_inputs_the_one_without_media_is_warned_of(
         check(load_recipe(SHARED))  # its adapter is taught by the other input
         check(load_recipe(SECOND, "stages.align.train={'adapters.image.*': 1e-3}",
                           "stages.instruct.train={'adapters.image.*': 1e-3}"))  # fmt: skip
-    assert "no record has a medium" not in caplog.text
+    assert "no record contains a medium" not in caplog.text
     with caplog.at_level(logging.WARNING):
         check(load_recipe(SECOND))
     assert "stages.align: trains input 'shot' (adapters.shot." in caplog.text
-    assert "They hold media for image." in caplog.text and "'image' (" not in caplog.text
+    assert "They contain media for image." in caplog.text and "'image' (" not in caplog.text
 
 
 def test_where_only_some_records_were_read_it_is_said_and_no_more(
@@ -62,4 +62,4 @@ def test_where_only_some_records_were_read_it_is_said_and_no_more(
     write_jsonl(data_root / "train.jsonl", [*texts, picture_record("p", "red.png", "red")])
     with caplog.at_level(logging.WARNING):
         check(load_recipe())  # the one record that seems to have a medium is read first
-    assert "no record has a medium" not in caplog.text
+    assert "no record contains a medium" not in caplog.text

@@ -110,7 +110,7 @@ def flip(file: Path, bit: int) -> None:
 @pytest.mark.parametrize("bit", [3, 77])
 def test_one_flipped_bit_is_found(tmp_path: Path, file: str, bit: int) -> None:
     flip(save(tmp_path, 1) / file, bit)
-    with pytest.raises(CheckpointError, match=f"no checkpoint is whole(.|\n)*{file}"):
+    with pytest.raises(CheckpointError, match=f"no checkpoint is intact(.|\n)*{file}"):
         checkpoint.latest(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     flip(newer / checkpoint.WEIGHTS, 5)
     found = checkpoint.latest(tmp_path)
     assert found is not None and found.path == older and found.weights()["w"].tolist() == [5.0] * 4
-    assert f"{newer} is damaged and left out; {older.name} is used in its place" in caplog.text
+    assert f"{newer} is damaged. {older.name} is used instead" in caplog.text
     assert "model.safetensors: its SHA-256 is " in caplog.text
     checkpoint.set_aside_damaged(tmp_path, found)
     assert [c.path for c in checkpoint.find(tmp_path)] == [older]
@@ -151,7 +151,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         ({"step": 21}, "step is 21, but the stage has 20 steps"),
         ({"step": "7"}, "step is '7'"),
         ({"step": True}, "step is True"),
-        ({"stage_index": 1}, "says that it is 01-align-step-00000007"),
+        ({"stage_index": 1}, "it is the state of 01-align-step-00000007"),
         ({"total_steps": None}, "total_steps is None"),
         ({"skipped": "none"}, "skipped is 'none'"),
     ],
@@ -226,13 +226,13 @@ def test_loading_while_checkpoints_are_replaced_never_fails(tmp_path: Path) -> N
 
 def test_weights_must_fit() -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(CheckpointError, match="holds 'other'"):
+    with pytest.raises(CheckpointError, match="contains 'other'"):
         checkpoint.load_weights(model, {"other": torch.zeros(1)}, Path("x"))
-    with pytest.raises(CheckpointError, match=r"'bias' is \(3,\), the recipe's model wants \(2,\)"):
+    with pytest.raises(CheckpointError, match=r"'bias' has the shape \(3,\), but the recipe's model expects \(2,\)"):
         checkpoint.load_weights(model, {"bias": torch.zeros(3)}, Path("x"))
-    with pytest.raises(CheckpointError, match=r"'bias' is torch\.int8, the recipe's model wants torch\.float32"):
+    with pytest.raises(CheckpointError, match=r"'bias' has the dtype torch\.int8, but .* expects torch\.float32"):
         checkpoint.load_weights(model, {"bias": torch.zeros(2, dtype=torch.int8)}, Path("x"))
-    with pytest.raises(CheckpointError, match="lacks bias, weight, which the recipe trains"):
+    with pytest.raises(CheckpointError, match="does not contain bias, weight, which the recipe trains"):
         checkpoint.load_weights(model, {}, Path("x"), {"weight", "bias"})
 
 

@@ -92,7 +92,7 @@ def test_too_many_in_a_row_stop_the_run_with_the_last_good_checkpoint(
     assert cli.main(["train", "--run-dir", str(run), *arguments]) == 1
     error = capfd.readouterr().err
     assert "4 steps in a row is not finite, more than `nan_budget: 3` allows" in error and "adapters.*: 0.01" in error
-    assert f"the newest checkpoint has what step {first} left" in error and "sample 'r" in error
+    assert f"the newest checkpoint contains the weights after step {first}" in error and "sample 'r" in error
     newest = checkpoint.latest(run / folder.CHECKPOINTS)
     assert newest is not None and newest.state["step"] == first and newest.state["not_finite"] == []
     assert finite(run) and not (run / "report.json").exists()
@@ -113,7 +113,7 @@ def test_a_rate_that_is_far_too_high_ends_with_status_1_and_finite_weights(
 ) -> None:
     everything = "stages=[{name: s, data: [{path: train.jsonl}], train: {'*': 1e19}, batch_size: 2}]"
     assert cli.main(["train", str(recipe_file), "--run-dir", str(tmp_path / "run"), everything]) == 1
-    assert "lower the rates (stages.s.train has *: 1e+19)" in capfd.readouterr().err
+    assert "lower the learning rates (stages.s.train has *: 1e+19)" in capfd.readouterr().err
     assert finite(tmp_path / "run")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from omnivit.errors import RecipeError
-from omnivit.train.freeze import base_beside_lora, freeze, high_rates, match, set_modes
+from omnivit.train.freeze import base_beside_lora, freeze, high_learning_rates, match, set_modes
 
 
 class Part(nn.Module):
@@ -84,6 +84,6 @@ def test_eval_reaches_everything() -> None:
 
 
 def test_a_rate_that_spoils_a_model_is_warned_of() -> None:
-    assert high_rates({"adapters.*": 1e-2, "llm.*": 0.1}, "stages.x.train") == ""
-    said = high_rates({"adapters.*": 1e-3, "llm.*": 1e6}, "stages.x.train")
+    assert high_learning_rates({"adapters.*": 1e-2, "llm.*": 0.1}, "stages.x.train") == ""
+    said = high_learning_rates({"adapters.*": 1e-3, "llm.*": 1e6}, "stages.x.train")
     assert said.startswith("stages.x.train: the learning rate of 'llm.*' is 1e+06.")

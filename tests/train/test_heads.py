@@ -245,7 +245,7 @@ def test_the_state_before_the_token(load_heads: Load) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.point.losses.box=0"], "stages.point: trains heads.box, but its losses do not weight it"),
+        (["stages.point.losses.box=0"], "stages.point: the stage trains heads.box, but `losses` gives it no weight"),
         (
             ["model.heads.other={name: 'head_support:Boxes'}"],
             r"model.heads.other: its token '\[BOX\]' is that of model.heads.box too",
@@ -271,7 +271,7 @@ def test_mistakes_are_found_before_training(
 
 
 def test_what_nothing_would_teach_is_found_before_training(load_heads: Load, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"stages.point: trains heads.box, but its losses do not weight it"):
+    with pytest.raises(RecipeError, match=r"stages.point: the stage trains heads.box, but `losses` gives it no weight"):
         train(load_heads(losses="{lm: 1}"), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"none trains llm.tokens.\*, the rows of the new tokens \(\[BOX\]\)"):
         train(load_heads(train='{"heads.*": 1e-3, "adapters.*": 1e-3}'), tmp_path / "run")
@@ -285,5 +285,5 @@ def test_check_tells_of_heads(load_heads: Load, tmp_path: Path, capsys: pytest.C
 
 def test_losses_that_the_class_does_not_name_are_refused(load_heads: Load) -> None:
     head = load_model(load_heads()).heads["box"]
-    with pytest.raises(PluginError, match=r"model.heads.box: Boxes gives the losses \['x'\]; its class names"):
+    with pytest.raises(PluginError, match=r"model.heads.box: Boxes returns the losses \['x'\], but its attribute"):
         check_losses("box", head, HeadOutput({"x": torch.tensor(1.0)}))  # type: ignore[arg-type]

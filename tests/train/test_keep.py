@@ -63,7 +63,7 @@ def test_the_best_stays_and_is_that_of_the_last_stage_that_was_validated(tmp_pat
         read_named(tmp_path, "bst", keep, lambda one: one)
     with pytest.raises(CheckpointError, match=r"keeps no best checkpoint\. Say `keep: \{best: validation_loss\}`"):
         read_named(tmp_path, "best", Keep(), lambda one: one)
-    with pytest.raises(CheckpointError, match=r"no step with a validation_loss/box\.l1 is there yet"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint with a validation_loss/box\.l1 exists yet"):
         read_named(tmp_path, "best", Keep(best="validation_loss/box.l1"), lambda one: one)
     assert read_named(tmp_path / "none", "best", keep, lambda one: one) is None
 

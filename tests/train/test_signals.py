@@ -112,7 +112,7 @@ def test_a_signal_ends_the_run_after_the_running_step_and_the_resumed_run_has_th
         found = interrupt(signal.SIGTERM, StageModule, "validation_step")
     assert found[0] == 143
     assert found[1].splitlines() == [
-        "SIGUSR1: step 2 of 4 of stage 'instruct' is saved; the run goes on.",
+        "SIGUSR1: step 2 of 4 of stage 'instruct' is saved; the run continues.",
         f"stopped by SIGTERM after step 4 of 4 of stage 'instruct', which is saved. {remedy.strip()}",
     ]
     # during the evaluation, when all is saved

@@ -54,7 +54,7 @@ def test_supervise_and_markup_of_a_stage(
     assert len({align.fingerprint(), instruct.fingerprint(), preparer_of(model, recipe).fingerprint()}) == 2
     used = Assistant(model, preparer_of(model, recipe), recipe)
     assert used.preparer(SAMPLE, generate=True).ids.tolist().count(RESERVED) == 1
-    with pytest.raises(DataError, match=r"more than 1024 tokens, .* the LLM's context of 1024 holds no more"):
+    with pytest.raises(DataError, match=r"more than 1024 tokens, .* the LLM's context is 1024 tokens"):
         used.ask("word " * 100_000)
 
 

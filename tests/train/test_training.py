@@ -126,7 +126,7 @@ def test_skip_budget(load_recipe: Callable[..., Recipe], data_root: Path, tmp_pa
     ("override", "message"),
     [
         ("trainer.precison=32", r"trainer.precison: Lightning's Trainer has no such option; did you mean 'precision'"),
-        ("trainer.max_epochs=3", "trainer.max_epochs: the stages decide this"),
+        ("trainer.max_epochs=3", "trainer.max_epochs: the stages set this"),
         ("trainer.loggers=[wandbb]", "no logger 'wandbb'"),
         ("stages.align.train={'adaptors.*': 1.0}", r"stages.align.train: the pattern 'adaptors.\*' matches no"),
     ],

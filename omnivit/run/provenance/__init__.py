@@ -1,6 +1,6 @@
-"""What a run was made with, and whether a run that is resumed is still made with it.
+"""What a run was created with, and whether a run that is resumed still has the same.
 
-Two runs of equal provenance give the same bits. It stands in the run folder and, as it was at that time, in every
+Two runs of equal provenance give the same bits. It is in the run folder and, as it was at that time, in every
 checkpoint, where the manifest covers it: a resumed run is compared with what its checkpoint says, so that an edit of
 the run folder's own files is seen.
 
@@ -122,9 +122,10 @@ def refuse(run: Path, changed: Sequence[Change], old: Mapping[str, Any], new: Ma
     if not harmful:
         return
     lines = [f"{run} cannot be resumed exactly, because this has changed since it began:", *map(str, harmful)]
-    remedy = "Restore it, or begin a new run."
+    remedy = "Restore it, or start a new run."
     if packages := _pins(old, new):
-        remedy = f"Install what it was made with, or begin a new run:\n  pip install {' '.join(packages)}"
+        remedy = "Install the versions that it was created with, or start a new run:\n  pip install "
+        remedy += " ".join(packages)
     allow = f"`omnivit train --resume {run} --allow-changes` continues with other results, and records the changes."
     raise CheckpointError("\n".join(["\n  ".join(lines), remedy, allow]))
 
@@ -167,8 +168,8 @@ def parse(text: str, file: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(text)
-        said = record.pop("checksum", None)
-        if said is not None and said != checksum(record):
+        stated = record.pop("checksum", None)
+        if stated is not None and stated != checksum(record):
             raise ValueError("it does not match its checksum: it is damaged, or was changed by hand")
         record.setdefault("libraries", {})
         for entry in record.setdefault("plugins", {}).values():

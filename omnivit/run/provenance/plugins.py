@@ -1,4 +1,4 @@
-"""The plugins that a run was made with: what of them is recorded, and whether they are here when it is opened again."""
+"""The plugins that a run was created with: what is recorded, and whether they are installed when it is opened."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
     yield from ((registries.readers, name) for name in readers if name != AUTO)
 
 
-class Made(NamedTuple):
+class Recorded(NamedTuple):
     """What a run's record says of a plugin. A run may come from anywhere: show its texts by `harmless`."""
 
     name: str
@@ -84,26 +84,27 @@ def require(run: str, recipe: Recipe, recorded: Mapping[str, Any], kinds: Collec
         group, _, name = key.partition(":")
         known = _GROUPS.get(group)
         if known is not None and known.kind in kinds and name in used:
-            made = _made(name, entry)
-            problem = _problem(known, made, run)
+            plugin = _recorded(name, entry)
+            problem = _problem(known, plugin, run)
             if problem:
-                problems.append((problem, made.package))
+                problems.append((problem, plugin.package))
     if problems:
-        head = f"{run} was made with plugins that are not here, or not as they were:"
-        raise PluginError("\n".join([head, *(said for said, _ in problems), *_advice([get for _, get in problems])]))
+        head = f"{run} was created with plugins that are not installed here, or that have changed:"
+        texts = [problem for problem, _ in problems]
+        raise PluginError("\n".join([head, *texts, *_advice([package for _, package in problems])]))
 
 
-def _made(name: str, entry: Any) -> Made:
+def _recorded(name: str, entry: Any) -> Recorded:
     """A record of a plugin; one from before `plugin_version` was recorded is of version 1, the only one there was."""
-    said = entry if isinstance(entry, dict) else {}
-    value, distribution, release = (str(said.get(key, "unknown")) for key in ("value", "distribution", "version"))
-    version = said.get("plugin_version", 1)
-    return Made(name, value, distribution, release, version if isinstance(version, int) else 1)
+    facts = entry if isinstance(entry, dict) else {}
+    value, distribution, release = (str(facts.get(key, "unknown")) for key in ("value", "distribution", "version"))
+    version = facts.get("plugin_version", 1)
+    return Recorded(name, value, distribution, release, version if isinstance(version, int) else 1)
 
 
-def _problem(known: registry.Registry[Any], recorded: Made, run: str) -> str:
+def _problem(known: registry.Registry[Any], recorded: Recorded, run: str) -> str:
     """How a plugin differs from the one that a run was made with; empty if it does not, as far as is known."""
-    who, then = f"  the {known.noun} '{harmless(recorded.name)}'", f"the run was made with {recorded.origin}"
+    who, then = f"  the {known.noun} '{harmless(recorded.name)}'", f"the run was created with {recorded.origin}"
     registered = known.knows(recorded.name)
     if not registered and recorded.value != recorded.name:
         return f"{who} is not installed; {then}"
@@ -122,21 +123,23 @@ def _problem(known: registry.Registry[Any], recorded: Made, run: str) -> str:
     return ""
 
 
-def _kept(known: registry.Registry[Any], recorded: Made, when: str, run: str) -> str:
+def _kept(known: registry.Registry[Any], recorded: Recorded, when: str, run: str) -> str:
     """Another way than to install, where what is here has the version that is wanted."""
     name = f"{recorded.name}@{recorded.plugin_version}"
     try:
         known.get(name)
     except PluginError:
         return ""
-    return f"\n    {when} say `name: {harmless(name)}` in {run}/recipe.yaml"
+    return f"\n    {when} write `name: {harmless(name)}` in {run}/recipe.yaml"
 
 
 def _advice(packages: list[str]) -> list[str]:
-    wanted = list(dict.fromkeys(package for package in packages if package))
-    lines = [f"Install what it was made with:\n  pip install {' '.join(wanted)}"] if wanted else []
+    missing = list(dict.fromkeys(package for package in packages if package))
+    lines = [f"Install the plugins that it was created with:\n  pip install {' '.join(missing)}"] if missing else []
     if "" in packages:
-        lines.append("Get what was in no distribution from whoever made the run, and put its folder on PYTHONPATH.")
+        lines.append(
+            "Some belong to no distribution. Get them from the author of the run, and add their folder to PYTHONPATH."
+        )
     return lines
 
 

@@ -31,8 +31,8 @@ class Record:
         run: the run folder.
         recipe: resolved.
         mixtures: the data of its stages.
-        standing: the checkpoint that the run goes on from; None: it begins.
-        allow_changes: go on, with a word, where something has changed that the result depends on.
+        standing: the checkpoint that the run continues from; None: it begins.
+        allow_changes: continue, with a warning, if something has changed that the result depends on.
 
     Raises:
         CheckpointError: a record of a run that is resumed is missing or damaged.
@@ -94,11 +94,13 @@ class Record:
         return {RECIPE: to_yaml(self.recipe), PROVENANCE: provenance.dump(self.content)}
 
     def _answer(self, changes: list[Change]) -> None:
-        """Refuse changes that the result depends on, or say them where they are allowed."""
+        """Refuse changes that the result depends on, or warn of them if they are allowed."""
         if not self.allow_changes:
             provenance.refuse(self.run, changes, self._old, self.content)
         if harmful := [str(change) for change in changes if not change.free]:
-            lines = "\n  ".join([f"{self.run} goes on with changes; its result is not that of one recipe:", *harmful])
+            lines = "\n  ".join(
+                [f"{self.run} continues with changes, so its result is not that of a single recipe:", *harmful]
+            )
             log.warning("%s", lines)
 
     def _check_own(self, standing: Checkpoint) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 WHOLE = 256 << 20
-"""Components up to so many bytes are hashed whole, larger ones by samples."""
+"""Components up to this many bytes are hashed completely, larger ones by samples."""
 SAMPLES, SAMPLE = 16, 64 << 10
 """Of a large component: blocks of each tensor, spread evenly, and bytes of one."""
 
