@@ -177,7 +177,7 @@ def test_a_class_that_is_named_directly(run: Callable[..., Path]) -> None:
     entry = {**MADE, "value": "nowhere:Thermal", "distribution": "not installed", "version": "unknown"}
     record(path, {"omnivit.encoders:nowhere:Thermal": entry})
     text = refusal(lambda folder: load(folder, trust=True), path)
-    assert "module 'nowhere' is not found" in text and "put its folder on PYTHONPATH" in text
+    assert "module 'nowhere' is not found" in text and "add their folder to PYTHONPATH" in text
 
 
 def test_a_damaged_record(run: Callable[..., Path]) -> None:

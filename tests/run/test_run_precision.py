@@ -92,6 +92,6 @@ def test_ranks_of_different_precision_are_refused(load_recipe: Load) -> None:
     def trainer(said: str) -> Any:
         return SimpleNamespace(global_rank=1, strategy=SimpleNamespace(broadcast=lambda _: said))
 
-    check.on_fit_start(trainer(check.own), None)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"rank 1 has \('32-true'.*, rank zero \('bf16-mixed'"):
+    check.on_fit_start(trainer(check.precision), None)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"rank 1 computes in \('32-true'.*, but rank 0 computes in \('bf16-mixed'"):
         check.on_fit_start(trainer("('bf16-mixed', ['torch.float32'])"), None)  # type: ignore[arg-type]

@@ -23,7 +23,9 @@ def test_a_stage_without_any_medium_is_refused_by_check_and_by_train(
     load_recipe: Callable[..., Recipe], data_root: Path, tmp_path: Path
 ) -> None:
     write_jsonl(data_root / "train.jsonl", [text_record(f"t{k}", "What is it?", "red") for k in range(8)])
-    message = r"stages\.align: trains input 'image' \(adapters\.image\..*all 8 records were read.*no media at all"
+    message = (
+        r"stages\.align: the stage trains input 'image' \(adapters\.image\..*all 8 records were read.*contain no media"
+    )
     with pytest.raises(RecipeError, match=message):
         check(load_recipe())
     with pytest.raises(RecipeError, match=message):
@@ -42,7 +44,7 @@ def test_of_several_inputs_the_one_without_media_is_warned_of(
     assert "no record contains a medium" not in caplog.text
     with caplog.at_level(logging.WARNING):
         check(load_recipe(SECOND))
-    assert "stages.align: trains input 'shot' (adapters.shot." in caplog.text
+    assert "stages.align: the stage trains input 'shot' (adapters.shot." in caplog.text
     assert "They contain media for image." in caplog.text and "'image' (" not in caplog.text
 
 

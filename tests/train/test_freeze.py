@@ -38,11 +38,11 @@ def test_pattern_without_match_is_an_error_with_the_paths_there_are() -> None:
     assert "adapters.image.*" in str(error.value) and "encoders.image.*" in str(error.value)
 
 
-def test_a_pattern_that_can_never_decide_is_an_error_that_says_how_to_order() -> None:
+def test_a_pattern_without_effect_is_an_error_that_says_how_to_order() -> None:
     names = ["llm.a", "llm.lora_a", "adapters.a"]
     with pytest.raises(RecipeError) as error:
         match(names, {"adapters.*": 1e-3, "llm.*": 2e-5, "llm.*lora_*": 2e-4}, "stages.x.train")
-    assert str(error.value).startswith("stages.x.train: the pattern 'llm.*lora_*' can never decide")
+    assert str(error.value).startswith("stages.x.train: the pattern 'llm.*lora_*' has no effect")
     assert "'llm.*' before it matches all 1" in str(error.value)
     assert 'train: {"llm.*lora_*": 0.0002, "adapters.*": 0.001, "llm.*": 2e-05}' in str(error.value)
     with pytest.raises(RecipeError, match="'adapters.*' and 'llm.l*' before it match all 2".replace("*", r"\*")):
@@ -52,7 +52,9 @@ def test_a_pattern_that_can_never_decide_is_an_error_that_says_how_to_order() ->
 
 def test_base_weights_that_train_beside_lora_are_told_of() -> None:
     lora, base, norm = ("llm.q.lora_A.default.weight", "llm.q.base_layer.weight", "llm.norm.weight")
-    assert "stages.x.train: LoRA trains" in base_beside_lora(dict.fromkeys([lora, base, norm], 1e-4), "stages.x.train")
+    assert "stages.x.train: both LoRA and the 1 base weights" in base_beside_lora(
+        dict.fromkeys([lora, base, norm], 1e-4), "stages.x.train"
+    )
     assert base_beside_lora(dict.fromkeys([lora, norm], 1e-4), "") == ""
     assert base_beside_lora(dict.fromkeys([base, norm], 1e-4), "") == ""
 

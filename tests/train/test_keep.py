@@ -61,7 +61,7 @@ def test_the_best_stays_and_is_that_of_the_last_stage_that_was_validated(tmp_pat
     assert read_named(tmp_path, None, keep, lambda one: one.state["step"]) == 2
     with pytest.raises(CheckpointError, match=r"no checkpoint 'bst'; did you mean 'best'\? Available: 00-align"):
         read_named(tmp_path, "bst", keep, lambda one: one)
-    with pytest.raises(CheckpointError, match=r"keeps no best checkpoint\. Say `keep: \{best: validation_loss\}`"):
+    with pytest.raises(CheckpointError, match=r"keeps no best checkpoint\. Write `keep: \{best: validation_loss\}`"):
         read_named(tmp_path, "best", Keep(), lambda one: one)
     with pytest.raises(CheckpointError, match=r"no checkpoint with a validation_loss/box\.l1 exists yet"):
         read_named(tmp_path, "best", Keep(best="validation_loss/box.l1"), lambda one: one)

@@ -87,7 +87,9 @@ def test_full_tuning_in_bfloat16_moves_what_it_moves_in_float32(
 
 def test_weights_in_float16_are_not_trained(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = load_recipe(FULL, "model.llm.dtype=float16", "model.llm.lora=null")
-    with pytest.raises(RecipeError, match=r"stages\.s\.train: would train llm\.hf\..*float16(.|\n)*dtype: bfloat16"):
+    with pytest.raises(
+        RecipeError, match=r"stages\.s\.train: llm\.hf\..* would be trained in float16(.|\n)*dtype: bfloat16"
+    ):
         train(recipe, tmp_path / "run")
 
 

@@ -24,7 +24,7 @@ from omnivit.train.trainer_options import INSTEAD, PRECISIONS, STRATEGIES, check
         ({"precision": 64}, "trainer.precision: 64 .* Use 32-true"),
         ({"precision": "bf17"}, "trainer.precision: there is no precision 'bf17'; did you mean 'bf16'"),
         ({"strategy": "fsdp"}, "trainer.strategy: fsdp distributes weights .* Use ddp"),
-        ({"strategy": "deepspeed_stage_2"}, "trainer.strategy: deepspeed_stage_2 keeps"),
+        ({"strategy": "deepspeed_stage_2"}, "trainer.strategy: deepspeed_stage_2 stores"),
         ({"strategy": "ddp_spawn"}, "trainer.strategy: ddp_spawn starts processes .* torchrun"),
         ({"strategy": "dpp"}, "trainer.strategy: there is no strategy 'dpp'; did you mean 'ddp'"),
         ({"limit_train_batches": 2}, "trainer.limit_train_batches: .*stages.NAME.steps"),
