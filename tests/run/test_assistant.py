@@ -171,11 +171,11 @@ def test_what_does_not_fit_the_context(assistant: Assistant) -> None:
 
 
 def test_bad_requests(assistant: Assistant) -> None:
-    with pytest.raises(DataError, match="only answers"):
+    with pytest.raises(DataError, match="contains answers, but no question"):
         assistant.answer([Sample("a", (Message("assistant", (Text("red"),)),))], TOKENS, 1)
-    with pytest.raises(DataError, match="batch_size 0"):
+    with pytest.raises(DataError, match="batch_size is 0"):
         assistant.answer([Sample("a", (assistant.turn("x"),))], TOKENS, 0)
-    with pytest.raises(DataError, match="max_new_tokens 0"):
+    with pytest.raises(DataError, match="max_new_tokens is 0"):
         assistant.ask("x", max_new_tokens=0)
     with pytest.raises(DataError, match="No token is supervised"):
         assistant.score([{"role": "user", "content": "x"}])

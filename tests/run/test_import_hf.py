@@ -153,7 +153,7 @@ def a_strange_tensor(source: Path) -> None:
         (lambda s: config(s, vision_feature_layer=-9), r"vision_feature_layer -9 is the output of no layer"),
         (lambda s: config(s, vision_feature_layer=[-2, -5]), r"\[-2, -5\] joins several layers; supported: one"),
         (lambda s: config(s, projector_hidden_act="mish"), r"projector_hidden_act 'mish'.*Supported: gelu"),
-        (lambda s: config(s, image_token_index=7), r"token 7, but the tokenizer's '<image>' is"),
+        (lambda s: config(s, image_token_index=7), r"gives 7 as the token of images, but the tokenizer's '<image>' is"),
         (pixtral, r"vision tower of type 'pixtral' is not supported. Supported: clip_vision_model"),
         (siglip, r"'default' drops the class token, but siglip_vision_model has none"),
         (lambda s: (s / "config.json").write_text("[1]"), r"config.json cannot be read"),

@@ -221,13 +221,17 @@ def test_half_of_the_tensors_gone_is_refused(interrupted: Path) -> None:
         resume(interrupted)
     (path / manifest.MANIFEST).unlink()
     manifest.write(path)
-    with pytest.raises(CheckpointError, match=r"lacks adapters\.image\.layers\.\d.*, which the recipe trains"):
+    with pytest.raises(
+        CheckpointError, match=r"does not contain adapters\.image\.layers\.\d.*, which the recipe trains"
+    ):
         resume(interrupted)
 
 
 def test_a_renamed_stage_is_refused(interrupted: Path) -> None:
     edit(interrupted / folder.RECIPE, "name: align", "name: begin")
-    with pytest.raises(CheckpointError, match=r"is of stage 'align' in place 0, but .* are now: begin, instruct"):
+    with pytest.raises(
+        CheckpointError, match=r"belongs to stage 'align' \(number 0\), but .* are now: begin, instruct"
+    ):
         resume(interrupted, allow_changes=True)
 
 

@@ -273,7 +273,9 @@ def test_mistakes_are_found_before_training(
 def test_what_nothing_would_teach_is_found_before_training(load_heads: Load, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stages.point: the stage trains heads.box, but `losses` gives it no weight"):
         train(load_heads(losses="{lm: 1}"), tmp_path / "run")
-    with pytest.raises(RecipeError, match=r"none trains llm.tokens.\*, the rows of the new tokens \(\[BOX\]\)"):
+    with pytest.raises(
+        RecipeError, match=r"no stage trains llm.tokens.\*, the embeddings of the new tokens \(\[BOX\]\)"
+    ):
         train(load_heads(train='{"heads.*": 1e-3, "adapters.*": 1e-3}'), tmp_path / "run")
 
 
