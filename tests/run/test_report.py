@@ -122,7 +122,7 @@ def test_verdict() -> None:
 def test_console_table_is_aligned() -> None:
     lines = console_table(SCORES).splitlines()
     assert lines[2].split() == ["true", "media", "0.670", "0.573", "to", "0.754", "100", "0.700"]
-    assert len({len(line) for line in lines[:5]}) == 1  # the linear probe has no token F1, and no blanks in its place
+    assert len({len(line) for line in lines[:6]}) == 1
     assert lines[7:] == verdict(SCORES)
 
 
