@@ -235,7 +235,7 @@ class UlipEncoder(Encoder):
             np.save(folder / f"{points}.npy", cloud)
         media = [Media("points", path.name, str(folder)) for path in sorted(folder.iterdir())]
         sizes = {"points": 48, "groups": 6, "group_size": 5, "group_widths": [8, 16, 16, 12], "width": 24, "depth": 3}
-        return EncoderExample(media, {**sizes, "heads": 4, "augment": True})
+        return EncoderExample(media, {**sizes, "heads": 4, "augment": True}, batch_statistics=True)
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:

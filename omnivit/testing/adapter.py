@@ -26,9 +26,9 @@ from omnivit.testing.adapter_trial import (
     Trial,
     changes_llm,
     instruction_from,
+    layout_text,
     plain_parts,
     real,
-    shown,
     stir,
 )
 from omnivit.testing.generation import Prompted, check_steps
@@ -58,7 +58,7 @@ class AdapterContract(RowRules):
             try:
                 check_gradients(trial.adapter)
             except Broken as error:
-                raise Broken(f"a batch with one medium, {shown(layout)}: {error.evidence}", error.do) from error
+                raise Broken(f"a batch with one medium, {layout_text(layout)}: {error.evidence}", error.do) from error
 
     @rule(needs=("rows_of_batches",))
     def test_gradient_of_rows(self, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ class AdapterContract(RowRules):
                 if gradient is None or not gradient[number].any() or not gradient[number].isfinite().all():
                     what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
                     raise Broken(
-                        f"the rows of a medium, {shown(layout)}, get {what}.",
+                        f"the rows of a medium, {layout_text(layout)}, get {what}.",
                         "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
                     )
 
@@ -90,12 +90,13 @@ class AdapterContract(RowRules):
             if any(rows.requires_grad for rows in real(trial.run(features))):
                 raise Broken("all its parameters are frozen, and what comes out asks for a gradient.", REGISTER)
             values = features.values.requires_grad_()
-            found = trial.run(features.with_values(values))
-            if any(rows.numel() for rows in real(found)) and not any(rows.requires_grad for rows in real(found)):
+            features_out = trial.run(features.with_values(values))
+            results = real(features_out)
+            if any(rows.numel() for rows in results) and not any(rows.requires_grad for rows in results):
                 raise Broken(
                     "while it is frozen, no gradient goes through it to an encoder that trains.", "No `no_grad`."
                 )
-            trial.logits(trial.batch(media), {SLOT: found})
+            trial.logits(trial.batch(media), {SLOT: features_out})
         for name, value in adapter.state_dict().items():
             if where := difference(name, value, before[name]):
                 raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Move it only in training.")
@@ -103,12 +104,12 @@ class AdapterContract(RowRules):
     @rule(needs=("rows_of_batches", "deterministic"))
     def test_saved(self, tmp_path: Path) -> None:
         """Its state goes through a safetensors file into a second one, which then gives the same."""
-        trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
+        trial, reloaded = self.trial(tmp_path), self.trial(tmp_path, seed=1)
         stir(trial.adapter)
-        save_and_load(trial.adapter, other.adapter, tmp_path)
+        save_and_load(trial.adapter, reloaded.adapter, tmp_path)
         for media in trial.groups():
             with torch.no_grad():
-                if where := difference("the LLM's answer", other.answer(media), trial.answer(media), SAME):
+                if where := difference("the LLM's answer", reloaded.answer(media), trial.answer(media), SAME):
                     raise Broken(f"with the one that loaded the state: {where}.", REGISTER)
 
     @rule(needs=("rows_of_batches",))
@@ -161,12 +162,12 @@ class AdapterContract(RowRules):
             raise NotApplicable("its rows are counted one by one")
         rows = sorted({trial.adapter.length(layout).rows for layout in trial.layouts} - {0})
         for count, there in zip(rows, check_pickles(positions, "`positions`", rows), strict=True):
-            found = positions(count)
-            if where := difference("position", there, found):
+            offsets = positions(count)
+            if where := difference("position", there, offsets):
                 raise Broken(f"for {count} rows, in a worker: {where}.")
-            steps = found.diff().tolist()
-            if found.shape != (count,) or found[0] != 0 or found.is_floating_point() or not set(steps) <= {0, 1}:
-                raise Broken(f"for {count} rows it gives {found.tolist()}.", "Start at 0; go on by 0 or 1.")
+            steps = offsets.diff().tolist()
+            if offsets.shape != (count,) or offsets[0] != 0 or offsets.is_floating_point() or not set(steps) <= {0, 1}:
+                raise Broken(f"for {count} rows it gives {offsets.tolist()}.", "Start at 0; go on by 0 or 1.")
 
     @rule
     def test_install(self, tmp_path: Path) -> None:
@@ -190,13 +191,13 @@ class AdapterContract(RowRules):
         """A batch without media passes the LLM; it gives what the plain LLM gives, where the example claims so."""
         trial = self.trial(tmp_path)
         batch = trial.batch(())
-        found = trial.logits(batch, {})
-        if not bool(found.isfinite().all()):
+        logits = trial.logits(batch, {})
+        if not bool(logits.isfinite().all()):
             raise Broken("for a batch of text alone, the LLM's logits are not finite.")
         if example_of(self.plugin(), fresh(tmp_path)).text_unchanged:
             llm = plain_parts(trial)[1]
             wanted = llm(llm.embed(batch.ids), batch.mask, batch.positions, batch.mask).logits
-            if where := difference("its logits", found, wanted, SAME):
+            if where := difference("its logits", logits, wanted, SAME):
                 raise Broken(
                     f"the example says `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
                     "Let gates start at zero and copies as copies, and change rows of media alone.",
@@ -215,7 +216,7 @@ class AdapterContract(RowRules):
             for batch in (trial.batch(media, left=True), trial.batch(media, left=True, at_ends=True)):
                 embeds, context = trial.embed(batch, found)
                 prompts = Prompted(embeds, batch.mask, batch.positions, context)
-                check_steps(trial.llm, prompts, batch.names, f"with media of {', '.join(map(shown, media))}")
+                check_steps(trial.llm, prompts, batch.names, f"with media of {', '.join(map(layout_text, media))}")
 
     @rule(needs=("rows_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
@@ -241,13 +242,13 @@ def _padded(told: Instruction) -> Instruction:
 
 
 def _check_same_state(name: str, before: nn.Module, after: nn.Module) -> None:
-    wanted, found = before.state_dict(), after.state_dict()
-    for key in [*wanted, *found]:
-        if key not in found or key not in wanted:
-            has = "lost" if key in wanted else "got"
+    state_before, state_after = before.state_dict(), after.state_dict()
+    for key in [*state_before, *state_after]:
+        if key not in state_after or key not in state_before:
+            has = "lost" if key in state_before else "got"
             raise Broken(
                 f"the {name} {has} the key {key!r}.",
                 "Let parameters be the adapter's own, and put functions around modules by `llm.patching.around`.",
             )
-        if where := difference(f"the {name}'s {key}", found[key], wanted[key]):
+        if where := difference(f"the {name}'s {key}", state_after[key], state_before[key]):
             raise Broken(f"{where} after `install`.", "Copy what is to be changed.")

@@ -9,6 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,11 +24,11 @@ from omnivit.testing.adapter_trial import (
     PROBES,
     Trial,
     alone,
-    made,
+    build,
+    layout_text,
     moved,
     places_of,
     real,
-    shown,
     spoiled,
     spread,
 )
@@ -55,11 +56,13 @@ class RowRules(ConfiguredContract):
         """As many rows come out as the length rule says, of the adapter's `width`, for every layout that it takes."""
         trial = self.trial(tmp_path)
         for layout in trial.layouts:
-            said = trial.adapter.length(layout).rows
-            found = trial.run(trial.features([layout]))
-            _check_form(found, 1, trial.adapter.width, shown(layout))
-            if int(found.lengths()) != said:
-                raise Broken(f"for {shown(layout)}, `length` says {said}, forward gives {int(found.lengths())}.", COUNT)
+            count = trial.adapter.length(layout).rows
+            features = trial.run(trial.features([layout]))
+            _check_form(features, 1, trial.adapter.width, layout_text(layout))
+            if int(features.lengths()) != count:
+                raise Broken(
+                    f"for {layout_text(layout)}, `length` says {count}, forward gives {int(features.lengths())}.", COUNT
+                )
 
     @rule(needs=("rows",))
     def test_rows_of_batches(self, tmp_path: Path) -> None:
@@ -71,7 +74,9 @@ class RowRules(ConfiguredContract):
             for layout, rows in zip(media, found.lengths().tolist(), strict=True):
                 said = trial.adapter.length(layout).rows
                 if rows != said:
-                    raise Broken(f"{_together(media)}: the one of {shown(layout)} gives {rows}, not {said}.", COUNT)
+                    raise Broken(
+                        f"{_together(media)}: the one of {layout_text(layout)} gives {rows}, not {said}.", COUNT
+                    )
 
     @rule(needs=("rows",))
     def test_grid(self, tmp_path: Path) -> None:
@@ -83,13 +88,18 @@ class RowRules(ConfiguredContract):
         for layout, out in said:
             if out.grid is None:
                 continue
-            found = alone(trial.run(trial.features([layout])), 0).grid
-            if found is None:
-                raise Broken(f"for {shown(layout)}, `length` says {shown(out)} and `Features.grid` is None.", GRID)
-            places = found[0][(found[0] >= 0).all(dim=1)]
+            grid = alone(trial.run(trial.features([layout])), 0).grid
+            if grid is None:
+                raise Broken(
+                    f"for {layout_text(layout)}, `length` says {layout_text(out)} and `Features.grid` is None.", GRID
+                )
+            places = grid[0][(grid[0] >= 0).all(dim=1)]
             wanted = places_of(Layout(math.prod(out.grid), out.grid))
             if where := difference("place", places, wanted.to(places.dtype)):
-                raise Broken(f"for {shown(layout)}, `length` says {shown(out)}, and in `Features.grid` {where}.", GRID)
+                raise Broken(
+                    f"for {layout_text(layout)}, `length` says {layout_text(out)}, and in `Features.grid` {where}.",
+                    GRID,
+                )
 
     @rule
     def test_refuses(self, tmp_path: Path) -> None:
@@ -97,17 +107,19 @@ class RowRules(ConfiguredContract):
         trial = self.trial(tmp_path)
         for layout in dict.fromkeys([*sorted(PROBES, key=lambda one: one.rows), *trial.layouts]):
             try:
-                found = trial.adapter.length(layout)
+                layout_out = trial.adapter.length(layout)
             except RecipeError as error:
                 if len(str(error)) < 20:
-                    raise Broken(f"for {shown(layout)} it says only {str(error)!r}.", "Say what it needs.") from error
+                    raise Broken(
+                        f"for {layout_text(layout)} it says only {str(error)!r}.", "Say what it needs."
+                    ) from error
                 continue
             except Exception as error:
                 raise Broken(
-                    f"for {shown(layout)} it raises {type(error).__name__}: {error}",
+                    f"for {layout_text(layout)} it raises {type(error).__name__}: {error}",
                     "Raise `omnivit.errors.RecipeError` for what it cannot take, and say what it needs.",
                 ) from error
-            _check_layout(found, layout)
+            _check_layout(layout_out, layout)
 
     @rule
     def test_length_in_workers(self, tmp_path: Path) -> None:
@@ -117,7 +129,9 @@ class RowRules(ConfiguredContract):
         found = check_pickles(trial.adapter.length, "`length`", trial.layouts)
         for layout, here, there in zip(trial.layouts, said, found, strict=True):
             if here != there:
-                raise Broken(f"for {shown(layout)}, it says {shown(here)} here and {shown(there)} in a worker.")
+                raise Broken(
+                    f"for {layout_text(layout)}, it says {layout_text(here)} here and {layout_text(there)} in a worker."
+                )
 
     @rule(needs=("rows_of_batches",))
     def test_padding(self, tmp_path: Path) -> None:
@@ -137,7 +151,7 @@ class RowRules(ConfiguredContract):
         for layout in trial.layouts:
             close = trial.features([layout])
             if where := _apart(trial.run(spread(close)), trial.run(close), CLOSE):
-                raise Broken(f"{shown(layout)}, with padding before, between and after: {where}.", MASKED)
+                raise Broken(f"{layout_text(layout)}, with padding before, between and after: {where}.", MASKED)
 
     @rule(needs=("rows_of_batches",))
     def test_alone_and_together(self, tmp_path: Path) -> None:
@@ -150,7 +164,7 @@ class RowRules(ConfiguredContract):
                 own = None if told is None else type(told)(told.ids[number, None], told.mask[number, None])
                 if where := _apart(alone(together, number), trial.run(alone(features, number), own), CLOSE):
                     raise Broken(
-                        f"{_together(media)}, the one of {shown(layout)} against itself alone: {where}.",
+                        f"{_together(media)}, the one of {layout_text(layout)} against itself alone: {where}.",
                         "Let no sum, mean or norm run over the media of a batch, nor over padding.",
                     )
 
@@ -166,7 +180,32 @@ class RowRules(ConfiguredContract):
                 found, wanted = getattr(given, name), getattr(kept, name)
                 if wanted is not None and (where := difference(f"`features.{name}`", found, wanted)):
                     raise Broken(
-                        f"{shown(layout)}: after forward, {where}.", "Compute out of place: `x = x + 1`, not `x += 1`."
+                        f"{layout_text(layout)}: after forward, {where}.",
+                        "Compute out of place: `x = x + 1`, not `x += 1`.",
+                    )
+
+    @rule(needs=("rows",))
+    def test_memory(self, tmp_path: Path) -> None:
+        """What earlier adapters of a chain keep in `features.memory` comes out again, for the layers of the LLM."""
+        trial = self.trial(tmp_path)
+        for media in trial.groups():
+            features = trial.features(media)
+            plain = trial.run(features)
+            # as wide as what the adapter keeps itself, so that both can be joined
+            width = features.values.shape[2] if plain.memory is None else plain.memory.values.shape[2]
+            with seeded(0):
+                kept = Features(torch.randn(len(media), 2, width), torch.ones(len(media), 2, dtype=torch.bool))
+            try:
+                memory = trial.run(replace(features, memory=kept)).memory
+            except RecipeError as error:
+                raise NotApplicable(f"it refuses memory of earlier adapters: {error}") from error
+            for number, layout in enumerate(media):
+                rows = None if memory is None else memory.values[number, memory.mask[number]]
+                if rows is None or not _contains(rows, kept.values[number]):
+                    state = "nothing" if rows is None else f"{len(rows)} others"
+                    raise Broken(
+                        f"{layout_text(layout)} with 2 tokens in `features.memory`: {state} in what comes out.",
+                        "Pass it on: `Features(values, mask, grid, features.memory)`.",
                     )
 
     @rule(needs=("rows",))
@@ -177,28 +216,28 @@ class RowRules(ConfiguredContract):
         for layout in trial.layouts:
             features = trial.features([layout])
             if where := _apart(trial.run(features), trial.run(features)):
-                raise Broken(f"{shown(layout)}, twice: {where}.", "Draw only while `self.training`.")
+                raise Broken(f"{layout_text(layout)}, twice: {where}.", "Draw only while `self.training`.")
 
     @rule
     def test_meta(self, tmp_path: Path) -> None:
         """Under `torch.device("meta")` it is built without memory and without weights, as `omnivit check` does."""
         plugin = self.plugin()
         example = example_of(plugin, fresh(tmp_path))
-        check_meta(lambda: made(plugin, example))
+        check_meta(lambda: build(plugin, example))
 
     @rule(needs=("rows",))
     def test_device(self, tmp_path: Path) -> None:
         """It works where it is moved to: all its tensors move with it, and those that it makes lie with the rows."""
         trial = self.trial(tmp_path)
         for media in trial.groups():
-            features, told = trial.features(media, extra=2), trial.instruction(len(media))
+            features, instruction = trial.features(media, extra=2), trial.instruction(len(media))
             with Homes(trial.adapter):
-                wanted = trial.run(features, told)
+                expected = trial.run(features, instruction)
             if torch.cuda.is_available():
                 there = self.trial(tmp_path)
                 for part in (there.adapter, there.llm):
                     part.to("cuda")
-                if where := _apart(there.run(*moved(features, told, "cuda")), wanted, 10 * CLOSE):
+                if where := _apart(there.run(*moved(features, instruction, "cuda")), expected, 10 * CLOSE):
                     raise Broken(f"{_together(media)}, on a GPU: {where}.")
 
     @rule(needs=("rows",))
@@ -239,11 +278,11 @@ def _batches(trial: Trial) -> Iterator[tuple[Layout, ...]]:
 
 
 def _together(media: tuple[Layout, ...]) -> str:
-    return f"media of {', '.join(map(shown, media))} in a batch"
+    return f"media of {', '.join(map(layout_text, media))} in a batch"
 
 
-def _check_form(found: Features, count: int, width: int, what: str) -> None:
-    values, mask = found.values, found.mask
+def _check_form(features: Features, count: int, width: int, what: str) -> None:
+    values, mask = features.values, features.mask
     if values.ndim != 3 or values.shape[0] != count or values.shape[2] != width or not values.is_floating_point():
         form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is wanted"
         raise Broken(f"{what}: {form}.", "Let `width` say how wide the rows are that forward returns.")
@@ -251,18 +290,25 @@ def _check_form(found: Features, count: int, width: int, what: str) -> None:
         raise Broken(
             f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is wanted."
         )
-    if found.grid is not None and found.grid.shape[:2] != mask.shape:
-        raise Broken(f"{what}: `grid` is {list(found.grid.shape)}; {[*mask.shape, 'axes']} is wanted.")
+    if features.grid is not None and features.grid.shape[:2] != mask.shape:
+        raise Broken(f"{what}: `grid` is {list(features.grid.shape)}; {[*mask.shape, 'axes']} is wanted.")
     if not bool(torch.isfinite(values).all()):
         raise Broken(f"{what}: rows that come out are not finite, or their padding is not.", "Fill padding with zeros.")
 
 
-def _check_layout(found: object, given: Layout) -> None:
-    if not isinstance(found, Layout) or type(found.rows) is not int or found.rows < 0:
-        raise Broken(f"for {shown(given)} it gives {found!r}.", "Return `Layout(rows, grid)` of whole numbers.")
-    grid = found.grid
-    if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > found.rows):
-        raise Broken(f"for {shown(given)} it gives {found!r}: so many rows do not fill that grid.")
+def _check_layout(answer: object, given: Layout) -> None:
+    if not isinstance(answer, Layout) or type(answer.rows) is not int or answer.rows < 0:
+        raise Broken(f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(rows, grid)` of whole numbers.")
+    grid = answer.grid
+    if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > answer.rows):
+        raise Broken(f"for {layout_text(given)} it gives {answer!r}: so many rows do not fill that grid.")
+
+
+def _contains(rows: Tensor, kept: Tensor) -> bool:
+    """Whether all of `kept` [R, D] are among `rows`, bit by bit."""
+    if rows.shape[1:] != kept.shape[1:]:
+        return False
+    return bool((rows[None] == kept[:, None]).all(dim=2).any(dim=1).all())
 
 
 def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:

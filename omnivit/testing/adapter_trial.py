@@ -113,7 +113,7 @@ class Trial:
         """Build, load and install the example of a plugin; `seed` decides the adapter's weights alone."""
         example = example_of(plugin, fresh(folder))
         with seeded(seed):
-            adapter = made(plugin, example)
+            adapter = build(plugin, example)
             adapter.load()
         with seeded(0):
             wide = adapter.width == example.llm_width
@@ -228,7 +228,7 @@ def changes_llm(adapter: Adapter) -> bool:
     return type(adapter).install is not Adapter.install
 
 
-def made(plugin: type[Adapter], example: AdapterExample) -> Adapter:
+def build(plugin: type[Adapter], example: AdapterExample) -> Adapter:
     """The adapter of an example, not loaded. Raises Broken where its `Config` refuses it."""
     return plugin(config_of(plugin, example.config), example.width, example.llm_width)
 
@@ -241,7 +241,7 @@ def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
     """
     if not example.layouts and not any(taken(adapter, layout) for layout in USUAL):
         raise Broken(
-            f"the length rule takes none of {'; '.join(map(shown, USUAL))}, and the example names no `layouts`.",
+            f"the length rule takes none of {'; '.join(map(layout_text, USUAL))}, and the example names no `layouts`.",
             "Let the example name layouts that it takes: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
         )
     probes = [layout for layout in PROBES if layout.rows and taken(adapter, layout) is not None]
@@ -257,7 +257,7 @@ def taken(adapter: Adapter, layout: Layout) -> Layout | None:
         return None
 
 
-def shown(layout: Layout) -> str:
+def layout_text(layout: Layout) -> str:
     """A layout in words: `12 rows in a grid (3, 4)`."""
     count = f"{layout.rows} row{'' if layout.rows == 1 else 's'}"
     return f"{count} in a grid {layout.grid}" if layout.grid else f"{count} in no grid"

@@ -36,13 +36,13 @@ def bad_media(examples: Sequence[Media], folder: Path) -> Iterator[Bad]:
     """
     root = folder / "root"
     root.mkdir()
-    whole = next((path for path in map(file_of, examples) if path), None)
-    suffix = whole.suffix if whole else ".bin"
+    good = next((path for path in map(file_of, examples) if path), None)
+    suffix = good.suffix if good else ".bin"
     base = replace(examples[0], root=str(root), seed=None)
     noise = random.Random(0).randbytes(97)
     contents = {"empty": b"", "noise": noise, "text": b"<html>404 Not Found</html>\n"}
-    contents |= {"half": whole.read_bytes()[: whole.stat().st_size // 2]} if whole else {}
-    start = whole.read_bytes() if whole else noise
+    contents |= {"half": good.read_bytes()[: good.stat().st_size // 2]} if good else {}
+    start = good.read_bytes() if good else noise
     stubs = {f"stub{size}": start[:size] for size in STUBS} | {f"zeros{size}": bytes(size) for size in STUBS}
     contents |= stubs
     for name, content in contents.items():
@@ -55,8 +55,8 @@ def bad_media(examples: Sequence[Media], folder: Path) -> Iterator[Bad]:
     for name, content in stubs.items():
         what = "zeros" if name.startswith("zeros") else "bytes"
         yield Bad(f"a file of {len(content)} {what}", replace(base, source=f"{name}{suffix}"), False, name)
-    if whole:
-        yield from _outside(base, whole, folder)
+    if good:
+        yield from _outside(base, good, folder)
     for thing in (7, object()):
         yield Bad(f"a {type(thing).__name__} in place of a path", replace(base, source=thing))
 
@@ -88,13 +88,13 @@ def file_of(media: Media) -> Path | None:
     return path if path.is_file() else None
 
 
-def _outside(base: Media, whole: Path, folder: Path) -> Iterator[Bad]:
+def _outside(base: Media, good: Path, folder: Path) -> Iterator[Bad]:
     """A good file, but outside the data root, by three ways."""
-    outside = folder / f"outside{whole.suffix}"
-    outside.write_bytes(whole.read_bytes())
+    outside = folder / f"outside{good.suffix}"
+    outside.write_bytes(good.read_bytes())
     yield Bad("a path that climbs out of the data root", replace(base, source=f"../{outside.name}"), name="outside")
     yield Bad("an absolute path outside the data root", replace(base, source=str(outside)), name="outside")
-    link = folder / "root" / f"link{whole.suffix}"
+    link = folder / "root" / f"link{good.suffix}"
     try:
         link.symlink_to(outside)
     except OSError:  # Windows wants a privilege for it

@@ -134,10 +134,10 @@ class ProcessorRules(ConfiguredContract):
             raise Broken(f"it is {fingerprint!r}.", "Return a short text, such as `repr` of a dataclass of settings.")
         again = built(trial.cls, trial.config).processor().fingerprint()
         there = work(pickled(trial.processor)[0], ()).fingerprint
-        for where, another in (("of an encoder built again", again), ("in another process", there)):
-            if another != fingerprint:
+        for where, other in (("of an encoder built again", again), ("in another process", there)):
+            if other != fingerprint:
                 raise Broken(
-                    f"it is {_short(fingerprint)} here and {_short(another)} {where}.",
+                    f"it is {_short(fingerprint)} here and {_short(other)} {where}.",
                     "Make it of settings alone: no addresses, no times, no `hash()`.",
                 )
 
@@ -145,17 +145,17 @@ class ProcessorRules(ConfiguredContract):
     def test_fingerprint_changes(self, tmp_path: Path) -> None:
         """The fingerprint changes when the same medium would give other tensors: caches and exact resume need it."""
         trial = self.trial(tmp_path)
-        media = [one[0] for one in trial.slots.values()]
-        seen = [replace(one, seed=seed) for one in media for seed in (None, 7)]
+        media = [medium[0] for medium in trial.slots.values()]
+        seen = [replace(medium, seed=seed) for medium in media for seed in (None, 7)]
         items = steady_items(trial.processor, seen)
         own = trial.processor.fingerprint()
         for change, processor in variants(trial.cls, trial.config):
             if processor.fingerprint() == own:
-                for one, item in zip(seen, items, strict=True):
-                    where = item_difference(processor(one), item)
+                for medium, item in zip(seen, items, strict=True):
+                    where = item_difference(processor(medium), item)
                     if where:
                         raise Broken(
-                            f"with {change}, {one} gives other tensors ({where}) and the same fingerprint.",
+                            f"with {change}, {medium} gives other tensors ({where}) and the same fingerprint.",
                             "Put every setting into it that the tensors depend on.",
                         )
 
@@ -204,14 +204,14 @@ def _check_alike(item: Item, first: Item, names: str) -> None:
 def _check_repeats(processor: Processor, media: list[Media], how: str) -> None:
     """Raise Broken where media become other tensors in another order and after other draws."""
     with _shaken(1):
-        first = [processor(one) for one in media]
+        first = [processor(medium) for medium in media]
     with _shaken(2):
-        again = [processor(one) for one in reversed(media)][::-1]
-    for one, before, after in zip(media, first, again, strict=True):
+        again = [processor(medium) for medium in reversed(media)][::-1]
+    for medium, before, after in zip(media, first, again, strict=True):
         where = item_difference(after, before)
         if where:
             raise Broken(
-                f"{one}, prepared twice {how}: {where}.",
+                f"{medium}, prepared twice {how}: {where}.",
                 "Draw from `numpy.random.default_rng(media.seed)`, and only where there is a seed; keep no state.",
             )
 

@@ -45,13 +45,13 @@ class RowRules(ProcessorRules):
         """`processor.length(item)` is the number of rows that `forward` returns, alone and in any batch (Law 2)."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
-            wanted = [_length(trial.processor, item) for item in items]
+            lengths = [_length(trial.processor, item) for item in items]
             for batch in _all_batches(len(items)):
                 found = encoded(trial.encoder, [items[i] for i in batch]).mask.sum(dim=1).tolist()
                 for place, number in enumerate(batch):
-                    if found[place] != wanted[number]:
+                    if found[place] != lengths[number]:
                         raise Broken(
-                            f"`length` says {wanted[number]}, and the mask shows {found[place]} rows, for the medium "
+                            f"`length` says {lengths[number]}, and the mask shows {found[place]} rows, for the medium "
                             f"{_size(items[number])} {_among(items, batch, place)}.",
                             LENGTH,
                         )
@@ -239,12 +239,12 @@ def _among(items: Sequence[Item], batch: tuple[int, ...], place: int) -> str:
 
 
 def _length(processor: Processor, item: Item) -> int:
-    found: object = processor.length(item)
-    if type(found) is not int or found < 0:
+    length: object = processor.length(item)
+    if type(length) is not int or length < 0:
         raise Broken(
-            f"`length` returns {found!r} for {_size(item)}.", "Return an int of at least 0: `int(item['rows'])`."
+            f"`length` returns {length!r} for {_size(item)}.", "Return an int of at least 0: `int(item['rows'])`."
         )
-    return found
+    return length
 
 
 def _check_shapes(features: object, count: int, encoder: Encoder) -> None:

@@ -127,20 +127,21 @@ def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.d
     """Raise Broken where the encoder, moved, gives other rows for the same items."""
     encoder = trial.encoder.to(device, dtype)
     strict = not names_half(trial.config)
-    for items, wanted in zip(map(trial.items, trial.slots), expected, strict=True):
+    for items, features in zip(map(trial.items, trial.slots), expected, strict=True):
         try:
             with Casts() if strict and dtype == torch.float64 else nullcontext():
-                found = encoder({key: value.to(device) for key, value in stacked(items).items()})
+                moved = encoder({key: value.to(device) for key, value in stacked(items).items()})
         except NotImplementedError as error:  # by torch, not by the plugin
             raise NotApplicable(f"torch does not compute it in {dtype} on {device}: {error}") from error
-        if found.values.device.type != device or found.mask.device.type != device:
-            raise Broken(f"on {device}, values lie on {found.values.device} and the mask on {found.mask.device}.")
-        if strict and found.values.dtype != dtype:
+        if moved.values.device.type != device or moved.mask.device.type != device:
+            raise Broken(f"on {device}, values lie on {moved.values.device} and the mask on {moved.mask.device}.")
+        if strict and moved.values.dtype != dtype:
             raise Broken(
-                f"with weights in {dtype}, values are {found.values.dtype}.",
+                f"with weights in {dtype}, values are {moved.values.dtype}.",
                 "Return them in the dtype that they are computed in; adapters convert.",
             )
-        where = difference("row", found.values, wanted.values, tolerance) or difference("mask", found.mask, wanted.mask)
+        where = difference("row", moved.values, features.values, tolerance)
+        where = where or difference("mask", moved.mask, features.mask)
         if where:
             raise Broken(
                 f"on {device} with {dtype}, {where}, more than {tolerance:g} of the largest.",

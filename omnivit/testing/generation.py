@@ -27,10 +27,15 @@ from omnivit.testing.parts import CLOSE
 from omnivit.testing.rules import Broken
 from omnivit.testing.trial import difference
 
+FORCED = 8
+"""New tokens that are given: more than any window that an author tries by hand."""
 GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 """How text is generated."""
-WAYS: Mapping[str, Mapping[str, Any]] = {"": GREEDILY, "in 2 beams, ": {**GREEDILY, "num_beams": 2}}
-"""What is said of a way to generate, and its options."""
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "": {**GREEDILY, "max_new_tokens": FORCED},
+    "in 2 beams, ": {**GREEDILY, "num_beams": 2},
+}
+"""How messages describe a way to generate -> its options; in the first the tokens are given."""
 SLOT = "image"
 ADVICE = "Ask the `Context` of the call where media stand: in generation it is a window of the batch."
 
@@ -70,14 +75,22 @@ class Prompted:
 
 
 class _Steps(LogitsProcessor):
-    """Notes what an LLM chooses from: new ids up to then, and the log-probabilities of the next one."""
+    """Notes what an LLM chooses from: new ids up to then, and the log-probabilities of the next one.
 
-    def __init__(self) -> None:
+    With `forced` tokens [B, K] it makes the LLM choose them: a small LLM repeats itself, and where all new tokens are
+    alike, a layer that sees the wrong one computes the right numbers.
+    """
+
+    def __init__(self, forced: Tensor | None) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
+        self.forced = forced
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        number = len(self.seen)
         self.seen.append((input_ids.clone(), scores.log_softmax(dim=-1)))
-        return scores
+        if self.forced is None:
+            return scores
+        return torch.full_like(scores, -torch.inf).scatter(1, self.forced[:, number, None], 0.0)
 
 
 @torch.no_grad()
@@ -94,7 +107,9 @@ def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: 
         Broken: with the sample, the step and both numbers.
     """
     for way, options in WAYS.items():
-        steps = _Steps()
+        with seeded(2):
+            given = torch.randint(len(llm.embedding()), (len(prompts.mask), FORCED))
+        steps = _Steps(given if "num_beams" not in options else None)
         told = (prompts.embeds, prompts.mask, prompts.positions, prompts.context)
         llm.generate(*told, **options, logits_processor=LogitsProcessorList([steps]))
         for number, (ids, scores) in enumerate(steps.seen):

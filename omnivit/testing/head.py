@@ -90,13 +90,13 @@ class HeadContract(ConfiguredContract):
     def test_losses(self, tmp_path: Path) -> None:
         """Losses are finite single numbers with the names that the class gives in `losses`, and train the head."""
         trial = self.trial(tmp_path)
-        found, named = trial.run(), getattr(trial.head, "losses", ())
-        if not named or set(found.losses) != set(named):
+        output, named = trial.run(), getattr(trial.head, "losses", ())
+        if not named or set(output.losses) != set(named):
             raise Broken(
-                f"it gives the losses {sorted(found.losses)}, and `losses` is {named!r}.",
+                f"it gives the losses {sorted(output.losses)}, and `losses` is {named!r}.",
                 "Write `losses = ('box',)` in the class, and return `HeadOutput({'box': loss})`.",
             )
-        for name, loss in found.losses.items():
+        for name, loss in output.losses.items():
             _check_loss(name, loss)
             if not loss.requires_grad:
                 raise Broken(f"the loss {name!r} depends on nothing that trains.", "Do not detach; no `no_grad`.")
@@ -155,13 +155,13 @@ class HeadContract(ConfiguredContract):
     def test_untold(self, tmp_path: Path) -> None:
         """Without targets it gives the same prediction and no loss: nobody knows them while the model answers."""
         trial = self.trial(tmp_path)
-        told, untold = trial.run(), trial.of(trial.states, None)
+        with_targets, untold = trial.run(), trial.of(trial.states, None)
         if untold.losses:
             raise Broken(f"without targets it gives the losses {sorted(untold.losses)}.", "Return `HeadOutput({}, p)`.")
-        if told.prediction is None and untold.prediction is None:
+        if with_targets.prediction is None and untold.prediction is None:
             return
         again = _each(untold.prediction, COUNT)
-        for name, wanted in _each(told.prediction, COUNT).items():
+        for name, wanted in _each(with_targets.prediction, COUNT).items():
             for number in range(COUNT):
                 if name not in again or (where := difference(name, again[name][number], wanted[number])):
                     why = where if name in again else f"{name} is missing"
@@ -264,9 +264,9 @@ def _check_loss(name: str, loss: object) -> None:
         raise Broken(f"the loss {name!r} is {loss.item()}.")
 
 
-def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float, when: str) -> None:
-    for name, loss in wanted.items():
-        if where := difference(f"loss {name!r}", found[name], loss, tolerance):
+def _check_same(losses: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float, when: str) -> None:
+    for name, loss in expected.items():
+        if where := difference(f"loss {name!r}", losses[name], loss, tolerance):
             raise Broken(
                 f"{when}: {where}; rounding explains less.",
                 "Bring states to the weights' dtype first: `states.to(self.layer.weight.dtype)`.",
@@ -281,14 +281,14 @@ def _each(prediction: Any, count: int) -> dict[str, Any]:
         Broken: it has another number of entries.
     """
     parts = prediction if isinstance(prediction, Mapping) else {"": prediction}
-    found = {}
+    entries = {}
     for name, part in parts.items():
         listed = isinstance(part, list | tuple) and all(isinstance(one, Tensor) for one in part)
         if listed or (isinstance(part, Tensor) and part.ndim):
-            found[f"the prediction {name!r}" if name else "the prediction"] = part
-    if not found:
+            entries[f"the prediction {name!r}" if name else "the prediction"] = part
+    if not entries:
         raise NotApplicable("its prediction is no tensor, and no list of them, with one for each occurrence")
-    for name, part in found.items():
+    for name, part in entries.items():
         if len(part) != count:
             raise Broken(f"for N = {count}, {name} has {len(part)} entries.", "Return one for each occurrence.")
-    return found
+    return entries

@@ -56,12 +56,12 @@ class Homes(TorchFunctionMode):
         else:
             self._check(func, args, given, lost)
             place = self._lost[lost[0]] if lost and len(lost) == len(given) else ""
-        made = func(*args, **options)
-        if func in MOVERS and made is args[0]:  # it lay there already: an alias of it may have another home
-            made = made.view_as(made)
+        result = func(*args, **options)
+        if func in MOVERS and result is args[0]:  # it lay there already: an alias of it may have another home
+            result = result.view_as(result)
         if place:
-            self._lost.update({tensor: place for tensor in tree_leaves(made) if isinstance(tensor, Tensor)})
-        return made
+            self._lost.update({tensor: place for tensor in tree_leaves(result) if isinstance(tensor, Tensor)})
+        return result
 
     def _after_move(self, func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> str:
         """Where a tensor that `.to`, `.cpu` or `.cuda` returns comes from; empty if it has a home then."""

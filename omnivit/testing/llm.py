@@ -45,12 +45,12 @@ class LLMContract(ConfiguredContract):
         trial = self.trial(tmp_path)
         table = trial.llm.embedding()
         ids = torch.arange(min(6, len(table))).reshape(2, -1)
-        for name, found, shape in (
+        for name, embeds, shape in (
             ("`embedding()`", table, [len(table), trial.llm.width]),
             (f"`embed` of ids {list(ids.shape)}", trial.llm.embed(ids), [*ids.shape, trial.llm.width]),
         ):
-            if list(found.shape) != shape or not found.is_floating_point():
-                raise Broken(f"{name} is {list(found.shape)} of {found.dtype}; {shape} of floating point is wanted.")
+            if list(embeds.shape) != shape or not embeds.is_floating_point():
+                raise Broken(f"{name} is {list(embeds.shape)} of {embeds.dtype}; {shape} of floating point is wanted.")
 
     @rule(needs=("embedding",))
     def test_tokenizer(self, tmp_path: Path) -> None:
@@ -307,8 +307,8 @@ def _backward(llm: LanguageModel, prompts: Prompts) -> None:
         (logits * torch.randn(logits.shape)).sum().backward()
 
 
-def _check_same_ids(found: Tensor, wanted: Tensor, when: str) -> None:
-    for number, (one, other) in enumerate(zip(found.tolist(), wanted.tolist(), strict=True)):
+def _check_same_ids(ids: Tensor, expected: Tensor, when: str) -> None:
+    for number, (one, other) in enumerate(zip(ids.tolist(), expected.tolist(), strict=True)):
         if one != other:
             raise Broken(
                 f"{when}sample {number} goes on with {one}; by computing everything anew with {other}.",

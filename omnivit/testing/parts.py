@@ -71,10 +71,10 @@ def memory_of(module: nn.Module) -> Iterator[tuple[str, int]]:
                         yield f"{prefix}.{name}" if prefix else name, leaf.nbytes
 
 
-def check_same_weights(one: nn.Module, other: nn.Module) -> None:
+def check_same_weights(module: nn.Module, twin: nn.Module) -> None:
     """Two modules, built from one seed, are the same."""
-    again = other.state_dict()
-    for name, wanted in one.state_dict().items():
+    again = twin.state_dict()
+    for name, wanted in module.state_dict().items():
         where = difference(name, again[name], wanted) if name in again else f"{name} is gone"
         if where:
             raise Broken(f"built twice from one seed: {where}.", "Draw from torch's own generator: it is seeded.")
@@ -145,11 +145,11 @@ def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[A
 class _Weightless(pickle.Pickler):
     """Refuses tensors and modules."""
 
-    def persistent_id(self, found: object) -> None:
+    def persistent_id(self, entry: object) -> None:
         """Called for every object that is written."""
-        if isinstance(found, Tensor | nn.Module):
+        if isinstance(entry, Tensor | nn.Module):
             kind = (
-                f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else f"the module {type(found).__name__}"
+                f"a tensor {list(entry.shape)}" if isinstance(entry, Tensor) else f"the module {type(entry).__name__}"
             )
             raise Broken(
                 f"holds {kind}, which every loader worker would get a copy of.",

@@ -55,13 +55,13 @@ class ReaderContract(PluginContract):
         with self.opened(tmp_path) as (reader, _):
             for i in (len(reader), len(reader) + 1000, -1):
                 try:
-                    found = reader[i]
+                    sample = reader[i]
                 except IndexError:
                     continue
                 except Exception as error:
                     raise Broken(f"sample {i} of {len(reader)} raises {error!r}.", "Raise IndexError.") from error
                 raise Broken(
-                    f"sample {i} of {len(reader)} is {found}.", "Raise IndexError unless `0 <= i < len(self)`."
+                    f"sample {i} of {len(reader)} is {sample}.", "Raise IndexError unless `0 <= i < len(self)`."
                 )
 
     @rule(needs=("samples",))
@@ -148,18 +148,18 @@ class ReaderContract(PluginContract):
     def test_media(self, tmp_path: Path) -> None:
         """Media are references: a path is as the file gives it, with the root that it must stay in, and no seed."""
         with self.opened(tmp_path) as (reader, example):
-            media = [(i, found) for i, sample in enumerate(_all(reader)) for found in sample.media()]
+            media = [(i, medium) for i, sample in enumerate(_all(reader)) for medium in sample.media()]
             if not media:
                 raise NotApplicable("no sample of the example has a medium")
-            for i, found in media:
-                if isinstance(found.source, str) and found.root != str(example.root):
+            for i, medium in media:
+                if isinstance(medium.source, str) and medium.root != str(example.root):
                     raise Broken(
-                        f"sample {i}: {found} has the root {found.root!r}; {str(example.root)!r} is wanted.",
+                        f"sample {i}: {medium} has the root {medium.root!r}; {str(example.root)!r} is wanted.",
                         "Write `Media(slot, path, str(root))`: what leaves the root is refused later.",
                     )
-                if found.seed is not None:
+                if medium.seed is not None:
                     raise Broken(
-                        f"sample {i}: {found} has the seed {found.seed}.", "Leave it out: the trainer draws it."
+                        f"sample {i}: {medium} has the seed {medium.seed}.", "Leave it out: the trainer draws it."
                     )
 
     @rule(needs=("samples",))

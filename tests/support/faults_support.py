@@ -12,7 +12,7 @@ Expected = tuple[tuple[str, ...], str]
 """The rules that find a plugin's fault, the one that is meant for it first, and what that shows."""
 
 
-def told(contract: type[Contract], plugin: type[Any]) -> dict[str, Outcome]:
+def results(contract: type[Contract], plugin: type[Any]) -> dict[str, Outcome]:
     """How a plugin fares, by rule."""
     return {one.rule.name: one for one in outcomes(contract.on(plugin))}
 
@@ -30,11 +30,11 @@ def own_rules(contract: type[Contract], common: type[Contract]) -> set[str]:
 
 def check_found(contract: type[Contract], plugin: type[Any], expected: Expected, by_chance: bool = False) -> None:
     """A fault is found by the expected rules and by no other; one that strikes by chance may be found by others too."""
-    names, shown = expected
-    found = told(contract, plugin)
+    names, evidence = expected
+    found = results(contract, plugin)
     broken = {name for name, one in found.items() if one.status == "broken"}
     assert broken == set(names) or (by_chance and broken > set(names))
     first = found[names[0]]
     heading, counterexample, *_ = first.message.splitlines()
     assert heading == f"rule {first.rule.name}: {first.rule.wants}"
-    assert shown in counterexample
+    assert evidence in counterexample

@@ -5,7 +5,7 @@ Shapes: M media, S rows, D width, D_llm LLM width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,19 @@ class Pairs(Adapter):
         values = self.join(rows.to(self.join.weight.dtype).unflatten(1, (-1, 2)).flatten(2))
         if grid is not None:
             grid = torch.cat([grid[:, ::2, :-1], grid[:, ::2, -1:] // 2], dim=2)
-        return Features(values, mask[:, ::2], grid)
+        return Features(values, mask[:, ::2], grid, features.memory)
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
         del folder
         return AdapterExample()
+
+
+class DropsMemory(Pairs):
+    """Leaves out what an adapter before it keeps for the LLM's layers."""
+
+    def pairs(self, features: Features) -> Features:
+        return replace(super().pairs(features), memory=None)
 
 
 def ordered(features: Features) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -72,7 +72,7 @@ class BuildsForReal(Pcm):
 
     def __init__(self, config: PcmConfig) -> None:
         super().__init__(config)
-        self.whole = nn.Linear(FRAME, config.width, device="cpu")
+        self.average = nn.Linear(FRAME, config.width, device="cpu")
 
 
 class DrawsWeights(Pcm):
@@ -151,7 +151,7 @@ class OnlyFloat32(Pcm):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         mask = self.mask(items)
-        values = self.norm(self.frame(items["samples"]) + self.whole(self.mean(items["samples"], mask)))
+        values = self.norm(self.frame(items["samples"]) + self.average(self.mean(items["samples"], mask)))
         return Features(values * mask[..., None], mask, self.grid(mask))
 
 

@@ -90,10 +90,10 @@ class Objects(Pcm):
 class With(Pcm):
     """A Pcm with another processor."""
 
-    made: ClassVar[type[PcmProcessor]]
+    processor_class: ClassVar[type[PcmProcessor]]
 
     def processor(self) -> PcmProcessor:
-        return self.made(self.config.scale, self.config.noise)
+        return self.processor_class(self.config.scale, self.config.noise)
 
 
 class Reserving(PcmProcessor):
@@ -105,7 +105,7 @@ class Reserving(PcmProcessor):
 class TakesReservedKey(With):
     """Its items hold a key of the collator's."""
 
-    made = Reserving
+    processor_class = Reserving
 
 
 class Mixed(PcmProcessor):
@@ -117,7 +117,7 @@ class Mixed(PcmProcessor):
 class MixesDtypes(With):
     """Long media have another dtype than short ones."""
 
-    made = Mixed
+    processor_class = Mixed
 
 
 class Remembering(PcmProcessor):
@@ -133,7 +133,7 @@ class Remembering(PcmProcessor):
 class Remembers(With):
     """A medium depends on the one before it."""
 
-    made = Remembering
+    processor_class = Remembering
 
 
 class Global(PcmProcessor):
@@ -146,7 +146,7 @@ class Global(PcmProcessor):
 class DrawsGlobally(With):
     """Augments by numpy's global generator."""
 
-    made = Global
+    processor_class = Global
 
 
 class Counting(PcmProcessor):
@@ -160,7 +160,7 @@ class Counting(PcmProcessor):
 class CountsPrefaces(With):
     """Tells the LLM how often it was asked."""
 
-    made = Counting
+    processor_class = Counting
 
 
 class HoldsLambda(Pcm):
@@ -202,7 +202,7 @@ class Loading(PcmProcessor):
 class LoadsInWorker(With):
     """Its processor loads a model when it is first called."""
 
-    made = Loading
+    processor_class = Loading
 
 
 class Addressed(PcmProcessor):
@@ -213,7 +213,7 @@ class Addressed(PcmProcessor):
 class FingerprintsAddress(With):
     """Its fingerprint holds an address."""
 
-    made = Addressed
+    processor_class = Addressed
 
 
 class Forgetful(PcmProcessor):
@@ -224,7 +224,7 @@ class Forgetful(PcmProcessor):
 class ForgetsScale(With):
     """Its fingerprint leaves a setting out."""
 
-    made = Forgetful
+    processor_class = Forgetful
 
 
 class Floors(PcmProcessor):
@@ -235,7 +235,7 @@ class Floors(PcmProcessor):
 class CountsOneLess(With):
     """Its length leaves the last frame out."""
 
-    made = Floors
+    processor_class = Floors
 
 
 class Opening(PcmProcessor):
@@ -248,7 +248,7 @@ class Opening(PcmProcessor):
 class RaisesOther(With):
     """What Python raises for a missing file reaches the trainer."""
 
-    made = Opening
+    processor_class = Opening
 
 
 class Trusting(PcmProcessor):
@@ -261,7 +261,7 @@ class Trusting(PcmProcessor):
 class LeavesRoot(With):
     """Follows `..` out of the data root."""
 
-    made = Trusting
+    processor_class = Trusting
 
 
 class Mute(PcmProcessor):
@@ -275,7 +275,7 @@ class Mute(PcmProcessor):
 class NamesNothing(With):
     """Its errors do not say which file."""
 
-    made = Mute
+    processor_class = Mute
 
 
 class InspectsAnything(Pcm):

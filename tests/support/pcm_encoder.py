@@ -87,7 +87,7 @@ class Pcm(Encoder):
         self.config = config
         self.width = config.width
         self.frame = nn.Linear(FRAME, config.width)
-        self.whole = nn.Linear(FRAME, config.width)
+        self.average = nn.Linear(FRAME, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.register_buffer("window", torch.hann_window(FRAME + 2)[1:-1], persistent=False)
 
@@ -97,7 +97,7 @@ class Pcm(Encoder):
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         mask = self.mask(items)
         samples = items["samples"].to(self.frame.weight.dtype) * self.window
-        values = self.norm(self.frame(samples) + self.whole(self.mean(samples, mask)))
+        values = self.norm(self.frame(samples) + self.average(self.mean(samples, mask)))
         return Features(values * mask[..., None], mask, self.grid(mask))
 
     def mask(self, items: Mapping[str, Tensor]) -> Tensor:

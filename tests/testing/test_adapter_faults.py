@@ -52,6 +52,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     ),
     faulty.CentresBatch: ("alone_and_together", "the one of 1 row in no grid against itself alone: what comes out["),
     faulty.ChangesInput: ("input_kept", "1 row in no grid: after forward, `features.values`[0, 1, 0] is 0 instead of"),
+    faulty.DropsMemory: ("memory", "1 row in no grid with 2 tokens in `features.memory`: nothing in what comes out."),
     faulty.Trembles: ("deterministic", "1 row in no grid, twice: what comes out["),
     faulty.ReadsWeights: ("meta", "parameter 'join.bias' lies on cpu"),
     faulty.HoldsTensor: ("device", "a tensor [32], "),

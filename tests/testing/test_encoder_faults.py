@@ -25,7 +25,7 @@ from omnivit.testing.encoder import EncoderContract
 from omnivit.testing.rules import Outcome, outcomes
 
 
-def told(plugin: type[Pcm]) -> dict[str, Outcome]:
+def results(plugin: type[Pcm]) -> dict[str, Outcome]:
     return {one.rule.name: one for one in outcomes(EncoderContract.on(plugin))}
 
 
@@ -34,12 +34,12 @@ class TestPcm(EncoderContract):
 
 
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(Pcm).values()} == {"kept"}
+    assert {one.status for one in results(Pcm).values()} == {"kept"}
 
 
 @pytest.mark.parametrize("plugin", [Strided, SaysThatItNormalises])
 def test_there_is_no_false_alarm(plugin: type[Pcm]) -> None:
-    assert [one.message for one in told(plugin).values() if one.status == "broken"] == []
+    assert [one.message for one in results(plugin).values() if one.status == "broken"] == []
 
 
 def test_every_rule_finds_a_fault() -> None:
@@ -49,7 +49,7 @@ def test_every_rule_finds_a_fault() -> None:
 
 @pytest.mark.parametrize("plugin", FAULTS, ids=lambda plugin: plugin.__name__)
 def test_a_fault_is_found(plugin: type[Pcm]) -> None:
-    found = told(plugin)
+    found = results(plugin)
     broken = {name: one.message for name, one in found.items() if one.status == "broken"}
     assert set(broken) == set(FAULTS[plugin]), broken
     first = found[FAULTS[plugin][0]]
@@ -93,4 +93,4 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_the_smallest_counterexample_is_shown(plugin: type[Pcm], expected: str) -> None:
-    assert f"found: {expected}" in told(plugin)[FAULTS[plugin][0]].message
+    assert f"found: {expected}" in results(plugin)[FAULTS[plugin][0]].message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import faulty_heads as faulty
 import pytest
-from faults_support import Expected, check_found, own_rules, planted, told
+from faults_support import Expected, check_found, own_rules, planted, results
 from faulty_heads import Box, InFiles
 from head_support import Masks
 
@@ -58,7 +58,7 @@ class TestMasks(HeadContract):
 
 
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(HeadContract, Box).values()} == {"kept"}
+    assert {one.status for one in results(HeadContract, Box).values()} == {"kept"}
 
 
 def test_no_head_is_left_out() -> None:

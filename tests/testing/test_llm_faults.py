@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import faulty_llms as faulty
 import pytest
-from faults_support import Expected, check_found, own_rules, planted, told
+from faults_support import Expected, check_found, own_rules, planted, results
 from faulty_llms import Means
 
 from omnivit.contracts.llm import LanguageModel
@@ -55,21 +55,21 @@ class TestCausal(LLMContract):
 
 
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(LLMContract, Means).values()} == {"kept"}
+    assert {one.status for one in results(LLMContract, Means).values()} == {"kept"}
 
 
 def test_one_without_a_generate_of_its_own() -> None:
     class Plain(Means):
         generate = LanguageModel.generate
 
-    assert {name for name, one in told(LLMContract, Plain).items() if one.status != "kept"} == {"generation"}
+    assert {name for name, one in results(LLMContract, Plain).items() if one.status != "kept"} == {"generation"}
 
 
 def test_one_that_takes_no_new_tokens() -> None:
     class Plain(Means):
         add_tokens = LanguageModel.add_tokens
 
-    found = {name: one for name, one in told(LLMContract, Plain).items() if one.status != "kept"}
+    found = {name: one for name, one in results(LLMContract, Plain).items() if one.status != "kept"}
     assert {name: one.status for name, one in found.items()} == {"new_tokens": "not applicable"}
     assert "Plain takes no new tokens, and '[OMNIVIT-NEW]' is none of its tokenizer's" in found["new_tokens"].message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def otherwise(plugin: type[Encoder], **options: Any) -> type[Encoder]:
     def example(cls: type[Encoder], folder: Path) -> EncoderExample:
         del cls
         own = plugin.example(folder)
-        return EncoderExample(own.media, {**own.config, **options})
+        return replace(own, config={**own.config, **options})
 
     return type(plugin.__name__, (plugin,), {"example": classmethod(example), "__module__": __name__})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import faulty_readers as faulty
 import pytest
-from faults_support import Expected, check_found, own_rules, planted, told
+from faults_support import Expected, check_found, own_rules, planted, results
 from faulty_readers import Captions
 
 from omnivit.contracts.reader import Reader
@@ -39,7 +39,7 @@ class TestCaptions(ReaderContract):
 
 
 def test_every_rule_applies_to_the_good_one() -> None:
-    assert {one.status for one in told(ReaderContract, Captions).values()} == {"kept"}
+    assert {one.status for one in results(ReaderContract, Captions).values()} == {"kept"}
 
 
 def test_no_reader_is_left_out() -> None:

@@ -256,19 +256,19 @@ def _medium(cls: type[Any], media: Media, folder: Path) -> str:
 
 
 def _of_adapter(cls: type[Any], folder: Path) -> Measured:
-    from omnivit.testing.adapter_trial import USUAL, made, taken
+    from omnivit.testing.adapter_trial import USUAL, build, taken
 
     example = cls.example(folder)
-    adapter = made(cls, example)
+    adapter = build(cls, example)
     outputs = {layout: taken(adapter, layout) for layout in example.layouts or USUAL}
     rows = {_rows(layout): "not accepted" if out is None else _rows(out) for layout, out in outputs.items()}
     return Measured(plain(dict(example.config)), rows)
 
 
 def _rows(layout: Layout) -> str:
-    from omnivit.testing.adapter_trial import shown
+    from omnivit.testing.adapter_trial import layout_text
 
-    return shown(layout).removesuffix(" in no grid")
+    return layout_text(layout).removesuffix(" in no grid")
 
 
 MEASURES = {"encoders": _of_encoder, "adapters": _of_adapter}
