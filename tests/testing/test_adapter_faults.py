@@ -68,6 +68,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example says `text_unchanged`, but for text alone"),
     inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),
+    inside.ForgetsAfterSixTokens: ("generation", "for new token 8 behind ["),
     inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 behind ["),
     inside.ChangesTheLLM: ("install", "the LLM's hf.model.embed_tokens.weight["),
     inside.RenamesKeys: ("install", "the LLM lost the key 'hf.model.layers.3.mlp.gate_proj.weight'"),
