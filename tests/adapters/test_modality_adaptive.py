@@ -184,7 +184,7 @@ def test_two_inputs_may_share_them(family: str) -> None:
 def test_two_adapters_cannot_both_serve_one_input(family: str) -> None:
     llm = llm_of(family)
     adapter_of().install(llm, None, "image")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="slot 'image': two adapters give"):
+    with pytest.raises(RecipeError, match="slot 'image': two adapters replace"):
         adapter_of().install(llm, None, "image")  # type: ignore[arg-type]
 
 

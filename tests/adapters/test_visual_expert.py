@@ -217,7 +217,7 @@ def test_two_inputs_may_share_experts() -> None:
 def test_two_adapters_of_one_input_cannot_both_have_experts() -> None:
     llm = llm_of()
     adapter_of().install(llm, None, "image")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"slot 'image': two adapters give .*q_proj"):
+    with pytest.raises(RecipeError, match=r"slot 'image': two adapters replace .*q_proj"):
         adapter_of().install(llm, None, "image")  # type: ignore[arg-type]
 
 
