@@ -73,7 +73,7 @@ class AdapterContract(RowRules):
             gradient = values.grad
             for number, layout in enumerate(media):
                 if gradient is None or not gradient[number].any() or not gradient[number].isfinite().all():
-                    what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
+                    what = "no gradient" if gradient is None else "a gradient that is zero or not finite"
                     raise Broken(
                         f"the rows of a medium, {layout_text(layout)}, get {what}.",
                         "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
@@ -81,7 +81,7 @@ class AdapterContract(RowRules):
 
     @rule(needs=("gradient_of_rows",))
     def test_frozen(self, tmp_path: Path) -> None:
-        """Frozen, nothing of it moves or asks for a gradient, and gradients still go through to the rows."""
+        """When frozen, it changes no tensor and needs no gradient, and gradients still reach its input."""
         trial = self.trial(tmp_path)
         adapter = trial.adapter.requires_grad_(False)
         before = {name: value.clone() for name, value in adapter.state_dict().items()}
@@ -103,7 +103,7 @@ class AdapterContract(RowRules):
 
     @rule(needs=("rows_of_batches", "deterministic"))
     def test_saved(self, tmp_path: Path) -> None:
-        """Its state goes through a safetensors file into a second one, which then gives the same."""
+        """Saved to a safetensors file and loaded into a second one, its state gives the same results."""
         trial, reloaded = self.trial(tmp_path), self.trial(tmp_path, seed=1)
         stir(trial.adapter)
         save_and_load(trial.adapter, reloaded.adapter, tmp_path)
@@ -114,7 +114,7 @@ class AdapterContract(RowRules):
 
     @rule(needs=("rows_of_batches",))
     def test_instruction(self, tmp_path: Path) -> None:
-        """An adapter that reads the instruction gives the same whatever pads it, and says so clearly where it lacks."""
+        """An adapter that reads the instruction ignores its padding, and raises a clear error if it is missing."""
         trial = self.trial(tmp_path)
         if trial.adapter.instruction_tokenizer is None:
             raise NotApplicable("it sets no `instruction_tokenizer`")
@@ -125,7 +125,7 @@ class AdapterContract(RowRules):
             for found, other in zip(real(trial.run(features, _padded(told))), wanted, strict=True):
                 if where := difference("what comes out", found, other, CLOSE):
                     raise Broken(
-                        f"with more padding behind the words, of other ids: {where}.",
+                        f"with more padding after the instruction, of other ids: {where}.",
                         "Read only tokens where `instruction.mask` is True.",
                     )
         features = trial.features(trial.layouts[:1])
@@ -134,7 +134,7 @@ class AdapterContract(RowRules):
         except (OmniVitError, ValueError) as error:
             if "instruction" not in str(error):
                 raise Broken(
-                    f"without an instruction it raises {error!r}.", "Say that the instruction lacks."
+                    f"without an instruction it raises {error!r}.", "Say that the instruction is missing."
                 ) from error
         except Exception as error:
             raise Broken(f"without an instruction it raises {error!r}.", "Raise ValueError, and say so.") from error
@@ -143,7 +143,7 @@ class AdapterContract(RowRules):
 
     @rule(needs=("rows_of_batches",))
     def test_instruction_of_others(self, tmp_path: Path) -> None:
-        """One that reads no instruction gives the same with one: another branch of the input may read it."""
+        """One that reads no instruction ignores it: another branch of the same input may read it."""
         trial = self.trial(tmp_path)
         if trial.adapter.instruction_tokenizer is not None:
             raise NotApplicable("it reads the instruction")
@@ -167,7 +167,9 @@ class AdapterContract(RowRules):
                 raise Broken(f"for {count} rows, in a worker: {where}.")
             steps = offsets.diff().tolist()
             if offsets.shape != (count,) or offsets[0] != 0 or offsets.is_floating_point() or not set(steps) <= {0, 1}:
-                raise Broken(f"for {count} rows it gives {offsets.tolist()}.", "Start at 0; go on by 0 or 1.")
+                raise Broken(
+                    f"for {count} rows it gives {offsets.tolist()}.", "Start at 0, and add 0 or 1 from token to token."
+                )
 
     @rule
     def test_install(self, tmp_path: Path) -> None:
@@ -200,12 +202,12 @@ class AdapterContract(RowRules):
             if where := difference("its logits", logits, wanted, SAME):
                 raise Broken(
                     f"the example says `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
-                    "Let gates start at zero and copies as copies, and change rows of media alone.",
+                    "Initialise gates with zero and copies with the originals, and change only the tokens of media.",
                 )
 
     @rule(needs=("rows_of_batches", "install"))
     def test_generation(self, tmp_path: Path) -> None:
-        """What it adds to the LLM works with the cache: text is continued as by computing everything anew."""
+        """What it adds to the LLM works with the cache: each new token gets the logits of a full forward pass."""
         trial = self.trial(tmp_path)
         if not changes_llm(trial.adapter):
             raise NotApplicable("it does not change the LLM")
@@ -220,7 +222,7 @@ class AdapterContract(RowRules):
 
     @rule(needs=("rows_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
-        """Two inputs may share it, or `install` says by RecipeError why not."""
+        """Two inputs may share it, or `install` raises a RecipeError that says why not."""
         try:
             trial = Trial.start(self.plugin(), tmp_path, slots=(SLOT, OTHER))
         except RecipeError as error:

@@ -135,7 +135,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows_of_batches",))
     def test_padding(self, tmp_path: Path) -> None:
-        """Padding counts for nothing: whatever stands where the mask is False, rows and gradients are the same."""
+        """Padding changes nothing: results and gradients do not depend on the values where the mask is False."""
         trial = self.trial(tmp_path)
         for media in _batches(trial):
             clean = trial.features(media, extra=2)
@@ -146,7 +146,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows_of_batches",))
     def test_padding_anywhere(self, tmp_path: Path) -> None:
-        """Padding may stand before, between and after the rows of a medium: they give the same."""
+        """Padding may be before, between and after the tokens of a medium: the result is the same."""
         trial = self.trial(tmp_path)
         for layout in trial.layouts:
             close = trial.features([layout])
@@ -155,7 +155,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows_of_batches",))
     def test_alone_and_together(self, tmp_path: Path) -> None:
-        """A medium gives the same alone and in a batch with others."""
+        """A medium gives the same result alone and in a batch with others."""
         trial = self.trial(tmp_path)
         for media in _batches(trial):
             features, told = trial.features(media), trial.instruction(len(media))
@@ -170,7 +170,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows",))
     def test_input_kept(self, tmp_path: Path) -> None:
-        """What it is given stays as it was: another branch of the input may read the same rows."""
+        """`forward` does not change its input: another branch of the input may read the same tokens."""
         trial = self.trial(tmp_path)
         for layout in trial.layouts:
             given = spoiled(trial.features([layout], extra=1))
@@ -210,7 +210,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows",))
     def test_deterministic(self, tmp_path: Path) -> None:
-        """In `eval()` the same rows give the same to the bit; the same seed gives the same weights."""
+        """In `eval()` the same tokens give bit-equal results, and the same seed gives the same weights."""
         trial = self.trial(tmp_path)
         check_same_weights(trial.adapter, self.trial(tmp_path).adapter)
         for layout in trial.layouts:
@@ -242,7 +242,7 @@ class RowRules(ConfiguredContract):
 
     @rule(needs=("rows",))
     def test_bfloat16(self, tmp_path: Path) -> None:
-        """Rows in bfloat16, weights in bfloat16 and autocast give, nearly, what float32 gives."""
+        """Tokens in bfloat16, weights in bfloat16 and autocast give nearly the results of float32."""
         trial = self.trial(tmp_path)
         for case in ("rows in bfloat16", "rows and weights in bfloat16", "under autocast to bfloat16"):
             half = self.trial(tmp_path)
@@ -256,7 +256,7 @@ class RowRules(ConfiguredContract):
                     found = half.run(rows if "autocast" in case else rows.with_values(rows.values.bfloat16()))
                 if where := _apart(found, wanted, ROUGH):
                     raise Broken(
-                        f"{_together(media)}, {case}: {where}; rounding explains less.",
+                        f"{_together(media)}, {case}: {where}, which is more than rounding.",
                         "Bring rows to the weights' dtype first: `features.values.to(next(self.parameters()).dtype)`.",
                     )
 
@@ -284,16 +284,18 @@ def _together(media: tuple[Layout, ...]) -> str:
 def _check_form(features: Features, count: int, width: int, what: str) -> None:
     values, mask = features.values, features.mask
     if values.ndim != 3 or values.shape[0] != count or values.shape[2] != width or not values.is_floating_point():
-        form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is wanted"
+        form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is expected"
         raise Broken(f"{what}: {form}.", "Let `width` say how wide the rows are that forward returns.")
     if mask.shape != values.shape[:2] or mask.dtype != torch.bool:
         raise Broken(
-            f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is wanted."
+            f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is expected."
         )
     if features.grid is not None and features.grid.shape[:2] != mask.shape:
-        raise Broken(f"{what}: `grid` is {list(features.grid.shape)}; {[*mask.shape, 'axes']} is wanted.")
+        raise Broken(f"{what}: `grid` is {list(features.grid.shape)}; {[*mask.shape, 'axes']} is expected.")
     if not bool(torch.isfinite(values).all()):
-        raise Broken(f"{what}: rows that come out are not finite, or their padding is not.", "Fill padding with zeros.")
+        raise Broken(
+            f"{what}: rows that come out are not finite, or their padding is not finite.", "Fill padding with zeros."
+        )
 
 
 def _check_layout(answer: object, given: Layout) -> None:
@@ -301,7 +303,7 @@ def _check_layout(answer: object, given: Layout) -> None:
         raise Broken(f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(rows, grid)` of whole numbers.")
     grid = answer.grid
     if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > answer.rows):
-        raise Broken(f"for {layout_text(given)} it gives {answer!r}: so many rows do not fill that grid.")
+        raise Broken(f"for {layout_text(given)} it gives {answer!r}: the grid has more places than there are tokens.")
 
 
 def _contains(rows: Tensor, kept: Tensor) -> bool:

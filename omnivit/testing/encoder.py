@@ -31,7 +31,7 @@ class EncoderContract(WeightRules):
 
     @rule(needs=("items",))
     def test_bad_media(self, tmp_path: Path) -> None:
-        """What cannot be read is a MediaError that names the file, never another exception, which would end a run."""
+        """A file that cannot be read raises a MediaError that names it; any other exception would end the run."""
         trial = self.trial(fresh(tmp_path))
         for media in trial.slots.values():
             for bad in bad_media(media, fresh(tmp_path)):
@@ -54,7 +54,7 @@ class EncoderContract(WeightRules):
         example = example_of(plugin, fresh(tmp_path)).media
         told = [_facts(plugin, Bad("a medium of the example", media, certain=False)) for media in example]
         if not any(told):
-            raise Broken("it refuses all media of the example.", "Tell what they hold, or leave `inspect` out.")
+            raise Broken("it refuses all media of the example.", "Return what they contain, or remove `inspect`.")
         for slot in {media.slot for media in example}:
             media = [one for one in example if one.slot == slot]
             for bad in bad_media(media, fresh(tmp_path)):
@@ -83,7 +83,7 @@ def _check_named(error: MediaError, bad: Bad) -> None:
     if bad.name not in str(error):
         raise Broken(
             f"the MediaError for {bad.what} does not name {str(bad.media)!r}: {error}",
-            "Say `MediaError(f'{media}: what is wrong. What to do.')`.",
+            "Raise `MediaError(f'{media}: what is wrong. What to do.')`.",
         )
 
 

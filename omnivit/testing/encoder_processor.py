@@ -80,11 +80,12 @@ class ProcessorRules(ConfiguredContract):
             preface: object = trial.processor.preface(media)
             if not isinstance(preface, str):
                 raise Broken(
-                    f"before {media} it tells {_short(repr(preface))}, a {type(preface).__name__}.", "Return a str."
+                    f"before {media} it returns {_short(repr(preface))}, a {type(preface).__name__}.", "Return a str."
                 )
             if (again := trial.processor.preface(media)) != preface:
                 raise Broken(
-                    f"before {media} it tells {_short(preface)}, then {_short(again)}.", "Tell what the file says."
+                    f"before {media} it returns {_short(preface)}, then {_short(again)}.",
+                    "Return what the file contains.",
                 )
 
     @rule
@@ -123,7 +124,7 @@ class ProcessorRules(ConfiguredContract):
                 raise Broken(f"{media}: {where}, in the worker.", "Let the tensors depend on pickled settings alone.")
         made = report.weights - len(weights)
         if made > 0:
-            raise Broken(f"{made} parameters came into being in the worker.", "Let `forward` do what needs weights.")
+            raise Broken(f"{made} parameters were created in the worker.", "Let `forward` do what needs weights.")
 
     @rule(needs=("pickle",))
     def test_fingerprint(self, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def _problem(key: object, value: object) -> str:
     if key.startswith(RESERVED):
         return f"begins with `{RESERVED}`, which is the collator's"
     if not isinstance(value, Tensor):
-        return f"is a {type(value).__name__}; a tensor is wanted, for a number one of no dimension"
+        return f"is a {type(value).__name__}; a tensor is expected; write a number as a tensor without dimensions"
     if value.device.type != "cpu":
         return f"lies on {value.device}; the trainer moves it"
     if value.requires_grad:
@@ -184,7 +185,7 @@ def _problem(key: object, value: object) -> str:
     wrong = ~value.isfinite() if value.is_floating_point() else value.new_zeros(0, dtype=torch.bool)
     if wrong.any():
         place = tuple(wrong.nonzero()[0].tolist())
-        return f"holds {value[place].item()} at {list(place)}; say MediaError for a medium that makes no numbers"
+        return f"holds {value[place].item()} at {list(place)}; raise MediaError for such a medium"
     return ""
 
 

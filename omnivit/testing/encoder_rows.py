@@ -26,7 +26,7 @@ NEAR = 1e-5
 """Greatest difference between a medium alone and in a batch, as a share of the largest number. 16 bits hold less."""
 
 
-LENGTH = "Count in `length` what `forward` computes, and mask out what the collator filled up."
+LENGTH = "Count in `length` what `forward` computes, and mask out the padding of the collator."
 
 
 class RowRules(ProcessorRules):
@@ -124,13 +124,13 @@ class RowRules(ProcessorRules):
                         raise Broken(
                             f"{where}, for the medium {_size(items[number])} {_among(items, batch, place)}, against "
                             "alone.",
-                            "Leave the filling out by the sizes in the item (attention masks, means over real rows); "
+                            "Exclude the padding by the sizes in the item (attention masks, means over real rows); "
                             "let no medium see another.",
                         )
 
     @rule(needs=("shapes",))
     def test_inputs(self, tmp_path: Path) -> None:
-        """`forward` leaves the tensors that it is given as they are: other branches read them too."""
+        """`forward` does not change its items: other branches read them too."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
             given = stacked(items)
@@ -258,13 +258,13 @@ def _check_shapes(features: object, count: int, encoder: Encoder) -> None:
 def _shape_problems(features: Features, count: int, width: int) -> Iterator[str]:
     values, mask, grid = features.values, features.mask, features.grid
     if values.ndim != 3 or len(values) != count or values.shape[2] != width:
-        yield f"values have the shape {list(values.shape)}, [{count}, S, {width}] is wanted (`width` is {width})"
+        yield f"values have the shape {list(values.shape)}, [{count}, S, {width}] is expected (`width` is {width})"
     elif not values.is_floating_point():
         yield f"values are {values.dtype}, not floating point"
     elif mask.shape != values.shape[:2] or mask.dtype != torch.bool:
-        yield f"the mask is {mask.dtype} {list(mask.shape)}, bool {list(values.shape[:2])} is wanted"
+        yield f"the mask is {mask.dtype} {list(mask.shape)}, bool {list(values.shape[:2])} is expected"
     elif grid is not None and (grid.ndim != 3 or grid.shape[:2] != mask.shape or grid.is_floating_point()):
-        yield f"the grid is {grid.dtype} {list(grid.shape)}, integer {[*mask.shape, 'k']} is wanted"
+        yield f"the grid is {grid.dtype} {list(grid.shape)}, integer {[*mask.shape, 'k']} is expected"
 
 
 def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None:

@@ -69,10 +69,14 @@ class WeightRules(RowRules):
             with seeded(2):
                 again = encoder(stacked(items))
             if first.values.requires_grad:
-                raise Broken("its rows have a graph.", "Compute with what `parameters()` lists, not with copies of it.")
+                raise Broken(
+                    "its features need a gradient.", "Compute with what `parameters()` lists, not with copies of it."
+                )
             where = difference("row", again.values, first.values)
             if where:
-                raise Broken(f"the second time, {where}.", "Drop out and draw only where `self.training` is True.")
+                raise Broken(
+                    f"the second time, {where}.", "Use dropout and random numbers only if `self.training` is True."
+                )
         for name, value in encoder.named_buffers():
             where = difference(f"buffer `{name}`", value, before[name])
             if where:

@@ -103,13 +103,13 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("losses",))
     def test_deterministic(self, tmp_path: Path) -> None:
-        """In `eval()` the same states give the same losses to the bit; the same seed gives the same weights."""
+        """In `eval()` the same states give bit-equal losses, and the same seed gives the same weights."""
         trial = self.trial(tmp_path)
         check_same_weights(trial.head, self.trial(tmp_path).head)
         again = trial.run().losses
         for name, loss in trial.run().losses.items():
             if where := difference(f"loss {name!r}", again[name], loss):
-                raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+                raise Broken(f"called twice: {where}.", "Draw only while `self.training`.")
 
     @rule(needs=("deterministic",))
     def test_gradients(self, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ class HeadContract(ConfiguredContract):
         check_gradients(trial.head)
         gradient = trial.states.grad
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
-            what = "no gradient" if gradient is None else "a gradient of zeros, or of what is no number"
+            what = "no gradient" if gradient is None else "a gradient that is zero or not finite"
             raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
 
     @rule(needs=("deterministic",))
@@ -153,7 +153,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_untold(self, tmp_path: Path) -> None:
-        """Without targets it gives the same prediction and no loss: nobody knows them while the model answers."""
+        """Without targets it gives the same prediction and no loss: there are none when the model answers."""
         trial = self.trial(tmp_path)
         with_targets, untold = trial.run(), trial.of(trial.states, None)
         if untold.losses:
@@ -185,7 +185,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_input_kept(self, tmp_path: Path) -> None:
-        """States and targets stay as they were: another head may read them."""
+        """`forward` does not change states and targets: another head may read them."""
         trial = self.trial(tmp_path)
         before = {"states": trial.states.clone(), **copy.deepcopy(trial.targets)}
         trial.run()
@@ -195,7 +195,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("gradients",))
     def test_frozen(self, tmp_path: Path) -> None:
-        """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the states."""
+        """When frozen and in `eval()`, it changes no tensor, and gradients still reach the states."""
         trial = self.trial(tmp_path)
         trial.head.requires_grad_(False)
         before = {name: value.clone() for name, value in trial.head.state_dict().items()}
@@ -268,7 +268,7 @@ def _check_same(losses: Mapping[str, Tensor], expected: Mapping[str, Tensor], to
     for name, loss in expected.items():
         if where := difference(f"loss {name!r}", losses[name], loss, tolerance):
             raise Broken(
-                f"{when}: {where}; rounding explains less.",
+                f"{when}: {where}, which is more than rounding.",
                 "Bring states to the weights' dtype first: `states.to(self.layer.weight.dtype)`.",
             )
 

@@ -50,7 +50,7 @@ class Homes(TorchFunctionMode):
         given = [value for value in tree_leaves((args, options)) if isinstance(value, Tensor)]
         lost = [tensor for tensor in given if tensor in self._lost]
         if func in MAKERS and not given:
-            place = "" if _is_told(options.get("device")) else f"made without a `device` in {plugin_line()}"
+            place = "" if _is_told(options.get("device")) else f"created without a `device` in {plugin_line()}"
         elif func in MOVERS:
             place = self._after_move(func, args, options)
         else:
@@ -87,7 +87,7 @@ class Homes(TorchFunctionMode):
             raise Broken(
                 f"a tensor {list(strays[0].shape)}, {self._lost[strays[0]]}, meets the others in "
                 f"`{getattr(func, '__name__', func)}`, {plugin_line()}.",
-                "Make it where they are (`torch.arange(n, device=x.device)`), or register it as a buffer.",
+                "Create it on their device (`torch.arange(n, device=x.device)`), or register it as a buffer.",
             )
 
 

@@ -50,7 +50,9 @@ class LLMContract(ConfiguredContract):
             (f"`embed` of ids {list(ids.shape)}", trial.llm.embed(ids), [*ids.shape, trial.llm.width]),
         ):
             if list(embeds.shape) != shape or not embeds.is_floating_point():
-                raise Broken(f"{name} is {list(embeds.shape)} of {embeds.dtype}; {shape} of floating point is wanted.")
+                raise Broken(
+                    f"{name} is {list(embeds.shape)} of {embeds.dtype}; {shape} of floating point is expected."
+                )
 
     @rule(needs=("embedding",))
     def test_tokenizer(self, tmp_path: Path) -> None:
@@ -76,12 +78,12 @@ class LLMContract(ConfiguredContract):
         if answer.strip() not in learnt or question.strip() in learnt:
             raise Broken(
                 f"of the answer {answer!r} to {question!r}, learnt is {learnt!r}.",
-                "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat tells what a template must be like.",
+                "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat describes templates.",
             )
 
     @rule(needs=("tokenizer",))
     def test_deterministic(self, tmp_path: Path) -> None:
-        """In `eval()` the same prompts give the same logits to the bit; the same seed gives the same weights."""
+        """In `eval()` the same prompts give bit-equal logits, and the same seed gives the same weights."""
         trial = self.trial(tmp_path)
         check_same_weights(trial.llm, self.trial(tmp_path).llm)
         prompts = trial.prompts()
@@ -90,7 +92,7 @@ class LLMContract(ConfiguredContract):
         with seeded(2):
             again = trial.run(prompts, prompts.mask)
         if where := difference("row", again, first):
-            raise Broken(f"asked twice: {where}.", "Draw only while `self.training`.")
+            raise Broken(f"called twice: {where}.", "Draw only while `self.training`.")
 
     @rule(needs=("deterministic",))
     def test_logits(self, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ class LLMContract(ConfiguredContract):
         if list(every.shape) != [int(prompts.mask.sum()), rows] or not bool(every.isfinite().all()):
             raise Broken(
                 f"for {int(prompts.mask.sum())} kept tokens, logits are {list(every.shape)}; "
-                f"[{int(prompts.mask.sum())}, {rows}] of finite numbers is wanted."
+                f"[{int(prompts.mask.sum())}, {rows}] of finite numbers is expected."
             )
         place = prompts.mask.cumsum(dim=1) + torch.arange(len(prompts.mask))[:, None]
         for keep in (prompts.mask & (place % 3 == 0), prompts.mask & False):
@@ -122,7 +124,7 @@ class LLMContract(ConfiguredContract):
         wanted = [*prompts.mask.shape, trial.llm.width]
         if not isinstance(found, Tensor) or list(found.shape) != wanted:
             shape = list(found.shape) if isinstance(found, Tensor) else found
-            raise Broken(f"`states` is {shape}; {wanted} is wanted.", "Return `LMOutput(logits, states)`.")
+            raise Broken(f"`states` is {shape}; {wanted} is expected.", "Return `LMOutput(logits, states)`.")
 
     @rule(needs=("logits",))
     def test_padding(self, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ class LLMContract(ConfiguredContract):
             found = gradient[number, prompts.mask[number]]
             if not bool(found.isfinite().all()) or bool((found == 0).all(dim=1).any()):
                 raise Broken(
-                    f"an embedding of the {length} of a sample gets no gradient, or one that is no number.",
+                    f"an embedding of the {length} of a sample gets no gradient, or one that is not finite or zero.",
                     "Leave out `detach` and `no_grad`.",
                 )
         check_gradients(trial.llm)
@@ -221,7 +223,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("gradients",))
     def test_frozen(self, tmp_path: Path) -> None:
-        """Frozen and in `eval()`, nothing of it moves, and gradients still go through it to the embeddings."""
+        """When frozen and in `eval()`, it changes no tensor, and gradients still reach the embeddings."""
         trial = self.trial(tmp_path)
         llm, prompts = trial.llm.requires_grad_(False), Prompts(*(tensor.detach() for tensor in trial.prompts()))
         before = {name: value.clone() for name, value in llm.state_dict().items()}
@@ -276,7 +278,9 @@ class LLMContract(ConfiguredContract):
         trial.llm.to(torch.bfloat16)
         half = prompts._replace(embeds=prompts.embeds.bfloat16())
         if where := difference("row", trial.run(half, half.mask), wanted, ROUGH):
-            raise Broken(f"in bfloat16, {where}; rounding explains less.", "Make no tensor of a fixed dtype in it.")
+            raise Broken(
+                f"in bfloat16, {where}, which is more than rounding.", "Make no tensor of a fixed dtype in it."
+            )
 
     def trial(self, folder: Path, seed: int = 0) -> LLMTrial:
         """The example, built."""
@@ -311,6 +315,6 @@ def _check_same_ids(ids: Tensor, expected: Tensor, when: str) -> None:
     for number, (one, other) in enumerate(zip(ids.tolist(), expected.tolist(), strict=True)):
         if one != other:
             raise Broken(
-                f"{when}sample {number} goes on with {one}; by computing everything anew with {other}.",
+                f"{when}sample {number} continues with {one}; a full forward pass gives {other}.",
                 "Count positions on from the prompt's last, and let the cache keep out what is padding.",
             )

@@ -97,7 +97,7 @@ def save_and_load(source: nn.Module, target: nn.Module, folder: Path) -> None:
     except RuntimeError as error:
         raise Broken(
             f"a second one, built from the same config, cannot load the state: {' '.join(str(error).split())}",
-            "Let `Config` alone decide what parameters there are.",
+            "Create parameters that depend on `Config` alone.",
         ) from error
 
 
@@ -109,7 +109,7 @@ def check_gradients(module: nn.Module) -> None:
         if parameter.grad is None:
             raise Broken(
                 f"parameter {name!r} {list(parameter.shape)} has no gradient after a backward pass over a batch.",
-                "Use it in every forward pass, or do not make it: DDP waits forever for a gradient that never comes.",
+                "Use it in every forward pass, or do not create it: DDP waits forever for a gradient that never comes.",
             )
         if not bool(torch.isfinite(parameter.grad).all()):
             raise Broken(f"the gradient of parameter {name!r} {list(parameter.shape)} is not finite.")
@@ -138,7 +138,7 @@ def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[A
     except Exception as error:
         raise Broken(
             f"{what} works here, and in a worker raises {type(error).__name__}: {error}",
-            "Let it use nothing that is set up elsewhere, and let its module be importable.",
+            "It must be importable and depend on nothing that is set up elsewhere.",
         ) from error
 
 

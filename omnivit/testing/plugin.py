@@ -30,7 +30,7 @@ class PluginContract(Contract):
         del tmp_path
         plugin = self.plugin()
         if not hasattr(plugin, "contract"):
-            raise Broken(f"{plugin.__qualname__} says nothing.", f"Write `contract = {CONTRACT}` in the class.")
+            raise Broken(f"{plugin.__qualname__} has no `contract`.", f"Write `contract = {CONTRACT}` in the class.")
         verdict = judge(plugin, Plugin, self.kind)
         if verdict.problem:
             raise Broken(f"{verdict.problem}.", f"{verdict.remedy}.")
@@ -69,7 +69,7 @@ class ConfiguredContract(PluginContract):
         del tmp_path
         bare = [found.name for found in describe_config(self.plugin().Config) if not found.doc]
         if bare:
-            more = f", nor have {len(bare) - 1} others" if len(bare) > 1 else ""
+            more = f", and {len(bare) - 1} others have none either" if len(bare) > 1 else ""
             raise Broken(f"`{bare[0]}` has none{more}.", f'Write """What it does.""" on the line after `{bare[0]}`.')
 
     @rule
@@ -83,7 +83,7 @@ class ConfiguredContract(PluginContract):
             if _plain(value) != _plain(after[name]):
                 raise Broken(
                     f"`{name}` is {value!r} before and {after[name]!r} after.",
-                    "Let `__post_init__` check values, and not change them.",
+                    "Check values in `__post_init__`, but do not change them.",
                 )
 
 
@@ -110,7 +110,7 @@ def config_of(plugin: type[Any], options: Mapping[str, Any]) -> Any:
         return merge_options(plugin.Config, options, PLACE)
     except OmniVitError as error:
         raise Broken(
-            f"its own example is refused: {error}", "Let `example` give options that `Config` takes."
+            f"its own example is refused: {error}", "Return options from `example` that `Config` accepts."
         ) from error
 
 
@@ -119,8 +119,8 @@ def _through_yaml(name: str, value: Any) -> Any:
         return yaml.safe_load(yaml.safe_dump(_plain(value)))
     except yaml.YAMLError as error:
         raise Broken(
-            f"`{name}` holds a {type(value).__name__}, which YAML has no word for.",
-            "Let the recipe say a number, a text or a list, and make the object from it in the constructor.",
+            f"`{name}` holds a {type(value).__name__}, which YAML cannot write.",
+            "Use a number, a text or a list in the recipe, and make the object from it in the constructor.",
         ) from error
 
 

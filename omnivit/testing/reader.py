@@ -51,7 +51,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_index(self, tmp_path: Path) -> None:
-        """There is no sample but 0 to N - 1: any other index is an IndexError, negative ones too."""
+        """Samples are numbered 0 to N - 1: any other index, also a negative one, raises an IndexError."""
         with self.opened(tmp_path) as (reader, _):
             for i in (len(reader), len(reader) + 1000, -1):
                 try:
@@ -84,7 +84,7 @@ class ReaderContract(PluginContract):
                 file, _, line = reader.where(i).rpartition(":")
                 if Path(file).name != example.path.name or not re.fullmatch("[1-9][0-9]*", line):
                     raise Broken(
-                        f"sample {i} is at {reader.where(i)!r}; `{example.path}:LINE` is wanted.",
+                        f"sample {i} is at {reader.where(i)!r}; `{example.path}:LINE` is expected.",
                         "Count lines from 1; where a format has no lines, count records.",
                     )
                 if sample.origin != reader.where(i):
@@ -97,7 +97,7 @@ class ReaderContract(PluginContract):
             text, media = reader.lengths()
             for name, found in (("text", text), ("media", media)):
                 if not isinstance(found, np.ndarray) or found.shape != (len(reader),) or found.dtype != np.int64:
-                    raise Broken(f"{name} is {_form(found)}; an array [{len(reader)}] of int64 is wanted.")
+                    raise Broken(f"{name} is {_form(found)}; an array [{len(reader)}] of int64 is expected.")
             for i, sample in enumerate(_all(reader)):
                 size = sum(len(message.text.encode()) for message in sample.messages)
                 if not LEAST * size <= text[i] <= MOST * size + 1000:
@@ -154,7 +154,7 @@ class ReaderContract(PluginContract):
             for i, medium in media:
                 if isinstance(medium.source, str) and medium.root != str(example.root):
                     raise Broken(
-                        f"sample {i}: {medium} has the root {medium.root!r}; {str(example.root)!r} is wanted.",
+                        f"sample {i}: {medium} has the root {medium.root!r}; {str(example.root)!r} is expected.",
                         "Write `Media(slot, path, str(root))`: what leaves the root is refused later.",
                     )
                 if medium.seed is not None:
@@ -175,7 +175,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("bad_files",))
     def test_damaged_files(self, tmp_path: Path) -> None:
-        """However a file is damaged, nothing but a DataError comes of it: it ends a run by its message."""
+        """A damaged file raises a DataError, whatever the damage is: its message tells the user what to fix."""
         with self.opened(tmp_path) as (_, example):
             for path in damaged(example.path, tmp_path / "damaged"):
                 self._refusal(path, example.root)
@@ -244,18 +244,18 @@ def _problem(sample: object) -> str:
     if not isinstance(sample, Sample):
         return f"is a {type(sample).__name__}, not a Sample"
     if not isinstance(sample.id, str) or not sample.id:
-        return f"its id is {sample.id!r}; a text is wanted"
+        return f"its id is {sample.id!r}; a text is expected"
     if not isinstance(sample.messages, tuple) or not sample.messages:
-        return f"its messages are {sample.messages!r}; a tuple of at least one is wanted"
+        return f"its messages are {sample.messages!r}; a tuple of at least one is expected"
     for number, message in enumerate(sample.messages):
         if not isinstance(message, Message) or message.role not in ROLES:
-            return f"message {number} is {message!r}; a Message of {', '.join(ROLES)} is wanted"
+            return f"message {number} is {message!r}; a Message of {', '.join(ROLES)} is expected"
         if not isinstance(message.parts, tuple) or not message.parts:
-            return f"message {number} has the parts {message.parts!r}; a tuple of at least one is wanted"
+            return f"message {number} has the parts {message.parts!r}; a tuple of at least one is expected"
         wrong = [part for part in message.parts if not _is_part(part)]
         if wrong:
             wanted = "`Text(text)`, `Media(slot, source)` or `Target(head, source)`"
-            return f"message {number} holds {wrong[0]!r}; {wanted} is wanted"
+            return f"message {number} holds {wrong[0]!r}; {wanted} is expected"
     return ""
 
 

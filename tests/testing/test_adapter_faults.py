@@ -23,7 +23,10 @@ from omnivit.testing.rules import outcome, outcomes
 GOOD = (Pairs, Asked, Gated, SaysThatItEnters)
 FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.RoundsDown: ("rows", "for 1 row in no grid, `length` says 0, forward gives 1."),
-    faulty.KeepsWidth: ("rows", "1 row in no grid: `values` is [1, 1, 32] of torch.float32; [1, rows, 36] is wanted."),
+    faulty.KeepsWidth: (
+        "rows",
+        "1 row in no grid: `values` is [1, 1, 32] of torch.float32; [1, rows, 36] is expected.",
+    ),
     faulty.ReturnsTensor: ("rows", "forward returns Tensor, not Features."),
     faulty.NamesNoLayouts: (
         "example",
@@ -56,7 +59,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.Trembles: ("deterministic", "1 row in no grid, twice: what comes out["),
     faulty.ReadsWeights: ("meta", "parameter 'join.bias' lies on cpu"),
     faulty.HoldsTensor: ("device", "a tensor [32], "),
-    faulty.MakesTensorAnywhere: ("device", "a tensor [32], made without a `device` in faulty_adapters.py line "),
+    faulty.MakesTensorAnywhere: ("device", "a tensor [32], created without a `device` in faulty_adapters.py line "),
     faulty.InsistsOnFloat: ("bfloat16", "RuntimeError: expected float32 rows"),
     faulty.HasSpare: ("gradients", "parameter 'spare' [32] has no gradient"),
     faulty.Detaches: ("gradient_of_rows", "the rows of a medium, 1 row in no grid, get no gradient."),
@@ -64,7 +67,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.DrawsSecretly: ("saved", "with the one that loaded the state: the LLM's answer["),
     faulty.ObeysOthers: ("instruction_of_others", "given an instruction: what comes out["),
     faulty.CountsFromOne: ("positions", "for 1 rows it gives [1]."),
-    inside.ReadsPaddedWords: ("instruction", "with more padding behind the words, of other ids: what comes out["),
+    inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: what comes out["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example says `text_unchanged`, but for text alone"),
     inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),

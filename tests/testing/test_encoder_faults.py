@@ -71,7 +71,7 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
             "batch with {samples: [4, 4], frames: []}",
         ),
         (SeesNeighbours, "row[0, 0] is "),
-        (StaysOnCpu, "a tensor [2], made without a `device` in faulty_encoder_rows.py line "),
+        (StaysOnCpu, "a tensor [2], created without a `device` in faulty_encoder_rows.py line "),
         (
             CountsWrongAtEight,
             "`length` says 7, and the mask shows 8 rows, for 13.pcm in another size, {samples: [8,",

@@ -26,7 +26,7 @@ FAULTS: dict[type[Box], Expected] = {
     faulty.ComparesBoxes: (("alone_and_together",), "the prediction 'score' is "),
     faulty.PredictsTheFirst: (("untold",), "for N = 3, the prediction has 1 entries."),
     faulty.ScalesTargets: (("input_kept",), "after forward, `box`["),
-    faulty.DropsAlways: (("deterministic",), "asked twice: loss 'box' is "),
+    faulty.DropsAlways: (("deterministic",), "called twice: loss 'box' is "),
     faulty.CountsBoxes: (("frozen",), "after a forward pass: seen is "),
     faulty.KeepsTensor: (("device",), "a tensor [4], `sides`, neither parameter nor buffer, meets"),
     faulty.InsistsOnFloat: (("bfloat16",), "RuntimeError: "),
