@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -228,10 +229,10 @@ def steady_items(processor: Processor, media: Sequence[Media]) -> list[Item]:
 
 def _generators() -> dict[str, object]:
     """Name -> state of every global generator."""
-    numpys = np.random.get_state(legacy=True)
+    numpys: tuple[Any, ...] = np.random.get_state()  # type: ignore[assignment]
     return {
         "the global generator of torch": torch.get_rng_state().tolist(),
-        "the global generator of numpy": (numpys[1].tolist(), *numpys[2:]),  # type: ignore[union-attr]
+        "the global generator of numpy": (numpys[1].tolist(), *numpys[2:]),
         "the global generator of Python's `random`": random.getstate(),
     }
 
