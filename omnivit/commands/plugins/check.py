@@ -137,7 +137,7 @@ def _noting(subject: Subject) -> Iterator[None]:
             elif (text := f"{filename}:{lineno}: {message}") not in subject.warnings:
                 subject.warnings.append(text)
 
-        warnings.showwarning = note
+        warnings.showwarning = note  # type: ignore[assignment]
         yield
 
 
