@@ -151,7 +151,7 @@ class CountsPadding(Pairs):
 
     def pairs(self, features: Features) -> Features:
         found = super().pairs(features)
-        return Features(found.values, torch.ones_like(found.mask), found.grid)
+        return Features(found.values, torch.ones_like(found.mask), found.grid, found.memory)
 
 
 class PlacesOfAll(Pairs):
@@ -160,7 +160,7 @@ class PlacesOfAll(Pairs):
     def pairs(self, features: Features) -> Features:
         found = super().pairs(features)
         grid = None if features.grid is None else features.grid[:, : found.mask.shape[1]]
-        return Features(found.values, found.mask, grid)
+        return Features(found.values, found.mask, grid, found.memory)
 
 
 class RefusesByValueError(Pairs):
@@ -218,7 +218,7 @@ class FirstRowsAreReal(Pairs):
     def pairs(self, features: Features) -> Features:
         count = features.lengths()
         mask = torch.arange(features.mask.shape[1], device=count.device) < count[:, None]
-        return super().pairs(Features(features.values, mask, features.grid))
+        return super().pairs(Features(features.values, mask, features.grid, features.memory))
 
 
 class CentresBatch(Pairs):
