@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -206,7 +206,7 @@ class ResamplerAdapter(Adapter):
         values = features.values.to(next(self.parameters()).dtype)
         # padding may contain NaN, which an attention mask does not keep out
         resampled: Features = self.network(features.with_values(values.masked_fill(~features.mask[..., None], 0.0)))
-        return resampled
+        return replace(resampled, memory=features.memory)
 
 
 def _left_out(config: ResamplerConfig) -> list[str]:
