@@ -179,7 +179,7 @@ class VideoQFormerAdapter(Adapter):
         for key, tensor in read_state(locate(self.config.path)).items():
             if name := _own_name(key, self.config.branch):
                 state[name] = tensor
-        source = f"video_qformer adapter, path {self.config.path!r}, keys of the {self.config.branch} branch"
+        source = f"video_qformer adapter, path {self.config.path!r} (keys of the {self.config.branch} branch)"
         load_strictly(self, state, source)
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:

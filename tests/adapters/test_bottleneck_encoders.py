@@ -125,12 +125,12 @@ def test_inputs_that_share_encoder_and_adapter_have_one_set_inside() -> None:
     for slot in ("image", "detail"):
         adapter.install(llm, encoder, slot)
     assert len(adapter.encoder_layers) == 2
-    with pytest.raises(RecipeError, match=r"another input already, so that input 'video'.*Share that encoder too"):
+    with pytest.raises(RecipeError, match=r"input 'video' shares this adapter.*Share that encoder too"):
         adapter.install(llm, clip_of(), "video")
 
 
 def test_an_encoder_without_blocks_is_refused() -> None:
     encoder = timm_of("test_efficientnet")
-    with pytest.raises(RecipeError, match=r"TimmEncoder holds no transformer blocks.*`encoder: false`"):
+    with pytest.raises(RecipeError, match=r"TimmEncoder has no transformer blocks.*`encoder: false`"):
         model_over(encoder)
     assert len(model_over(timm_of("test_efficientnet"), encoder=False).adapters["image"].steps[1].layers) == 2

@@ -166,5 +166,5 @@ def test_without_projection_a_chain_goes_on() -> None:
     chain = {"name": "chain", "steps": [step, {"name": "linear"}]}
     model = model_of(chain, "video", LLAMA)
     assert model.adapters["media"].steps[1].layers[0].weight.shape == (32, 16)
-    with pytest.raises(RecipeError, match="rows are 16 wide, the LLM's 32"):
+    with pytest.raises(RecipeError, match="tokens of width 16, but the LLM takes 32"):
         model_of(step, "video", LLAMA)

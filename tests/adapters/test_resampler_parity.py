@@ -79,7 +79,7 @@ def test_a_projection_of_the_perceiver_starts_anew(tmp_path: Path) -> None:
             "open_flamingo",
             "query",
             {},
-            r"contains no resampler of `kind: query`. .* \.\.\.attn_pool\.\*; the keys of this file begin with",
+            r"contains no resampler of `kind: query`. .*\.\.\.attn_pool\.\*`; the keys of this file begin with",
         ),
         ("mplug_owl2", "abstractor", {}, "Unknown: layers.0.[kq]_pos_embed"),
         ("mplug_owl", "abstractor", {"queries": 5}, "Other shapes: queries"),

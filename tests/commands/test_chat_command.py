@@ -57,7 +57,7 @@ def test_generate_prints_only_the_answer(
         (["--image", "absent.png", "Hm?"], "absent.png: no such file"),
         (["--media", "image", "Hm?"], "expected SLOT=FILE, got 'image'"),
         (["  "], "The question is empty"),
-        (["--temperature", "-1", "Hm?"], "temperature -1.0 is negative"),
+        (["--temperature", "-1", "Hm?"], "temperature is -1.0, but must not be negative"),
     ],
 )
 def test_generate_refuses(run: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -92,7 +92,7 @@ def test_chat_goes_on_after_errors(
     captured = capfd.readouterr()
     assert captured.out == expected + "\n"
     for message in ("broken.png: is not an image", "absent.png: no such file", "needs a file",
-                    "no command /imgae; did you mean 'image'", "context of 1024"):  # fmt: skip
+                    "no command /imgae; did you mean 'image'", "context is 1024 tokens"):  # fmt: skip
         assert message in captured.err
     assert captured.err.count("error: ") == 5
 

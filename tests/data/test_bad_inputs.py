@@ -253,7 +253,7 @@ def test_a_budget_of_skips_that_is_used_up_stops_the_run(
     assert train(recipe_file, tmp_path / "run", *options) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: 2 bad samples in stage 'align', more than the 1 that `data.skip_budget: 0.1` al")
-    assert "The last: sample 'bad' (" in error and re.search(r"messages\.jsonl:[89]\)", error)
+    assert "The last one: sample 'bad' (" in error and re.search(r"messages\.jsonl:[89]\)", error)
 
 
 ALL_BAD = "{data: [{path: bad.jsonl}]}"

@@ -206,9 +206,9 @@ def test_weights_of_the_image_encoder_are_loaded(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"cuts the edges off its pictures \(\d+ x \d+ pixels\).*say `crop_pct: 1`"):
+    with pytest.raises(RecipeError, match=r"crops the edges of its images \(\d+ x \d+ pixels\).*set `crop_pct: 1`"):
         encoder(encoder={"name": "timm", "model": "tf_efficientnet_lite0", "image_size": 64})
-    with pytest.raises(RecipeError, match=r"fill no grid \(y, x\)\. Leave class tokens out"):
+    with pytest.raises(RecipeError, match=r"must fill a grid \(y, x\), but they do not\. Set `class_token: drop`"):
         encoder(encoder=INSIDE | {"class_token": "keep"}, joined=True)
     with pytest.raises(RecipeError, match="an encoder for 'image' is expected"):
         encoder(encoder={"name": "omnivit_encoders.document.encoder:DocumentEncoder", "encoder": INSIDE})
@@ -220,11 +220,11 @@ def test_an_encoder_that_cuts_off_edges_or_gives_no_grid_is_refused() -> None:
         ({"crops": 0}, "`crops` is 0; it must be between 1 and 100"),
         ({"pages": 65}, "`pages` is 65"),
         ({"max_side": 100_000}, "`max_side` is 100000"),
-        ({"crops": 4, "grids": [[1, 1]]}, "exclude each other"),
-        ({"grids": [[1, 2, 3]]}, r"`grids` holds \[1, 2, 3\]"),
-        ({"grids": []}, "`grids` holds nothing"),
-        ({"cropping": "none", "joined": True}, "`cropping` is `none`"),
-        ({"cropping": "none", "global_view": False}, "`cropping` is `none`"),
+        ({"crops": 4, "grids": [[1, 1]]}, "cannot both be set"),
+        ({"grids": [[1, 2, 3]]}, r"`grids` contains \[1, 2, 3\]"),
+        ({"grids": []}, "`grids` contains nothing"),
+        ({"cropping": "none", "joined": True}, "with `cropping: none` only the global view is used"),
+        ({"cropping": "none", "global_view": False}, "with `cropping: none` only the global view is used"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:

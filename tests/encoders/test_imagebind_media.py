@@ -137,9 +137,9 @@ def test_depth_without_a_reading_is_infinitely_far_and_the_near_is_bounded() -> 
 
 
 def test_depth_maps_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no pixel of the depth map has a reading"):
+    with pytest.raises(MediaError, match="all pixels of the depth map are 0 or NaN"):
         prepare.depth(Media("depth", np.zeros((4, 4))), KINECT)
-    with pytest.raises(MediaError, match=r"has the shape \[4, 4, 3\]; a map of one channel"):
+    with pytest.raises(MediaError, match=r"has shape \[4, 4, 3\], but a map of one channel"):
         prepare.depth(Media("depth", np.ones((4, 4, 3))), KINECT)
     picture(20, 20).save(tmp_path / "colours.png")
     with pytest.raises(MediaError, match=r"colours\.png: its pixels have the mode RGB, but one channel"):
@@ -155,7 +155,7 @@ def test_thermal_is_grey_between_0_and_1(tmp_path: Path) -> None:
     np.save(tmp_path / "warm.npy", np.full((240, 300), 0.2))
     torch.testing.assert_close(prepare.thermal(Media("thermal", "warm.npy", str(tmp_path))), found)
     assert torch.equal(prepare.thermal(Media("thermal", np.array(warm))), found)
-    with pytest.raises(MediaError, match=r"floats between 0 and 1; this one goes from 293 to 310"):
+    with pytest.raises(MediaError, match=r"floats between 0 and 1, but its values are from 293 to 310"):
         prepare.thermal(Media("thermal", np.linspace(293, 310, 10000).reshape(100, 100)))
 
 
@@ -165,10 +165,10 @@ def test_motion(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "a.csv", values.T, delimiter=",", header="ax,ay,az,gx,gy,gz", comments="", fmt="%.9g")
     for source in ("a.npy", "a.csv"):
         assert torch.equal(prepare.imu(Media("imu", source, str(tmp_path))), torch.tensor(values))
-    with pytest.raises(MediaError, match=r"has the shape \[6, 1999\]; ImageBind reads \[6, 2000\]"):
+    with pytest.raises(MediaError, match=r"has shape \[6, 1999\], but ImageBind needs \[6, 2000\]"):
         prepare.imu(Media("imu", values[:, 1:]))
     values[3, 7] = np.nan
-    with pytest.raises(MediaError, match="1 of its values are NaN or infinite"):
+    with pytest.raises(MediaError, match="1 values are NaN or infinite"):
         prepare.imu(Media("imu", values))
 
 
@@ -182,5 +182,5 @@ def test_of_a_long_sound_only_the_clips_are_read(tmp_path: Path, monkeypatch: py
 
 def test_sound_that_is_too_short_for_one_spectrum(tmp_path: Path) -> None:
     write_sound(tmp_path / "click.wav", 0.02, 16_000)
-    with pytest.raises(MediaError, match=r"click\.wav: its sound lasts 20 ms; ImageBind's spectra need 25 ms"):
+    with pytest.raises(MediaError, match=r"click\.wav: the audio is 20 ms long, but ImageBind needs at least 25 ms"):
         prepare.sound(Media("audio", "click.wav", str(tmp_path)), clips=3)

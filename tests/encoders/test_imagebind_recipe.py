@@ -77,5 +77,5 @@ def test_check_counts_the_shared_model_and_its_rows(load_recipe: Load, three_med
 
 def test_a_slot_without_a_medium_is_found_before_training(load_recipe: Load, three_media: str) -> None:
     unnamed = SLOTS[0].replace(", media: {noise: audio}", "")
-    with pytest.raises(RecipeError, match=r"slot 'noise' stands for no medium.*`media: \{noise: image\}`"):
+    with pytest.raises(RecipeError, match=r"slot 'noise' is not the name of a medium.*`media: \{noise: image\}`"):
         check(load_recipe(unnamed, *SLOTS[1:], three_media))

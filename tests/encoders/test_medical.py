@@ -198,7 +198,10 @@ def test_construction_on_meta_reads_no_weights() -> None:
     ("options", "reason"),
     [
         ({"inner": {"model": "test_vit"}}, r"encoder: `name` is missing"),
-        ({"inner": {"name": "medical", "encoder": TIMM}}, r"encoder: 'medical' reads 'volume' media; one for 'image'"),
+        (
+            {"inner": {"name": "medical", "encoder": TIMM}},
+            r"'medical' reads 'volume' media, but an encoder for 'image'",
+        ),
         ({"windows": {"CT": "brian"}}, r"window 'brian' is unknown; did you mean 'brain'"),
         ({"planes": ["axiel"]}, r"axiel"),
         ({"bins": 0}, r"`bins` \(0\)"),

@@ -178,7 +178,11 @@ def test_linear_probe_reads_the_encoder() -> None:
     [
         (numbers(1, 2), numbers(3), r"fewer than two different answers \(low\)"),
         (numbers(1, 9), [number(4, "lowe")], r"sample 'n4' \(n.jsonl:1\): the answer 'lowe' .* did you mean 'low'"),
-        (numbers(1, 9), [number(4, "low", ())], r"sample 'n4' .* media of the slots \[\], the first .*\['number'\]"),
+        (
+            numbers(1, 9),
+            [number(4, "low", ())],
+            r"sample 'n4' .* slots \[\], but the first sample .*\['number'\]",
+        ),
         ([number(1, "low", ("nmber",)), *numbers(9)], numbers(2), r"no input slot 'nmber' .* mean 'number'"),
         (numbers(1, 9), [number(None, "low")], r"sample 'nNone' \(n.jsonl:1\): no number"),
     ],

@@ -119,7 +119,7 @@ def test_the_verb_plugins_knows_the_kind(capfd: pytest.CaptureFixture[str]) -> N
     assert "metric length_error\nHow far answers are from the length of their references." in sheet
     assert sheet.endswith("In a recipe:\n\nevaluation:\n  metric: length_error\n") and "weights" not in sheet
     assert cli.main(["plugins", "check", "length_error", "accuracy", "token_f1", "word_error_rate"]) == 0
-    assert capfd.readouterr().out.count("6 rules: 6 kept, 0 broken") == 4
+    assert capfd.readouterr().out.count("7 rules: 7 kept, 0 broken") == 4
 
 
 @pytest.mark.parametrize(("name", "rule"), [("up", "direction"), ("plain", "interval")])

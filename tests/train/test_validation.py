@@ -104,7 +104,7 @@ def test_a_stage_that_ends_early_says_so_and_the_next_does_not_begin(
     recipe = load_recipe()
     with monkeypatch.context() as patched:
         patched.setattr(StageModule, "on_train_batch_end", enough)
-        with pytest.raises(TrainingError, match=r"stages\.align: stopped after 2 of 6 steps(.|\n)*--resume"):
+        with pytest.raises(TrainingError, match=r"stages\.align: training stopped after 2 of 6 steps(.|\n)*--resume"):
             train(recipe, tmp_path / "run")
     assert [p.name for p in (tmp_path / "run/checkpoints").glob("0*")] == ["00-align-step-00000002"]
     _, results = train(recipe, tmp_path / "run", resume=True)
