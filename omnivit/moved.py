@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import FrameType, MappingProxyType, ModuleType
@@ -99,6 +99,8 @@ MOVED = MappingProxyType(
     }
 )
 """Old module -> the module that its names are in now."""
+_MOVED_PLUGINS: dict[str, str] = {}
+"""The same of distributions of plugins, which add theirs."""
 NAMES = MappingProxyType(
     {
         ("omnivit.registry", "encoders"): "omnivit.contracts.registries",
@@ -107,6 +109,10 @@ NAMES = MappingProxyType(
         ("omnivit.registry", "readers"): "omnivit.contracts.registries",
         ("omnivit.registry", "heads"): "omnivit.contracts.registries",
         ("omnivit.registry", "ALL"): "omnivit.contracts.registries",
+        ("omnivit.media.audio", "look"): "omnivit.media.audio",
+        ("omnivit.media.images", "look"): "omnivit.media.images",
+        ("omnivit.media.pages", "look"): "omnivit.media.pages",
+        ("omnivit.train.stages", "train"): "omnivit.run.runner",
         ("omnivit.train.checkpoint", "write_text"): "omnivit.files",
         ("omnivit.train.checkpoint", "fsync"): "omnivit.files",
     }
@@ -122,7 +128,7 @@ def attribute(module: str, name: str) -> Any:
     Raises:
         AttributeError: the module never had such a name.
     """
-    home = NAMES.get((module, name)) or MOVED.get(module)
+    home = NAMES.get((module, name)) or MOVED.get(module) or _MOVED_PLUGINS.get(module)
     if home is None or name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     door, current = importlib.import_module(DOOR), RENAMED.get(name, name)
@@ -172,7 +178,12 @@ class _Finder(MetaPathFinder):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
-        return ModuleSpec(name, _Loader()) if name in MOVED else None
+        return ModuleSpec(name, _Loader()) if name in MOVED or name in _MOVED_PLUGINS else None
+
+
+def add(modules: Mapping[str, str]) -> None:
+    """Let old modules of a distribution of plugins be found, each under the name of the module that replaces it."""
+    _MOVED_PLUGINS.update(modules)
 
 
 def install() -> None:

@@ -1,5 +1,5 @@
 """`pool`: fewer tokens by means of them, or by concatenating neighbours."""
 
-from omnivit_adapters.pool.adapter import PoolAdapter
+from omnivit_adapters.pool.adapter import PoolAdapter, PoolConfig
 
-__all__ = ["PoolAdapter"]
+__all__ = ["PoolAdapter", "PoolConfig"]

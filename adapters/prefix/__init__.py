@@ -1,5 +1,5 @@
 """`prefix`: learned prompts, to which the tokens of the upper layers attend through a gate."""
 
-from omnivit_adapters.prefix.adapter import PrefixAdapter
+from omnivit_adapters.prefix.adapter import PrefixAdapter, PrefixConfig
 
-__all__ = ["PrefixAdapter"]
+__all__ = ["PrefixAdapter", "PrefixConfig"]

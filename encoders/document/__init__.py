@@ -1,5 +1,5 @@
 """`document`: pages (PDF, images of pages) cut into crops, each seen by an image encoder."""
 
-from omnivit_encoders.document.encoder import DocumentEncoder
+from omnivit_encoders.document.encoder import DocumentConfig, DocumentEncoder, DocumentProcessor
 
-__all__ = ["DocumentEncoder"]
+__all__ = ["DocumentConfig", "DocumentEncoder", "DocumentProcessor"]

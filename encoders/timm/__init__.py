@@ -1,5 +1,5 @@
 """`timm`: any backbone of timm as an encoder; its feature map becomes a grid of tokens."""
 
-from omnivit_encoders.timm.encoder import TimmEncoder
+from omnivit_encoders.timm.encoder import TimmConfig, TimmEncoder, TimmProcessor
 
-__all__ = ["TimmEncoder"]
+__all__ = ["TimmConfig", "TimmEncoder", "TimmProcessor"]

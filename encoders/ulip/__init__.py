@@ -1,5 +1,5 @@
 """`ulip`: point clouds through Point-BERT, as ULIP, ULIP-2 and PointLLM trained it."""
 
-from omnivit_encoders.ulip.encoder import UlipEncoder
+from omnivit_encoders.ulip.encoder import UlipConfig, UlipEncoder, UlipProcessor
 
-__all__ = ["UlipEncoder"]
+__all__ = ["UlipConfig", "UlipEncoder", "UlipProcessor"]

@@ -1,5 +1,5 @@
 """`whisper`: the encoder of OpenAI's Whisper (Radford et al., Robust Speech Recognition via Large-Scale Weak"""
 
-from omnivit_encoders.whisper.encoder import WhisperEncoder
+from omnivit_encoders.whisper.encoder import WhisperConfig, WhisperEncoder, WhisperProcessor
 
-__all__ = ["WhisperEncoder"]
+__all__ = ["WhisperConfig", "WhisperEncoder", "WhisperProcessor"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from omnivit import moved
 from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError
@@ -196,3 +197,7 @@ def _as_float(array: np.ndarray[Any, Any]) -> Samples:
     middle, scale = (half if kind == "u" else 0.0), (1.0 if kind == "f" else half)
     scaled: Samples = ((array.astype(np.float64) - middle) / scale).astype(np.float32)
     return scaled
+
+
+def __getattr__(name: str) -> Any:
+    return moved.attribute(__name__, name)  # names that have moved

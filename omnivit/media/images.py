@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from omnivit import moved
 from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
@@ -156,3 +157,7 @@ def _random_box(width: int, height: int, draw: random.Random) -> tuple[int, int,
             left, top = draw.randint(0, width - w), draw.randint(0, height - h)
             return left, top, left + w, top + h
     return 0, 0, width, height
+
+
+def __getattr__(name: str) -> Any:
+    return moved.attribute(__name__, name)  # names that have moved

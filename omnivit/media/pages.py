@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from omnivit import moved
 from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
@@ -297,3 +298,7 @@ def _images_in_memory(media: Media, pages: int) -> list[Image.Image]:
     if not sources:
         raise MediaError(f"{media}: the list is empty and contains no page. Pass at least one image.")
     return [open_image(replace(media, source=source)) for source in sources[: min(pages, MAX_PAGES)]]
+
+
+def __getattr__(name: str) -> Any:
+    return moved.attribute(__name__, name)  # names that have moved

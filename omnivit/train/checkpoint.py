@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from omnivit import moved
 from omnivit.errors import CheckpointError
 from omnivit.files import PARTIAL, appearing, fsync
 from omnivit.train import manifest
@@ -310,3 +311,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: 
         if keys:
             state[index] = {key.rsplit("::", 1)[1]: tensors[key] for key in keys}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def __getattr__(name: str) -> Any:
+    return moved.attribute(__name__, name)  # names that have moved

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback
 
+from omnivit import moved
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData, StagePlan, open_mixture
 from omnivit.data.prepare import Preparer
@@ -189,3 +191,7 @@ def rows_of(preparer: Preparer, mixture: Mixture) -> float:
         if spans:  # the count is a guess without parsing: a text may contain `<image>`
             return float(spans[0].length)
     return 0.0
+
+
+def __getattr__(name: str) -> Any:
+    return moved.attribute(__name__, name)  # names that have moved

@@ -35,12 +35,15 @@ def test_a_caller_is_warned_once_with_his_file_and_line(tmp_path: Path) -> None:
     script = tmp_path / "old.py"
     script.write_text(
         "for _ in range(3):\n    from omnivit.model.encoder import Encoder\nfrom omnivit.registry import encoders\n"
-        "from omnivit.media.video import read_frames\n"
+        "from omnivit.media.video import read_frames\nfrom omnivit.media.pages import look\n"
+        "from omnivit.train.stages import train\nfrom omnivit_encoders.document_native import DocumentNativeEncoder\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     lines = re.findall(rf"{re.escape(str(script))}:(\d+): ContractWarning", done.stderr)
-    assert lines == ["2", "3", "4"]
+    assert lines == ["2", "3", "4", "5", "6", "7"]
     assert "from omnivit.contracts.registries import encoders" in done.stderr
+    assert "from omnivit.media.pages import facts_of" in done.stderr
+    assert "from omnivit_encoders.document.native import DocumentNativeEncoder" in done.stderr
 
 
 def test_a_name_that_never_was_is_an_ordinary_import_error() -> None:
