@@ -118,6 +118,7 @@ NAMES = MappingProxyType(
     }
 )
 """(module that stays, name that moved out of it) -> the module that the name is in now."""
+_MISSING = object()
 RENAMED = MappingProxyType({"Surgery": "Patching", "look": "facts_of"})
 """Old name -> new name, of what an old module exported."""
 
@@ -132,12 +133,12 @@ def attribute(module: str, name: str) -> Any:
     if home is None or name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     door, current = importlib.import_module(DOOR), RENAMED.get(name, name)
-    exported = door.HOME.get(current) is not None
-    try:
-        value = getattr(door if exported else importlib.import_module(home), current)
-    except AttributeError:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}; its names are in {home} now") from None
-    _warn(module, name, f"from {DOOR if exported else home} import {current}")
+    exported = getattr(door, current, _MISSING)
+    # The module comes first: the door may export a name of another module that is spelt alike.
+    value = getattr(importlib.import_module(home), current, exported)
+    if value is _MISSING:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}; its names are in {home} now")
+    _warn(module, name, f"from {DOOR if exported is value else home} import {current}")
     return value
 
 

@@ -11,6 +11,7 @@ from omnivit.errors import RecipeError
 from omnivit.processes import end_with_announced_parent
 from omnivit.recipe import Recipe
 from omnivit.run.trust import add_trust_argument
+from omnivit.train.leader import is_leader
 from omnivit.train.signals import signals
 
 RUN_DIR = "OMNIVIT_RUN_DIR"
@@ -56,7 +57,7 @@ def _resume(args: argparse.Namespace) -> int:
     recipe = folder.reopen(args.resume, args.trust)
     line = run_precision.resumed_line(args.resume, recipe)
     with _held(args.resume):
-        if folder.is_leader():
+        if is_leader():
             print(line, flush=True)
         _train(recipe, args.resume, resume=True, allow_changes=args.allow_changes)
     return 0
@@ -73,11 +74,11 @@ def _begin(args: argparse.Namespace) -> int:
     if args.allow_changes:
         raise RecipeError("--allow-changes works only with --resume: omnivit train --resume RUN --allow-changes.")
     recipe, path = load(args.recipe, args.overrides), _run_dir(args)
-    if folder.is_leader():
+    if is_leader():
         folder.check_free(path, args.overwrite)
     with _held(path):
         settled = run_precision.settled_for(path, with_current_options(recipe))
-        if folder.is_leader():
+        if is_leader():
             folder.create(path, settled.recipe, args.overwrite)
             settled.record(path)
             print(settled.line, flush=True)
@@ -92,7 +93,7 @@ def _run_dir(args: argparse.Namespace) -> Path:
     if args.run_dir is not None or args.overwrite:
         return Path(args.run_dir or Path("runs") / args.recipe.stem)
     preferred = Path("runs") / Path(args.recipe).stem
-    if not folder.is_leader():
+    if not is_leader():
         return Path(os.environ.get(RUN_DIR, preferred))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return preferred
@@ -104,9 +105,9 @@ def _run_dir(args: argparse.Namespace) -> Path:
 
 def _held(path: Path) -> AbstractContextManager[None]:
     """The lock on a run folder; the first of several ranks holds it for all."""
-    from omnivit.run import folder, lock
+    from omnivit.run import lock
 
-    return lock.hold(path) if folder.is_leader() else nullcontext()
+    return lock.hold(path) if is_leader() else nullcontext()
 
 
 def _train(recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False) -> None:

@@ -72,13 +72,7 @@ def generate_anew(
     Raises:
         RecipeError: there is more than one beam, or an option that only generation with a cache has.
     """
-    if num_beams != 1:
-        raise RecipeError(f"{type(llm).__name__} has no beam search: `num_beams` is {num_beams}. Available: 1.")
-    if unknown := sorted(sampling.keys() - SAMPLING):
-        raise RecipeError(
-            f"{type(llm).__name__} generates without a cache, and has no option {unknown[0]!r} for that; "
-            f"{suggest(unknown[0], SAMPLING)}"
-        )
+    _check_options(type(llm).__name__, num_beams, sampling)
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()
     for _ in range(max_new_tokens):
@@ -101,6 +95,17 @@ def generate_anew(
     if streamer is not None:
         streamer.end()
     return new
+
+
+def _check_options(llm: str, num_beams: int, sampling: Collection[str]) -> None:
+    """Refuse beams and options that generation without a cache does not have; `llm` is the name of the class."""
+    if num_beams != 1:
+        raise RecipeError(f"{llm} has no beam search: `num_beams` is {num_beams}. Available: 1.")
+    if unknown := sorted(set(sampling) - SAMPLING):
+        raise RecipeError(
+            f"{llm} generates without a cache, and has no option {unknown[0]!r} for that; "
+            f"{suggest(unknown[0], SAMPLING)}"
+        )
 
 
 def _chosen(

@@ -25,7 +25,6 @@ from omnivit.run import provenance
 from omnivit.run.provenance import PROVENANCE, plugins
 from omnivit.run.trust import require as require_trust
 from omnivit.train.checkpoint import CHECKPOINTS
-from omnivit.train.leader import is_leader as is_leader
 
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",

@@ -28,6 +28,7 @@ from omnivit.model.precision import (
 )
 from omnivit.recipe import Recipe, load
 from omnivit.run import folder
+from omnivit.train.leader import is_leader
 
 RECORD = "precision.json"
 DEFAULT = "32-true"
@@ -78,7 +79,7 @@ def settled_for(path: Path, recipe: Recipe) -> Settled:
     Raises:
         RecipeError: the accelerator is not there, or rank zero wrote nothing that fits.
     """
-    if folder.is_leader() or not open_places(recipe):
+    if is_leader() or not open_places(recipe):
         return settled_here(recipe)
     waited = time.monotonic() + _WAIT
     while time.monotonic() < waited:

@@ -17,6 +17,7 @@ from omnivit.run.assistant import Assistant
 from omnivit.run.report import write_report
 from omnivit.run.runner import train
 from omnivit.run.scores import console_table
+from omnivit.train.leader import is_leader
 from omnivit.train.signals import signals
 
 
@@ -24,7 +25,7 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
     """Run the stages, evaluate on rank zero, write report.md, report.json and loss.png."""
     run, results = train(recipe, path, resume, allow_changes)
     signals.all_trained()
-    if not folder.is_leader():
+    if not is_leader():
         return
     recipe = run.recipe
     scores = {}

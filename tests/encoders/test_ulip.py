@@ -396,5 +396,4 @@ def test_is_registered_and_inspects(tmp_path: Path) -> None:
 
 
 def test_normalised_does_not_overflow() -> None:
-    found = normalised(np.array([[-1e18, 0, 0], [1e18, 0, 0]], dtype=np.float32))
-    assert found.tolist() == [[-1, 0, 0], [1, 0, 0]]
+    assert normalised(np.array([[-1e18, 0, 0], [1e18, 0, 0]], dtype=np.float32)).tolist() == [[-1, 0, 0], [1, 0, 0]]

@@ -53,6 +53,15 @@ def test_a_name_that_never_was_is_an_ordinary_import_error() -> None:
         importlib.import_module("omnivit.model.decoder")
 
 
+def test_a_name_that_another_module_exports_too_is_that_of_its_own_module() -> None:
+    """`omnivit.plugin` has an `explained` and a `resolve`, of other modules."""
+    for module, name in (("omnivit.train.folder", "explained"), ("omnivit.recipe_resolve", "resolve")):
+        home = moved.MOVED[module]
+        with pytest.warns(ContractWarning, match=rf"from {re.escape(home)} import {name}\b"):
+            value = getattr(importlib.import_module(module), name)
+        assert value is getattr(importlib.import_module(home), name) is not getattr(plugin, name)
+
+
 def test_every_target_is_there() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
