@@ -11,19 +11,17 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from PIL import Image
+from omnivit_encoders.clip.config import ClipConfig
+from omnivit_encoders.clip.processor import ClipProcessor, image_processor, pair
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPImageProcessor
 
-from omnivit.contracts.options import require_within
 from omnivit.media.images import facts_of
 from omnivit.model.activations import NAMES, beside
-from omnivit.model.hf_tower import Dtype, Tower, all_tokens, patch_grid, require_one_source
+from omnivit.model.hf_tower import Tower, all_tokens, patch_grid
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
     Card,
@@ -35,69 +33,12 @@ from omnivit.plugin import (
     RecipeError,
     explained,
     locate,
-    open_image,
-    processor_fingerprint,
     require_weights,
     synthetic,
     torch_dtype,
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class ClipConfig:
-    """Options of `clip`. Either `path` or `config`."""
-
-    path: str | None = None
-    """Pretrained weights: a hub id or folder of a vision model, or of a full CLIP or SigLIP, whose vision tower is
-    taken."""
-    config: dict[str, Any] | None = None
-    """Random weights instead of `path`: a transformers config with its `model_type`, such as {model_type:
-    clip_vision_model}."""
-    layer: int = -2
-    """Hidden state that is returned: -1 after the last layer, -2 after the one before, 3 after the third; without the
-    final norm."""
-    class_token: Literal["drop", "keep", "only"] = "drop"
-    """The class token before the patches: `drop` removes it, `keep` returns it as the first token, `only` returns it
-    alone. Register tokens are always removed."""
-    image_size: int | None = None
-    """Image size in pixels; default: the checkpoint's. For another size, position embeddings are interpolated."""
-    dtype: Dtype = "float32"
-    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
-
-    def __post_init__(self) -> None:
-        require_one_source(self.path, self.config, "clip_vision_model")
-        require_within(self, 1, None, "image_size")
-
-
-@dataclass(frozen=True)
-class ClipProcessor:
-    """One image -> `pixels` [3, H, W], by the checkpoint's image processor; picklable, no weights."""
-
-    process: Any
-    """A transformers image processor."""
-    rows: int
-    patches: tuple[int, int] | None
-    """The grid (y, x) that the tokens fill; None if a class token is among them."""
-
-    def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one image. Raises MediaError."""
-        return {"pixels": _pixels(self.process, open_image(media))}
-
-    def length(self, item: Mapping[str, Tensor]) -> int:
-        """Tokens of an image: the same for all."""
-        del item
-        return self.rows
-
-    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int] | None:
-        """The grid of patches: the same for all."""
-        del item
-        return self.patches
-
-    def fingerprint(self) -> str:
-        """Changes with the processor's settings. 16 hex digits."""
-        return processor_fingerprint(self.process, self.rows)
 
 
 class ClipEncoder(Encoder):
@@ -120,12 +61,12 @@ class ClipEncoder(Encoder):
         self._source = Tower("clip", config.path, config.config, config.dtype)
         self._settings = self._source.up_to_layer(_vision_config(self._source), config.layer)
         require_weights(config.path)
-        self._process, height, width = _image_processor(config, self._source, self._settings)
+        self._process, height, width = image_processor(config, self._source, self._settings)
         with sketching():
             tower = self._source.build(self._settings)
             with explained(f"clip encoder: {type(tower).__name__} does not accept images of {height} x {width} pixels"):
                 output = self._run(tower, torch.empty(1, 3, height, width))
-        y_patch, x_patch = _pair(self._settings.patch_size)
+        y_patch, x_patch = pair(self._settings.patch_size)
         self.patches = height // y_patch, width // x_patch
         self.prefix = self._count_prefix(output.shape[1])
         self.unused = unused(tower, output)
@@ -178,7 +119,7 @@ class ClipEncoder(Encoder):
 
     def _run(self, tower: Any, pixels: Tensor) -> Tensor:
         """All tokens of the last layer that is left, before any final norm: [M, prefix + y * x, D]."""
-        usual = _pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]
+        usual = pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]
         options = {"interpolate_pos_encoding": True} if tuple(usual) != tuple(pixels.shape[2:]) else {}
         accepted = inspect.signature(tower.forward).parameters
         options = {key: value for key, value in options.items() if key in accepted}
@@ -224,43 +165,3 @@ def _vision_config(source: Tower) -> Any:
     if not hasattr(settings, "num_hidden_layers"):
         raise RecipeError(f"clip encoder: {settings.model_type!r} is not a vision transformer. Use the `timm` encoder.")
     return settings
-
-
-def _image_processor(config: ClipConfig, source: Tower, settings: Any) -> tuple[Any, int, int]:
-    """The image processor, and the height and width of its output for any image."""
-    if config.path is None:
-        side = config.image_size or max(_pair(settings.image_size))
-        process: Any = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    else:
-        process = source.preprocessor(AutoImageProcessor)
-        if config.image_size is not None:
-            process = _resized(process, config.image_size)
-    shapes = {tuple(_pixels(process, Image.new("RGB", size)).shape[1:]) for size in ((60, 45), (45, 60))}
-    if len(shapes) > 1:
-        raise RecipeError(
-            f"clip encoder: the image processor {type(process).__name__} returns images of different sizes, but `clip` "
-            f"needs a fixed size. Set `image_size`, or use a checkpoint whose processor crops or resizes to one size."
-        )
-    height, width = shapes.pop()
-    return process, height, width
-
-
-def _resized(process: Any, side: int) -> Any:
-    """The processor for another size; the share that it crops stays the same."""
-    settings = process.to_dict()
-    crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
-    scale = side / crop["height"] if crop else 1.0
-    size = {key: round(value * scale) if crop else side for key, value in settings["size"].items() if value}
-    if not crop:
-        size = {"height": side, "width": side}
-    change = {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {})
-    return type(process).from_dict(settings | change)
-
-
-def _pixels(process: Any, image: Image.Image) -> Tensor:
-    pixels: Tensor = process(images=image, return_tensors="pt")["pixel_values"][0]
-    return pixels
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (int(size), int(size))

@@ -1,0 +1,35 @@
+"""The options of `clip`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omnivit.contracts.options import require_within
+from omnivit.model.hf_tower import Dtype, require_one_source
+
+
+@dataclass
+class ClipConfig:
+    """Options of `clip`. Either `path` or `config`."""
+
+    path: str | None = None
+    """Pretrained weights: a hub id or folder of a vision model, or of a full CLIP or SigLIP, whose vision tower is
+    taken."""
+    config: dict[str, Any] | None = None
+    """Random weights instead of `path`: a transformers config with its `model_type`, such as {model_type:
+    clip_vision_model}."""
+    layer: int = -2
+    """Hidden state that is returned: -1 after the last layer, -2 after the one before, 3 after the third; without the
+    final norm."""
+    class_token: Literal["drop", "keep", "only"] = "drop"
+    """The class token before the patches: `drop` removes it, `keep` returns it as the first token, `only` returns it
+    alone. Register tokens are always removed."""
+    image_size: int | None = None
+    """Image size in pixels; default: the checkpoint's. For another size, position embeddings are interpolated."""
+    dtype: Dtype = "float32"
+    """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
+
+    def __post_init__(self) -> None:
+        require_one_source(self.path, self.config, "clip_vision_model")
+        require_within(self, 1, None, "image_size")
