@@ -58,6 +58,7 @@ def as_record(diagnosis: Diagnosis) -> dict[str, Any]:
         "plugins": [plugin_record(listing) for listing in diagnosis.plugins],
         "working": as_object(diagnosis.working),
         "cache": as_object(diagnosis.cache),
+        "hub": None if diagnosis.hub is None else as_object(diagnosis.hub),
         "problems": diagnosis.problems,
     }
 
@@ -81,6 +82,8 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"disk: {size(diagnosis.working.free)} free for the working folder {diagnosis.working.path}"
     used = f"{size(diagnosis.cache.used)} used" if diagnosis.cache.used else "empty"
     yield f"cache: {diagnosis.cache.path}, {used}, {size(diagnosis.cache.free)} free"
+    if diagnosis.hub is not None:
+        yield f"hub: {diagnosis.hub.path} (OMNIVIT_HUB) is asked first, {size(diagnosis.hub.used or 0)} of models"
     yield ""
     yield plugin_table(diagnosis.plugins, colour=colour)
     yield ""

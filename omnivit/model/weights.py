@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omnivit.errors import PluginError, RecipeError, suggest
 from omnivit.files import appearing, cache_dir
-from omnivit.model.hub import on_hand
+from omnivit.model.hub import HUB_VARIABLE, file_on_hand, hub_folder, in_hub_folder, on_hand, say_local
 from omnivit.model.pretrained import REMOTE_CODE
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 PACKAGE = "pkg:"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`name` or `organisation/name` on the Hugging Face hub."""
+HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(\w[\w.-]*(?:/\w[\w.-]*)*)")
+"""`organisation/name/FILE`, a file of weights of a model there."""
 STATE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts put the weights of a checkpoint."""
@@ -36,13 +38,17 @@ def locate(path: str) -> Path | str:
     """Find what a recipe's `path` names: a local file or folder (a Path), or a hub id (the text itself, or the folder
     of its cached copy where the hub does not answer).
 
-    `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported.
+    `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported. A path that has the
+    form of a hub id is looked up in the folder that the variable OMNIVIT_HUB names, before anywhere else.
+    `organisation/name/FILE.bin` is a file of weights of a model on the hub, which is fetched alone.
 
     Raises:
         RecipeError: nothing is there, the hub cannot be asked, or the path leads out of the package.
         PluginError: the package is not installed.
     """
     place = _named(path)
+    if isinstance(place, str) and (file := HUB_FILE.fullmatch(place)):
+        return file_on_hand(file[1], file[2])
     return on_hand(place) if isinstance(place, str) else place
 
 
@@ -51,14 +57,22 @@ def _named(path: str) -> Path | str:
     if path.startswith(PACKAGE):
         return _in_package(path)
     local = Path(path).expanduser()
+    weights = local.suffix in (*STATE_SUFFIXES, ".gguf")
+    remote = (HUB_FILE if weights else HUB_ID).fullmatch(path) is not None
+    if remote and (place := in_hub_folder(path)):
+        return place
     if local.exists():
+        if remote and "/" in path:
+            say_local(path, local.absolute())
         return local
-    if HUB_ID.fullmatch(path) and local.suffix not in (*STATE_SUFFIXES, ".gguf"):
+    if remote:
         return path
+    folder = hub_folder()
+    beside = f", or in {HUB_VARIABLE}={folder}" if folder else ""
     raise RecipeError(
-        f"path {path!r}: there is no such file or folder (from {Path.cwd()}), and it does not have the form of a hub "
-        f"id. Available: a local path, `organisation/name` on the Hugging Face hub, or `pkg:NAME/FILE` for a file in "
-        f"an installed package."
+        f"path {path!r}: there is no such file or folder (from {Path.cwd()}{beside}), and it does not have the form of a "
+        f"hub id. Available: a local path, `organisation/name` on the Hugging Face hub, `organisation/name/FILE` for a "
+        f"file of weights there, or `pkg:NAME/FILE` for a file in an installed package."
     )
 
 

@@ -6,7 +6,7 @@ version (`whisper@1` over `whisper`), or the same name from a given distribution
 
 The patterns of a stage's `train` are tried in their order, so the order of two merged sets would be a guess. Therefore
 `train={...}` on the command line replaces them all, and `train.PATTERN=LR` puts a new pattern before the others, so
-that it wins.
+that it wins. In every other place, `*` stands for all items of a list or all keys of a block: `stages.*.steps=2`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -26,6 +26,8 @@ from omnivit.recipe.yaml_tree import MAX_DEPTH, Node, absolute, full, parse, rea
 from omnivit.registry.names import same_plugin
 
 COMMAND_LINE = "command line"
+EVERY = "*"
+"""In the path of an override: all items of a list, or all keys of a block."""
 _PLUGIN_BLOCKS = re.compile(r"model\.(llm|heads\.[^.\[]+|inputs\.[^.\[]+(\[\d+\])?\.(encoder|adapter)(\..+)?)")
 """Encoders and adapters inside others' options, too."""
 _ROOT = ("data", "root")
@@ -156,11 +158,11 @@ def override(tree: Node, assignments: Sequence[str]) -> Node:
             raise RecipeError(f"{COMMAND_LINE}: '{assignment}' is not of the form key=value, e.g. stages.0.epochs=2.")
         pairs.append((path.strip(), parse(text, f"{COMMAND_LINE}: {path.strip()}", Path.cwd(), numbered=False)))
     for path, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
-        keys = _keys(tree, path)
         placed = _placed(value or Node(None, COMMAND_LINE))
-        tree = put(tree, keys, placed)
-        if keys in (_ROOT, _ROOT[:1]):
-            tree = _anchor_root(tree, Path.cwd())
+        for keys in list(_keys(tree, path)):
+            tree = put(tree, keys, placed)
+            if keys in (_ROOT, _ROOT[:1]):
+                tree = _anchor_root(tree, Path.cwd())
     return tree
 
 
@@ -199,29 +201,54 @@ def _placed(node: Node) -> Node:
     return dataclasses.replace(node, value=value, place=COMMAND_LINE)
 
 
-def _keys(tree: Node, path: str) -> Keys:
-    """The keys of a dotted path: list items by index or by their `name`; a glob of `train` is one key."""
-    keys: Keys = ()
-    rest, annotation, node = path, Any if path.startswith(".") else Recipe, tree
-    while rest:
-        kind, inner = _inside(annotation, node)
-        if kind == "leaves":  # the keys of such a mapping contain dots themselves: stages.align.train.adapters.*
-            return (*keys, rest)
-        match = re.match(r"\[?([^.\[\]]+)\]?(?:\.|(?=\[)|$)", rest)
-        if match is None or len(keys) >= MAX_DEPTH:
-            raise RecipeError(
-                f"{COMMAND_LINE}: '{path}' is not a key. Write it with dots, e.g. stages.align.batch_size."
-            )
-        key: str | int = match[1]
-        rest = rest[match.end() :]
-        where = Where(keys, {(): COMMAND_LINE})
-        if kind == "list" or isinstance(node.value, list):
-            key = _index(node, str(key), where)
-        elif kind == "blocks" and rest:
-            _refuse_new(node, str(key), where)
-        keys, annotation = (*keys, key), inner.get(key, Any) if isinstance(inner, dict) else inner
-        node = get(node, (key,)) or Node(None, COMMAND_LINE)
-    return keys
+def _keys(tree: Node, path: str) -> Iterator[Keys]:
+    """The keys of a dotted path: list items by index or by their `name`; a glob of `train` is one key.
+
+    There are several where the path contains `*`."""
+    yield from _keys_from((), path, Any if path.startswith(".") else Recipe, tree, path)
+
+
+def _keys_from(keys: Keys, rest: str, annotation: Any, node: Node, path: str) -> Iterator[Keys]:
+    """`keys`, which lead to `node`, continued by each that `rest` of the path stands for."""
+    if not rest:
+        yield keys
+        return
+    kind, inner = _inside(annotation, node)
+    if kind == "leaves":  # the keys of such a mapping contain dots themselves: stages.align.train.adapters.*
+        yield (*keys, rest)
+        return
+    match = re.match(r"\[?([^.\[\]]+)\]?(?:\.|(?=\[)|$)", rest)
+    if match is None or len(keys) >= MAX_DEPTH:
+        raise RecipeError(f"{COMMAND_LINE}: '{path}' is not a key. Write it with dots, e.g. stages.align.batch_size.")
+    name, rest = match[1], rest[match.end() :]
+    where = Where(keys, {(): COMMAND_LINE})
+    names: list[str | int] = [name]
+    if name == EVERY:
+        names = _every(node, where, path)
+    elif kind == "list" or isinstance(node.value, list):
+        names = [_index(node, name, where)]
+    elif kind == "blocks" and rest:
+        _refuse_new(node, name, where)
+    for key in names:
+        child = get(node, (key,)) or Node(None, COMMAND_LINE)
+        further = inner.get(key, Any) if isinstance(inner, dict) else inner
+        yield from _keys_from((*keys, key), rest, further, child, path)
+
+
+def _every(node: Node, where: Where, path: str) -> list[str | int]:
+    """What `*` stands for at `node`: the indices of a list, or the keys of a block."""
+    names = list(node.children())
+    if not names:
+        content = (
+            "is empty"
+            if isinstance(node.value, (list, dict))
+            else "is not set"
+            if node.value is None
+            else "is one value"
+        )
+        place = where.path or "the recipe"
+        raise RecipeError(f"{COMMAND_LINE}: `*` in '{path}' stands for nothing, because {place} {content}.")
+    return names
 
 
 def _inside(annotation: Any, node: Node) -> tuple[str, Any]:

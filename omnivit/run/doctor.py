@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from omnivit import __version__
 from omnivit.contracts.registries import ALL
+from omnivit.errors import OmniVitError
 from omnivit.files import cache_dir
 from omnivit.registry import Listing, damaged, versions
 
@@ -61,6 +62,8 @@ class Diagnosis:
     plugins: list[Listing]
     working: Folder
     cache: Folder
+    hub: Folder | None
+    """The folder that stands for the Hugging Face hub, if OMNIVIT_HUB names one."""
     problems: list[str] = field(default_factory=list)
     """What should be fixed, each with what to do. A plugin whose extra is not installed is not a problem."""
 
@@ -84,7 +87,7 @@ def diagnose() -> Diagnosis:
             )
     system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores"
     return Diagnosis(__version__, sys.version.split()[0], system, libraries, devices, rates, plugins, working, cache,
-                     problems)  # fmt: skip
+                     _hub(problems), problems)  # fmt: skip
 
 
 def size(count: float) -> str:
@@ -112,6 +115,18 @@ def _devices(problems: list[str]) -> tuple[list[Device], list[Rates]]:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         problems.append(f"torch does not work: {reason}. Install it again: pip install --force-reinstall torch")
         return [], []
+
+
+def _hub(problems: list[str]) -> Folder | None:
+    """The folder that stands for the hub; a variable that names none is a problem."""
+    from omnivit.model.hub import hub_folder
+
+    try:
+        folder = hub_folder()
+    except OmniVitError as error:
+        problems.append(str(error))
+        return None
+    return None if folder is None else _folder(folder, count=True)
 
 
 def _memory() -> int | None:

@@ -74,3 +74,37 @@ def test_a_hub_that_answers_is_left_to_its_client(monkeypatch: pytest.MonkeyPatc
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What OMNIVIT_HUB holds comes before folders here and the hub; what it lacks is looked for as before."""
+    folder = tmp_path / "tiny"
+    for place in (folder / "organisation" / "model", folder / "gpt2", tmp_path / "organisation" / "model"):
+        place.mkdir(parents=True)
+    file = folder / "organisation" / "model" / "projector.bin"
+    file.touch()
+    monkeypatch.setenv(hub.HUB_VARIABLE, str(folder))
+    monkeypatch.setattr(hub, "unreachable", lambda _: pytest.fail("the hub is asked"))
+    assert locate("organisation/model") == hub.on_hand("organisation/model") == folder / "organisation" / "model"
+    assert locate("gpt2") == folder / "gpt2" and locate("organisation/model/projector.bin") == file
+    assert locate("./organisation/model") == Path("organisation/model")
+    monkeypatch.setattr(hub, "unreachable", lambda _: "nothing answers")
+    for absent in ("organisation/absent", "organisation/model/absent.bin"):
+        with pytest.raises(RecipeError, match=rf"'{absent}' is not a file.*it is not in OMNIVIT_HUB={folder}, the hub"):
+            locate(absent)
+    with pytest.raises(RecipeError, match=rf"or in OMNIVIT_HUB={folder}\), and it does not have the form"):
+        locate("no hub id")
+    monkeypatch.setenv(hub.HUB_VARIABLE, "absent")
+    with pytest.raises(RecipeError, match="OMNIVIT_HUB is 'absent', but there is no such folder"):
+        locate("gpt2")
+
+
+def test_a_local_folder_in_the_form_of_an_id_is_used_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "organisation" / "local"
+    place.mkdir(parents=True)
+    assert locate("organisation/local") == Path("organisation/local")
+    assert f"'organisation/local': {place} is used, not the model of this name on the hub" in caplog.text
+    caplog.clear()
+    assert locate(str(place)) == place and not caplog.text

@@ -149,6 +149,18 @@ def test_a_stage_is_named_by_index_or_name(key: str) -> None:
     assert [stage.batch_size for stage in recipe.stages] == [64, 16]
 
 
+def test_a_star_stands_for_all_items_and_keys() -> None:
+    """Of lists and blocks alike, several in a path; in `train` it is what it always was, a part of a pattern."""
+    path = write(TINY + "data: {root: x}\n")
+    both = load(
+        path, ["stages.*.steps=2", "stages[*].data.*.limit=3", "model.inputs.*.encoder.grid=5", "stages.*.train.x.*=1"]
+    )
+    assert [(stage.steps, stage.data[0].limit, next(iter(stage.train))) for stage in both.stages] == [(2, 3, "x.*")] * 2
+    assert both.model.inputs["image"].encoder["grid"] == 5
+    last = load(path, ["stages.*.steps=2", "stages.align.steps=3"])
+    assert [stage.steps for stage in last.stages] == [3, 2]
+
+
 def test_values_are_yaml() -> None:
     recipe = load(
         write(TINY),
@@ -221,6 +233,18 @@ def test_the_last_override_wins() -> None:
         ("a..b=1", "command line: 'a..b' is not a key. Write it with dots"),
         ("seed=[1", "command line: seed, column 1: this is not YAML: "),
         ("seed=!!python/name:os.system x", "command line: seed: the tag !!python/name:os.system is not allowed"),
+        (
+            "stages.*.steps.*=2",
+            "command line: `*` in 'stages.*.steps.*' stands for nothing, because stages[0].steps is not",
+        ),
+        (
+            "model.heads.*.x=1",
+            "command line: `*` in 'model.heads.*.x' stands for nothing, because model.heads is not set.",
+        ),
+        (
+            "model.llm.name.*=1",
+            "command line: `*` in 'model.llm.name.*' stands for nothing, because model.llm.name is one",
+        ),
         ("trainer" + ".a" * 40 + "=1", "command line: 'trainer.a.a"),
     ],
 )

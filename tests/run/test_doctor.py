@@ -61,6 +61,18 @@ def test_what_is_wrong_is_told_with_its_remedy(
     assert "has only 1 GB free. Free some space, or move the folder." in told
 
 
+def test_the_folder_that_stands_for_the_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert diagnose().hub is None
+    (tmp_path / "weights").write_bytes(bytes(2000))
+    monkeypatch.setenv("OMNIVIT_HUB", str(tmp_path))
+    main(["doctor"])
+    assert f"hub: {tmp_path} (OMNIVIT_HUB) is asked first, 2 kB of models" in capsys.readouterr().out
+    monkeypatch.setenv("OMNIVIT_HUB", str(tmp_path / "absent"))
+    assert "there is no such folder" in diagnose().problems[-1]
+
+
 def test_a_cache_that_does_not_exist_yet_is_empty(cache: Path) -> None:
     found = diagnose()
     assert not cache.exists() and found.cache.used == 0 and found.cache.free > 0
