@@ -71,8 +71,8 @@ def _named(path: str) -> Path | str:
     beside = f", or in {HUB_VARIABLE}={folder}" if folder else ""
     raise RecipeError(
         f"path {path!r}: there is no such file or folder (from {Path.cwd()}{beside}), and it does not have the form of "
-        f"a hub id. Available: a local path, `organisation/name` on the Hugging Face hub, `organisation/name/FILE` for a "
-        f"file of weights there, or `pkg:NAME/FILE` for a file in an installed package."
+        f"a hub id. Available: a local path, `organisation/name` on the Hugging Face hub, `organisation/name/FILE` for "
+        f"a file of weights there, or `pkg:NAME/FILE` for a file in an installed package."
     )
 
 
