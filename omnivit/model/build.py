@@ -93,6 +93,10 @@ class ModelBlueprint:
             PluginError, RecipeError: with the place.
         """
         recipe = with_current_options(recipe)
+        merging = [stage.name for stage in recipe.stages if stage.merge_lora]
+        if recipe.init_from or merging:
+            what = "init_from" if recipe.init_from else f"stages.{merging[0]}.merge_lora"
+            raise RecipeError(f"{recipe.where(what)}: this version reads the key, but cannot do it yet.")
         known: dict[str, Blueprint] = {}
         for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
             for name in names:

@@ -26,11 +26,13 @@ from pathlib import Path
 
 from omnivit.errors import RecipeError
 from omnivit.recipe.convert import Where, convert
+from omnivit.recipe.identity import content
 from omnivit.recipe.schema import (
     LM,
     Data,
     DataSource,
     Evaluation,
+    InitFrom,
     Keep,
     Model,
     Recipe,
@@ -45,6 +47,7 @@ __all__ = [
     "Data",
     "DataSource",
     "Evaluation",
+    "InitFrom",
     "Keep",
     "Model",
     "Recipe",
@@ -98,5 +101,5 @@ def to_yaml(recipe: Recipe) -> str:
 
 def fingerprint(recipe: Recipe) -> str:
     """16 hexadecimal digits that change with every value of the recipe, but not with the file that it was read from."""
-    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True, default=repr)
+    text = json.dumps(content(recipe), sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import get_args
 
 from omnivit.recipe.convert import Where, near
 from omnivit.recipe.interval import read_interval
-from omnivit.recipe.schema import LM, Condition, DataSource, Evaluation, Recipe, Stage
+from omnivit.recipe.schema import LM, Condition, DataSource, Evaluation, InitFrom, Recipe, Stage
 
 VALIDATION_LOSS = "validation_loss"
 TAKEN = frozenset(
@@ -26,6 +26,8 @@ def problems(recipe: Recipe) -> Problems:
     """One line for each problem, with its place."""
     root = recipe.where("")
     yield from _model(recipe, root / "model")
+    for i, source in enumerate(recipe.init_from):
+        yield from _init_from(source, root / "init_from" / i)
     names: dict[str, Where] = {}
     for i, stage in enumerate(recipe.stages):
         where = root / "stages" / i
@@ -82,6 +84,20 @@ def _stage(stage: Stage, where: Where) -> Problems:
         yield f"{where / 'losses'}: no loss has a weight above 0. Example: losses: {{lm: 1.0}}."
     if stage.validation is not None:
         yield from _sources(stage.validation.data, where / "validation" / "data")
+
+
+def _init_from(source: InitFrom, where: Where) -> Problems:
+    kinds = {"run": source.run, "file": source.file, "lora": source.lora}
+    given = [kind for kind, place in kinds.items() if place is not None]
+    if len(given) != 1:
+        yield f"{where}: expected exactly one of run, file and lora; given: {', '.join(given) or 'none'}."
+        return
+    if not kinds[given[0]]:
+        yield f"{where / given[0]}: is empty."
+    if source.checkpoint is not None and given != ["run"]:
+        yield f"{where / 'checkpoint'}: only a `run` has checkpoints. Remove it."
+    if source.merge and given == ["file"]:
+        yield f"{where / 'merge'}: only the LoRA of a `run` or `lora` can be merged. Remove it."
 
 
 def _evaluation(evaluation: Evaluation, where: Where) -> Problems:

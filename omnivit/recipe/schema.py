@@ -35,9 +35,11 @@ class Slot:
 
     encoder: dict[str, Any]
     """`name` of a registered encoder (`NAME`, `NAME@VERSION`, `DISTRIBUTION:NAME`, or `module:Class`), and its options.
-    Or only `share`: the name of the input whose encoder is used here too."""
+    `lora: {r, alpha, dropout, targets}` adds LoRA to its linear layers. Or only `share`: the name of the input whose
+    encoder is used here too."""
     adapter: dict[str, Any]
-    """`name` of a registered adapter, in the same forms, and its options. Or only `share`: the name of an input."""
+    """`name` of a registered adapter, in the same forms, its options, and `lora` as for encoders. Or only `share`: the
+    name of an input."""
 
 
 @dataclass
@@ -129,6 +131,34 @@ class Stage:
     group_by_length: bool = True
     """Put samples of similar length (within about a tenth) into the same batch, which reduces padding."""
     validation: Validation | None = None
+    merge_lora: bool = False
+    """True: before this stage, the LoRA of the stages before it is added to the weights that it adapts, and a new one
+    begins."""
+
+
+@dataclass
+class InitFrom:
+    """Weights with which training begins, instead of those that the components load or draw. Set exactly one of `run`,
+    `file` and `lora`."""
+
+    run: str | None = None
+    """The folder of a run: the weights that it has trained or begun with."""
+    file: str | None = None
+    """A file of weights (.safetensors, .bin, .pt, .pth), also on the Hugging Face hub: `organisation/name/file`."""
+    lora: str | None = None
+    """A folder or hub id with a LoRA that peft has saved."""
+    checkpoint: str | None = None
+    """Of a `run`: `last` (default), `best`, or the name of a folder in its `checkpoints`."""
+    parts: list[str] = field(default_factory=list)
+    """Globs over the component paths of this recipe, as in `train`: what is taken. Default: all of the source, and all
+    of `into`."""
+    into: str | None = None
+    """The component path that the names of the source are below, such as `adapters.image`. Default: a file has complete
+    paths, and a LoRA belongs to `llm.hf`."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """The beginning of a name in the source -> what it is here. Tensors whose names begin otherwise are left out."""
+    merge: bool = False
+    """True: add the LoRA of the source to the weights that it adapts. False: it becomes the LoRA of this recipe."""
 
 
 @dataclass
@@ -198,6 +228,8 @@ class Recipe:
     """The number of consecutive steps that may be skipped because their loss or gradient is not finite. One more stops
     the run."""
     seed: Annotated[int, Range(ge=0, le=2**32 - 1)] = 0
+    init_from: list[InitFrom] = field(default_factory=list)
+    """Runs and files whose weights the training begins with; a later one wins."""
 
     _places = _NOWHERE  # no annotation, so not a field: neither compared, printed nor written
 

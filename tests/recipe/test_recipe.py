@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from recipe_support import TINY, refusal, write
 from omnivit.cli import main
 from omnivit.errors import RecipeError
 from omnivit.recipe import DataSource, Recipe, fingerprint, load, to_yaml
+from omnivit.recipe.identity import content
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +157,14 @@ def test_show_prints_the_resolved_recipe(capsys: pytest.CaptureFixture[str]) -> 
 def test_show_refuses_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(write(TINY)), "sed=32"]) == 2
     assert capsys.readouterr().err.startswith("error: sed (command line): unknown key; did you mean 'seed'?")
+
+
+def test_a_key_that_came_later_changes_no_fingerprint_until_it_is_set() -> None:
+    path = write(TINY)
+    recipe = load(path)
+    # computed with the schema of 28 November 2026, before `init_from` and `merge_lora`
+    assert fingerprint(replace(recipe, data=replace(recipe.data, root="/data"))) == "69d9dd4ffeb70cf1"
+    assert "init_from" not in content(recipe)
+    changed = load(path, ["stages.instruct.merge_lora=true", "init_from=[{run: a}]"])
+    assert content(changed)["init_from"][0]["run"] == "a" and content(changed)["stages"][1]["merge_lora"] is True
+    assert "merge_lora" not in content(changed)["stages"][0]

@@ -16,7 +16,6 @@ the run folder's own files is seen.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import socket
@@ -33,6 +32,7 @@ from omnivit.data.mixture import Mixture
 from omnivit.data.privacy import hidden
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe
+from omnivit.recipe.identity import content
 from omnivit.registry import advice
 from omnivit.run.provenance import plugins
 from omnivit.train.manifest import checksum
@@ -80,7 +80,7 @@ class Change:
 def of(recipe: Recipe, mixtures: Mapping[str, Mixture], preparation: str) -> dict[str, Any]:
     """The part of the record that a recipe, its data and the installation tell."""
     return {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "recipe": json.loads(json.dumps(content(recipe))),
         "plugins": plugins.record(recipe),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "data": {
