@@ -39,9 +39,9 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy does not see the import names of encoders/ and adapters/ through an editable install: links show it the way.
+# mypy does not see the import names of encoders/, adapters/ and readers/ through an editable install: links show the way.
 types: setup-dev
-	@mkdir -p .mypy_path && ln -sfn ../encoders .mypy_path/omnivit_encoders && ln -sfn ../adapters .mypy_path/omnivit_adapters
+	@mkdir -p .mypy_path && for name in encoders adapters readers; do ln -sfn ../$$name .mypy_path/omnivit_$$name; done
 	MYPYPATH=.mypy_path $(BIN)/mypy
 
 # Models and data of the recipes in recipes/assistants/, into assets/.

@@ -62,7 +62,7 @@ def peak() -> float:
 
 def measure(path: Path) -> None:
     """Print the row of one file; runs in a fresh process with an empty cache."""
-    from omnivit.data.readers import LlavaReader
+    from omnivit_readers.llava import LlavaReader
 
     before, marks = peak(), [time.perf_counter()]
     processor = time.process_time()

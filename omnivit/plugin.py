@@ -61,7 +61,15 @@ if TYPE_CHECKING:
     from omnivit.contracts.sample import Target as Target
     from omnivit.contracts.sample import Text as Text
     from omnivit.data.chat import Chat as Chat
+    from omnivit.data.containers.base import RecordOptions as RecordOptions
+    from omnivit.data.containers.base import Records as Records
+    from omnivit.data.readers import MEDIA_LISTS as MEDIA_LISTS
     from omnivit.data.readers import JsonReader as JsonReader
+    from omnivit.data.readers import RecordReader as RecordReader
+    from omnivit.data.readers import written_example as written_example
+    from omnivit.data.records import values as values
+    from omnivit.data.records.llava import llava_messages as llava_messages
+    from omnivit.data.records.typed import typed_messages as typed_messages
     from omnivit.data.targets import Numbers as Numbers
     from omnivit.errors import DataError as DataError
     from omnivit.errors import LibraryError as LibraryError
@@ -180,7 +188,18 @@ _HOME = {
         "Text",
     ),
     "omnivit.data.chat": ("Chat",),
-    "omnivit.data.readers": ("JsonReader",),
+    "omnivit.data.containers.base": (
+        "RecordOptions",
+        "Records",
+    ),
+    "omnivit.data.readers": (
+        "JsonReader",
+        "MEDIA_LISTS",
+        "RecordReader",
+        "written_example",
+    ),
+    "omnivit.data.records.llava": ("llava_messages",),
+    "omnivit.data.records.typed": ("typed_messages",),
     "omnivit.data.targets": ("Numbers",),
     "omnivit.errors": (
         "DataError",
@@ -243,7 +262,7 @@ _HOME = {
     ),
 }
 """Module -> what it exports through the door."""
-_MODULES = {"synthetic": "omnivit.media.synthetic"}
+_MODULES = {"synthetic": "omnivit.media.synthetic", "values": "omnivit.data.records.values"}
 """Modules that are exported whole."""
 HOME = {name: module for module, names in _HOME.items() for name in names}
 """Name -> the module that defines it."""

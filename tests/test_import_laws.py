@@ -19,9 +19,9 @@ from docs_support import blocks
 import omnivit
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = {"omnivit_encoders": ROOT / "encoders", "omnivit_adapters": ROOT / "adapters"}
-FORBIDDEN = {*PLUGINS, "encoders", "adapters"}
-"""The last two are our folders by their bare names, which make a second copy of every class."""
+PLUGINS = {f"omnivit_{name}": ROOT / name for name in ("encoders", "adapters", "readers")}
+FORBIDDEN = {*PLUGINS, "encoders", "adapters", "readers"}
+"""The last three are our folders by their bare names, which make a second copy of every class."""
 ORDER = (
     {"errors", "files", "seeds", "console", "processes", "moved"},
     {"registry"},
@@ -247,7 +247,7 @@ def test_what_a_plugin_may_import(name: str, is_foreign: bool) -> None:
 
 def test_every_folder_of_modules_is_in_the_wheel() -> None:
     """The list of packages in pyproject.toml is written by hand."""
-    names = {"omnivit": "omnivit", "encoders": "omnivit_encoders", "adapters": "omnivit_adapters"}
+    names = {"omnivit": "omnivit", **{folder.name: package for package, folder in PLUGINS.items()}}
     folders = {file.parent.relative_to(ROOT) for name in names for file in (ROOT / name).rglob("*.py")}
     modules = {".".join((names[folder.parts[0]], *folder.parts[1:])) for folder in folders}
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("omnivit", "encoders", "adapters")
+FOLDERS = ("omnivit", "encoders", "adapters", "readers")
 FORBIDDEN = frozenset({"found", "said", "told", "made", "shown", "wanted", "own", "whole", "other", "one"})
 LONGEST = 5
 

@@ -111,7 +111,7 @@ def test_the_folders_of_tests_are_those_of_the_code() -> None:
     assert folders - beside <= packages and beside <= folders
 
 
-@pytest.mark.parametrize("folder", ["omnivit", "encoders", "adapters"])
+@pytest.mark.parametrize("folder", ["omnivit", "encoders", "adapters", "readers"])
 def test_each_package_is_marked_as_typed(folder: str) -> None:
     package = folder if folder == "omnivit" else f"omnivit_{folder}"
     assert (ROOT / folder / "py.typed").is_file()

@@ -70,7 +70,7 @@ def plugins() -> Iterator[str]:
                 continue
             cls = registry.get(name)
             yield f"plugin {kind} {name} {entry.value} (version {cls.version}, contract {cls.contract})"
-            if registry.configured:
+            if getattr(cls, "Config", None) is not None:
                 yield from (f"option {kind} {name} {described(option)}" for option in options_of(cls.Config))
 
 

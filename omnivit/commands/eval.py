@@ -126,8 +126,25 @@ def _opened(args: argparse.Namespace, root: Path) -> Reader:
     trained = [source for stage in recipe.stages for source in stage.data]
     asked = recipe.evaluation.data if recipe.evaluation is not None else []
     name = args.reader or _reader_of(asked or trained, [*asked, *trained], path)
-    ignore = {key for source in [*asked, *trained] if source.reader == name for key in source.ignore}
-    return open_reader(name, path, root, sorted(ignore))
+    alike = [source for source in [*asked, *trained] if source.reader == name]
+    ignore = {key for source in alike for key in source.ignore}
+    return open_reader(name, path, root, sorted(ignore), _options_of(alike, path))
+
+
+def _options_of(alike: Sequence[DataSource], path: Path) -> dict[str, Any]:
+    """The reader's options in the run's recipe; where there are several, those of the file of the same name.
+
+    Raises:
+        DataError: files have different options, and none is called like this one.
+    """
+    same = [source.options for source in alike if Path(source.path).name == path.name]
+    known = same[:1] or [source.options for source in alike]
+    if any(options != known[0] for options in known):
+        raise DataError(
+            f"The data of this run are read with different `options`, and none of the files is called {path.name}. "
+            "Write the file into `evaluation.data` of a recipe, with its options."
+        )
+    return known[0] if known else {}
 
 
 def _reader_of(alike: Sequence[DataSource], known: Sequence[DataSource], path: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,14 @@ from omnivit.errors import RecipeError
 
 
 class Reader(Plugin, ABC):
-    """Samples of one file. Must pickle: a loader worker gets a copy."""
+    """Samples of one file. Must pickle: a loader worker gets a copy.
+
+    A reader with options has a dataclass `Config` and is constructed as `Reader(path, root, config)`; the options come
+    from the recipe: `{path: a.jsonl, reader: NAME, options: {...}}`.
+    """
+
+    Config: ClassVar[type[Any] | None] = None
+    """A dataclass with the options that a recipe may set, each followed by a docstring; None: there are none."""
 
     @abstractmethod
     def __init__(self, path: Path, root: Path) -> None:

@@ -31,6 +31,7 @@ from omnivit.data.prepare import Preparer
 from omnivit.data.transport import owned, packed
 from omnivit.errors import DataError
 from omnivit.recipe import LM, Data, DataSource, Stage
+from omnivit.recipe.convert import Where
 from omnivit.seeds import derive_seed
 
 Index = tuple[int, int]
@@ -68,12 +69,18 @@ def skips_allowed(data: Data, samples: int) -> int:
     return max(1, int(data.skip_budget * samples)) if data.skip_budget else 0
 
 
-def open_source(source: DataSource, root: str | Path) -> Reader:
+def open_source(source: DataSource, root: str | Path, where: Where | None = None) -> Reader:
     """Open one data source with its reader.
+
+    Args:
+        source: what the recipe says of it.
+        root: `data.root`.
+        where: its place in the recipe, for errors.
 
     Raises:
         DataError: the file is missing or outside the root.
         PluginError: no such reader.
+        RecipeError: the reader has no such option.
     """
     base = Path(root)
     path = (base / source.path).resolve()
@@ -84,12 +91,14 @@ def open_source(source: DataSource, root: str | Path) -> Reader:
                 f"{what} {resolved} of a data source is outside `data.root` {base.resolve()}. Move it inside, or set "
                 "`data.root` to a folder that contains it."
             )
-    return open_reader(source.reader, path, media_root, source.ignore)
+    place = (where or Where()) / "options"
+    return open_reader(source.reader, path, media_root, source.ignore, source.options, place)
 
 
-def open_mixture(sources: Sequence[DataSource], root: str | Path) -> Mixture:
-    """Open several data sources as one weighted mixture."""
-    readers = [open_source(source, root) for source in sources]
+def open_mixture(sources: Sequence[DataSource], root: str | Path, where: Where | None = None) -> Mixture:
+    """Open several data sources as one weighted mixture; `where` is the place of their list in the recipe."""
+    place = where or Where(("data",))
+    readers = [open_source(source, root, place / number) for number, source in enumerate(sources)]
     return Mixture(readers, [s.weight for s in sources], [s.limit for s in sources])
 
 

@@ -5,22 +5,32 @@ Knows no record's meaning and no mixture.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+import inspect
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from omnivit.contracts import registries
+from omnivit.contracts.options import merge_options
 from omnivit.contracts.reader import Reader
-from omnivit.data.index import Index
-from omnivit.data.readers import MessagesReader
+from omnivit.data.containers import RecordOptions, open_records
 from omnivit.data.records.forms import reader_for
-from omnivit.data.records.values import parse
-from omnivit.errors import DataError, suggest
+from omnivit.errors import DataError, RecipeError, suggest
+from omnivit.recipe.convert import Where
 
 AUTO = "auto"
 """The reader name that means: choose the built-in reader by the file's first record."""
 
 
-def open_reader(name: str, path: Path, root: Path, ignore: Collection[str] = ()) -> Reader:
+def open_reader(
+    name: str,
+    path: Path,
+    root: Path,
+    ignore: Collection[str] = (),
+    options: Mapping[str, Any] | None = None,
+    where: Where | None = None,
+) -> Reader:
     """Open a data file.
 
     Args:
@@ -28,30 +38,47 @@ def open_reader(name: str, path: Path, root: Path, ignore: Collection[str] = ())
         path: the file.
         root: the folder where paths of media start, and that they must stay inside.
         ignore: keys of turns and parts that the reader ignores.
+        options: of the reader, as a recipe has them.
+        where: the place of the options in the recipe, for errors.
 
     Raises:
         DataError: the file is missing, damaged or empty, or `auto` finds no reader for it.
         PluginError: no such reader.
-        RecipeError: the reader cannot ignore keys.
+        RecipeError: the reader cannot ignore keys, or has no such option.
     """
-    reader: Reader = registries.readers.get(_reader_of(path) if name == AUTO else name)(path, root)
+    options, where = options or {}, where or Where(("options",))
+    cls = registries.readers.get(_reader_of(path, options, where) if name == AUTO else name)
+    reader = _constructed(cls, path, root, options, where)
     return reader.ignoring(ignore) if ignore else reader
 
 
-def _reader_of(path: Path) -> str:
+def _constructed(cls: type[Reader], path: Path, root: Path, options: Mapping[str, Any], where: Where) -> Reader:
+    """The reader; its options are merged with its own `Config`, where it has one."""
+    construct: Any = cls
+    if cls.Config is None or len(inspect.signature(cls).parameters) < 3:  # a subclass may take no `config`
+        if options:
+            given = ", ".join(f"`{name}`" for name in options)
+            raise RecipeError(f"{where}: the reader {cls.__name__} has no options, but {given} is given. Remove it.")
+        plain: Reader = construct(path, root)
+        return plain
+    configured: Reader = construct(path, root, merge_options(cls.Config, options, where))
+    return configured
+
+
+def _reader_of(path: Path, options: Mapping[str, Any], where: Where) -> str:
     """The built-in reader for the first record of a file."""
-    index = Index(path, MessagesReader.mark)
-    if not len(index):
-        raise DataError(f"data file {path} contains no record; expected at least one.")
-    place = f"{path}:{index.line(0)}"
+    known = {field.name for field in dataclasses.fields(RecordOptions)}
+    merged = merge_options(RecordOptions, {key: options[key] for key in options if key in known}, where)
+    plain: Any = registries.readers.get("messages")  # with its mark, the index serves again when it reads the file
+    records = open_records(path, merged, plain.mark)
     try:
-        record = parse(index.read(0))
+        record = records.read(0)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{records.where(0)}: {error}") from error
     name = reader_for(record)
     if name is None:
         raise DataError(
-            f"{place}: `reader: auto` found no reader for a record with the keys "
+            f"{records.where(0)}: `reader: auto` found no reader for a record with the keys "
             f"{', '.join(sorted(record)) or 'none'}. Write the name of the reader in place of `auto`. "
             f"{suggest('', registries.readers.names())}"
         )

@@ -20,6 +20,7 @@ from omnivit.evaluate.probe import linear_probe
 from omnivit.evaluate.score import ACCURACY, Answered, Score, metric_named, score
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
+from omnivit.recipe.convert import Where
 
 LINEAR_PROBE = "linear_probe"
 
@@ -53,7 +54,7 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
         Condition -> score, in the order of the recipe; then `linear_probe`.
 
     Raises:
-        RecipeError: an unknown condition, or no data.
+        RecipeError: an unknown condition, no data, or an unknown option of a reader.
         DataError: a bad sample, or more of them than the recipe allows to be skipped.
     """
     check_evaluation(evaluation, data_root)
@@ -78,8 +79,13 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     return scores
 
 
-def check_evaluation(evaluation: Evaluation, data_root: str | Path) -> None:
+def check_evaluation(evaluation: Evaluation, data_root: str | Path, where: Where | None = None) -> None:
     """Check an evaluation as far as that needs no model, so that mistakes show before training.
+
+    Args:
+        evaluation: of a recipe.
+        data_root: `data.root`.
+        where: its place in the recipe, for errors.
 
     Raises:
         RecipeError: an unknown condition, or no data.
@@ -93,8 +99,10 @@ def check_evaluation(evaluation: Evaluation, data_root: str | Path) -> None:
         metric_named(evaluation.metric)
     except PluginError as error:
         raise PluginError(f"evaluation.metric: {error}") from error
-    for source in (*evaluation.data, *evaluation.linear_probe):
-        open_source(source, data_root)
+    place = where or Where(("evaluation",))
+    for name, sources in (("data", evaluation.data), ("linear_probe", evaluation.linear_probe)):
+        for number, source in enumerate(sources):
+            open_source(source, data_root, place / name / number)
 
 
 def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:

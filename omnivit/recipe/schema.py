@@ -71,6 +71,8 @@ class DataSource:
     """Use only this number of samples, from the start of the file; default: all."""
     ignore: list[str] = field(default_factory=list)
     """Keys of turns and of their parts to ignore, such as `timestamp`; every other key that is not read is an error."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the reader, such as `records: annotations`; `omnivit plugins info READER` lists them."""
 
 
 @dataclass

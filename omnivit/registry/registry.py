@@ -63,7 +63,7 @@ class Registry(Generic[T]):
     Args:
         group: the entry-point group, for example `omnivit.encoders`.
         base: the base class that a plugin must have, as `module:Class`; imported only when a plugin is.
-        configured: whether a plugin needs a `Config` dataclass.
+        configured: whether a plugin needs a `Config` dataclass; otherwise it may have one.
     """
 
     def __init__(self, group: str, base: str, *, configured: bool = True) -> None:
@@ -218,7 +218,8 @@ class Registry(Generic[T]):
             problem = f"it is {_describe(plugin)}, which does not implement {', '.join(abstract)}"
         else:
             config = getattr(plugin, "Config", None)
-            if self.configured and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
+            is_needed = self.configured or config is not None
+            if is_needed and not (inspect.isclass(config) and dataclasses.is_dataclass(config)):
                 given = "it has none" if config is None else f"its `Config` is {_describe(config)}"
                 problem = f"it is {_describe(plugin)}, which needs a dataclass `Config` as class attribute; {given}"
         return Fault(problem, f"correct {reference.module}, or report it to its authors") if problem else None

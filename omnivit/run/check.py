@@ -153,7 +153,7 @@ def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list
     evaluation = recipe.evaluation
     if evaluation is None:
         return []
-    check_evaluation(evaluation, recipe.data.root)
+    check_evaluation(evaluation, recipe.data.root, recipe.where("evaluation"))
     # asked as `omnivit.run.assistant` asks: a question may fill the LLM's context
     context = model.llm.context or sys.maxsize
     preparer = replace(preparer_of(model, recipe), max_length=context, truncate=False, reads_targets=False)

@@ -54,7 +54,7 @@ def train(
     mixtures = open_stages(recipe)
     record = Record(path, recipe, mixtures, standing, allow_changes) if is_leader() else None
     if recipe.evaluation is not None:
-        check_evaluation(recipe.evaluation, recipe.data.root)
+        check_evaluation(recipe.evaluation, recipe.data.root, recipe.where("evaluation"))
     model = load_model(recipe)
     check_stages(recipe, model, mixtures)
     if is_leader():

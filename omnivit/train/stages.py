@@ -87,10 +87,13 @@ def open_stages(recipe: Recipe) -> dict[str, Mixture]:
     Raises:
         DataError, PluginError: a file is missing or outside the root, or there is no such reader.
     """
-    for stage in recipe.stages:
+    mixtures = {}
+    for number, stage in enumerate(recipe.stages):
+        where = recipe.where(f"stages[{number}]")
         if stage.validation is not None:
-            open_mixture(stage.validation.data, recipe.data.root)
-    return {stage.name: open_mixture(stage.data, recipe.data.root) for stage in recipe.stages}
+            open_mixture(stage.validation.data, recipe.data.root, where / "validation" / "data")
+        mixtures[stage.name] = open_mixture(stage.data, recipe.data.root, where / "data")
+    return mixtures
 
 
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:

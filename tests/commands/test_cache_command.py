@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from omnivit_readers.messages import MessagesReader
 
 from omnivit import cli
 from omnivit.data.digest import file_sha256
-from omnivit.data.readers import MessagesReader
 from omnivit.files import CACHE_VARIABLE, CACHED
 
 

@@ -324,7 +324,7 @@ def test_a_deprecated_contract_is_told(install: Install, monkeypatch: pytest.Mon
 @pytest.fixture
 def twins(install: Install, tmp_path: Path) -> None:
     """A plugin `plain` among the adapters and another among the readers."""
-    reader = "from omnivit.data.readers import LlavaReader\nclass Other(LlavaReader):\n    'Reads.'\n"
+    reader = "from omnivit_readers.llava import LlavaReader\nclass Other(LlavaReader):\n    'Reads.'\n"
     install("foo", "1", {"plain": "fooplain:Plain"}, {"fooplain.py": PLAIN, "fooread.py": reader})
     points = tmp_path / "foo-1.dist-info/entry_points.txt"
     points.write_text(points.read_text() + "[omnivit.readers]\nplain = fooread:Other\n")

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omnivit_readers.llava import LlavaReader
+from omnivit_readers.messages import MessagesReader
 
 from omnivit.contracts.sample import Media, Message, Part, Text
-from omnivit.data.readers import LlavaReader, MessagesReader
 from omnivit.data.records import messages_from
 from omnivit.errors import DataError, MediaError
 
@@ -364,6 +365,6 @@ def test_messages_from_python_name_their_caller(messages: Any) -> None:
 
 
 def test_reading_imports_no_torch() -> None:
-    modules = "omnivit.data.readers, omnivit.data.mixture"
+    modules = "omnivit_readers.llava, omnivit_readers.messages, omnivit.data.mixture"
     code = f"import sys, {modules}; assert not {{'torch', 'transformers', 'lightning'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

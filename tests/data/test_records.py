@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omnivit_readers.llava import LlavaReader
+from omnivit_readers.messages import MessagesReader
 
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Frames, Media, Message, Sample, Text
 from omnivit.data.opening import open_reader
-from omnivit.data.readers import LlavaReader, MessagesReader
 from omnivit.data.records.llava import llava_messages
 from omnivit.data.records.typed import typed_messages
 from omnivit.errors import DataError, RecipeError

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omnivit_readers.messages import MessagesReader
 from prepare_support import small_preparer
 from small_tokenizers import byte_level, metaspace
 from tests_support import write_jsonl
@@ -22,7 +23,6 @@ from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.prepare import Preparer
-from omnivit.data.readers import MessagesReader
 from omnivit.data.records import typed_messages
 from omnivit.data.targets import HeadPreparer, Numbers
 from omnivit.errors import DataError, RecipeError

@@ -130,6 +130,8 @@ def test_readers_need_no_config(install: Install) -> None:
     install("foo", "1.2", {"plain": "fooplain:Plain"}, {"fooplain.py": source})
     plain: Registry[object] = Registry(GROUP, "eyebase:Eye", configured=False)
     assert plain.get("plain").__name__ == "Plain"
+    install("bar", "1", {"odd": "barodd:Odd"}, {"barodd.py": source.replace("Plain", "Odd") + "\n    Config = 3"})
+    assert "which needs a dataclass `Config` as class attribute; its `Config` is an object" in failure(plain, "odd")
     assert [kind for kind, found in registries.ALL.items() if not found.configured] == ["readers", "metrics"]
 
 

@@ -15,7 +15,7 @@ from warm_support import Warm
 
 CHECKOUT = (
     "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml", ".ci", "omnivit",
-    "encoders", "adapters", "recipes", "samples", "tools", "benchmarks", "docs", "tests",
+    "encoders", "adapters", "readers", "recipes", "samples", "tools", "benchmarks", "docs", "tests",
 )  # fmt: skip
 LIMIT = 200
 """Seconds that the commands of a page may take."""

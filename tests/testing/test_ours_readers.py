@@ -8,7 +8,7 @@ from omnivit.contracts import registries
 from omnivit.testing.reader import ReaderContract
 from omnivit.testing.rules import outcomes
 
-OURS = [name for name, entry in registries.readers.names().items() if entry.value.startswith("omnivit.")]
+OURS = [name for name, entry in registries.readers.names().items() if entry.value.startswith("omnivit_readers.")]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -1,0 +1,1 @@
+"""Built-in readers: a module each, or a package where a reader has several modules."""
