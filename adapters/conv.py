@@ -78,15 +78,15 @@ class ConvLength:
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError if there are too few tokens, or with `dims` 2 no grid (y, x) or (t, y, x)."""
         if self.dims == 1:
-            self._check(layout.rows, f"{layout.rows} tokens")
-            return Layout(self.along(layout.rows))
+            self._check(layout.tokens, f"{layout.tokens} tokens")
+            return Layout(self.along(layout.tokens))
         grid = layout.grid or ()
-        if len(grid) not in (2, 3) or math.prod(grid) != layout.rows:
-            outside = layout.rows - math.prod(grid) if grid else 0
+        if len(grid) not in (2, 3) or math.prod(grid) != layout.tokens:
+            outside = layout.tokens - math.prod(grid) if grid else 0
             place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
             raise RecipeError(
-                f"conv: with `dims: 2` the tokens must fill a grid (y, x) or (t, y, x), but these {layout.rows} tokens "
-                f"have {place}. Use `dims: 1`, or put `conv` before the steps that drop the grid, and set "
+                f"conv: with `dims: 2` the tokens must fill a grid (y, x) or (t, y, x), but these {layout.tokens} "
+                f"tokens have {place}. Use `dims: 1`, or put `conv` before the steps that drop the grid, and set "
                 f"`class_token: drop` in the encoder."
             )
         self._check(min(grid[-2:]), f"a grid {grid}")

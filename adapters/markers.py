@@ -49,17 +49,17 @@ class MarkersLength:
         """Raises RecipeError if `row` or `frame` is set and the tokens do not fill a grid with rows or frames."""
         axes = 3 if self.frame else 2 if self.row else 0
         grid = layout.grid or ()
-        if axes and (len(grid) < axes or math.prod(grid) != layout.rows):
+        if axes and (len(grid) < axes or math.prod(grid) != layout.tokens):
             expected = "(t, y, x)" if self.frame else "(y, x) or (t, y, x)"
-            outside = layout.rows - math.prod(grid) if grid else 0
+            outside = layout.tokens - math.prod(grid) if grid else 0
             place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
             raise RecipeError(
                 f"markers: with `{'frame' if self.frame else 'row'}: true` the tokens must fill a grid {expected}, but "
-                f"these {layout.rows} tokens have {place}. Remove the option, or put `markers` before the steps that "
+                f"these {layout.tokens} tokens have {place}. Remove the option, or put `markers` before the steps that "
                 f"drop the grid, and set `class_token: drop` in the encoder."
             )
         rows = math.prod(grid[:-1]) if self.row else 0
-        return Layout(layout.rows + self.begin + self.end + rows + (grid[0] if self.frame else 0))
+        return Layout(layout.tokens + self.begin + self.end + rows + (grid[0] if self.frame else 0))
 
 
 class MarkersAdapter(Adapter):

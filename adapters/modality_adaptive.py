@@ -154,9 +154,9 @@ def _fused(expert: nn.Module, start: int, slot: str, plain: Callable[[Tensor], T
            hidden: Tensor) -> Tensor:  # fmt: skip
     """[B, T, D] -> [B, T, Q + K]: keys and values of the slot's media by `expert`, the rest by the LLM."""
     projected = plain(hidden)
-    if context is None or slot not in context.media or not len(context.media[slot].rows):
+    if context is None or slot not in context.media or not len(context.media[slot].tokens):
         return projected
-    rows = context.media[slot].rows
+    rows = context.media[slot].tokens
     media = hidden.flatten(0, 1).index_select(0, rows).to(next(expert.parameters()).dtype)
     query, rest = projected.flatten(0, 1).tensor_split((start,), dim=1)
     rest = rest.index_copy(0, rows, expert(media).to(rest.dtype))

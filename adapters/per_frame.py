@@ -55,25 +55,25 @@ class PerFrameLength:
         """Raises RecipeError if the tokens have no grid, and what the inner rule raises."""
         frames, *frame = _as_video(layout)
         per_frame = self.frame_rule(Layout(frame[0] * frame[1], (frame[0], frame[1])))
-        grid = per_frame.grid or (per_frame.rows,)
+        grid = per_frame.grid or (per_frame.tokens,)
         if len(grid) > 2:
             raise RecipeError(
                 f"per_frame: the inner adapter returns a grid {grid} with a time axis of its own. Put it after "
                 f"`per_frame`: {{name: chain, steps: [{{name: per_frame, ...}}, ...]}}."
             )
         sizes = (frames, *(1,) * (2 - len(grid)), *grid)
-        return Layout(frames * per_frame.rows, sizes if per_frame.rows else None)
+        return Layout(frames * per_frame.tokens, sizes if per_frame.tokens else None)
 
 
 def _as_video(layout: Layout) -> tuple[int, int, int]:
     """Sizes (t, y, x); an image is a video of one frame."""
     grid = layout.grid or ()
-    outside = layout.rows - math.prod(grid) if grid else 0
+    outside = layout.tokens - math.prod(grid) if grid else 0
     if len(grid) not in (2, 3) or outside:
         place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
         raise RecipeError(
             f"per_frame: the tokens must fill a grid (t, y, x), which tells the tokens of a frame, but these "
-            f"{layout.rows} tokens have {place}. Use `per_frame` after a video encoder, before the steps of a chain "
+            f"{layout.tokens} tokens have {place}. Use `per_frame` after a video encoder, before the steps of a chain "
             f"that drop the grid, and set `class_token: drop` in the encoder."
         )
     return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])
@@ -136,7 +136,11 @@ class PerFrameAdapter(Adapter):
         """
         frames, media, times = _fold(features)
         # every frame of a medium gets the instruction of that medium
-        repeated = None if instruction is None else Instruction(instruction.ids[media], instruction.mask[media])
+        repeated = (
+            None
+            if instruction is None
+            else Instruction(instruction.input_ids[media], instruction.attention_mask[media])
+        )
         adapted = cast(Features, self.adapter(frames, repeated))
         tokens = _unfold(replace(adapted, memory=None), media, len(features.mask))
         memories = [part for part in (features.memory, _memory(adapted, media, len(features.mask))) if part is not None]

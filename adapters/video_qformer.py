@@ -102,16 +102,16 @@ class VideoQFormerLength:
 
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError if there is no token or no time axis, or there are too many frames."""
-        if layout.rows < 1:
+        if layout.tokens < 1:
             raise RecipeError("video_qformer: the medium has no tokens.")
         if self.branch == "audio":
-            self._limit(layout.rows, "tokens, which have one position each")
+            self._limit(layout.tokens, "tokens, which have one position each")
             return Layout(self.queries)
         if layout.grid is None or len(layout.grid) != 3:
             place = "no grid" if layout.grid is None else f"a grid {layout.grid}"
             raise RecipeError(
                 f"video_qformer: the tokens must have a grid (t, y, x), which tells the frame of each token, but these "
-                f"{layout.rows} tokens have {place}. Put the step before it inside `per_frame`, which keeps the time "
+                f"{layout.tokens} tokens have {place}. Put the step before it inside `per_frame`, which keeps the time "
                 f"axis: {{name: chain, steps: [{{name: per_frame, adapter: ...}}, {{name: video_qformer}}]}}. If every "
                 f"token is a time step, set `branch: audio`."
             )

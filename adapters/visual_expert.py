@@ -123,10 +123,10 @@ def between_ends(rows: int) -> Tensor:
 
 def between_markers(layout: Layout) -> Layout:
     """The length rule with begin and end vectors. Raises RecipeError if there are fewer than two tokens."""
-    if layout.rows < 2:
+    if layout.tokens < 2:
         raise RecipeError(
             f"visual_expert: `boundary_tokens: true` expects that the first and last token of a medium are its begin "
-            f"and end vectors, but this medium has {layout.rows} tokens. Put `{{name: markers, begin: true, end: "
+            f"and end vectors, but this medium has {layout.tokens} tokens. Put `{{name: markers, begin: true, end: "
             f"true}}` before `visual_expert` in the chain, or remove `boundary_tokens`."
         )
     return layout

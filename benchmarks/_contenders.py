@@ -279,5 +279,5 @@ class Padded:
 
     def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
         batch = collate(samples, ("image",), self.pad_id)
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "labels": batch.labels}
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), "labels": batch.labels}
         return inputs | ({"pixel_values": batch.media["image"].items["pixels"]} if batch.media else {})

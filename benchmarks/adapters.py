@@ -56,7 +56,7 @@ def input_side(block: dict[str, Any], kind: str, rounds: int) -> dict[str, Any]:
         seconds = measure({"forward": forward}, rounds)
     if any(p.requires_grad for p in adapter.parameters()):
         seconds |= measure({"step": step}, rounds)
-    rows = adapter.length(Layout(ROWS, GRIDS[kind])).rows
+    rows = adapter.length(Layout(ROWS, GRIDS[kind])).tokens
     return {"rows": rows, "parameters": _count(adapter), "memory": _memory("VmHWM") - before, **seconds}
 
 

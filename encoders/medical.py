@@ -33,9 +33,9 @@ from omnivit.plugin import (
     Processor,
     RecipeError,
     build_encoder,
-    encode_pictures,
-    layout_of_pictures,
-    prepare_pictures,
+    encode_images,
+    layout_of_images,
+    prepare_images,
     read_volume,
     suggest,
     synthetic,
@@ -124,7 +124,7 @@ class MedicalProcessor:
             MediaError: see `omnivit.media.volume.read.read_volume`.
         """
         volume = read_volume(media, self.view)
-        item = prepare_pictures(self.inside, volume.images(), media)
+        item = prepare_images(self.inside, volume.images(), media)
         return {**item, POSITIONS: torch.from_numpy(volume.positions), AXES: torch.from_numpy(volume.axes)}
 
     def preface(self, media: Media) -> str:
@@ -137,11 +137,11 @@ class MedicalProcessor:
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of all slices."""
-        return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).rows
+        return layout_of_images(self.inside, without(item, POSITIONS, AXES)).tokens
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """(n, y, x) if the image encoder's tokens fill (y, x)."""
-        return layout_of_pictures(self.inside, without(item, POSITIONS, AXES)).grid
+        return layout_of_images(self.inside, without(item, POSITIONS, AXES)).grid
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
@@ -182,7 +182,7 @@ class MedicalEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, N S, D], grid (n, y, x): slices in the order of their places."""
-        features = encode_pictures(self.encoder, without(items, POSITIONS, AXES), self.config.batch_size)
+        features = encode_images(self.encoder, without(items, POSITIONS, AXES), self.config.batch_size)
         if self.places is None:
             return features
         places = self.places(items[POSITIONS], items[AXES]).to(features.values.dtype)

@@ -119,8 +119,18 @@ NAMES = MappingProxyType(
 )
 """(module that stays, name that moved out of it) -> the module that the name is in now."""
 _MISSING = object()
-RENAMED = MappingProxyType({"Surgery": "Patching", "look": "facts_of"})
-"""Old name -> new name, of what an old module exported."""
+RENAMED = MappingProxyType(
+    {
+        "Surgery": "Patching",
+        "look": "facts_of",
+        "Clip": "Video",
+        "Cloud": "PointCloud",
+        "encode_pictures": "encode_images",
+        "layout_of_pictures": "layout_of_images",
+        "prepare_pictures": "prepare_images",
+    }
+)
+"""Old name -> new name, of what an old module or the door exported."""
 
 
 def attribute(module: str, name: str) -> Any:
@@ -142,13 +152,28 @@ def attribute(module: str, name: str) -> Any:
     return value
 
 
+def renamed(module: str, name: str) -> Any:
+    """The value of a name that a module exports under a new name now; warns once for each line that asks for it.
+
+    Raises:
+        AttributeError: the module exports no such name.
+    """
+    current = RENAMED.get(name)
+    if current is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), current)
+    _warn(module, name, f"from {module} import {current}")
+    return value
+
+
 def _warn(module: str, name: str, instead: str) -> None:
     caller = sys._getframe(2)
     while caller.f_back is not None and _is_on_the_way(caller):
         caller = caller.f_back
     known = caller.f_globals.setdefault("__warningregistry__", {})
     warnings.warn_explicit(
-        f"{module}.{name} has moved; the old name works for contract 1 only. Write: {instead} ({GUIDE})",
+        f"{module}.{name} has moved or has a new name; the old name works for contract 1 only. Write: {instead} "
+        f"({GUIDE})",
         ContractWarning,
         caller.f_code.co_filename,
         caller.f_lineno,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omnivit import moved
+
 if TYPE_CHECKING:
     from omnivit.contracts.adapter import Adapter as Adapter
     from omnivit.contracts.adapter import FixedLength as FixedLength
@@ -90,15 +92,15 @@ if TYPE_CHECKING:
     from omnivit.media.locate import read_bytes as read_bytes
     from omnivit.media.locate import resolve as resolve
     from omnivit.media.pages import read_pages as read_pages
-    from omnivit.media.points.read import Cloud as Cloud
+    from omnivit.media.points.read import PointCloud as PointCloud
     from omnivit.media.points.read import read_points as read_points
-    from omnivit.media.video.read import Clip as Clip
     from omnivit.media.video.read import Sampling as Sampling
+    from omnivit.media.video.read import Video as Video
     from omnivit.media.video.read import read_frames as read_frames
     from omnivit.media.volume.read import read_volume as read_volume
-    from omnivit.model.images import encode_pictures as encode_pictures
-    from omnivit.model.images import layout_of_pictures as layout_of_pictures
-    from omnivit.model.images import prepare_pictures as prepare_pictures
+    from omnivit.model.images import encode_images as encode_images
+    from omnivit.model.images import layout_of_images as layout_of_images
+    from omnivit.model.images import prepare_images as prepare_images
     from omnivit.model.patching import change as change
     from omnivit.model.patching import chosen as chosen
     from omnivit.model.patching import copy_of as copy_of
@@ -228,19 +230,19 @@ _HOME = {
     ),
     "omnivit.media.pages": ("read_pages",),
     "omnivit.media.points.read": (
-        "Cloud",
+        "PointCloud",
         "read_points",
     ),
     "omnivit.media.video.read": (
-        "Clip",
+        "Video",
         "Sampling",
         "read_frames",
     ),
     "omnivit.media.volume.read": ("read_volume",),
     "omnivit.model.images": (
-        "encode_pictures",
-        "layout_of_pictures",
-        "prepare_pictures",
+        "encode_images",
+        "layout_of_images",
+        "prepare_images",
     ),
     "omnivit.model.patching": (
         "change",
@@ -272,7 +274,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     if name not in HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return moved.renamed(__name__, name)
     return getattr(importlib.import_module(HOME[name]), name)
 
 

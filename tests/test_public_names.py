@@ -82,7 +82,7 @@ def test_every_kind_of_name_is_there(found: list[str]) -> None:
         "verb train --resume RUN",
         "rule encoders length",
         "python omnivit.plugin.RecipeError (OmniVitError)",
-        "python omnivit.plugin.Layout.__init__(self, rows: int, grid: tuple[int, ...] | None = None) -> None",
+        "python omnivit.plugin.Layout.__init__(self, tokens: int, grid: tuple[int, ...] | None = None) -> None",
         "python omnivit.plugin.Encoder.example(cls, folder: Path) -> EncoderExample",
     ):
         assert line in found

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from packages import Debian, SourceError
 
 from omnivit.contracts.sample import Media
-from omnivit.media.points.read import Cloud, read_points
+from omnivit.media.points.read import PointCloud, read_points
 
 PACKAGES = (
     Debian(
@@ -136,7 +136,7 @@ def _catalogue(folder: Path) -> dict[int, dict[str, str]]:
     return found
 
 
-def _thing(library: str, number: int, entry: dict[str, str], cloud: Cloud) -> Thing:
+def _thing(library: str, number: int, entry: dict[str, str], cloud: PointCloud) -> Thing:
     name = entry["name"].lower()
     creator = entry.get("creator", library)
     return Thing(f"{library}-{number}", library, name, entry["category"], creator, kind_of(name), _cells(cloud))
@@ -151,7 +151,7 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, pattern in KINDS.items() if re.match(pattern, name)), None)
 
 
-def _cells(cloud: Cloud) -> NDArray[np.float64]:
+def _cells(cloud: PointCloud) -> NDArray[np.float64]:
     low, high = cloud.xyz.min(axis=0), cloud.xyz.max(axis=0)
     places = ((cloud.xyz - low) / np.maximum(high - low, 1e-9) * CELLS).astype(int).clip(0, CELLS - 1)
     counts = np.bincount(places @ [CELLS * CELLS, CELLS, 1], minlength=CELLS**3)

@@ -118,10 +118,10 @@ def join(groups: list[Pooled], features: Features, width: int) -> Features:
     """
     if not groups:
         return Features(features.values.new_zeros(0, 0, width), features.mask[:, :0], memory=features.memory)
-    device, length = features.mask.device, max(group.layout.rows for group in groups)
+    device, length = features.mask.device, max(group.layout.tokens for group in groups)
     order = torch.tensor([number for group in groups for number in group.members], device=device).argsort()
     values = torch.cat([_padded(group.values, length) for group in groups])[order]
-    lengths = torch.tensor([group.layout.rows for group in groups for _ in group.members], device=device)[order]
+    lengths = torch.tensor([group.layout.tokens for group in groups for _ in group.members], device=device)[order]
     mask = torch.arange(length, device=device) < lengths[:, None]
     axes = {len(group.layout.grid) for group in groups if group.layout.grid is not None}
     if not axes:
@@ -133,9 +133,9 @@ def join(groups: list[Pooled], features: Features, width: int) -> Features:
 def _places(layout: Layout, axes: int) -> Tensor:
     """[1, L, k] coordinates."""
     if layout.grid is None:
-        return torch.full((1, layout.rows, axes), -1)
+        return torch.full((1, layout.tokens, axes), -1)
     places = torch.cartesian_prod(*(torch.arange(size) for size in layout.grid))
-    return places.reshape(1, layout.rows, axes)
+    return places.reshape(1, layout.tokens, axes)
 
 
 def _padded(tokens: Tensor, length: int) -> Tensor:

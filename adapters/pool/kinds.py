@@ -40,7 +40,7 @@ class PoolLength:
 
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError for a medium without tokens, and for a layout that the kind cannot pool."""
-        if layout.rows < 1:
+        if layout.tokens < 1:
             raise RecipeError(f"pool, kind {self.kind}: the medium has no tokens.")
         return KINDS[self.kind].length(self, layout)
 
@@ -49,7 +49,7 @@ class PoolLength:
         grid = filled(layout)
         if grid is None or len(grid) not in (2, 3):
             raise RecipeError(
-                f"pool, kind {self.kind}: the tokens must fill a grid (y, x) or (t, y, x), but these {layout.rows} "
+                f"pool, kind {self.kind}: the tokens must fill a grid (y, x) or (t, y, x), but these {layout.tokens} "
                 f"tokens have {_described(layout)}. Put `pool` directly after an encoder that returns patch tokens "
                 f"only, or before the steps of a chain that drop the grid. `consecutive` and `mean` need no grid."
             )
@@ -122,8 +122,8 @@ class Temporal(Kind):
     def length(self, rule: PoolLength, layout: Layout) -> Layout:
         """Places and frames. One class token for each frame may be outside the grid."""
         t = 1 if layout.grid is None or len(layout.grid) == 2 else layout.grid[0]
-        with_class_tokens = layout.grid is not None and layout.rows == prod(layout.grid) + t
-        t, y, x = rule.grid(Layout(layout.rows - t, layout.grid) if with_class_tokens else layout)
+        with_class_tokens = layout.grid is not None and layout.tokens == prod(layout.grid) + t
+        t, y, x = rule.grid(Layout(layout.tokens - t, layout.grid) if with_class_tokens else layout)
         if rule.patches not in (None, y * x):
             raise RecipeError(
                 f"pool, kind temporal: the `learned` weights are for frames of {rule.patches} tokens, but these frames "
@@ -158,7 +158,7 @@ class Merge(Kind):
                 f"{{name: pool, kind: grid, size: [{_multiple(y, rule.n)}, {_multiple(x, rule.n)}]}}."
             )
         before = (layout.grid or ())[:-2]
-        return Layout(layout.rows // rule.n**2, (*before, y // rule.n, x // rule.n))
+        return Layout(layout.tokens // rule.n**2, (*before, y // rule.n, x // rule.n))
 
     def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
         """[m, P, D] -> [m, P / n^2, n^2 D]: the tokens of a block row by row from the top left."""
@@ -184,14 +184,14 @@ class Consecutive(Kind):
 
     def length(self, rule: PoolLength, layout: Layout) -> Layout:
         """Tokens / n; the grid stays where n divides its last axis."""
-        if layout.rows % rule.n:
+        if layout.tokens % rule.n:
             raise RecipeError(
-                f"pool, kind consecutive: {layout.rows} tokens cannot be divided into groups of {rule.n}. Choose an "
-                f"`n` that divides {layout.rows}. If one of them is a class token, drop it in the encoder."
+                f"pool, kind consecutive: {layout.tokens} tokens cannot be divided into groups of {rule.n}. Choose an "
+                f"`n` that divides {layout.tokens}. If one of them is a class token, drop it in the encoder."
             )
         grid = filled(layout)
         divides = grid is not None and grid[-1] % rule.n == 0
-        return Layout(layout.rows // rule.n, (*grid[:-1], grid[-1] // rule.n) if grid and divides else None)
+        return Layout(layout.tokens // rule.n, (*grid[:-1], grid[-1] // rule.n) if grid and divides else None)
 
     def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
         """[m, R, D] -> [m, R / n, n D]."""
@@ -265,8 +265,8 @@ class ClassToken(Kind):
         """The tokens outside the grid. Without a grid nothing is known here, and `forward` looks at the tokens."""
         del rule
         if filled(layout) is not None:
-            raise _no_class_token(f"the {layout.rows} tokens fill {_described(layout)}")
-        return Layout(layout.rows - prod(layout.grid) if layout.grid else 1)
+            raise _no_class_token(f"the {layout.tokens} tokens fill {_described(layout)}")
+        return Layout(layout.tokens - prod(layout.grid) if layout.grid else 1)
 
     def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
         """[m, C, D], as they are. Raises RecipeError where there are not as many as the length rule promised."""
@@ -274,9 +274,9 @@ class ClassToken(Kind):
         count = group.class_tokens.shape[1]
         if count == 0:
             raise _no_class_token("no token is marked as one (grid coordinates of -1)")
-        if count != layout.rows:
+        if count != layout.tokens:
             raise RecipeError(
-                f"pool, kind class_token: the encoder returned {count} class tokens, but {layout.rows} was expected "
+                f"pool, kind class_token: the encoder returned {count} class tokens, but {layout.tokens} was expected "
                 f"before the model ran. The `grid` method of the encoder's processor must return the grid of the "
                 f"patches."
             )
@@ -291,7 +291,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 def filled(layout: Layout) -> tuple[int, ...] | None:
     """Sizes of the grid, if the tokens fill it and none is outside it."""
-    return layout.grid if layout.grid and prod(layout.grid) == layout.rows else None
+    return layout.grid if layout.grid and prod(layout.grid) == layout.tokens else None
 
 
 def adaptive_means(size: int, target: int) -> Tensor:
@@ -306,7 +306,7 @@ def adaptive_means(size: int, target: int) -> Tensor:
 def _described(layout: Layout) -> str:
     if layout.grid is None:
         return "no grid"
-    outside = layout.rows - prod(layout.grid)
+    outside = layout.tokens - prod(layout.grid)
     return f"a grid {layout.grid}" + (f" and {outside} tokens outside it" if outside else "")
 
 

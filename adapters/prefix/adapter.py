@@ -64,12 +64,12 @@ class PrefixLength:
 
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError for another number of tokens."""
-        if layout.rows not in (1, self.prompts):
+        if layout.tokens not in (1, self.prompts):
             expected = "1 token" if self.prompts == 1 else f"1 token, or {self.prompts} (one for each prompt)"
             raise RecipeError(
-                f"prefix: a medium has {layout.rows} tokens, which cannot be added to {self.prompts} prompts. It must "
-                f"have {expected}. Put `resampler` or `qformer` with that number of queries before `prefix` in a "
-                f"`chain`, or set `prompts: {layout.rows}`."
+                f"prefix: a medium has {layout.tokens} tokens, which cannot be added to {self.prompts} prompts. It "
+                f"must have {expected}. Put `resampler` or `qformer` with that number of queries before `prefix` in a "
+                f"`chain`, or set `prompts: {layout.tokens}`."
             )
         return Layout(0)
 

@@ -102,7 +102,7 @@ class QueryLength:
 
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError for a medium without tokens."""
-        if layout.rows < 1:
+        if layout.tokens < 1:
             raise RecipeError("qformer: the medium has no tokens. Put `qformer` before the step that removes them.")
         return Layout(self.queries)
 
@@ -180,8 +180,8 @@ class QFormerAdapter(Adapter):
         if self.instruction_tokenizer is not None:
             if instruction is None:
                 raise ValueError("qformer: `instruction_tokenizer` is set, but no instruction is given.")
-            inputs["input_ids"] = instruction.ids
-            inputs["attention_mask"] = torch.cat([queries, instruction.mask], dim=1)
+            inputs["input_ids"] = instruction.input_ids
+            inputs["attention_mask"] = torch.cat([queries, instruction.attention_mask], dim=1)
         states: Tensor = self.qformer(**accepted(self.qformer, **inputs)).last_hidden_state
         values = self.language_projection(states[:, : self.config.queries])
         return Features(values, queries, memory=features.memory)

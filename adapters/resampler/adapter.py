@@ -118,7 +118,7 @@ class ResamplerLength:
         grid = layout.grid or ()
         if self.frames is not None and len(grid) == 3 and grid[0] > self.frames:
             raise RecipeError(too_many_frames(grid[0], self.frames))
-        if self.square and (len(grid) not in (2, 3) or math.prod(grid) != layout.rows):
+        if self.square and (len(grid) not in (2, 3) or math.prod(grid) != layout.tokens):
             raise _no_grid("with `kind: query`", layout, "Use `kind: perceiver`")
         if self.placed and len(grid) not in (2, 3) and not _square_after_class_token(layout):
             raise _no_grid("with `positions: true`", layout, "Remove `positions`")
@@ -129,17 +129,17 @@ class ResamplerLength:
 
 
 def _square_after_class_token(layout: Layout) -> bool:
-    return layout.grid is None and layout.rows > 1 and math.isqrt(layout.rows - 1) ** 2 == layout.rows - 1
+    return layout.grid is None and layout.tokens > 1 and math.isqrt(layout.tokens - 1) ** 2 == layout.tokens - 1
 
 
 def _no_grid(setting: str, layout: Layout, remedy: str) -> RecipeError:
-    outside = layout.rows - math.prod(layout.grid) if layout.grid else 0
+    outside = layout.tokens - math.prod(layout.grid) if layout.grid else 0
     place = (
         f"a grid {layout.grid}{f' and {outside} tokens outside it' if outside else ''}" if layout.grid else "no grid"
     )
     return RecipeError(
         f"resampler: {setting} the tokens must fill a grid, (y, x) of an image or (t, y, x) of a video, but these "
-        f"{layout.rows} tokens have {place}. {remedy}, or use an encoder with such a grid (in image encoders, set "
+        f"{layout.tokens} tokens have {place}. {remedy}, or use an encoder with such a grid (in image encoders, set "
         f"`class_token: drop`)."
     )
 

@@ -37,10 +37,10 @@ from omnivit.plugin import (
     Processor,
     RecipeError,
     build_encoder,
-    encode_pictures,
+    encode_images,
     layout_of,
-    layout_of_pictures,
-    prepare_pictures,
+    layout_of_images,
+    prepare_images,
     read_pages,
     synthetic,
 )
@@ -138,12 +138,12 @@ class DocumentProcessor:
                 views.append(View(len(places), grid, (page.height, page.width) if self._padded else None))
                 crops += cells
                 places += [(number, y, x) for y in range(grid[0]) for x in range(grid[1])]
-        item = {"places": torch.tensor(places), **prepare_pictures(self.inside, crops, media)}
+        item = {"places": torch.tensor(places), **prepare_images(self.inside, crops, media)}
         return item if self.patches is None else item | joined(views, self.patches)
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of all crops, without those on the padding if crops are joined."""
-        return self._layout(item).rows
+        return self._layout(item).tokens
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """(crop, y, x); joined, (view, y, x) where all views are of one size."""
@@ -158,7 +158,7 @@ class DocumentProcessor:
 
     def _layout(self, item: Mapping[str, Tensor]) -> Layout:
         if "maps" not in item:
-            return layout_of_pictures(self.inside, without(item, *OWN))
+            return layout_of_images(self.inside, without(item, *OWN))
         sizes = [(int(y), int(x)) for y, x in item["maps"] if y * x > 0]
         grid = (len(sizes), *sizes[0]) if len(set(sizes)) == 1 else None
         return Layout(sum(y * x for y, x in sizes), grid)
@@ -267,7 +267,7 @@ class DocumentEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, L, D], grid (crop, y, x), or (view, y, x) where crops are joined."""
-        features = encode_pictures(self.encoder, without(items, *OWN), self.config.batch_size)
+        features = encode_images(self.encoder, without(items, *OWN), self.config.batch_size)
         if self.positions is not None:
             places = items["places"]
             crops = features.values.reshape(*places.shape[:2], -1, self.width)

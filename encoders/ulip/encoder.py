@@ -26,12 +26,12 @@ from omnivit.media.points.read import SEED, facts_of
 from omnivit.media.points.sampling import farthest
 from omnivit.plugin import (
     Card,
-    Cloud,
     Encoder,
     EncoderExample,
     Features,
     Media,
     MediaFacts,
+    PointCloud,
     RecipeError,
     load_strictly,
     read_points,
@@ -173,7 +173,7 @@ class UlipProcessor:
         """Every setting, as text."""
         return f"{self!r} {SEED}"
 
-    def _sampled(self, cloud: Cloud) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _sampled(self, cloud: PointCloud) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As many points as `points`: sampled from more, all in the order of the file, or repeated."""
         points, count = self.sizes.points, len(cloud.xyz)
         missing = np.float32(self.sizes.missing_colour)

@@ -33,9 +33,9 @@ from omnivit.plugin import (
     Processor,
     Sampling,
     build_encoder,
-    encode_pictures,
-    layout_of_pictures,
-    prepare_pictures,
+    encode_images,
+    layout_of_images,
+    prepare_images,
     read_frames,
     synthetic,
 )
@@ -94,16 +94,16 @@ class VideoProcessor:
         """Read and prepare one video. Raises MediaError."""
         clip = read_frames(media, self.sampling, self.side)
         pictures = [Image.fromarray(frame) for frame in clip.frames]
-        item = prepare_pictures(self.inside, pictures, media)
+        item = prepare_images(self.inside, pictures, media)
         return {**item, TIMES: torch.tensor(clip.times, dtype=torch.float32)}
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of all frames."""
-        return layout_of_pictures(self.inside, without(item, TIMES)).rows
+        return layout_of_images(self.inside, without(item, TIMES)).tokens
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
         """(t, y, x), where the tokens of a frame fill a grid."""
-        return layout_of_pictures(self.inside, without(item, TIMES)).grid
+        return layout_of_images(self.inside, without(item, TIMES)).grid
 
     def fingerprint(self) -> str:
         """Every setting, as text."""
@@ -157,7 +157,7 @@ class VideoEncoder(Encoder):
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, T P, D], frame by frame, with the grid (t, y, x) where frames have (y, x)."""
-        features = encode_pictures(self.encoder, without(items, TIMES), self.config.batch_size)
+        features = encode_images(self.encoder, without(items, TIMES), self.config.batch_size)
         if self.temporal is None:
             return features
         frames = next(value.shape[1] for key, value in items.items() if key not in (PICTURES, TIMES))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omnivit.contracts.card import Plugin
 from omnivit.contracts.examples import AdapterExample, no_example
 from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.old_fields import with_old_fields
 
 if TYPE_CHECKING:
     from omnivit.contracts.encoder import Encoder
@@ -37,26 +38,32 @@ def same_length(layout: Layout) -> Layout:
     return layout
 
 
+@with_old_fields(rows="tokens")
 @dataclass(frozen=True)
 class FixedLength:
     """The rule of adapters that always return the same number of tokens."""
 
-    rows: int
+    tokens: int
     """The number of tokens."""
 
     def __call__(self, layout: Layout) -> Layout:
         del layout
-        return Layout(self.rows)
+        return Layout(self.tokens)
 
 
+@with_old_fields(ids="input_ids", mask="attention_mask")
 @dataclass(frozen=True)
 class Instruction:
     """The user's text in the turn of each medium (never the answer), by the adapter's own tokenizer."""
 
-    ids: Tensor
+    input_ids: Tensor
     """[M, Q] token ids."""
-    mask: Tensor
+    attention_mask: Tensor
     """[M, Q] bool."""
+
+    def of_medium(self, number: int) -> Instruction:
+        """That of one medium ([1, Q]), counted from 0."""
+        return Instruction(self.input_ids[number, None], self.attention_mask[number, None])
 
 
 class Adapter(nn.Module, Plugin, ABC):

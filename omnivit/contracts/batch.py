@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from omnivit.contracts.old_fields import with_old_fields
+
 IGNORE = -100
 """Label of a token that carries no loss."""
 
@@ -51,17 +53,18 @@ class TriggerBatch:
         return TriggerBatch(move(self.samples), move(self.places), targets)
 
 
+@with_old_fields(ids="input_ids", mask="attention_mask", positions="position_ids")
 @dataclass(frozen=True)
 class Batch:
     """The input of the model. All [B, T] tensors share their shape with the LLM's hidden states (Law 1)."""
 
-    ids: Tensor
+    input_ids: Tensor
     """[B, T] token ids."""
     labels: Tensor
     """[B, T] token id where supervised, IGNORE elsewhere; not shifted."""
-    mask: Tensor
+    attention_mask: Tensor
     """[B, T] bool, False on padding."""
-    positions: Tensor
+    position_ids: Tensor
     """[B, T] position of each token; a range over the real tokens."""
     route: Tensor
     """[B, T] 0 for text, 1 + index of the slot (in `slots`) for tokens of media."""
@@ -90,9 +93,9 @@ class Batch:
 
     def targets(self) -> Tensor:
         """[B, T] bool: True at the token *before* each supervised one, whose logits predict it."""
-        keep = torch.zeros_like(self.mask)
+        keep = torch.zeros_like(self.attention_mask)
         keep[:, :-1] = self.labels[:, 1:] != IGNORE
         return keep
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.input_ids)

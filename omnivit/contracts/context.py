@@ -16,8 +16,10 @@ from torch import Tensor
 
 from omnivit.contracts.batch import Batch
 from omnivit.contracts.features import Features
+from omnivit.contracts.old_fields import with_old_fields
 
 
+@with_old_fields(rows="tokens")
 @dataclass(frozen=True)
 class SlotContext:
     """The media of one slot."""
@@ -30,7 +32,7 @@ class SlotContext:
     """[M] 1 for the first medium of its sample, 2 for the second, ..."""
     seen: Tensor
     """[B, T] how many media of this slot have begun at or before each token, within its sample."""
-    rows: Tensor
+    tokens: Tensor
     """[R] indices of the tokens of media in the hidden states flattened to [B * T, D]."""
 
     table: Tensor = field(init=False)
@@ -95,7 +97,7 @@ class Context:
     def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
         """The context of a batch whose media became `features`."""
         media = {}
-        last = torch.zeros_like(batch.mask)
+        last = torch.zeros_like(batch.attention_mask)
         for slot, slot_features in features.items():
             batched = batch.media[slot]
             samples = torch.tensor(batched.samples, device=batch.route.device)

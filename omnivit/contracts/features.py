@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from omnivit.contracts.old_fields import with_old_fields
 from omnivit.errors import RecipeError
 
 
+@with_old_fields(rows="tokens")
 @dataclass(frozen=True)
 class Layout:
     """Number and grid of the tokens of one medium, known before any model runs; length rules (Law 2) map it."""
 
-    rows: int
+    tokens: int
     """The number of tokens."""
     grid: tuple[int, ...] | None = None
     """Sizes ((t,) y, x) of a grid that the tokens fill in order, the last index fastest; None: there is no grid."""

@@ -25,7 +25,7 @@ from omnivit.contracts.sample import Media
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_IDS, _MASK = "instruction.ids", "instruction.mask"
+_IDS, _MASK = "instruction.input_ids", "instruction.attention_mask"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SlotPreparer:
             layout_of(processor, encoder_items(items, number, len(self.processors)))
             for number, processor in enumerate(self.processors)
         ]
-        return sum(length(layouts[number]).rows for number, length in self.branches)
+        return sum(length(layouts[number]).tokens for number, length in self.branches)
 
     def fingerprint(self) -> str:
         """Changes whenever the same medium would give other tensors."""

@@ -1,7 +1,7 @@
 """Media of several images (frames of a video, slices of a volume, crops of a page), each encoded by an image encoder.
 
 An encoder for such media contains an image encoder (`omnivit.contracts.nested.build_encoder`). Its processor cuts a
-medium into images and passes them to `prepare_pictures`; its forward pass gives the stacked items to `encode_pictures`.
+medium into images and passes them to `prepare_images`; its forward pass gives the stacked items to `encode_images`.
 Media may have different numbers of images: padding of the collator never reaches the image encoder.
 
 Shapes: M media, N images of a medium (padded), P images of all media, S tokens of an image, D width.
@@ -30,7 +30,7 @@ PICTURES = "pictures"
 """Key of the number of images in an item; the tensors of the images have their processor's keys."""
 
 
-def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Media) -> dict[str, Tensor]:
+def prepare_images(inside: Processor, images: Sequence[Image.Image], media: Media) -> dict[str, Tensor]:
     """Prepare a medium's images -> its item: `pictures` [] their number, and [N, ...] for each of `inside`'s tensors.
 
     Args:
@@ -43,12 +43,12 @@ def prepare_pictures(inside: Processor, images: Sequence[Image.Image], media: Me
     return {PICTURES: torch.tensor(len(images)), **stacked}
 
 
-def layout_of_pictures(inside: Processor, item: Mapping[str, Tensor]) -> Layout:
+def layout_of_images(inside: Processor, item: Mapping[str, Tensor]) -> Layout:
     """Tokens of a medium: those of its first image times their number, in a grid (n, y, x) where one has (y, x)."""
     count = int(item[PICTURES])
     first = layout_of(inside, {key: value[0] for key, value in without(item, PICTURES).items()})
     grid = (count, *first.grid) if first.grid is not None and len(first.grid) == 2 else None
-    return Layout(count * first.rows, grid)
+    return Layout(count * first.tokens, grid)
 
 
 def without(items: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def without(items: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
     return {key: value for key, value in items.items() if key not in keys}
 
 
-def encode_pictures(encoder: Encoder, items: Mapping[str, Tensor], at_once: int | None = None) -> Features:
+def encode_images(encoder: Encoder, items: Mapping[str, Tensor], at_once: int | None = None) -> Features:
     """Encode every image by itself -> Features [M, N S, D], image by image, with a grid (n, y, x) or none.
 
     Args:

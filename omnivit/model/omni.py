@@ -89,7 +89,7 @@ class OmniModel(nn.Module):
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """The LLM's input embeddings [B, T, D], media in place, and what its layers may know of the batch."""
         features = self.encode(batch)
-        embeds = splice(self.llm.embed(batch.ids), features, batch)
+        embeds = splice(self.llm.embed(batch.input_ids), features, batch)
         embeds = embeds + self._touch_unused(batch) if self.training else embeds
         return embeds, Context.of(batch, features)
 
@@ -104,13 +104,17 @@ class OmniModel(nn.Module):
         keep = batch.targets() if keep is None else keep
         asked = [name for name in heads if name in batch.triggers]
         embeds, context = self.embed(batch)
-        output = self.llm(embeds, batch.mask, batch.positions, keep, context, **({"states": True} if asked else {}))
+        output = self.llm(
+            embeds, batch.attention_mask, batch.position_ids, keep, context, **({"states": True} if asked else {})
+        )
         return ModelOutput(output.logits, {name: self._read(name, output.states, batch) for name in asked})
 
     def states(self, batch: Batch) -> Tensor:
         """The LLM's states [B, T, D] of all tokens, as heads read them."""
         embeds, context = self.embed(batch)
-        output = self.llm(embeds, batch.mask, batch.positions, batch.mask & False, context, states=True)
+        output = self.llm(
+            embeds, batch.attention_mask, batch.position_ids, batch.attention_mask & False, context, states=True
+        )
         states: Tensor = output.states
         return states
 

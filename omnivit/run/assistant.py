@@ -321,8 +321,8 @@ class Assistant:
             embeds, context = self.model.embed(batch)
             return llm.generate(
                 embeds,
-                batch.mask,
-                batch.positions,
+                batch.attention_mask,
+                batch.position_ids,
                 context,
                 eos_token_id=list(chat.stop_ids) or None,
                 pad_token_id=chat.pad_id,

@@ -83,7 +83,7 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
     )
     batch = collate([answered], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)
     asked = list(dict.fromkeys(head for head, _ in places))
-    outputs = model(batch, batch.mask & False, asked).heads
+    outputs = model(batch, batch.attention_mask & False, asked).heads
     predictions = {head: _entries(output.prediction) for head, output in outputs.items()}
     return tuple(Prediction(head, next(predictions[head])) for head, _ in places)
 

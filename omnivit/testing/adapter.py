@@ -3,10 +3,10 @@
     class TestShrink(AdapterContract):
         adapter = ShrinkAdapter
 
-An adapter is tried on the example that it gives: rows that lie in many ways, and a small LLM of four layers that it is
-installed into (`adapter_trial`). Rules for rows stand in `adapter_rows`; here are those for all that is around them.
+An adapter is tested on the example that it gives: tokens in several layouts, and a small LLM of four layers that it
+is installed into (`adapter_trial`). The rules for tokens are in `adapter_tokens`; all others are here.
 
-Shapes: M media, S rows from the encoder, Q instruction tokens, B samples, T tokens.
+Shapes: M media, S tokens from the encoder, Q instruction tokens, B samples, T tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from omnivit.contracts.adapter import Instruction
 from omnivit.errors import OmniVitError, RecipeError
 from omnivit.seeds import seeded
-from omnivit.testing.adapter_rows import RowRules
+from omnivit.testing.adapter_tokens import TokenRules
 from omnivit.testing.adapter_trial import (
     OTHER,
     SLOT,
@@ -42,10 +42,10 @@ SAME = 1e-5
 REGISTER = "Make what it computes with `nn.Parameter` or buffers of modules, and from `Config` alone."
 
 
-class AdapterContract(RowRules):
+class AdapterContract(TokenRules):
     """What every adapter keeps."""
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_gradients(self, tmp_path: Path) -> None:
         """Through the LLM, every parameter gets a finite gradient, those too that `install` adds, in every batch."""
         trial = self.trial(tmp_path)
@@ -60,9 +60,9 @@ class AdapterContract(RowRules):
             except Broken as error:
                 raise Broken(f"a batch with one medium, {layout_text(layout)}: {error.evidence}", error.do) from error
 
-    @rule(needs=("rows_of_batches",))
-    def test_gradient_of_rows(self, tmp_path: Path) -> None:
-        """Gradients go through it, and through what it adds to the LLM, to the rows of every medium."""
+    @rule(needs=("tokens_of_batches",))
+    def test_gradient_of_tokens(self, tmp_path: Path) -> None:
+        """Gradients go through it, and through what it adds to the LLM, to the tokens of every medium."""
         trial = self.trial(tmp_path)
         stir(trial.adapter)
         for media in trial.groups():
@@ -75,11 +75,11 @@ class AdapterContract(RowRules):
                 if gradient is None or not gradient[number].any() or not gradient[number].isfinite().all():
                     what = "no gradient" if gradient is None else "a gradient that is zero or not finite"
                     raise Broken(
-                        f"the rows of a medium, {layout_text(layout)}, get {what}.",
+                        f"the tokens of a medium, {layout_text(layout)}, get {what}.",
                         "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
                     )
 
-    @rule(needs=("gradient_of_rows",))
+    @rule(needs=("gradient_of_tokens",))
     def test_frozen(self, tmp_path: Path) -> None:
         """When frozen, it changes no tensor and needs no gradient, and gradients still reach its input."""
         trial = self.trial(tmp_path)
@@ -87,12 +87,12 @@ class AdapterContract(RowRules):
         before = {name: value.clone() for name, value in adapter.state_dict().items()}
         for media in trial.groups():
             features = trial.features(media)
-            if any(rows.requires_grad for rows in real(trial.run(features))):
+            if any(tokens.requires_grad for tokens in real(trial.run(features))):
                 raise Broken("all its parameters are frozen, and what comes out asks for a gradient.", REGISTER)
             values = features.values.requires_grad_()
             features_out = trial.run(features.with_values(values))
             results = real(features_out)
-            if any(rows.numel() for rows in results) and not any(rows.requires_grad for rows in results):
+            if any(tokens.numel() for tokens in results) and not any(tokens.requires_grad for tokens in results):
                 raise Broken(
                     "while it is frozen, no gradient goes through it to an encoder that trains.", "No `no_grad`."
                 )
@@ -101,7 +101,7 @@ class AdapterContract(RowRules):
             if where := difference(name, value, before[name]):
                 raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Move it only in training.")
 
-    @rule(needs=("rows_of_batches", "deterministic"))
+    @rule(needs=("tokens_of_batches", "deterministic"))
     def test_saved(self, tmp_path: Path) -> None:
         """Saved to a safetensors file and loaded into a second one, its state gives the same results."""
         trial, reloaded = self.trial(tmp_path), self.trial(tmp_path, seed=1)
@@ -112,7 +112,7 @@ class AdapterContract(RowRules):
                 if where := difference("the LLM's answer", reloaded.answer(media), trial.answer(media), SAME):
                     raise Broken(f"with the one that loaded the state: {where}.", REGISTER)
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_instruction(self, tmp_path: Path) -> None:
         """An adapter that reads the instruction ignores its padding, and raises a clear error if it is missing."""
         trial = self.trial(tmp_path)
@@ -126,7 +126,7 @@ class AdapterContract(RowRules):
                 if where := difference("what comes out", found, other, CLOSE):
                     raise Broken(
                         f"with more padding after the instruction, of other ids: {where}.",
-                        "Read only tokens where `instruction.mask` is True.",
+                        "Read only tokens where `instruction.attention_mask` is True.",
                     )
         features = trial.features(trial.layouts[:1])
         try:
@@ -141,7 +141,7 @@ class AdapterContract(RowRules):
         else:
             raise Broken("without an instruction it answers as if it had one.", "Raise ValueError, and say so.")
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_instruction_of_others(self, tmp_path: Path) -> None:
         """One that reads no instruction ignores it: another branch of the same input may read it."""
         trial = self.trial(tmp_path)
@@ -155,20 +155,21 @@ class AdapterContract(RowRules):
 
     @rule
     def test_positions(self, tmp_path: Path) -> None:
-        """A rule of positions pickles and counts each medium's rows from 0, never faster than one by one."""
+        """A rule of positions pickles and counts each medium's tokens from 0, never faster than one by one."""
         trial = self.trial(tmp_path)
         positions = trial.adapter.positions
         if positions is None:
-            raise NotApplicable("its rows are counted one by one")
-        rows = sorted({trial.adapter.length(layout).rows for layout in trial.layouts} - {0})
-        for count, there in zip(rows, check_pickles(positions, "`positions`", rows), strict=True):
+            raise NotApplicable("its tokens are counted one by one")
+        tokens = sorted({trial.adapter.length(layout).tokens for layout in trial.layouts} - {0})
+        for count, there in zip(tokens, check_pickles(positions, "`positions`", tokens), strict=True):
             offsets = positions(count)
             if where := difference("position", there, offsets):
-                raise Broken(f"for {count} rows, in a worker: {where}.")
+                raise Broken(f"for {count} tokens, in a worker: {where}.")
             steps = offsets.diff().tolist()
             if offsets.shape != (count,) or offsets[0] != 0 or offsets.is_floating_point() or not set(steps) <= {0, 1}:
                 raise Broken(
-                    f"for {count} rows it gives {offsets.tolist()}.", "Start at 0, and add 0 or 1 from token to token."
+                    f"for {count} tokens it gives {offsets.tolist()}.",
+                    "Start at 0, and add 0 or 1 from token to token.",
                 )
 
     @rule
@@ -198,14 +199,16 @@ class AdapterContract(RowRules):
             raise Broken("for a batch of text alone, the LLM's logits are not finite.")
         if example_of(self.plugin(), fresh(tmp_path)).text_unchanged:
             llm = plain_parts(trial)[1]
-            wanted = llm(llm.embed(batch.ids), batch.mask, batch.positions, batch.mask).logits
+            wanted = llm(
+                llm.embed(batch.input_ids), batch.attention_mask, batch.position_ids, batch.attention_mask
+            ).logits
             if where := difference("its logits", logits, wanted, SAME):
                 raise Broken(
                     f"the example says `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
                     "Initialise gates with zero and copies with the originals, and change only the tokens of media.",
                 )
 
-    @rule(needs=("rows_of_batches", "install"))
+    @rule(needs=("tokens_of_batches", "install"))
     def test_generation(self, tmp_path: Path) -> None:
         """What it adds to the LLM works with the cache: each new token gets the logits of a full forward pass."""
         trial = self.trial(tmp_path)
@@ -217,10 +220,10 @@ class AdapterContract(RowRules):
                 found = {SLOT: trial.run(trial.features(media))}
             for batch in (trial.batch(media, left=True), trial.batch(media, left=True, at_ends=True)):
                 embeds, context = trial.embed(batch, found)
-                prompts = Prompted(embeds, batch.mask, batch.positions, context)
+                prompts = Prompted(embeds, batch.attention_mask, batch.position_ids, context)
                 check_steps(trial.llm, prompts, batch.names, f"with media of {', '.join(map(layout_text, media))}")
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
         """Two inputs may share it, or `install` raises a RecipeError that says why not."""
         try:
@@ -239,8 +242,8 @@ def _backward(logits: Tensor) -> None:
 
 def _padded(told: Instruction) -> Instruction:
     """The same words with three tokens more, and other ids, where there are none."""
-    ids = nn.functional.pad(told.ids.masked_fill(~told.mask, 7), (0, 3), value=9)
-    return Instruction(ids, nn.functional.pad(told.mask, (0, 3), value=False))
+    ids = nn.functional.pad(told.input_ids.masked_fill(~told.attention_mask, 7), (0, 3), value=9)
+    return Instruction(ids, nn.functional.pad(told.attention_mask, (0, 3), value=False))
 
 
 def _check_same_state(name: str, before: nn.Module, after: nn.Module) -> None:

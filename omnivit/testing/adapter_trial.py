@@ -1,6 +1,6 @@
-"""What the rules for adapters try one with: rows that lie in many ways, a small encoder, a small real LLM around it.
+"""What the rules for adapters try one with: tokens that lie in many ways, a small encoder, a small real LLM around it.
 
-Shapes: M media, S rows (padded), D encoder width, k grid coordinates, B samples, T tokens, D_llm LLM width, N tokens
+Shapes: M media, S tokens (padded), D encoder width, k grid coordinates, B samples, T tokens, D_llm LLM width, N tokens
 whose logits are kept, V vocabulary, Q instruction tokens.
 """
 
@@ -42,8 +42,8 @@ PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)),
 WORDS = ("What is this?", "Count them, and say where.", "Why?", "Is it red or blue, or none of these?")
 
 
-class RowsEncoder(Encoder):
-    """Gives rows of a width through two transformer-like blocks, so that adapters find a place in it."""
+class TokensEncoder(Encoder):
+    """Gives tokens of a width through two transformer-like blocks, so that adapters find a place in it."""
 
     modality = "anything"
 
@@ -54,28 +54,28 @@ class RowsEncoder(Encoder):
             self.blocks = nn.ModuleList(Block(width) for _ in range(2))
 
     def processor(self) -> Processor:
-        """There is none: rules give the rows."""
+        """There is none: rules give the tokens."""
         return NoProcessor()
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
-        """`rows` [M, S, D], `mask` [M, S] and, where they have places, `grid` [M, S, k] -> Features [M, S, D]."""
-        rows = items["rows"]
+        """`tokens` [M, S, D], `mask` [M, S] and, where they have places, `grid` [M, S, k] -> Features [M, S, D]."""
+        tokens = items["tokens"]
         for block in self.blocks:
-            rows = block(rows)
-        return Features(rows, items["mask"], items.get("grid"))
+            tokens = block(tokens)
+        return Features(tokens, items["mask"], items.get("grid"))
 
 
 class Block(nn.Module):
-    """Each row plus a map of its norm: [M, S, D] -> [M, S, D]."""
+    """Each token plus a map of its norm: [M, S, D] -> [M, S, D]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attn = nn.Linear(width, width)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """[M, S, D] -> [M, S, D]."""
-        return rows + cast(Tensor, self.attn(self.norm(rows)))
+        return tokens + cast(Tensor, self.attn(self.norm(tokens)))
 
 
 class NoProcessor:
@@ -83,10 +83,10 @@ class NoProcessor:
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Raises RuntimeError."""
-        raise RuntimeError(f"{media}: the contract's encoder is given rows, not media.")
+        raise RuntimeError(f"{media}: the contract's encoder is given tokens, not media.")
 
     def length(self, item: Mapping[str, Tensor]) -> int:
-        """The real rows."""
+        """The real tokens."""
         return int(item["mask"].sum())
 
     def fingerprint(self) -> str:
@@ -99,9 +99,9 @@ class Trial:
     """An adapter made from its example and installed into a small LLM, all in `eval()`."""
 
     adapter: Adapter
-    encoder: RowsEncoder
+    encoder: TokensEncoder
     layouts: tuple[Layout, ...]
-    """That it takes, fewest rows first."""
+    """That it takes, fewest tokens first."""
     bridge: nn.Module
     """To the LLM's width, for adapters that are made for the inside of a chain."""
     llm_width: int
@@ -118,7 +118,7 @@ class Trial:
         with seeded(0):
             wide = adapter.width == example.llm_width
             bridge = nn.Identity() if wide else nn.Linear(adapter.width, example.llm_width)
-        encoder, layouts = RowsEncoder(example.width), layouts_of(adapter, example)
+        encoder, layouts = TokensEncoder(example.width), layouts_of(adapter, example)
         trial = cls(adapter, encoder, layouts, bridge, example.llm_width, slots)
         if changes_llm(adapter):
             with seeded(seed + 1):
@@ -147,7 +147,7 @@ class Trial:
 
     def encoded(self, features: Features) -> Features:
         """Rows through the encoder."""
-        items = {"rows": features.values, "mask": features.mask, "grid": features.grid}
+        items = {"tokens": features.values, "mask": features.mask, "grid": features.grid}
         return cast(Features, self.encoder({key: value for key, value in items.items() if value is not None}))
 
     def instruction(self, count: int) -> Instruction | None:
@@ -156,7 +156,7 @@ class Trial:
         return None if tokenizer is None else instruction_from(tokenizer, self.adapter.instruction_limit, count)
 
     def run(self, features: Features, instruction: Instruction | None = None) -> Features:
-        """What the adapter makes of an encoder's rows; with words of its own choice, if it reads any."""
+        """What the adapter makes of an encoder's tokens; with words of its own choice, if it reads any."""
         told = self.instruction(len(features.mask)) if instruction is None else instruction
         found = self.adapter(features, told)
         if not isinstance(found, Features):
@@ -177,7 +177,7 @@ class Trial:
         With `at_ends` the first, which is the longest, begins with its medium, and the second ends with its media:
         whoever takes a new token for the first or the last one of the prompts is seen by it.
         """
-        counts = [self.adapter.length(layout).rows for layout in layouts]
+        counts = [self.adapter.length(layout).tokens for layout in layouts]
         media = [(number,) for number in range(len(counts))]
         samples: tuple[tuple[Any, ...], ...]
         samples = ((5, 6, 7, *media[:1], 9, 17), (8, *media[1:], 30, 31, 32), (11, 12, 13, 14))
@@ -189,12 +189,14 @@ class Trial:
     def logits(self, batch: Batch, features: Mapping[str, Features]) -> Tensor:
         """[N, V] of all real tokens; `features` are what the adapter gave, by slot."""
         embeds, context = self.embed(batch, features)
-        return cast(LMOutput, self.llm(embeds, batch.mask, batch.positions, batch.mask, context)).logits
+        return cast(
+            LMOutput, self.llm(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask, context)
+        ).logits
 
     def embed(self, batch: Batch, features: Mapping[str, Features]) -> tuple[Tensor, Context]:
         """[B, T, D_llm] embeddings with media in place, and what the layers may know."""
         wide = {slot: found.with_values(self.bridge(found.values)) for slot, found in features.items()}
-        return splice(self.llm.embed(batch.ids), wide, batch), Context.of(batch, wide)
+        return splice(self.llm.embed(batch.input_ids), wide, batch), Context.of(batch, wide)
 
     def _shares(self, layouts: Sequence[Layout]) -> dict[str, list[int]]:
         """Slot -> the numbers of its media."""
@@ -206,21 +208,21 @@ class Trial:
         ids: list[int] = []
         spans, items, steps = [], [], []
         for part in sample:
-            rows = counts[part[0]] if isinstance(part, tuple) else 1
+            tokens = counts[part[0]] if isinstance(part, tuple) else 1
             if isinstance(part, tuple):
-                spans.append(Span(self.slots[part[0] % len(self.slots)], len(ids), rows))
+                spans.append(Span(self.slots[part[0] % len(self.slots)], len(ids), tokens))
                 items.append({"number": torch.tensor(part[0])})
-            ids += [0] * rows if isinstance(part, tuple) else [part]
-            steps += self._steps(rows) if isinstance(part, tuple) else [1]
-        tokens = torch.tensor(ids)
-        labels = tokens.masked_fill(tokens == 0, IGNORE)
+            ids += [0] * tokens if isinstance(part, tuple) else [part]
+            steps += self._steps(tokens) if isinstance(part, tuple) else [1]
+        input_ids = torch.tensor(ids)
+        labels = input_ids.masked_fill(input_ids == 0, IGNORE)
         positions = torch.tensor(steps).cumsum(0) - 1
-        return EncodedSample(name, tokens, labels, tuple(spans), tuple(items), positions)
+        return EncodedSample(name, input_ids, labels, tuple(spans), tuple(items), positions)
 
-    def _steps(self, rows: int) -> list[int]:
-        """From each row's position to the next one's, as the adapter counts them."""
+    def _steps(self, tokens: int) -> list[int]:
+        """From each token's position to the next one's, as the adapter counts them."""
         rule = self.adapter.positions
-        return [1] * rows if rule is None or not rows else [1, *rule(rows).diff().tolist()]
+        return [1] * tokens if rule is None or not tokens else [1, *rule(tokens).diff().tolist()]
 
 
 def changes_llm(adapter: Adapter) -> bool:
@@ -244,9 +246,9 @@ def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
             f"the length rule takes none of {'; '.join(map(layout_text, USUAL))}, and the example names no `layouts`.",
             "Let the example name layouts that it takes: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
         )
-    probes = [layout for layout in PROBES if layout.rows and taken(adapter, layout) is not None]
+    probes = [layout for layout in PROBES if layout.tokens and taken(adapter, layout) is not None]
     found = dict.fromkeys([*example.layouts, *probes])
-    return tuple(sorted(found, key=lambda layout: (layout.rows, layout.grid or ())))
+    return tuple(sorted(found, key=lambda layout: (layout.tokens, layout.grid or ())))
 
 
 def taken(adapter: Adapter, layout: Layout) -> Layout | None:
@@ -258,31 +260,31 @@ def taken(adapter: Adapter, layout: Layout) -> Layout | None:
 
 
 def layout_text(layout: Layout) -> str:
-    """A layout in words: `12 rows in a grid (3, 4)`."""
-    count = f"{layout.rows} row{'' if layout.rows == 1 else 's'}"
+    """A layout in words: `12 tokens in a grid (3, 4)`."""
+    count = f"{layout.tokens} token{'' if layout.tokens == 1 else 's'}"
     return f"{count} in a grid {layout.grid}" if layout.grid else f"{count} in no grid"
 
 
 def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int = 0) -> Features:
-    """[M, S, D] random rows that lie as said; those beside a grid come first and have -1 for a place."""
-    most = max(layout.rows for layout in layouts) + extra
+    """[M, S, D] random tokens that lie as said; those beside a grid come first and have -1 for a place."""
+    most = max(layout.tokens for layout in layouts) + extra
     generator = torch.Generator().manual_seed(seed)
-    mask = torch.arange(most) < torch.tensor([layout.rows for layout in layouts])[:, None]
+    mask = torch.arange(most) < torch.tensor([layout.tokens for layout in layouts])[:, None]
     values = torch.randn(len(layouts), most, width, generator=generator).masked_fill(~mask[..., None], 0.0)
     axes = len(layouts[0].grid or ())
     if not axes:
         return Features(values, mask)
     grid = torch.zeros(len(layouts), most, axes, dtype=torch.long)
     for places, layout in zip(grid, layouts, strict=True):
-        places[: layout.rows] = places_of(layout)
+        places[: layout.tokens] = places_of(layout)
     return Features(values, mask, grid)
 
 
 def places_of(layout: Layout) -> Tensor:
-    """[rows, k] where each row lies."""
+    """[tokens, k] where each token lies."""
     sizes = layout.grid or ()
     found = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
-    beside = torch.full((layout.rows - math.prod(sizes), len(sizes)), -1)
+    beside = torch.full((layout.tokens - math.prod(sizes), len(sizes)), -1)
     return torch.cat([beside, found])
 
 
@@ -304,7 +306,7 @@ def spoiled(features: Features) -> Features:
 
 
 def spread(features: Features) -> Features:
-    """The same media with padding before the first row, after the last, and between all."""
+    """The same media with padding before the first token, after the last, and between all."""
     count, size = features.mask.shape
     index = 2 * torch.arange(size) + 1
 
@@ -319,11 +321,11 @@ def moved(features: Features, told: Instruction | None, device: str) -> tuple[Fe
     """What an adapter is given, on another device."""
     grid = None if features.grid is None else features.grid.to(device)
     there = Features(features.values.to(device), features.mask.to(device), grid)
-    return there, None if told is None else Instruction(told.ids.to(device), told.mask.to(device))
+    return there, None if told is None else Instruction(told.input_ids.to(device), told.attention_mask.to(device))
 
 
 def real(features: Features) -> list[Tensor]:
-    """The rows that count, [rows, D'], and those kept in memory."""
+    """The tokens that count, [tokens, D'], and those kept in memory."""
     return [part.values[part.mask] for part in (features, features.memory) if part is not None]
 
 
@@ -358,6 +360,6 @@ def stir(module: nn.Module, scale: float = 0.1) -> None:
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
 
 
-def plain_parts(trial: Trial) -> tuple[RowsEncoder, CausalLM]:
+def plain_parts(trial: Trial) -> tuple[TokensEncoder, CausalLM]:
     """The encoder and the LLM as they were before `install`, in `eval()`."""
-    return RowsEncoder(trial.encoder.width).eval(), llm_of(trial.llm_width).eval()
+    return TokensEncoder(trial.encoder.width).eval(), llm_of(trial.llm_width).eval()

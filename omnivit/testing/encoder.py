@@ -3,8 +3,8 @@
     class TestThermal(EncoderContract):
         encoder = ThermalEncoder
 
-The rules stand in the base classes: for every plugin, for the processor, for the rows, for the weights; here those for
-media that cannot be used. Each builds the encoder of `ThermalEncoder.example` anew.
+The rules are in the base classes: for every plugin, for the processor, for the tokens, for the weights; those for media
+that cannot be used are here. Each builds the encoder of `ThermalEncoder.example` again.
 """
 
 from __future__ import annotations

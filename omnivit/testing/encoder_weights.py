@@ -1,6 +1,6 @@
 """The contract of encoders: rules for building, weights, precision and devices.
 
-Shapes: M media, S rows a medium, D = `width`.
+Shapes: M media, S tokens a medium, D = `width`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from omnivit.contracts.features import Features
 from omnivit.seeds import seeded
 from omnivit.testing.casts import Casts, names_half
 from omnivit.testing.encoder_processor import steady_items
-from omnivit.testing.encoder_rows import RowRules
+from omnivit.testing.encoder_tokens import TokenRules
 from omnivit.testing.homeless import Homes
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, save_and_load
 from omnivit.testing.plugin import fresh
@@ -23,7 +23,7 @@ from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import SEED, Trial, built, difference, encoded, item_difference, stacked
 
 
-class WeightRules(RowRules):
+class WeightRules(TokenRules):
     """Rules for the encoder as a module."""
 
     @rule
@@ -72,7 +72,7 @@ class WeightRules(RowRules):
                 raise Broken(
                     "its features need a gradient.", "Compute with what `parameters()` lists, not with copies of it."
                 )
-            where = difference("row", again.values, first.values)
+            where = difference("token", again.values, first.values)
             if where:
                 raise Broken(
                     f"the second time, {where}.", "Use dropout and random numbers only if `self.training` is True."
@@ -84,12 +84,12 @@ class WeightRules(RowRules):
 
     @rule(needs=("shapes",))
     def test_saved(self, tmp_path: Path) -> None:
-        """One that was built from another seed gives the same rows after loading its state from a safetensors file."""
+        """An encoder of another seed gives the same tokens after loading this one's state from a safetensors file."""
         trial = self.trial(fresh(tmp_path))
         other = built(trial.cls, trial.config, SEED + 1)
         save_and_load(trial.encoder, other, tmp_path)
         for items in map(trial.items, trial.slots):
-            where = difference("row", encoded(other, items).values, encoded(trial.encoder, items).values)
+            where = difference("token", encoded(other, items).values, encoded(trial.encoder, items).values)
             if where:
                 raise Broken(f"after loading, {where}.", "Register what is drawn or learned as parameter or buffer.")
 
@@ -106,12 +106,12 @@ class WeightRules(RowRules):
 
     @rule(needs=("shapes",))
     def test_double(self, tmp_path: Path) -> None:
-        """After `.to(torch.float64)` it takes the same items and gives the same rows in float64, rounded nowhere."""
+        """After `.to(torch.float64)` it takes the same items and gives the same tokens in float64, rounded nowhere."""
         self._check_dtype(tmp_path, torch.float64, CLOSE)
 
     @rule(needs=("double",))
     def test_bfloat16(self, tmp_path: Path) -> None:
-        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same rows, in bfloat16."""
+        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same tokens, in bfloat16."""
         self._check_dtype(tmp_path, torch.bfloat16, ROUGH)
 
     def _check_dtype(self, folder: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -128,7 +128,7 @@ def _rows(trial: Trial) -> list[Features]:
 
 @torch.no_grad()
 def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Raise Broken where the encoder, moved, gives other rows for the same items."""
+    """Raise Broken where the encoder, moved, gives other tokens for the same items."""
     encoder = trial.encoder.to(device, dtype)
     strict = not names_half(trial.config)
     for items, features in zip(map(trial.items, trial.slots), expected, strict=True):
@@ -144,7 +144,7 @@ def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.d
                 f"with weights in {dtype}, values are {moved.values.dtype}.",
                 "Return them in the dtype that they are computed in; adapters convert.",
             )
-        where = difference("row", moved.values, features.values, tolerance)
+        where = difference("token", moved.values, features.values, tolerance)
         where = where or difference("mask", moved.mask, features.mask)
         if where:
             raise Broken(
@@ -154,7 +154,7 @@ def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.d
 
 
 def _loss(features: Features) -> Tensor:
-    """A number that depends on every real row, by weights that no symmetry of the rows undoes."""
-    rows = features.values[features.mask]
+    """A number that depends on every real token, by weights that no symmetry of the tokens undoes."""
+    tokens = features.values[features.mask]
     with seeded(SEED):
-        return (rows * torch.randn(rows.shape)).sum()
+        return (tokens * torch.randn(tokens.shape)).sum()

@@ -186,7 +186,7 @@ def _with_media(llm: LanguageModel, places: int) -> Prompted:
     with seeded(1):
         values = torch.randn(2, rows, llm.width) * llm.embedding().float().std()
     features = {SLOT: Features(values, torch.ones(2, rows, dtype=torch.bool))}
-    return Prompted(splice(llm.embed(batch.ids), features, batch), batch.mask, batch.positions,
+    return Prompted(splice(llm.embed(batch.input_ids), features, batch), batch.attention_mask, batch.position_ids,
                     Context.of(batch, features))  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """An encoder as its example builds it, what its media become, and how two results are compared.
 
-Shapes: M media of one batch, S rows a medium, D width.
+Shapes: M media of one batch, S tokens a medium, D width.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Trial:
         return tuple(itertools.chain(*self.slots.values()))
 
     def items(self, slot: str) -> list[Item]:
-        """The prepared media of a slot, those of fewer rows first: counterexamples are then found small."""
+        """The prepared media of a slot, those of fewer tokens first: counterexamples are then found small."""
         return sorted(map(self.processor, self.slots[slot]), key=self.processor.length)
 
 
@@ -92,10 +92,10 @@ def stacked(items: Sequence[Item]) -> dict[str, Tensor]:
     return batch_of(items, [0] * len(items)).media["slot"].items
 
 
-def batch_of(items: Sequence[Item], rows: Sequence[int]) -> Batch:
-    """A batch of samples with one medium each, for which so many rows are reserved after a token of text."""
+def batch_of(items: Sequence[Item], tokens: Sequence[int]) -> Batch:
+    """A batch of samples with one medium each, for which so many tokens are reserved after a token of text."""
     samples = []
-    for item, length in zip(items, rows, strict=True):
+    for item, length in zip(items, tokens, strict=True):
         ids = torch.zeros(1 + length, dtype=torch.long)
         samples.append(EncodedSample("sample", ids, ids, (Span("slot", 1, length),), (item,), torch.arange(len(ids))))
     return collate(samples, ("slot",), pad_id=0)
@@ -103,12 +103,12 @@ def batch_of(items: Sequence[Item], rows: Sequence[int]) -> Batch:
 
 @torch.no_grad()
 def encoded(encoder: Encoder, items: Sequence[Item]) -> Features:
-    """The rows of prepared media in one batch."""
+    """The tokens of prepared media in one batch."""
     return encoder(stacked(items))  # type: ignore[no-any-return]
 
 
-def real_rows(features: Features, number: int) -> Tensor:
-    """[rows, D] of one medium: those that its mask shows."""
+def real_tokens(features: Features, number: int) -> Tensor:
+    """[tokens, D] of one medium: those that its mask shows."""
     return features.values[number, features.mask[number]]
 
 

@@ -99,7 +99,7 @@ class StageModule(LightningModule):
             return self._no_loss()
         output = self._ask(micro.batch)
         total = step_loss(output, micro.batch, self.weights, step)
-        self.window.add(total.detach(), len(output.logits), int(micro.batch.mask.sum()))
+        self.window.add(total.detach(), len(output.logits), int(micro.batch.attention_mask.sum()))
         self.guard.saw(total, micro.batch.names)
         return total if total.requires_grad else self._no_loss()
 

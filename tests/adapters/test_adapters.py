@@ -39,7 +39,7 @@ def build(adapter: type[Adapter], *options: object) -> Adapter:
 def test_rows_keep_their_number_and_place(adapter: type[Adapter], features: Features) -> None:
     model = build(adapter)
     out = model(features)
-    assert out.values.shape == (2, model.length(Layout(5)).rows, 8)
+    assert out.values.shape == (2, model.length(Layout(5)).tokens, 8)
     assert out.mask is features.mask
     assert out.grid is features.grid
     assert pickle.loads(pickle.dumps(model.length))(Layout(7)) == Layout(7)

@@ -119,7 +119,9 @@ def test_stands_between_norm_and_attention_and_between_norm_and_mlp(
             module.register_forward_pre_hook(hook, with_kwargs=True)
     assert {name for parts in adapter.layers for name in parts} == {"attention", *{"block": ["mlp"]}.get(position, [])}
     batch = batch_of(sample)
-    torch.testing.assert_close(model(batch, batch.mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5
+    )
 
 
 # -- every family of LLMs ----------------------------------------------------------------------------------------------
@@ -132,9 +134,9 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     model = model_of(llm, {"image": adapter_of(position="block")})
     assert list(llm.state_dict()) == keys
     for batch in (batch_of(NONE, NONE[:3]), batch_of(ONE, NONE, TWO)):
-        assert torch.equal(model(batch, batch.mask).logits, plain_logits(plain, model, batch))
+        assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch))
     fill(model.adapters, 3.0)
-    assert not torch.equal(model(batch, batch.mask).logits, plain_logits(plain, model, batch))
+    assert not torch.equal(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -163,13 +165,13 @@ def test_checkpointing_activations_changes_no_gradient(family: str) -> None:
 @pytest.mark.parametrize(("kind", "moved"), [(0, [False, True, False]), (1, [True, False, True])])
 def test_each_sample_is_routed_by_whether_it_shows_a_medium(kind: int, moved: list[bool]) -> None:
     model, batch = trained_model(), batch_of(ONE, NONE, TWO)
-    before = model(batch, batch.mask).logits
+    before = model(batch, batch.attention_mask).logits
     model.adapters["image"].modality.weight.data[kind] += 1.0
-    changed = torch.zeros_like(batch.mask).masked_scatter(
-        batch.mask, (model(batch, batch.mask).logits != before).any(1)
+    changed = torch.zeros_like(batch.attention_mask).masked_scatter(
+        batch.attention_mask, (model(batch, batch.attention_mask).logits != before).any(1)
     )
     assert changed.any(dim=1).tolist() == moved
-    assert torch.equal(changed[moved], batch.mask[moved])  # text before the medium as well
+    assert torch.equal(changed[moved], batch.attention_mask[moved])  # text before the medium as well
 
 
 def test_the_kind_of_a_sample_holds_while_text_is_generated() -> None:
@@ -181,7 +183,7 @@ def test_the_kind_of_a_sample_holds_while_text_is_generated() -> None:
         steps = torch.stack(logits, dim=1)
         embeds, context = model.embed(batch)
         embeds = torch.cat([embeds, model.llm.embed(ids[:, :2])], dim=1)
-        mask = torch.cat([batch.mask, torch.ones(2, 2, dtype=torch.bool)], dim=1)
+        mask = torch.cat([batch.attention_mask, torch.ones(2, 2, dtype=torch.bool)], dim=1)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
         whole = [
             model.llm(embeds, mask, positions, mask, seen).logits
@@ -209,9 +211,9 @@ def test_inputs_that_share_it_count_as_one() -> None:
     fill(model.adapters, 3.0)
     sound: tuple[Item, ...] = (5, Medium(0.1, slot="sound"), 9)
     batch = batch_of(ONE, sound, NONE, slots=("image", "sound"))
-    before = model(batch, batch.mask).logits
+    before = model(batch, batch.attention_mask).logits
     adapter.modality.weight.data[1] += 1.0
-    changed = (model(batch, batch.mask).logits != before).any(dim=1)
+    changed = (model(batch, batch.attention_mask).logits != before).any(dim=1)
     assert changed.tolist() == [True] * 11 + [False] * 5
     assert all(value.abs().max() > 0 for value in gradients(model, batch).values())
 
@@ -245,7 +247,7 @@ def test_dropout_is_for_training() -> None:
 def test_with_lora() -> None:
     model = model_of(llm_of(lora=Lora(targets=["q_proj", "down_proj"], r=2)), {"image": adapter_of(position="block")})
     batch = batch_of(ONE, NONE, TWO)
-    assert torch.equal(model(batch, batch.mask).logits, plain_logits(llm_of(), model, batch))
+    assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(llm_of(), model, batch))
     fill(model.adapters, 3.0)
     for name, parameter in model.llm.named_parameters():
         if "lora" in name:
@@ -258,7 +260,7 @@ def test_with_lora() -> None:
 def test_a_bfloat16_llm_with_float32_bottlenecks() -> None:
     model = model_of(llm_of(dtype="bfloat16"), {"image": adapter_of()})
     batch = batch_of(ONE, NONE, TWO)
-    assert torch.equal(model(batch, batch.mask).logits, plain_logits(llm_of(dtype="bfloat16"), model, batch))
+    assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(llm_of(dtype="bfloat16"), model, batch))
     fill(model.adapters, 3.0)
     found = gradients(model, batch)
     assert all(value.isfinite().all() and value.any() and value.dtype == torch.float32 for value in found.values())

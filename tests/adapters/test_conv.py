@@ -104,7 +104,7 @@ def test_each_medium_gives_what_it_gives_alone_and_what_the_rule_says(
     media = batch((1, 11), (1, 5), (1, 8))
     out = adapter(media)
     for medium, rows in enumerate((11, 5, 8)):
-        assert len(real(out, medium)) == adapter.length(Layout(rows)).rows
+        assert len(real(out, medium)) == adapter.length(Layout(rows)).tokens
         plain = F.conv1d(real(media, medium).T, adapter.conv.weight, adapter.conv.bias, stride or kernel, padding).T
         torch.testing.assert_close(real(out, medium), plain, rtol=0, atol=1e-6)
     assert out.grid is None and bool(out.values.isfinite().all())

@@ -72,7 +72,7 @@ def gated_layer(only_immediate: bool = True) -> GatedLayer:
 
 
 def last_column(found: SlotContext) -> SlotContext:
-    return SlotContext(found.features, found.samples, found.order, found.seen[:, -1:], found.rows[:0])
+    return SlotContext(found.features, found.samples, found.order, found.seen[:, -1:], found.tokens[:0])
 
 
 @pytest.mark.parametrize(("mode", "only_immediate"), [("immediate", True), ("all", False)])
@@ -116,9 +116,9 @@ def influence(only_immediate: bool, *samples: Sequence[Item]) -> tuple[Tensor, B
     memory = Given()(media.items)
     values = memory.values.requires_grad_(True)
     found = Context.of(batch, {"image": Features(values[:, :1], memory.mask[:, :1], memory=memory)}).media["image"]
-    out = gated_layer(only_immediate)(wave((*batch.ids.shape, 12), 1.0), found)
+    out = gated_layer(only_immediate)(wave((*batch.input_ids.shape, 12), 1.0), found)
     grads = [torch.autograd.grad(token.sum(), values, retain_graph=True)[0] for token in out.flatten(0, 1)]
-    return torch.stack(grads).ne(0).any(dim=-1).any(dim=-1).unflatten(0, batch.ids.shape), batch
+    return torch.stack(grads).ne(0).any(dim=-1).any(dim=-1).unflatten(0, batch.input_ids.shape), batch
 
 
 def seen_by(found: Tensor, row: int, length: int) -> list[list[int]]:
@@ -145,7 +145,7 @@ def test_attention_is_zero_where_nothing_is_seen() -> None:
     memory = Given()(batch.media["image"].items)
     found = Context.of(batch, {"image": Features(memory.values, memory.mask, memory=memory)}).media["image"]
     attention = MediaAttention(GatedCrossAttentionConfig(heads=2, head_width=8), WIDTH, 12)
-    out = attention(wave((*batch.ids.shape, 12), 1.0), found)
+    out = attention(wave((*batch.input_ids.shape, 12), 1.0), found)
     assert torch.equal(out[0, :4], torch.zeros(4, 12))
     assert torch.equal(out[1], torch.zeros(6, 12)), "its medium has no rows"
     assert out[0, 4:].abs().min() > 0
@@ -169,10 +169,10 @@ def test_a_sample_gives_the_same_alone_and_among_others() -> None:
     model = model_of(llm_of(), {"image": adapter_of()}, trained=True)
     samples = [TWO, NONE, ONE, LATE]
     together = batch_of(*samples)
-    logits = model(together, together.mask).logits.split([len(sample) for sample in samples])
+    logits = model(together, together.attention_mask).logits.split([len(sample) for sample in samples])
     for sample, found in zip(samples, logits, strict=True):
         alone = batch_of(sample)
-        torch.testing.assert_close(model(alone, alone.mask).logits, found, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(alone, alone.attention_mask).logits, found, atol=1e-5, rtol=1e-5)
 
 
 def test_the_media_matter() -> None:
@@ -203,7 +203,7 @@ def test_rows_become_memory_and_one_row_or_none_stands_for_the_medium(marker: bo
 def test_without_a_marker_the_token_after_the_medium_is_the_first_to_see_it() -> None:
     model = model_of(llm_of(), {"image": adapter_of(marker=False)}, trained=True)
     batch, other = batch_of(ONE, NONE, marker=0), batch_of(ONE, NONE, marker=0)
-    assert batch.ids.tolist()[0] == [5, 9, 17, 0, 0]
+    assert batch.input_ids.tolist()[0] == [5, 9, 17, 0, 0]
     other.media["image"].items["rows"] += 1
     changed = (model(batch, everything(batch)).logits != model(other, everything(batch)).logits).any(dim=1).view(2, 5)
     assert changed.tolist() == [[False, True, True, True, True], [False] * 5]

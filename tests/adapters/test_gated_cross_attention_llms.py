@@ -48,8 +48,8 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     assert {name.split(".")[3] for name in trains[1:]} == {"1", "3"}
     for batch in (batch_of(NONE, NONE[:3]), batch_of(ONE, NONE, TWO)):
         embeds, _ = model.embed(batch)
-        reference = plain(embeds, batch.mask, batch.positions, batch.mask).logits
-        assert torch.equal(model(batch, batch.mask).logits, reference)
+        reference = plain(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask).logits
+        assert torch.equal(model(batch, batch.attention_mask).logits, reference)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,11 +102,11 @@ def test_two_inputs_each_have_their_own_layers() -> None:
     batch = batch_of(sample, NONE, slots=("image", "sound"), left=True)
     assert all(value.abs().max() > 0 for value in gradients(model, batch).values())
     model.eval()
-    base = model(batch, batch.mask).logits
+    base = model(batch, batch.attention_mask).logits
     for slot, first in (("image", 1), ("sound", 3)):
         other = batch_of(sample, NONE, slots=("image", "sound"), left=True)
         other.media[slot].items["rows"] += 1
-        changed = (model(other, batch.mask).logits != base).any(dim=1)
+        changed = (model(other, batch.attention_mask).logits != base).any(dim=1)
         assert changed.tolist() == [column >= first for column in range(6)] + [False] * 5
     with torch.no_grad():
         assert torch.equal(generated(model, batch, 4), looped(model, batch, 4))
@@ -124,8 +124,8 @@ def test_beside_a_branch_whose_rows_are_in_the_sequence() -> None:
     with torch.no_grad():
         assert torch.equal(generated(model, batch, 4), looped(model, batch, 4))
         embeds, context = model.embed(batch)
-        without = model.llm(embeds, batch.mask, batch.positions, batch.mask).logits
-        changed = (model(batch, batch.mask).logits != without).any(dim=1).split([8, 5, 12])
+        without = model.llm(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask).logits
+        changed = (model(batch, batch.attention_mask).logits != without).any(dim=1).split([8, 5, 12])
     assert [part.tolist() for part in changed] == [[False] + [True] * 7, [False] * 5, [True] * 12]
     assert context.media["image"].features.values.shape == (3, ROWS + 1, 16)
 
@@ -145,8 +145,8 @@ def test_with_lora() -> None:
     model = model_of(llm, {"image": adapter_of()})
     batch = batch_of(ONE, NONE, TWO)
     embeds, _ = model.embed(batch)
-    reference = plain(embeds, batch.mask, batch.positions, batch.mask).logits
-    assert torch.equal(model(batch, batch.mask).logits, reference)
+    reference = plain(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask).logits
+    assert torch.equal(model(batch, batch.attention_mask).logits, reference)
     fill(model.adapters, 3.0)
     wanted = [parameter for name, parameter in llm.named_parameters() if "lora" in name]
     for parameter in wanted:
@@ -162,7 +162,10 @@ def test_a_bfloat16_llm_with_float32_adapters() -> None:
     model = model_of(llm, {"image": adapter_of()})
     batch = batch_of(ONE, NONE, TWO)
     embeds, _ = model.embed(batch)
-    assert torch.equal(model(batch, batch.mask).logits, plain(embeds, batch.mask, batch.positions, batch.mask).logits)
+    assert torch.equal(
+        model(batch, batch.attention_mask).logits,
+        plain(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask).logits,
+    )
     fill(model.adapters, 3.0)
     found = gradients(model, batch)
     assert all(value.isfinite().all() and value.dtype == torch.float32 for value in found.values())

@@ -53,7 +53,7 @@ def test_frames_are_marked_after_their_last_line() -> None:
 def test_the_rule_counts_what_comes_out(options: dict[str, bool]) -> None:
     adapter, sizes = build(**options), ((2, 2, 3), (1, 4, 1))
     rule = pickle.loads(pickle.dumps(adapter.length))
-    expected = [rule(Layout(int(torch.tensor(size).prod()), size)).rows for size in sizes]
+    expected = [rule(Layout(int(torch.tensor(size).prod()), size)).tokens for size in sizes]
     assert [len(rows) for rows in rows_of(adapter, clip(*sizes))] == expected
 
 

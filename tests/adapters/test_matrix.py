@@ -91,6 +91,6 @@ def train_step(model: OmniModel, batch: Batch, optimizer: torch.optim.Optimizer)
 
 
 def last_of(batch: Batch) -> torch.Tensor:
-    keep = torch.zeros_like(batch.mask)
+    keep = torch.zeros_like(batch.attention_mask)
     keep[:, -1] = True
     return keep

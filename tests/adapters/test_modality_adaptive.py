@@ -63,8 +63,8 @@ def test_logits_are_those_of_mplug_owl2() -> None:
     parts = ((5,) * 2, (Medium(0.1, count=4), Medium(0.2, count=1)), (5,) * 3)
     batch = batch_of(sum(parts, ()), (5, Medium(0.1, count=4), *(5,) * 5))
     _, context = model.embed(batch)
-    everything = torch.ones_like(batch.mask)
-    logits = model.llm(wave((2, 10, WIDTH), 0.7), batch.mask, batch.positions, everything, context).logits
+    everything = torch.ones_like(batch.attention_mask)
+    logits = model.llm(wave((2, 10, WIDTH), 0.7), batch.attention_mask, batch.position_ids, everything, context).logits
     torch.testing.assert_close(logits.view(2, 10, -1), torch.tensor(golden["logits"]), rtol=0, atol=1e-5)
 
 
@@ -79,10 +79,12 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     norms = NORMS.get(family, {"input_layernorm", "post_attention_layernorm"})
     assert {name.split(".")[2] for name, _ in adapter.named_parameters()} == maps | norms
     batch, text = batch_of(ONE, NONE, TWO), batch_of(NONE, NONE[:3])
-    torch.testing.assert_close(model(batch, batch.mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5
+    )
     shift(model.adapters)
-    assert torch.equal(model(text, text.mask).logits, plain_logits(plain, model, text))
-    assert not torch.allclose(model(batch, batch.mask).logits, plain_logits(plain, model, batch), atol=1e-3)
+    assert torch.equal(model(text, text.attention_mask).logits, plain_logits(plain, model, text))
+    assert not torch.allclose(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,7 +178,10 @@ def test_two_inputs_may_share_them(family: str) -> None:
     batch = batch_of(sample, NONE, slots=("image", "sound"))
     alone = batch_of((5, Medium(0.1), 9, Medium(0.6), 17), NONE)
     one = trained(llm_of(family))
-    found, expected = model.double()(batch, batch.mask).logits, one.double()(alone, alone.mask).logits
+    found, expected = (
+        model.double()(batch, batch.attention_mask).logits,
+        one.double()(alone, alone.attention_mask).logits,
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)  # in float32, CPUs differ in the sixth decimal
 
 

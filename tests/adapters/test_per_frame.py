@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from matrix_support import RowsConfig, RowsEncoder
+from matrix_support import RowsConfig, TokensEncoder
 from omnivit_adapters.per_frame import PerFrameAdapter, PerFrameConfig
 from torch import Tensor, nn
 
@@ -68,7 +68,7 @@ class Means(Adapter):
         counts = features.lengths()[:, None]
         mean = (features.values * features.mask[..., None]).sum(1) / counts * self.scale
         if instruction is not None:
-            mean = mean + (instruction.ids * instruction.mask).sum(1, keepdim=True)
+            mean = mean + (instruction.input_ids * instruction.attention_mask).sum(1, keepdim=True)
         values = torch.stack([mean, counts.expand_as(mean)], dim=1)
         mask = values.new_ones(values.shape[:2], dtype=torch.bool)
         grid = torch.tensor([[0, 0], [1, 0]])[:, : self.config.grid].expand(len(values), -1, -1)
@@ -127,13 +127,13 @@ def test_each_frame_is_adapted_by_itself(skip: int) -> None:
     for number, size in enumerate(sizes):
         layout = adapter.length(Layout(torch.Size(size).numel(), size))
         assert layout == Layout(2 * size[0], (size[0], 1, 2))
-        assert out.mask[number].tolist() == [True] * layout.rows + [False] * (8 - layout.rows)
+        assert out.mask[number].tolist() == [True] * layout.tokens + [False] * (8 - layout.tokens)
         frames = frames_of(found, number, size)
-        torch.testing.assert_close(out.values[number, : layout.rows : 2], frames.mean(dim=1))
-        assert (out.values[number, 1 : layout.rows : 2] == frames.shape[1]).all()
+        torch.testing.assert_close(out.values[number, : layout.tokens : 2], frames.mean(dim=1))
+        assert (out.values[number, 1 : layout.tokens : 2] == frames.shape[1]).all()
         assert out.grid is not None
         expected = torch.cartesian_prod(torch.arange(size[0]), torch.zeros(1, dtype=torch.long), torch.arange(2))
-        assert torch.equal(out.grid[number, : layout.rows], expected)
+        assert torch.equal(out.grid[number, : layout.tokens], expected)
     assert not out.values[~out.mask].any()
 
 
@@ -195,7 +195,7 @@ def test_weights_and_surgery_are_those_of_the_adapter_inside() -> None:
     adapter = build()
     assert (adapter.width, adapter.in_encoder) == (WIDTH, False)
     adapter.load()
-    adapter.install(None, RowsEncoder(RowsConfig()), "image")  # type: ignore[arg-type]  # the one inside needs none
+    adapter.install(None, TokensEncoder(RowsConfig()), "image")  # type: ignore[arg-type]  # the one inside needs none
     assert adapter.adapter.loaded == ["weights", "image"] and adapter.in_encoder
     assert list(adapter.state_dict()) == ["adapter.scale"]
 

@@ -165,10 +165,10 @@ def test_media_of_mixed_sizes_are_what_each_is_alone(name: str, skip: int) -> No
             )
         )
         layout = adapter.length(Layout(math.prod(size), size))
-        assert out.mask[number].tolist() == [True] * layout.rows + [False] * (out.mask.shape[1] - layout.rows)
+        assert out.mask[number].tolist() == [True] * layout.tokens + [False] * (out.mask.shape[1] - layout.tokens)
         torch.testing.assert_close(rows_of(out, number), alone.values[0], rtol=0, atol=1e-6)
         if layout.grid is not None:
-            assert out.grid is not None and torch.equal(out.grid[number, : layout.rows], places_of(layout.grid))
+            assert out.grid is not None and torch.equal(out.grid[number, : layout.tokens], places_of(layout.grid))
     assert out.values.shape[2] == adapter.width and not out.values[~out.mask].any()
     out.values.square().sum().backward()
     assert rows.values.grad is not None and bool((rows.values.grad[rows.mask].abs().sum(dim=1) > 0).all())
@@ -195,7 +195,7 @@ def test_class_tokens_stand_for_their_frames() -> None:
         torch.testing.assert_close(found[: y * x], frames[:, 1:].mean(dim=0))
         assert torch.equal(rows_of(one(rows), number), frames[:, 0])
         layout = Layout(t * (1 + y * x), (t, y, x))
-        assert build(kind="temporal").length(layout).rows == len(found) and one.length(layout).rows == t
+        assert build(kind="temporal").length(layout).tokens == len(found) and one.length(layout).tokens == t
     picture = media((2, 2), token=True)
     assert one.length(Layout(5)) == Layout(1) and torch.equal(one(picture).values, picture.values[:, :1])
     only = Features(picture.values[:, :1], picture.mask[:, :1], torch.full((1, 1, 2), -1))

@@ -82,7 +82,7 @@ def test_numbers_of_the_original(case: dict[str, Any]) -> None:
         adapter.layers[str(index)].gate.data.copy_(gates[index])
     batch = batch_of(*[(*ids, Medium(0.0, count=count)) for ids in GOLDEN["ids"]], places=0)
     batch.media["image"].items["rows"][:, :count] = visual
-    found = model(batch, batch.mask).logits
+    found = model(batch, batch.attention_mask).logits
     torch.testing.assert_close(found.flatten(), torch.tensor(case["logits"]), rtol=0, atol=1e-5)
     assert not torch.allclose(found, plain_logits(original_llm()[0], model, batch), atol=0.1)
 
@@ -109,9 +109,9 @@ def test_starts_as_the_original_starts() -> None:
 
 def test_every_token_of_a_sample_sees_its_media_and_no_other_sample_does() -> None:
     model, batch = trained_model(), mixed_batch()
-    before = model(batch, batch.mask).logits
+    before = model(batch, batch.attention_mask).logits
     batch.media["image"].items["rows"][0] += 1.0
-    changed = (model(batch, batch.mask).logits != before).any(dim=1)
+    changed = (model(batch, batch.attention_mask).logits != before).any(dim=1)
     assert changed.tolist() == [True] * 3 + [False] * 14  # the first token stands before its medium
 
 
@@ -131,10 +131,10 @@ def test_one_row_is_added_to_every_prompt_and_several_media_are_averaged() -> No
 
 def test_padding_of_media_changes_nothing() -> None:
     model, batch = trained_model(), mixed_batch()
-    before = model(batch, batch.mask).logits
+    before = model(batch, batch.attention_mask).logits
     items = batch.media["image"].items
     items["rows"][torch.arange(ROWS) >= items["count"][:, None]] = float("nan")
-    assert torch.equal(model(batch, batch.mask).logits, before)
+    assert torch.equal(model(batch, batch.attention_mask).logits, before)
 
 
 def test_rows_are_those_that_the_mask_names() -> None:
@@ -162,11 +162,11 @@ def test_two_inputs_with_prompts_of_their_own_and_with_shared_ones() -> None:
     for adapters in (own, {"image": shared, "sound": shared}):
         model = model_of(llm_of(), adapters)
         fill(model.adapters, 3.0)
-        before = model(batch, batch.mask).logits
+        before = model(batch, batch.attention_mask).logits
         for slot in adapters:
             other = batch_of(sound, NONE, places=0, slots=("image", "sound"))
             other.media[slot].items["rows"] += 1.0
-            changed = (model(other, batch.mask).logits != before).any(dim=1)
+            changed = (model(other, batch.attention_mask).logits != before).any(dim=1)
             assert changed.tolist() == [True] * 3 + [False] * 5
         assert all(value.any() for value in gradients(model, batch).values())
     assert len(shared.layers) == 1
@@ -207,14 +207,14 @@ def test_an_attention_that_passes_the_prompts_by_stops_the_step() -> None:
     """As when a version of transformers chooses the function of an attention in another way, or renames `scaling`."""
     model, batch = trained_model(), mixed_batch()
     attention: Any = model.llm.patching.layers[-1].attention
-    model(batch, batch.mask)
+    model(batch, batch.attention_mask)
     changed, attention.config = attention.config, model.llm.hf.config
     with pytest.raises(LibraryError, match=r"did not use the attention function .* have no effect. transformers \d"):
-        model(batch, batch.mask)
+        model(batch, batch.attention_mask)
     attention.config = changed
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LibraryError, match="was called without `factor`"):
         patch.setattr(arguments, "NAMES", {**arguments.NAMES, "scaling": ("factor",)})
-        model(batch, batch.mask)
+        model(batch, batch.attention_mask)
 
 
 def test_memory_of_others_is_refused() -> None:

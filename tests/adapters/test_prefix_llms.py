@@ -53,9 +53,9 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     assert list(llm.state_dict()) == keys
     assert llm.hf.config.to_dict() == plain.hf.config.to_dict()
     for batch in (batch_of(NONE, NONE[:3]), mixed_batch()):
-        assert torch.equal(model(batch, batch.mask).logits, plain_logits(plain, model, batch))
+        assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch))
     fill(model.adapters, 3.0)
-    assert not torch.equal(model(batch, batch.mask).logits, plain_logits(plain, model, batch))
+    assert not torch.equal(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,7 +71,9 @@ def test_tokens_find_in_prompts_what_they_would_find_alone(family: str) -> None:
         hook = _Expected(layer.attention, prompts, part.gate)
         layer.attention.register_forward_pre_hook(hook.note, with_kwargs=True)
         layer.projections()["dense" if family == "phi" else "o_proj"].register_forward_pre_hook(hook)
-    torch.testing.assert_close(model(batch, batch.mask).logits, plain_logits(plain, model, batch), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), rtol=0, atol=2e-5
+    )
 
 
 class _Expected:
@@ -125,7 +127,7 @@ def test_with_the_eager_attention_of_transformers() -> None:
         model = trained_model(layers=2)
         model.llm.hf.set_attn_implementation(name)
         assert model.llm.hf.config._attn_implementation == name
-        logits.append(model(batch, batch.mask).logits)
+        logits.append(model(batch, batch.attention_mask).logits)
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
 
@@ -143,7 +145,7 @@ def test_an_attention_function_that_reads_its_name_in_the_config() -> None:
     for implementation in ("sdpa", name):
         model = trained_model(layers=2)
         model.llm.hf.set_attn_implementation(implementation)
-        logits.append(model(batch, batch.mask).logits)
+        logits.append(model(batch, batch.attention_mask).logits)
     assert names == [name] * 2
     assert torch.equal(*logits)
 
@@ -188,7 +190,7 @@ def test_offsets_and_factors() -> None:
                 part = adapter.maps[str(layer.index)][name]
                 child.weight.copy_(part.scale[:, None] * child.weight)
                 child.bias = torch.nn.Parameter(part.scale * part.bias)
-    found = model(batch, batch.mask).logits
+    found = model(batch, batch.attention_mask).logits
     torch.testing.assert_close(found, plain_logits(plain, model, batch), rtol=0, atol=1e-5)
 
 
@@ -213,7 +215,7 @@ def test_beside_maps_of_another_input() -> None:
     both = batch_of(sample, NONE, slots=("image", "sound"))
     found = model(both, both.mask).logits
     alone = batch_of(sample, slots=("image", "sound")), batch_of(NONE, slots=("image", "sound"))
-    expected = torch.cat([model(batch, batch.mask).logits for batch in alone])
+    expected = torch.cat([model(batch, batch.attention_mask).logits for batch in alone])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     without = model_of(llm_of(), {"image": adapter_of(layers=2)})
     without.adapters["image"].load_state_dict(model.adapters["image"].state_dict())
@@ -254,7 +256,7 @@ def test_with_lora() -> None:
     lora = Lora(targets=["k_proj", "down_proj"], r=2)
     model = model_of(llm_of(lora=lora), {"image": adapter_of(layers=2, bias_scale=True)})
     batch = mixed_batch()
-    assert torch.equal(model(batch, batch.mask).logits, plain_logits(llm_of(), model, batch))
+    assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(llm_of(), model, batch))
     fill(model.adapters, 3.0)
     for name, parameter in model.llm.named_parameters():
         if "lora" in name:
@@ -267,7 +269,7 @@ def test_with_lora() -> None:
 def test_a_bfloat16_llm_with_float32_prompts() -> None:
     model = model_of(llm_of(dtype="bfloat16"), {"image": adapter_of(bias_scale=True)})
     batch = mixed_batch()
-    assert torch.equal(model(batch, batch.mask).logits, plain_logits(llm_of(dtype="bfloat16"), model, batch))
+    assert torch.equal(model(batch, batch.attention_mask).logits, plain_logits(llm_of(dtype="bfloat16"), model, batch))
     fill(model.adapters, 3.0)
     found = gradients(model, batch)
     assert all(value.isfinite().all() and value.any() and value.dtype == torch.float32 for value in found.values())

@@ -67,13 +67,16 @@ def test_a_table_smaller_than_the_tokenizer_is_refused() -> None:
 def test_padding_has_no_part_in_it(options: Any) -> None:
     adapter, (features, instruction) = make(**options), inputs()
     wild = features.values.masked_fill(~features.mask[..., None], float("nan"))
-    words = replace(instruction, ids=instruction.ids.masked_fill(~instruction.mask, 7))
+    words = replace(instruction, ids=instruction.input_ids.masked_fill(~instruction.attention_mask, 7))
     together = adapter(features.with_values(wild), words).values
     assert torch.equal(together, adapter(features, instruction).values)
-    for number, (rows, tokens) in enumerate(zip(features.lengths(), instruction.mask.sum(dim=1), strict=True)):
+    for number, (rows, tokens) in enumerate(
+        zip(features.lengths(), instruction.attention_mask.sum(dim=1), strict=True)
+    ):
         one = Features(features.values[number : number + 1, :rows], features.mask[number : number + 1, :rows])
         alone = Instruction(
-            instruction.ids[number : number + 1, :tokens], instruction.mask[number : number + 1, :tokens]
+            instruction.input_ids[number : number + 1, :tokens],
+            instruction.attention_mask[number : number + 1, :tokens],
         )
         close(together[number], adapter(one, alone).values[0], 1e-6)
     empty = replace(features, mask=torch.zeros_like(features.mask))

@@ -54,9 +54,9 @@ def test_with_the_norm_of_the_tower_it_is_all_that_follows_the_tower(saved: Any)
     with torch.no_grad():
         raw = tower.encoder(tower.embeddings(pixels)).last_hidden_state
         mask, (_, instruction) = torch.ones(raw.shape[:2], dtype=torch.bool), inputs()
-        words = Instruction(instruction.ids[:2], instruction.mask[:2])
+        words = Instruction(instruction.input_ids[:2], instruction.attention_mask[:2])
         if options:
-            text = {"qformer_input_ids": words.ids, "qformer_attention_mask": words.mask.long()}
+            text = {"qformer_input_ids": words.input_ids, "qformer_attention_mask": words.attention_mask.long()}
             wanted = model.get_image_features(pixels, **text).pooler_output
         else:
             wanted = model.get_image_features(pixels).pooler_output

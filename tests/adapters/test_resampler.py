@@ -32,7 +32,7 @@ def test_padding_has_no_influence(kind: str) -> None:
         assert torch.equal(out.mask[number].sum(), alone.mask.sum())
         torch.testing.assert_close(out.values[number][out.mask[number]], alone.values[0], rtol=1e-4, atol=1e-5)
     assert batch.values.grad is not None
-    assert torch.equal(batch.values.grad != 0, batch.mask[..., None].expand_as(batch.values))
+    assert torch.equal(batch.values.grad != 0, batch.attention_mask[..., None].expand_as(batch.values))
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
 
 
@@ -51,8 +51,8 @@ def test_rows_are_those_of_the_rule(kind: str, sizes: tuple[int, ...]) -> None:
             adapter(features)
         return
     expected, out = rule(layout), adapter(features)
-    assert out.values.shape == (2, expected.rows, 20)
-    assert out.mask.shape == (2, expected.rows)
+    assert out.values.shape == (2, expected.tokens, 20)
+    assert out.mask.shape == (2, expected.tokens)
     assert out.mask.all()
     if expected.grid is None:
         assert out.grid is None

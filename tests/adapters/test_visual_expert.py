@@ -68,10 +68,12 @@ def test_states_are_those_of_cogvlm() -> None:
         ids = torch.tensor([1] * before + [PLACE] * rows + [1] * after)
         samples.append(EncodedSample("sample", ids, ids, (Span("image", before, rows),), ({},), positions))
     batch = collate(samples, ("image",), pad_id=0)
-    assert batch.positions.tolist() == golden["positions"]
+    assert batch.position_ids.tolist() == golden["positions"]
     features = Features(torch.zeros(2, 5, WIDTH), torch.ones(2, 5, dtype=torch.bool))
     context = Context.of(batch, {"image": features})
-    states = model.llm(wave((2, 10, WIDTH), 0.7), batch.mask, batch.positions, batch.mask, context, states=True).states
+    states = model.llm(
+        wave((2, 10, WIDTH), 0.7), batch.attention_mask, batch.position_ids, batch.attention_mask, context, states=True
+    ).states
     torch.testing.assert_close(states, torch.tensor(golden["states"]), rtol=0, atol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_each_row_is_computed_once_by_the_weights_of_its_kind(ends: bool) -> Non
     model(batch)
     media = 6 if ends else 9
     assert all(rows == media for name, rows in seen.items() if name.startswith("media"))
-    assert seen["text gate_proj"] == seen["text down_proj"] == batch.ids.numel() - media
+    assert seen["text gate_proj"] == seen["text down_proj"] == batch.input_ids.numel() - media
     assert set(seen) >= {f"media {name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "mlp")}
 
 
@@ -126,10 +128,12 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     model = model_of(llm, {"image": adapter_of()})
     assert list(llm.state_dict()) == keys
     batch, text = batch_of(ONE, NONE, TWO), batch_of(NONE, NONE[:3])
-    torch.testing.assert_close(model(batch, batch.mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), rtol=0, atol=1e-5
+    )
     shift(model.adapters)
-    assert torch.equal(model(text, text.mask).logits, plain_logits(plain, model, text))
-    assert not torch.allclose(model(batch, batch.mask).logits, plain_logits(plain, model, batch), atol=1e-3)
+    assert torch.equal(model(text, text.attention_mask).logits, plain_logits(plain, model, text))
+    assert not torch.allclose(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch), atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -211,7 +215,9 @@ def test_two_inputs_may_share_experts() -> None:
     batch = batch_of(sample, NONE, slots=("image", "sound"))
     alone = batch_of((5, Medium(0.1), 9, Medium(0.6), 17), NONE)
     one = trained(llm_of())
-    torch.testing.assert_close(model(batch, batch.mask).logits, one(alone, alone.mask).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        model(batch, batch.attention_mask).logits, one(alone, alone.attention_mask).logits, rtol=0, atol=1e-6
+    )
 
 
 def test_two_adapters_of_one_input_cannot_both_have_experts() -> None:

@@ -62,7 +62,7 @@ class Shrink(Adapter):
     def length(self, layout):
         if layout.grid:
             raise RecipeError("no grid")
-        return Layout(-(-layout.rows // self.n))
+        return Layout(-(-layout.tokens // self.n))
 
     def forward(self, features, instruction=None):
         return features

@@ -31,16 +31,16 @@ def test_media_are_numbered_within_their_sample() -> None:
         [0] * 10,
         [0, 0, 0, 0, 0, 0, 1, 1, 1, 1],
     ]
-    assert image.rows.tolist() == [0, 1, 2, 3, 6, 7, 26, 27, 28]
+    assert image.tokens.tolist() == [0, 1, 2, 3, 6, 7, 26, 27, 28]
 
 
 def test_every_row_of_the_batch_is_text_or_of_one_slot() -> None:
     sample = (5, Medium(0.1), 9, Medium(0.6, slot="sound"), 17)
     batch = batch_of(sample, NONE, slots=("image", "sound"))
     context = context_of(batch)
-    parts = [context.text, *(context.media[slot].rows for slot in ("image", "sound"))]
-    assert torch.cat(parts).sort().values.tolist() == list(range(batch.ids.numel()))
-    assert context.media["sound"].rows.tolist() == [5, 6, 7]
+    parts = [context.text, *(context.media[slot].tokens for slot in ("image", "sound"))]
+    assert torch.cat(parts).sort().values.tolist() == list(range(batch.input_ids.numel()))
+    assert context.media["sound"].tokens.tolist() == [5, 6, 7]
     assert context.media["sound"].seen[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
@@ -48,7 +48,7 @@ def test_media_without_rows_are_seen_all_the_same() -> None:
     context = context_of(batch_of((5, Medium(0.1), 6, 7, Medium(0.2)), places=0))
     found = context.media["image"]
     assert found.seen.tolist() == [[0, 1, 2]]
-    assert found.rows.tolist() == []
+    assert found.tokens.tolist() == []
     assert not context.last.any()
     assert context.parts((("image", False),)).sizes == (3, 0)
 
@@ -70,7 +70,7 @@ def test_a_step_sees_one_column_and_all_media() -> None:
     image = step.media["image"]
     assert step.route.tolist() == [[0], [0]]
     assert image.seen.tolist() == [[1], [0]]
-    assert image.rows.tolist() == []
+    assert image.tokens.tolist() == []
     assert image.table.tolist() == [[0], [-1]]
     assert image.features is context.media["image"].features
     assert step.parts((("image", False),)).sizes == (2, 0)
@@ -86,7 +86,7 @@ def test_chunks_of_a_prompt_are_columns_of_the_whole(start: int) -> None:
     assert width == 8
     assert torch.equal(chunk.route, columns)
     assert torch.equal(chunk.last, last)
-    assert chunk.media["image"].rows.tolist() == (columns == 1).flatten().nonzero()[:, 0].tolist()
+    assert chunk.media["image"].tokens.tolist() == (columns == 1).flatten().nonzero()[:, 0].tolist()
 
 
 def test_the_whole_is_its_own_window() -> None:
@@ -97,7 +97,7 @@ def test_the_whole_is_its_own_window() -> None:
 def test_beams_repeat_each_sample_with_its_media() -> None:
     batch = batch_of(TWO, NONE, LATE, left=True)
     context = context_of(batch)
-    beams = context.window(0, batch.ids.shape[1], 6)
+    beams = context.window(0, batch.input_ids.shape[1], 6)
     repeated, plain = beams.media["image"], context.media["image"]
     assert torch.equal(beams.route, context.route.repeat_interleave(2, dim=0))
     assert torch.equal(beams.last, context.last.repeat_interleave(2, dim=0))

@@ -19,18 +19,18 @@ SAMPLES = [
 
 def test_right_padding() -> None:
     batch = collate(SAMPLES, ("audio", "image"), pad_id=1)
-    assert batch.ids.tolist() == [[5, 6, 7, 8], [9, 4, 1, 1]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [9, 4, 1, 1]]
     assert batch.labels.tolist() == [[IGNORE, IGNORE, 7, 8], [IGNORE, 4, IGNORE, IGNORE]]
-    assert batch.mask.tolist() == [[True] * 4, [True, True, False, False]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
+    assert batch.attention_mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
     assert batch.route.tolist() == [[0, 2, 0, 0], [0, 0, 0, 0]]
     assert set(batch.media) == {"image"} and batch.media["image"].samples == (0,)
 
 
 def test_left_padding_shifts_everything_alike() -> None:
     batch = collate(SAMPLES[::-1], ("image",), pad_id=1, pad_left=True)
-    assert batch.ids.tolist() == [[1, 1, 9, 4], [5, 6, 7, 8]]
-    assert batch.positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    assert batch.input_ids.tolist() == [[1, 1, 9, 4], [5, 6, 7, 8]]
+    assert batch.position_ids.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
     assert batch.route.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
     assert batch.media["image"].samples == (1,)
 
@@ -44,7 +44,7 @@ def test_map_reaches_media() -> None:
     batch = collate(SAMPLES, ("image",), pad_id=1).map(
         lambda tensor: tensor + 0 if tensor.dtype == torch.bool else tensor + 1
     )
-    assert int(batch.ids[0, 0]) == 6 and int(batch.media["image"].items["x"][0, 0]) == 2
+    assert int(batch.input_ids[0, 0]) == 6 and int(batch.media["image"].items["x"][0, 0]) == 2
     assert batch.names == ("a", "b")
 
 

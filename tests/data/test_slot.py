@@ -42,7 +42,7 @@ class Letters:
 
 
 def halved(layout: Layout) -> Layout:
-    return Layout(layout.rows // 2)
+    return Layout(layout.tokens // 2)
 
 
 def counted(layout: Layout) -> Layout:
@@ -100,7 +100,7 @@ def test_the_instruction_goes_beside_the_tensors_of_the_encoders(encoders: int) 
     processors = tuple(Letters(k) for k in range(encoders))
     slot = SlotPreparer(processors, ((0, same_length),), instruction=reader)
     found = [slot(medium(), words) for words in ("ab", "", "longer than six")]
-    assert [int(items["instruction.mask"].sum()) for items in found] == [2, 0, 6]
+    assert [int(items["instruction.attention_mask"].sum()) for items in found] == [2, 0, 6]
     stacked = {key: torch.stack([items[key] for items in found[:2]]) for key in found[0]}
     read = instruction_of(stacked)
     assert read is not None

@@ -129,10 +129,10 @@ def test_collation_finds_their_states_again() -> None:
         batch = collate(encoded, ("image", "audio"), 256, pad_left=left)
         found = batch.triggers["box"]
         assert found.samples.tolist() == [0, 2, 2]
-        assert batch.ids[found.samples, found.places].tolist() == [BOX] * 3
+        assert batch.input_ids[found.samples, found.places].tolist() == [BOX] * 3
         assert found.targets["boxes"][:, 0].tolist() == pytest.approx([1, 0.1, 5])
         point = batch.triggers["point"]
-        assert batch.ids[point.samples, point.places + 1].tolist() == [POINT]
+        assert batch.input_ids[point.samples, point.places + 1].tolist() == [POINT]
     moved = batch.to("meta")
     assert moved.triggers["box"].places.is_meta and moved.triggers["box"].targets["boxes"].is_meta
     assert not collate(encoded[1:2], ("image", "audio"), 256).triggers

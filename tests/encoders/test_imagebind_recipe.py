@@ -66,7 +66,7 @@ def test_slots_share_one_model(load_recipe: Load, three_media: str) -> None:
         output: Any = model(batch)
         features = model.encode(batch)
     assert math.isfinite(float(output.logits.sum()))
-    rows = splice(model.llm.embed(batch.ids), features, batch)[batch.route == 3]
+    rows = splice(model.llm.embed(batch.input_ids), features, batch)[batch.route == 3]
     torch.testing.assert_close(rows, features["features"].values[features["features"].mask])
 
 

@@ -74,11 +74,11 @@ def test_a_volume_in_a_batch_is_as_alone_and_has_its_length(
     sources = ("a.nii.gz", "series", "one.dcm", "picture.png")
     items = [process(Media("volume", source, str(folder))) for source in sources]
     layouts = [layout_of(process, item) for item in items]
-    assert [(found.rows, found.grid) for found in layouts] == [(4 * n, (n, 2, 2)) for n in (4, 3, 1, 1)]
+    assert [(found.tokens, found.grid) for found in layouts] == [(4 * n, (n, 2, 2)) for n in (4, 3, 1, 1)]
     with torch.no_grad():
         together = encoder(stacked(items))
         alone = [encoder({key: value[None] for key, value in item.items()}) for item in items]
-    assert together.mask.sum(1).tolist() == [found.rows for found in layouts]
+    assert together.mask.sum(1).tolist() == [found.tokens for found in layouts]
     for row, one in enumerate(alone):
         torch.testing.assert_close(together.values[row, together.mask[row]], one.values[0], rtol=0, atol=1e-5)
     assert together.grid is not None

@@ -98,7 +98,7 @@ def test_layout_is_known_before_the_model_runs() -> None:
     processor = made(frames=6).processor()
     assert isinstance(processor, GridProcessor)
     assert layout_of(processor, processor(medium(20))).grid == (6, 2, 2)
-    assert layout_of(processor, processor(medium(3))).rows == 12
+    assert layout_of(processor, processor(medium(3))).tokens == 12
 
 
 @pytest.mark.parametrize("temporal", ["positions", "transformer"])

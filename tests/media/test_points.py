@@ -21,7 +21,7 @@ from omnivit.contracts.encoder import Processor
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media.points import formats as points_kinds
-from omnivit.media.points.read import Cloud, facts_of, read_points
+from omnivit.media.points.read import PointCloud, facts_of, read_points
 from omnivit.media.points.sampling import farthest, on_surface
 
 Array = np.ndarray[Any, Any]
@@ -29,11 +29,11 @@ XYZ = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 4], [1, 2, 4.0]])
 RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [51, 102, 204], [0, 0, 0]])
 
 
-def read(source: object, limit: int = 1000, root: Path | None = None, seed: int | None = None) -> Cloud:
+def read(source: object, limit: int = 1000, root: Path | None = None, seed: int | None = None) -> PointCloud:
     return read_points(Media("points", source, None if root is None else str(root), seed), limit)
 
 
-def absolute(cloud: Cloud) -> Array:
+def absolute(cloud: PointCloud) -> Array:
     return cloud.xyz + cloud.centre
 
 

@@ -23,7 +23,7 @@ from omnivit.media.locate import opened
 from omnivit.media.video import read as video
 from omnivit.media.video import stream as video_stream
 from omnivit.media.video.decode import Decoded, decode, fitted
-from omnivit.media.video.read import Clip, Sampling, facts_of, frames_at, read_frames
+from omnivit.media.video.read import Sampling, Video, facts_of, frames_at, read_frames
 
 
 def decoded(
@@ -332,12 +332,12 @@ def _ending(folder: Path, name: str, wanted: str) -> str:
     """What went otherwise than wanted."""
     began = time.monotonic()
     try:
-        found: Clip | str = read_frames(Media("video", name, root=str(folder)), Sampling(frames=4))
+        found: Video | str = read_frames(Media("video", name, root=str(folder)), Sampling(frames=4))
     except MediaError as error:
         found = str(error)
     if (took := time.monotonic() - began) > 10:
         return f"took {took:.1f} s"
-    if isinstance(found, Clip):
+    if isinstance(found, Video):
         good = "good" in wanted.split("|") and found.frames.shape[0] == len(found.times) > 0
         return "" if good else f"was read, but {wanted!r} was expected"
     if name.removeprefix("../") not in found:

@@ -282,7 +282,7 @@ def test_two_tokenizers_for_one_instruction_are_refused(load_recipe: Load, token
     adapters[0].instruction_tokenizer, adapters[2].instruction_tokenizer = "bytes", tokenizer
     if tokenizer is None:  # one reads it, the others do not
         batch = batch_of(model, recipe)
-        assert batch.media["image"].items["instruction.ids"].shape[1] == 128
+        assert batch.media["image"].items["instruction.input_ids"].shape[1] == 128
         assert model(batch).logits.isfinite().all()
         return
     with pytest.raises(RecipeError, match=r"model\.inputs\.image: its adapters read the instruction with different"):

@@ -53,7 +53,7 @@ class Pair:
         batch = collate(samples, self.ours.slots, self.ours.preparer.chat.pad_id)
         with torch.inference_mode():
             expected = self.theirs(**inputs).logits
-            found = self.ours.model(batch, keep=batch.mask).logits
+            found = self.ours.model(batch, keep=batch.attention_mask).logits
         ours = list(found.split([len(sample.ids) for sample in samples]))
         return ours, [row[mask.bool()] for row, mask in zip(expected, inputs["attention_mask"], strict=True)]
 

@@ -75,7 +75,7 @@ def test_outside_a_batch_with_media_nothing_is_changed(family: str, adapter: typ
     assert type(model.llm.hf) is type(plain.hf)
     assert isinstance(find_layers(model.llm.hf)[0].block, type(find_layers(plain.hf)[0].block))
     text = batch_of(NONE, NONE[:3])
-    assert torch.equal(model(text, text.mask).logits, plain_logits(plain, model, text))
+    assert torch.equal(model(text, text.attention_mask).logits, plain_logits(plain, model, text))
     media = batch_of(ONE, TWO)
     assert torch.equal(plain_logits(model.llm, model, media), plain_logits(plain, model, media))
     assert not torch.allclose(model(media, media.mask).logits, plain_logits(plain, model, media), atol=1e-3)
@@ -108,7 +108,7 @@ def test_several_forward_passes_before_a_backward_pass(adapter: type[Adapter]) -
     for model in models:
         model.zero_grad()
         model.train()
-        losses = [model(batch, batch.mask).logits.square().mean() for batch in batches]
+        losses = [model(batch, batch.attention_mask).logits.square().mean() for batch in batches]
         sum(losses[1:], losses[0]).backward()
         together.append([parameter.grad.clone() for parameter in model.adapters.parameters()])
     single = [list(gradients(models[0], batch).values()) for batch in batches]
@@ -253,7 +253,7 @@ def test_batches_of_any_kind_can_follow_each_other() -> None:
     model(batch_of(NONE))
     embeds, context = model.embed(first)
     with pytest.raises(RuntimeError):
-        model.llm(embeds[..., :-1], first.mask, first.positions, first.mask, context)
+        model.llm(embeds[..., :-1], first.attention_mask, first.position_ids, first.attention_mask, context)
     adapter.calls.clear()
     plain_logits(model.llm, model, first)
     assert adapter.calls == [None] * len(adapter.calls) != []

@@ -11,7 +11,7 @@ from omnivit.contracts.nested import build_encoder
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.errors import RecipeError
-from omnivit.model.images import encode_pictures, layout_of_pictures, prepare_pictures
+from omnivit.model.images import encode_images, layout_of_images, prepare_images
 
 BLOCK = {"name": "timm", "model": "test_vit", "grid": 2, "augment": True}
 MEDIA = Media("video", "clip.mp4", "/data")
@@ -26,15 +26,15 @@ def test_each_picture_is_encoded_as_alone() -> None:
     encoder = build_encoder(BLOCK, "encoder", "image").eval()
     process = encoder.processor()
     clips = [pictures(3), pictures(1), pictures(2)]
-    items = [prepare_pictures(process, clip, MEDIA) for clip in clips]
-    layouts = [layout_of_pictures(process, item) for item in items]
-    assert [(encoded.rows, encoded.grid) for encoded in layouts] == [(12, (3, 2, 2)), (4, (1, 2, 2)), (8, (2, 2, 2))]
+    items = [prepare_images(process, clip, MEDIA) for clip in clips]
+    layouts = [layout_of_images(process, item) for item in items]
+    assert [(encoded.tokens, encoded.grid) for encoded in layouts] == [(12, (3, 2, 2)), (4, (1, 2, 2)), (8, (2, 2, 2))]
     ids = torch.zeros(1, dtype=torch.long)
     samples = [EncodedSample("a", ids, ids, (Span("video", 0, 0),), (item,), ids) for item in items]
     stacked = collate(samples, ("video",), pad_id=0).media["video"].items
     with torch.no_grad():
-        encoded = encode_pictures(encoder, stacked)
-        at_once = encode_pictures(encoder, stacked, at_once=2)
+        encoded = encode_images(encoder, stacked)
+        at_once = encode_images(encoder, stacked, at_once=2)
         alone = [[encoder({"pixels": process(Media("image", one))["pixels"][None]}) for one in clip] for clip in clips]
     assert encoded.mask.sum(1).tolist() == [12, 4, 8]
     for row, clip in enumerate(alone):
@@ -48,9 +48,9 @@ def test_each_picture_is_encoded_as_alone() -> None:
 def test_all_pictures_of_a_medium_are_augmented_alike() -> None:
     process = build_encoder(BLOCK, "encoder", "image").processor()
     same = pictures(1) * 2
-    item = prepare_pictures(process, same, Media("video", "clip.mp4", "/data", seed=5))
+    item = prepare_images(process, same, Media("video", "clip.mp4", "/data", seed=5))
     assert torch.equal(item["pixels"][0], item["pixels"][1])
-    assert not torch.equal(item["pixels"], prepare_pictures(process, same, MEDIA)["pixels"])
+    assert not torch.equal(item["pixels"], prepare_images(process, same, MEDIA)["pixels"])
 
 
 def test_an_encoder_of_another_modality_is_refused() -> None:

@@ -29,11 +29,11 @@ class HalfLength:
     """Half of the rows, rounded up; a grid loses every second column."""
 
     def __call__(self, layout: Layout) -> Layout:
-        if not layout.rows:
-            raise RecipeError("pairs: the medium has no rows to make pairs of.")
+        if not layout.tokens:
+            raise RecipeError("pairs: the medium has no tokens to make pairs of.")
         grid = layout.grid
-        even = grid is not None and len(grid) == 2 and not grid[1] % 2 and layout.rows == grid[0] * grid[1]
-        return Layout(-(-layout.rows // 2), (grid[0], grid[1] // 2) if even and grid else None)
+        even = grid is not None and len(grid) == 2 and not grid[1] % 2 and layout.tokens == grid[0] * grid[1]
+        return Layout(-(-layout.tokens // 2), (grid[0], grid[1] // 2) if even and grid else None)
 
 
 class Pairs(Adapter):
@@ -94,7 +94,7 @@ class RoundsDown(Pairs):
 @dataclass(frozen=True)
 class FloorLength:
     def __call__(self, layout: Layout) -> Layout:
-        return Layout(layout.rows // 2)
+        return Layout(layout.tokens // 2)
 
 
 class KeepsWidth(Pairs):
@@ -125,7 +125,7 @@ class ClipLength:
     def __call__(self, layout: Layout) -> Layout:
         if layout.grid is None or len(layout.grid) != 3:
             raise RecipeError("pairs: needs rows in a grid (t, y, x).")
-        return Layout(-(-layout.rows // 2))
+        return Layout(-(-layout.tokens // 2))
 
 
 class WantsOddLLM(Pairs):
@@ -179,8 +179,8 @@ class RefusesByValueError(Pairs):
 @dataclass(frozen=True)
 class Gridded:
     def __call__(self, layout: Layout) -> Layout:
-        if layout.rows == 0:
-            raise ValueError("no rows")
+        if layout.tokens == 0:
+            raise ValueError("no tokens")
         return HalfLength()(layout)
 
 
@@ -280,7 +280,7 @@ class InsistsOnFloat(Pairs):
 
     def pairs(self, features: Features) -> Features:
         if features.values.dtype != torch.float32:
-            raise RuntimeError("expected float32 rows")
+            raise RuntimeError("expected float32 tokens")
         return super().pairs(features)
 
 

@@ -9,7 +9,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from faulty_encoder_rows import (
+from faulty_encoder_state import (
+    AddsKey,
+    CachesByAddress,
+    CastsDown,
+    CountsWrongAtEight,
+    MakesTable,
+    NormalisesTheBatch,
+    ReadsInConstructor,
+    ReturnsFloat32,
+    SeedsGlobally,
+    UnpacksHeaders,
+)
+from faulty_encoder_tokens import (
     AveragesFilling,
     BuildsForReal,
     CountsInEval,
@@ -27,18 +39,6 @@ from faulty_encoder_rows import (
     StaysOnCpu,
     WritesInputs,
     WrongWidth,
-)
-from faulty_encoder_state import (
-    AddsKey,
-    CachesByAddress,
-    CastsDown,
-    CountsWrongAtEight,
-    MakesTable,
-    NormalisesTheBatch,
-    ReadsInConstructor,
-    ReturnsFloat32,
-    SeedsGlobally,
-    UnpacksHeaders,
 )
 from pcm_encoder import Pcm, PcmConfig, PcmProcessor
 from torch import Tensor, nn

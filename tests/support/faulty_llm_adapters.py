@@ -47,8 +47,8 @@ class Asked(Adapter):
         raise ValueError("asked: `instruction_tokenizer` is set, but no instruction is given.")
 
     def mean(self, instruction: Instruction) -> Tensor:
-        weights = instruction.mask[..., None].to(self.words.weight.dtype)
-        return (self.words(instruction.ids) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        weights = instruction.attention_mask[..., None].to(self.words.weight.dtype)
+        return (self.words(instruction.input_ids) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
     @classmethod
     def example(cls, folder: Path) -> AdapterExample:
@@ -60,7 +60,7 @@ class ReadsPaddedWords(Asked):
     """Takes the padding of the instruction for words."""
 
     def mean(self, instruction: Instruction) -> Tensor:
-        return self.words(instruction.ids).sum(dim=1)
+        return self.words(instruction.input_ids).sum(dim=1)
 
 
 class FallsOverWithoutWords(Asked):

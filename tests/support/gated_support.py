@@ -109,7 +109,7 @@ def model_of(llm: CausalLM, adapters: Mapping[str, Any], trained: bool = False) 
 
 
 def everything(batch: Batch) -> Tensor:
-    return torch.ones_like(batch.mask)
+    return torch.ones_like(batch.attention_mask)
 
 
 def gradients(model: OmniModel, batch: Batch) -> dict[str, Tensor]:
@@ -123,13 +123,13 @@ def generated(model: OmniModel, batch: Batch, count: int, **options: Any) -> Ten
     """[B, count] new tokens, the likeliest each, with a cache."""
     embeds, context = model.embed(batch)
     settings = {"max_new_tokens": count, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    return model.llm.generate(embeds, batch.mask, batch.positions, context, **settings)
+    return model.llm.generate(embeds, batch.attention_mask, batch.position_ids, context, **settings)
 
 
 def looped(model: OmniModel, batch: Batch, count: int) -> Tensor:
     """[B, count] new tokens without a cache: the whole sequence at each step."""
     embeds, context = model.embed(batch)
-    mask, new = batch.mask, []
+    mask, new = batch.attention_mask, []
     for _ in range(count):
         length = embeds.shape[1]
         keep = torch.zeros_like(mask)

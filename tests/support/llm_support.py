@@ -188,14 +188,14 @@ def shift(module: nn.Module, phase: float = 0.0, scale: float = 0.1) -> None:
 def plain_logits(llm: CausalLM, model: OmniModel, batch: Batch) -> Tensor:
     """[N, V] what another LLM gives for the embeddings of a model's batch, without a context."""
     embeds, _ = model.embed(batch)
-    return llm(embeds, batch.mask, batch.positions, batch.mask).logits
+    return llm(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask).logits
 
 
 def gradients(model: OmniModel, batch: Batch) -> dict[str, Tensor]:
     """Name -> gradient of each parameter that has one, of a loss in which every real token takes part."""
     model.zero_grad()
     model.train()
-    model(batch, batch.mask).logits.square().mean().backward()
+    model(batch, batch.attention_mask).logits.square().mean().backward()
     model.eval()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -204,13 +204,13 @@ def generated(model: OmniModel, batch: Batch, count: int = 4, **options: Any) ->
     """[B, count] new tokens, the likeliest each, with a cache. The batch must be padded on the left."""
     embeds, context = model.embed(batch)
     settings = {"max_new_tokens": count, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    return model.llm.generate(embeds, batch.mask, batch.positions, context, **settings)
+    return model.llm.generate(embeds, batch.attention_mask, batch.position_ids, context, **settings)
 
 
 def looped(model: OmniModel, batch: Batch, count: int = 4) -> Tensor:
     """[B, count] new tokens without a cache: the whole sequence anew at each step."""
     embeds, context = model.embed(batch)
-    mask, positions, new = batch.mask, batch.positions, []
+    mask, positions, new = batch.attention_mask, batch.position_ids, []
     for _ in range(count):
         keep = torch.zeros_like(mask)
         keep[:, -1] = True

@@ -51,7 +51,7 @@ class TellingProcessor(SeedProcessor):
 
 def halved(layout: Layout) -> Layout:
     """An adapter that joins two rows into one."""
-    return Layout(layout.rows // 2)
+    return Layout(layout.tokens // 2)
 
 
 def slot(rows: int, length: Length = same_length) -> SlotPreparer:

@@ -90,7 +90,7 @@ def expected(model: Any, features: Features, instruction: Instruction | None) ->
     options = {"query_embeds": queries, "encoder_hidden_states": features.values,
                "encoder_attention_mask": features.mask.long()}  # fmt: skip
     if instruction is not None:
-        mask = torch.cat([torch.ones(queries.shape[:2]), instruction.mask], dim=1).long()
-        options |= {"input_ids": instruction.ids, "attention_mask": mask}
+        mask = torch.cat([torch.ones(queries.shape[:2]), instruction.attention_mask], dim=1).long()
+        options |= {"input_ids": instruction.input_ids, "attention_mask": mask}
     found: Tensor = model.language_projection(model.qformer(**options).last_hidden_state[:, :4])
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from faulty_encoder_rows import SeesNeighbours, ShowsFilling, StaysOnCpu
 from faulty_encoder_state import (
     AddsKey,
     CachesByAddress,
@@ -18,6 +17,7 @@ from faulty_encoder_state import (
     Strided,
     UnpacksHeaders,
 )
+from faulty_encoder_tokens import SeesNeighbours, ShowsFilling, StaysOnCpu
 from faulty_encoders import FAULTS, CountsOneLess, LeavesRoot
 from pcm_encoder import Pcm
 
@@ -63,25 +63,25 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
     [
         (
             CountsOneLess,
-            "`length` says 1, and the mask shows 2 rows, for the medium {samples: [2, 4], frames: []} alone",
+            "`length` says 1, and the mask shows 2 tokens, for the medium {samples: [2, 4], frames: []} alone",
         ),
         (
             ShowsFilling,
-            "`length` says 2, and the mask shows 4 rows, for the medium {samples: [2, 4], frames: []} at place 0 of a "
-            "batch with {samples: [4, 4], frames: []}",
+            "`length` says 2, and the mask shows 4 tokens, for the medium {samples: [2, 4], frames: []} at place 0 of "
+            "a batch with {samples: [4, 4], frames: []}",
         ),
-        (SeesNeighbours, "row[0, 0] is "),
-        (StaysOnCpu, "a tensor [2], created without a `device` in faulty_encoder_rows.py line "),
+        (SeesNeighbours, "token[0, 0] is "),
+        (StaysOnCpu, "a tensor [2], created without a `device` in faulty_encoder_tokens.py line "),
         (
             CountsWrongAtEight,
-            "`length` says 7, and the mask shows 8 rows, for 13.pcm in another size, {samples: [8,",
+            "`length` says 7, and the mask shows 8 tokens, for 13.pcm in another size, {samples: [8,",
         ),
         (
             UnpacksHeaders,
             "a file of 1 bytes (stub1.pcm) raises error: unpack_from requires a buffer of at least",
         ),
         (SeedsGlobally, "13.pcm: preparing it draws from, or seeds, the global generator of torch."),
-        (NormalisesTheBatch, "in `train()`, row[0, 0] is "),
+        (NormalisesTheBatch, "in `train()`, token[0, 0] is "),
         (ReadsInConstructor, "the constructor reads the weights file 'weights.safetensors'."),
         (MakesTable, "under `torch.device('meta')`, `table` takes 4,194,304 bytes."),
         (CastsDown, "numbers of torch.float64 become torch.bfloat16 in faulty_encoder_state.py line "),

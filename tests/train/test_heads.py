@@ -130,7 +130,7 @@ def test_the_loss_is_a_mean_of_each_over_the_step(load_heads: Load) -> None:
     batch = collate([preparer(mixture[i]) for i in (0, 3, 1, 21)], ("image",), preparer.chat.pad_id)
     found = batch.triggers["box"]
     assert found.samples.tolist() == [0, 2]
-    assert batch.ids[found.samples, found.places].tolist() == [264, 264]
+    assert batch.input_ids[found.samples, found.places].tolist() == [264, 264]
     torch.testing.assert_close(found.targets["boxes"], torch.tensor([BOXES["red"], BOXES["green"]]))
     with torch.no_grad():
         output = model(batch, heads=["box"])
@@ -145,7 +145,7 @@ def test_the_loss_is_a_mean_of_each_over_the_step(load_heads: Load) -> None:
 
 def model_inputs(model: Any, batch: Any) -> tuple[Any, ...]:
     embeds, context = model.embed(batch)
-    return embeds, batch.mask, batch.positions, batch.mask & False, context
+    return embeds, batch.attention_mask, batch.position_ids, batch.attention_mask & False, context
 
 
 def descent(*arguments: Any) -> tuple[torch.optim.SGD, list[str]]:

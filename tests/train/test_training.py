@@ -38,7 +38,7 @@ def test_loss_equals_a_plain_reference_with_all_logits(load_recipe: Callable[...
     batch = collate([preparer(mixture[i]) for i in (0, 1, 21, 23)], ("image",), preparer.chat.pad_id)
     with torch.no_grad():
         ours = lm_loss_sum(model(batch).logits, batch)
-        logits = model(batch, keep=torch.ones_like(batch.mask)).logits.view(*batch.ids.shape, -1)
+        logits = model(batch, keep=torch.ones_like(batch.attention_mask)).logits.view(*batch.input_ids.shape, -1)
     shifted, labels = logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten()
     plain = functional.cross_entropy(shifted, labels, ignore_index=IGNORE, reduction="sum")
     assert int((labels != IGNORE).sum()) > 8

@@ -37,7 +37,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Cloud:
+class PointCloud:
     """Points in 3D space."""
 
     xyz: NDArray[np.float32]
@@ -48,7 +48,7 @@ class Cloud:
     """[3] the centre of the bounding box."""
 
 
-def read_points(media: Media, limit: int) -> Cloud:
+def read_points(media: Media, limit: int) -> PointCloud:
     """Read a point cloud, or sample points on a mesh.
 
     Args:
@@ -61,7 +61,7 @@ def read_points(media: Media, limit: int) -> Cloud:
             than `omnivit.media.points.formats.MAX_POINTS`.
     """
     decoded = _decoded(media, limit, SEED if media.seed is None else media.seed)
-    return Cloud(decoded.xyz, decoded.rgb, decoded.centre)
+    return PointCloud(decoded.xyz, decoded.rgb, decoded.centre)
 
 
 def facts_of(media: Media) -> MediaFacts:

@@ -29,7 +29,7 @@ from omnivit.media.video.decode import Decoded, decode, describe
 from omnivit.media.video.frames import VideoError, fitted, scaled
 from omnivit.media.video.sampling import Sampling, shown_at
 
-__all__ = ["MAX_CLIP_BYTES", "SIDE", "Clip", "Sampling", "facts_of", "frames_at", "inspect", "read_frames"]
+__all__ = ["MAX_CLIP_BYTES", "SIDE", "Sampling", "Video", "facts_of", "frames_at", "inspect", "read_frames"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _logged_damage: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)
-class Clip:
+class Video:
     """Frames of a video, upright, in the order of their times."""
 
     frames: np.ndarray[Any, np.dtype[np.uint8]]
@@ -62,7 +62,7 @@ class Clip:
     """Number of frames of the complete video."""
 
 
-def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Clip:
+def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Video:
     """Read the frames of a video that `sampling` selects; random sampling depends only on `media.seed`.
 
     Args:
@@ -82,7 +82,7 @@ def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Cl
     return _clip(media, sampling, side)
 
 
-def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> Clip:
+def frames_at(media: Media, times: Sequence[float], side: int | None = SIDE) -> Video:
     """Read the frames that are shown at these times in seconds, in this order; times outside give the nearest end.
 
     Raises:
@@ -130,7 +130,7 @@ Selection = Sampling | tuple[float, ...]
 """How frames are selected: by a sampling, or by the moments in seconds at which they are shown."""
 
 
-def _clip(media: Media, selection: Selection, side: int | None) -> Clip:
+def _clip(media: Media, selection: Selection, side: int | None) -> Video:
     array = _in_memory(media)
     if array is not None:
         return _from_array(array, selection, media.seed, side)
@@ -139,7 +139,7 @@ def _clip(media: Media, selection: Selection, side: int | None) -> Clip:
     for note in decoded.notes:
         _log_once(files.name, note)
     _log_damage(files.name, decoded.damage)
-    return Clip(decoded.frames, decoded.times, decoded.seconds, decoded.total)
+    return Video(decoded.frames, decoded.times, decoded.seconds, decoded.total)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _stacked(images: Sequence[Any], name: str) -> np.ndarray[Any, Any]:
     return _checked(np.stack([np.asarray(image.convert("RGB")) for image in images]), name)
 
 
-def _from_array(array: np.ndarray[Any, Any], selection: Selection, seed: int | None, side: int | None) -> Clip:
+def _from_array(array: np.ndarray[Any, Any], selection: Selection, seed: int | None, side: int | None) -> Video:
     """The selected frames of a video in memory."""
 
     times = [number / DEFAULT_FPS for number in range(len(array))]
@@ -247,4 +247,4 @@ def _from_array(array: np.ndarray[Any, Any], selection: Selection, seed: int | N
     chosen = selection.choose(times, seconds, seed) if isinstance(selection, Sampling) else shown_at(times, selection)
     height, width = fitted(array.shape[1], array.shape[2], side, MAX_CLIP_BYTES // max(1, len(chosen)))
     frames = np.stack([scaled(array[number], height, width) for number in chosen])
-    return Clip(frames, tuple(times[number] for number in chosen), seconds, len(array))
+    return Video(frames, tuple(times[number] for number in chosen), seconds, len(array))

@@ -35,7 +35,7 @@ class SalientLength:
     keep: int
 
     def __call__(self, layout: Layout) -> Layout:
-        return Layout(min(layout.rows, self.keep + 1))
+        return Layout(min(layout.tokens, self.keep + 1))
 
 
 class SalientAdapter(Adapter):

@@ -1,6 +1,6 @@
-"""Rules for what an adapter makes of an encoder's rows.
+"""Rules for what an adapter makes of an encoder's tokens.
 
-Shapes: M media, S rows from the encoder, L rows from the adapter, k grid coordinates, D' width of the rows.
+Shapes: M media, S tokens from the encoder, L tokens from the adapter, k grid coordinates, D' width of the tokens.
 """
 
 from __future__ import annotations
@@ -41,22 +41,24 @@ from omnivit.testing.trial import difference
 COUNT = (
     "Let `length` and `forward` follow one formula: places are reserved in the LLM's sequence before the model runs."
 )
-GRID = "Return the places of the rows that come out, as `torch.cartesian_prod` gives them; or let `length` say no grid."
-MASKED = "Use only rows where `features.mask` is True, as by `features.values.masked_fill(~mask[..., None], 0.0)`."
+GRID = (
+    "Return the places of the tokens that come out, as `torch.cartesian_prod` gives them; or let `length` say no grid."
+)
+MASKED = "Use only tokens where `features.mask` is True, as by `features.values.masked_fill(~mask[..., None], 0.0)`."
 
 
-class RowRules(ConfiguredContract):
-    """Rules for rows in and rows out."""
+class TokenRules(ConfiguredContract):
+    """Rules for tokens in and tokens out."""
 
     kind = "adapter"
     adapter: ClassVar[type[Adapter]]
 
     @rule
-    def test_rows(self, tmp_path: Path) -> None:
-        """As many rows come out as the length rule says, of the adapter's `width`, for every layout that it takes."""
+    def test_tokens(self, tmp_path: Path) -> None:
+        """As many tokens come out as the length rule says, of the adapter's `width`, for every layout that it takes."""
         trial = self.trial(tmp_path)
         for layout in trial.layouts:
-            count = trial.adapter.length(layout).rows
+            count = trial.adapter.length(layout).tokens
             features = trial.run(trial.features([layout]))
             _check_form(features, 1, trial.adapter.width, layout_text(layout))
             if int(features.lengths()) != count:
@@ -64,27 +66,27 @@ class RowRules(ConfiguredContract):
                     f"for {layout_text(layout)}, `length` says {count}, forward gives {int(features.lengths())}.", COUNT
                 )
 
-    @rule(needs=("rows",))
-    def test_rows_of_batches(self, tmp_path: Path) -> None:
-        """In a padded batch, each medium gives as many rows as the length rule says."""
+    @rule(needs=("tokens",))
+    def test_tokens_of_batches(self, tmp_path: Path) -> None:
+        """In a padded batch, each medium gives as many tokens as the length rule says."""
         trial = self.trial(tmp_path)
         for media in _batches(trial):
             found = trial.run(trial.features(media, extra=2))
             _check_form(found, len(media), trial.adapter.width, _together(media))
-            for layout, rows in zip(media, found.lengths().tolist(), strict=True):
-                said = trial.adapter.length(layout).rows
-                if rows != said:
+            for layout, tokens in zip(media, found.lengths().tolist(), strict=True):
+                said = trial.adapter.length(layout).tokens
+                if tokens != said:
                     raise Broken(
-                        f"{_together(media)}: the one of {layout_text(layout)} gives {rows}, not {said}.", COUNT
+                        f"{_together(media)}: the one of {layout_text(layout)} gives {tokens}, not {said}.", COUNT
                     )
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_grid(self, tmp_path: Path) -> None:
-        """Where the length rule says a grid, `Features.grid` holds the place of every row in it, in order."""
+        """Where the length rule says a grid, `Features.grid` holds the place of every token in it, in order."""
         trial = self.trial(tmp_path)
         said = [(layout, trial.adapter.length(layout)) for layout in trial.layouts]
         if all(out.grid is None for _, out in said):
-            raise NotApplicable("its rows lie in no grid")
+            raise NotApplicable("its tokens lie in no grid")
         for layout, out in said:
             if out.grid is None:
                 continue
@@ -105,7 +107,7 @@ class RowRules(ConfiguredContract):
     def test_refuses(self, tmp_path: Path) -> None:
         """The length rule answers every layout with a layout, or with a RecipeError that says what it needs."""
         trial = self.trial(tmp_path)
-        for layout in dict.fromkeys([*sorted(PROBES, key=lambda one: one.rows), *trial.layouts]):
+        for layout in dict.fromkeys([*sorted(PROBES, key=lambda one: one.tokens), *trial.layouts]):
             try:
                 layout_out = trial.adapter.length(layout)
             except RecipeError as error:
@@ -133,7 +135,7 @@ class RowRules(ConfiguredContract):
                     f"for {layout_text(layout)}, it says {layout_text(here)} here and {layout_text(there)} in a worker."
                 )
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_padding(self, tmp_path: Path) -> None:
         """Padding changes nothing: results and gradients do not depend on the values where the mask is False."""
         trial = self.trial(tmp_path)
@@ -144,7 +146,7 @@ class RowRules(ConfiguredContract):
                 if where := difference(name, after[name], wanted, CLOSE):
                     raise Broken(f"{_together(media)}, with other numbers in the padding: {where}.", MASKED)
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_padding_anywhere(self, tmp_path: Path) -> None:
         """Padding may be before, between and after the tokens of a medium: the result is the same."""
         trial = self.trial(tmp_path)
@@ -153,22 +155,22 @@ class RowRules(ConfiguredContract):
             if where := _apart(trial.run(spread(close)), trial.run(close), CLOSE):
                 raise Broken(f"{layout_text(layout)}, with padding before, between and after: {where}.", MASKED)
 
-    @rule(needs=("rows_of_batches",))
+    @rule(needs=("tokens_of_batches",))
     def test_alone_and_together(self, tmp_path: Path) -> None:
         """A medium gives the same result alone and in a batch with others."""
         trial = self.trial(tmp_path)
         for media in _batches(trial):
-            features, told = trial.features(media), trial.instruction(len(media))
-            together = trial.run(features, told)
+            features, instruction = trial.features(media), trial.instruction(len(media))
+            together = trial.run(features, instruction)
             for number, layout in enumerate(media):
-                own = None if told is None else type(told)(told.ids[number, None], told.mask[number, None])
-                if where := _apart(alone(together, number), trial.run(alone(features, number), own), CLOSE):
+                asked = None if instruction is None else instruction.of_medium(number)
+                if where := _apart(alone(together, number), trial.run(alone(features, number), asked), CLOSE):
                     raise Broken(
                         f"{_together(media)}, the one of {layout_text(layout)} against itself alone: {where}.",
                         "Let no sum, mean or norm run over the media of a batch, nor over padding.",
                     )
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_input_kept(self, tmp_path: Path) -> None:
         """`forward` does not change its input: another branch of the input may read the same tokens."""
         trial = self.trial(tmp_path)
@@ -184,7 +186,7 @@ class RowRules(ConfiguredContract):
                         "Compute out of place: `x = x + 1`, not `x += 1`.",
                     )
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_memory(self, tmp_path: Path) -> None:
         """What earlier adapters of a chain keep in `features.memory` comes out again, for the layers of the LLM."""
         trial = self.trial(tmp_path)
@@ -200,15 +202,15 @@ class RowRules(ConfiguredContract):
             except RecipeError as error:
                 raise NotApplicable(f"it refuses memory of earlier adapters: {error}") from error
             for number, layout in enumerate(media):
-                rows = None if memory is None else memory.values[number, memory.mask[number]]
-                if rows is None or not _contains(rows, kept.values[number]):
-                    state = "nothing" if rows is None else f"{len(rows)} others"
+                tokens = None if memory is None else memory.values[number, memory.mask[number]]
+                if tokens is None or not _contains(tokens, kept.values[number]):
+                    state = "nothing" if tokens is None else f"{len(tokens)} others"
                     raise Broken(
                         f"{layout_text(layout)} with 2 tokens in `features.memory`: {state} in what comes out.",
                         "Pass it on: `Features(values, mask, grid, features.memory)`.",
                     )
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_deterministic(self, tmp_path: Path) -> None:
         """In `eval()` the same tokens give bit-equal results, and the same seed gives the same weights."""
         trial = self.trial(tmp_path)
@@ -225,9 +227,9 @@ class RowRules(ConfiguredContract):
         example = example_of(plugin, fresh(tmp_path))
         check_meta(lambda: build(plugin, example))
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_device(self, tmp_path: Path) -> None:
-        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the rows."""
+        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the tokens."""
         trial = self.trial(tmp_path)
         for media in trial.groups():
             features, instruction = trial.features(media, extra=2), trial.instruction(len(media))
@@ -240,24 +242,24 @@ class RowRules(ConfiguredContract):
                 if where := _apart(there.run(*moved(features, instruction, "cuda")), expected, 10 * CLOSE):
                     raise Broken(f"{_together(media)}, on a GPU: {where}.")
 
-    @rule(needs=("rows",))
+    @rule(needs=("tokens",))
     def test_bfloat16(self, tmp_path: Path) -> None:
         """Tokens in bfloat16, weights in bfloat16 and autocast give nearly the results of float32."""
         trial = self.trial(tmp_path)
-        for case in ("rows in bfloat16", "rows and weights in bfloat16", "under autocast to bfloat16"):
+        for case in ("tokens in bfloat16", "tokens and weights in bfloat16", "under autocast to bfloat16"):
             half = self.trial(tmp_path)
             if "weights" in case:
                 half.adapter.to(torch.bfloat16)
             for media in trial.groups():
-                rows = trial.features(media, extra=2)
-                rows = rows.with_values(rows.values.bfloat16().float())
-                wanted = trial.run(rows)
+                tokens = trial.features(media, extra=2)
+                tokens = tokens.with_values(tokens.values.bfloat16().float())
+                wanted = trial.run(tokens)
                 with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in case):
-                    found = half.run(rows if "autocast" in case else rows.with_values(rows.values.bfloat16()))
+                    found = half.run(tokens if "autocast" in case else tokens.with_values(tokens.values.bfloat16()))
                 if where := _apart(found, wanted, ROUGH):
                     raise Broken(
                         f"{_together(media)}, {case}: {where}, which is more than rounding.",
-                        "Bring rows to the weights' dtype first: `features.values.to(next(self.parameters()).dtype)`.",
+                        "Convert tokens to the weights' dtype first: `values.to(next(self.parameters()).dtype)`.",
                     )
 
     def trial(self, folder: Path, seed: int = 0) -> Trial:
@@ -284,8 +286,8 @@ def _together(media: tuple[Layout, ...]) -> str:
 def _check_form(features: Features, count: int, width: int, what: str) -> None:
     values, mask = features.values, features.mask
     if values.ndim != 3 or values.shape[0] != count or values.shape[2] != width or not values.is_floating_point():
-        form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, rows, {width}] is expected"
-        raise Broken(f"{what}: {form}.", "Let `width` say how wide the rows are that forward returns.")
+        form = f"`values` is {list(values.shape)} of {values.dtype}; [{count}, tokens, {width}] is expected"
+        raise Broken(f"{what}: {form}.", "Set `width` to the width of the tokens that `forward` returns.")
     if mask.shape != values.shape[:2] or mask.dtype != torch.bool:
         raise Broken(
             f"{what}: `mask` is {list(mask.shape)} of {mask.dtype}; {list(values.shape[:2])} of bool is expected."
@@ -294,45 +296,47 @@ def _check_form(features: Features, count: int, width: int, what: str) -> None:
         raise Broken(f"{what}: `grid` is {list(features.grid.shape)}; {[*mask.shape, 'axes']} is expected.")
     if not bool(torch.isfinite(values).all()):
         raise Broken(
-            f"{what}: rows that come out are not finite, or their padding is not finite.", "Fill padding with zeros."
+            f"{what}: tokens that come out are not finite, or their padding is not finite.", "Fill padding with zeros."
         )
 
 
 def _check_layout(answer: object, given: Layout) -> None:
-    if not isinstance(answer, Layout) or type(answer.rows) is not int or answer.rows < 0:
-        raise Broken(f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(rows, grid)` of whole numbers.")
+    if not isinstance(answer, Layout) or type(answer.tokens) is not int or answer.tokens < 0:
+        raise Broken(
+            f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(tokens, grid)` of whole numbers."
+        )
     grid = answer.grid
-    if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > answer.rows):
+    if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > answer.tokens):
         raise Broken(f"for {layout_text(given)} it gives {answer!r}: the grid has more places than there are tokens.")
 
 
-def _contains(rows: Tensor, kept: Tensor) -> bool:
-    """Whether all of `kept` [R, D] are among `rows`, bit by bit."""
-    if rows.shape[1:] != kept.shape[1:]:
+def _contains(tokens: Tensor, kept: Tensor) -> bool:
+    """Whether all of `kept` [R, D] are among `tokens`, bit by bit."""
+    if tokens.shape[1:] != kept.shape[1:]:
         return False
-    return bool((rows[None] == kept[:, None]).all(dim=2).any(dim=1).all())
+    return bool((tokens[None] == kept[:, None]).all(dim=2).any(dim=1).all())
 
 
 def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:
-    """What comes out, and the gradients of the parameters and of the real rows, by what to call them."""
+    """What comes out, and the gradients of the parameters and of the real tokens, by what to call them."""
     trial.adapter.zero_grad()
     values = features.values.clone().requires_grad_()
     with seeded(0):
         found = real(trial.run(features.with_values(values)))
     results = dict(zip(("what comes out", "what is kept in memory"), found, strict=False))
-    loss = torch.stack([rows.float().square().sum() for rows in found]).sum()
+    loss = torch.stack([tokens.float().square().sum() for tokens in found]).sum()
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in trial.adapter.named_parameters():
         if parameter.grad is not None:
             results[f"the gradient of {name}"] = parameter.grad.clone()
     if values.grad is not None:
-        results["the gradient of the rows"] = values.grad[features.mask]
+        results["the gradient of the tokens"] = values.grad[features.mask]
     return results
 
 
 def _apart(found: Features, wanted: Features, tolerance: float = 0.0) -> str:
-    """Where real rows differ, in words; empty where they do not."""
+    """Where real tokens differ, in words; empty where they do not."""
     names = ("what comes out", "what is kept in memory")
     pairs = zip(names, real(found), real(wanted), strict=False)
     return next((where for name, one, other in pairs if (where := difference(name, one, other, tolerance))), "")

@@ -1,6 +1,6 @@
-"""The contract of encoders: rules for the rows that `forward` returns.
+"""The contract of encoders: rules for the tokens that `forward` returns.
 
-Shapes: M media, S rows a medium, D = `width`, k grid coordinates, T tokens.
+Shapes: M media, S tokens a medium, D = `width`, k grid coordinates, T tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omnivit.testing.encoder_processor import ProcessorRules
 from omnivit.testing.plugin import example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.sizes import PATIENCE, resized
-from omnivit.testing.trial import SEED, Item, Trial, batch_of, batches, difference, encoded, real_rows, stacked
+from omnivit.testing.trial import SEED, Item, Trial, batch_of, batches, difference, encoded, real_tokens, stacked
 
 NEAR = 1e-5
 """Greatest difference between a medium alone and in a batch, as a share of the largest number. 16 bits hold less."""
@@ -29,7 +29,7 @@ NEAR = 1e-5
 LENGTH = "Count in `length` what `forward` computes, and mask out the padding of the collator."
 
 
-class RowRules(ProcessorRules):
+class TokenRules(ProcessorRules):
     """Rules for what `Encoder.forward` returns."""
 
     @rule(needs=("items",))
@@ -42,7 +42,7 @@ class RowRules(ProcessorRules):
 
     @rule(needs=("shapes",))
     def test_length(self, tmp_path: Path) -> None:
-        """`processor.length(item)` is the number of rows that `forward` returns, alone and in any batch (Law 2)."""
+        """`processor.length(item)` is the number of tokens that `forward` returns, alone and in any batch (Law 2)."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
             lengths = [_length(trial.processor, item) for item in items]
@@ -51,8 +51,8 @@ class RowRules(ProcessorRules):
                 for place, number in enumerate(batch):
                     if found[place] != lengths[number]:
                         raise Broken(
-                            f"`length` says {lengths[number]}, and the mask shows {found[place]} rows, for the medium "
-                            f"{_size(items[number])} {_among(items, batch, place)}.",
+                            f"`length` says {lengths[number]}, and the mask shows {found[place]} tokens, for the "
+                            f"medium {_size(items[number])} {_among(items, batch, place)}.",
                             LENGTH,
                         )
         self._check_sizes(trial, fresh(tmp_path))
@@ -73,17 +73,17 @@ class RowRules(ProcessorRules):
                 count = int(encoded(trial.encoder, [item]).mask.sum())
                 if count != expected:
                     raise Broken(
-                        f"`length` says {expected}, and the mask shows {count} rows, for {media[0]} in another size, "
+                        f"`length` says {expected}, and the mask shows {count} tokens, for {media[0]} in another size, "
                         f"{_size(item)}.",
                         LENGTH,
                     )
 
     @rule(needs=("length",))
     def test_grid(self, tmp_path: Path) -> None:
-        """Where `processor.grid(item)` gives sizes, the rows fill that grid in order, the last index fastest."""
+        """Where `processor.grid(item)` gives sizes, the tokens fill that grid in order, the last index fastest."""
         trial = self.trial(tmp_path)
         if not isinstance(trial.processor, GridProcessor):
-            raise NotApplicable("its processor has no `grid`: the rows have no place.")
+            raise NotApplicable("its processor has no `grid`: the tokens have no place.")
         grids = 0
         for items in _by_slot(trial):
             features = encoded(trial.encoder, items)
@@ -93,7 +93,7 @@ class RowRules(ProcessorRules):
                     grids += 1
                     _check_grid(features, number, sizes)
         if not grids:
-            raise NotApplicable("no medium of the example has rows that fill a grid.")
+            raise NotApplicable("no medium of the example has tokens that fill a grid.")
 
     @rule(needs=("length",))
     def test_mask(self, tmp_path: Path) -> None:
@@ -107,24 +107,24 @@ class RowRules(ProcessorRules):
                 padded |= not bool(features.mask.all())
                 _check_masked(features, chosen)
         if not padded:
-            raise NotApplicable("all media of the example have equally many rows, so none is masked out.")
+            raise NotApplicable("all media of the example have equally many tokens, so none is masked out.")
 
     @rule(needs=("shapes",))
     def test_batch(self, tmp_path: Path) -> None:
         """A medium gives in a batch what it gives alone, within 1e-5, whatever its neighbours and their sizes."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
-            alone = [real_rows(encoded(trial.encoder, [item]), 0) for item in items]
+            alone = [real_tokens(encoded(trial.encoder, [item]), 0) for item in items]
             for batch in batches(len(items)):
                 features = encoded(trial.encoder, [items[i] for i in batch])
                 for place, number in enumerate(batch):
-                    rows = real_rows(features, place)
-                    where = difference("row", rows, alone[number], max(NEAR, 2 * torch.finfo(rows.dtype).eps))
-                    if where and len(rows) == len(alone[number]):  # else it is for the rule `length` to say
+                    tokens = real_tokens(features, place)
+                    where = difference("token", tokens, alone[number], max(NEAR, 2 * torch.finfo(tokens.dtype).eps))
+                    if where and len(tokens) == len(alone[number]):  # else it is for the rule `length` to say
                         raise Broken(
                             f"{where}, for the medium {_size(items[number])} {_among(items, batch, place)}, against "
                             "alone.",
-                            "Exclude the padding by the sizes in the item (attention masks, means over real rows); "
+                            "Exclude the padding by the sizes in the item (attention masks, means over real tokens); "
                             "let no medium see another.",
                         )
 
@@ -176,11 +176,11 @@ class RowRules(ProcessorRules):
             for number, item in enumerate(items):
                 given = stacked([item, items[number - 1]])
                 # the same shapes and the same seed: dropout drops the same numbers
-                first = _trained_rows(trial.encoder, given)
+                first = _trained_tokens(trial.encoder, given)
                 if not _rewrite({key: value[1:] for key, value in given.items()}):
                     continue
                 pairs += 1
-                where = difference("row", _trained_rows(trial.encoder, given), first, max(NEAR, _eps(first)))
+                where = difference("token", _trained_tokens(trial.encoder, given), first, max(NEAR, _eps(first)))
                 if where:
                     raise Broken(
                         f"in `train()`, {where}, for the medium {_size(item)} next to other numbers.",
@@ -198,15 +198,15 @@ def _rewrite(items: Mapping[str, Tensor]) -> bool:
     return bool(floating)
 
 
-def _trained_rows(encoder: Encoder, items: Mapping[str, Tensor]) -> Tensor:
-    """[rows, D] of the first medium, computed in `train()` by a copy of the encoder."""
+def _trained_tokens(encoder: Encoder, items: Mapping[str, Tensor]) -> Tensor:
+    """[tokens, D] of the first medium, computed in `train()` by a copy of the encoder."""
     copied = copy.deepcopy(encoder).train()
     with seeded(SEED), torch.no_grad():
-        return real_rows(copied({key: value.clone() for key, value in items.items()}), 0)
+        return real_tokens(copied({key: value.clone() for key, value in items.items()}), 0)
 
 
-def _eps(rows: Tensor) -> float:
-    return 2 * torch.finfo(rows.dtype).eps
+def _eps(tokens: Tensor) -> float:
+    return 2 * torch.finfo(tokens.dtype).eps
 
 
 def _by_slot(trial: Trial) -> Iterator[list[Item]]:
@@ -242,7 +242,7 @@ def _length(processor: Processor, item: Item) -> int:
     length: object = processor.length(item)
     if type(length) is not int or length < 0:
         raise Broken(
-            f"`length` returns {length!r} for {_size(item)}.", "Return an int of at least 0: `int(item['rows'])`."
+            f"`length` returns {length!r} for {_size(item)}.", "Return an int of at least 0: `int(item['tokens'])`."
         )
     return length
 
@@ -268,13 +268,13 @@ def _shape_problems(features: Features, count: int, width: int) -> Iterator[str]
 
 
 def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None:
-    """Raise Broken where the rows of a medium do not fill the grid in order."""
+    """Raise Broken where the tokens of a medium do not fill the grid in order."""
     places = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(-1, len(sizes))
     if features.grid is None:
         raise Broken(f"`processor.grid` says {sizes}, and `forward` returns no grid.", "Return `Features(..., grid)`.")
     found = features.grid[number, features.mask[number]].cpu().long()
     where = difference("place", found, places)
-    if where and len(found) <= len(places):  # more rows are for the rule `length` to tell of
+    if where and len(found) <= len(places):  # more tokens are for the rule `length` to tell of
         raise Broken(
             f"`processor.grid` says {sizes}, and in the grid of `forward` {where}.",
             "Name places as `torch.cartesian_prod` of the ranges does, or give no grid.",
@@ -282,26 +282,26 @@ def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None
 
 
 def _check_masked(features: Features, items: Sequence[Item]) -> None:
-    """Raise Broken where consumers of the rows get something else when those masked out are zero."""
+    """Raise Broken where consumers of the tokens get something else when those masked out are zero."""
     # sums over other strides are added in another order, which is no fault
     features = features.with_values(features.values.contiguous())
     empty = features.with_values(features.values.masked_fill(~features.mask[..., None], 0.0))
     batch = batch_of(items, features.lengths().tolist())
-    embeds = torch.zeros(*batch.ids.shape, features.values.shape[2])
+    embeds = torch.zeros(*batch.input_ids.shape, features.values.shape[2])
     readers = {
-        "spliced into the LLM's embeddings": lambda rows: splice(embeds, {"slot": rows}, batch),
+        "spliced into the LLM's embeddings": lambda tokens: splice(embeds, {"slot": tokens}, batch),
         "averaged by the mask, as adapters do,": _averaged,
     }
     for how, read in readers.items():
         where = difference("number", read(features), read(empty))
         if where:
             raise Broken(
-                f"{how} {where} when the rows that are masked out are 0.",
+                f"{how} {where} when the tokens that are masked out are 0.",
                 "Set them to 0 before returning: `values.masked_fill(~mask[..., None], 0)`.",
             )
 
 
 def _averaged(features: Features) -> Tensor:
-    """[M, D] the mean of real rows, by multiplication: NaN times 0 is NaN."""
+    """[M, D] the mean of real tokens, by multiplication: NaN times 0 is NaN."""
     weights = features.mask[..., None].to(features.values.dtype)
     return (features.values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
