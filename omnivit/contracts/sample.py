@@ -21,14 +21,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Frames:
-    """The source of a video whose frames are separate files, in order: paths as in the record."""
+    """The source of a video whose frames are separate files, in order: paths as in the record, or contents of files."""
 
-    paths: tuple[str, ...]
+    paths: tuple[str | bytes, ...]
     fps: float | None = None
     """Frames per second; None: not known."""
 
     def __str__(self) -> str:
-        return f"{self.paths[0]}, ... ({len(self.paths)} frames)" if self.paths else "no frames"
+        if not self.paths:
+            return "no frames"
+        first = self.paths[0] if isinstance(self.paths[0], str) else "<bytes in memory>"
+        return f"{first}, ... ({len(self.paths)} frames)"
 
 
 @dataclass(frozen=True)

@@ -82,24 +82,46 @@ class Lists:
         return self._queues[slot]
 
 
-def check_tags(texts: Iterable[str], slot: str, media: Sequence[object], key: str, where: str) -> None:
-    """Refuse a record whose number of tags of a slot is not the number of its media under `key`."""
-    tags = sum(text.count(f"<{slot}>") for text in texts)
-    if tags != len(media):
+def check_tags(
+    texts: Iterable[str], slot: str, media: Sequence[object], key: str, where: str, tags: Sequence[str] = ()
+) -> None:
+    """Refuse a record whose number of tags of a slot is not the number of its media under `key`.
+
+    Args:
+        texts: the texts that may contain tags.
+        slot: the slot.
+        media: its media.
+        key: where the media come from, for errors.
+        where: where the texts come from, for errors.
+        tags: tags of the slot; default: `<slot>`.
+    """
+    spellings = tags or (f"<{slot}>",)
+    count = sum(text.count(tag) for text in texts for tag in spellings)
+    if count != len(media):
         raise DataError(
-            f"the {where} contain {values.counted(tags, f'<{slot}> tag')}, but the key {key!r} gives "
+            f"the {where} contain {values.counted(count, f'{spellings[0]} tag')}, but the key {key!r} gives "
             f"{values.counted(len(media), 'medium', 'media')}. Write one tag for each medium, in the order of {key!r}. "
             f"If the sample has no media, remove the key {key!r}; the tag is then plain text."
         )
 
 
-def split_tags(text: str, queues: Mapping[str, Iterator[object]], root: str | None) -> Iterator[Part]:
-    """The parts of a text, with each tag replaced by the next medium of its slot."""
-    if not queues:
+def split_tags(
+    text: str, queues: Mapping[str, Iterator[object]], root: str | None, tags: Mapping[str, str] | None = None
+) -> Iterator[Part]:
+    """The parts of a text, with each tag replaced by the next medium of its slot.
+
+    Args:
+        text: the text.
+        queues: slot -> its media that are not placed yet.
+        root: the folder that media must stay inside.
+        tags: tag -> its slot; default: `<slot>` of the slots in `queues`.
+    """
+    spellings = {f"<{slot}>": slot for slot in queues} if tags is None else tags
+    if not spellings:
         yield Text(text)
         return
-    for k, piece in enumerate(re.split(f"<({'|'.join(map(re.escape, queues))})>", text)):
-        if k % 2:  # every second piece is the slot of a tag
-            yield Media(piece, next(queues[piece]), root)
+    for k, piece in enumerate(re.split(f"({'|'.join(map(re.escape, spellings))})", text)):
+        if k % 2:  # every second piece is a tag
+            yield Media(spellings[piece], next(queues[spellings[piece]]), root)
         elif piece or piece == text:
             yield Text(piece)
