@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from omnivit.contracts import registries
 from omnivit.contracts.examples import ReaderExample
 from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Message, Sample, Text
+from omnivit.contracts.sample import Message, Sample
 from omnivit.data.containers import RecordOptions, Records, open_records
-from omnivit.data.records.tags import LISTED, TAG
+from omnivit.data.records.tags import LISTED
+from omnivit.data.records.unread import refuse_lost_media, suspicious_keys, unanswered_tags
 from omnivit.errors import ContractWarning, DataError
 
 _log = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class RecordReader(Reader):
     mark: ClassVar[re.Pattern[bytes]]
     """Matches the bytes that indicate a medium, to estimate lengths."""
     keys: ClassVar[frozenset[str]]
-    """Keys of a record that are not kept in `Sample.extra`."""
+    """Keys of a record that `messages` reads, whatever the options are."""
     ignore: frozenset[str] = frozenset()
-    """Keys of turns and parts that the recipe ignores."""
-    _tag_reported = False
+    """Keys of records, turns and parts that the recipe ignores."""
+    _reported: frozenset[str] = frozenset()
+    """Keys and tags that were reported for this file."""
 
     @abstractmethod
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -59,6 +61,19 @@ class RecordReader(Reader):
         Raises:
             DataError: the record is bad. The message names the key; file and line are added.
         """
+
+    def reads(self) -> frozenset[str]:
+        """Keys of a record that become part of its conversation; a subclass adds those that its options name."""
+        return self.keys
+
+    def name(self, record: Mapping[str, Any]) -> object:
+        """The name of a record's sample; None: the one that the file gives it, or file and line."""
+        return record.get("id")
+
+    def extra(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What the sample keeps of the record beside its conversation: all keys that are not read."""
+        read = self.reads()
+        return {key: value for key, value in record.items() if key not in read}
 
     def __init__(self, path: Path, root: Path, config: RecordOptions | None = None) -> None:
         self.path, self.root = Path(path), str(root)
@@ -74,13 +89,14 @@ class RecordReader(Reader):
         name = None
         try:
             record = self.records.read(i)
-            name = _name(record.get("id")) or self.records.name(i)
+            name = _name(self.name(record)) or self.records.name(i)
             messages = self.messages(record)
+            refuse_lost_media(record, self.reads(), messages, self.ignore)
+            extra = self.extra(record)
         except DataError as error:
             sample = f"sample {name!r}: " if name else ""
             raise type(error)(f"{self.where(i)}: {sample}{error}") from error
-        self._report_tag(messages, i)
-        extra = {key: value for key, value in record.items() if key not in self.keys}
+        self._report(record, messages, i)
         return Sample(name or Path(self.where(i)).name, messages, self.where(i), extra)
 
     def ignoring(self, keys: Collection[str]) -> RecordReader:
@@ -89,18 +105,27 @@ class RecordReader(Reader):
         reader.ignore = self.ignore | frozenset(keys)
         return reader
 
-    def _report_tag(self, messages: Sequence[Message], i: int) -> None:
-        """Warn once per file that a text contains a tag without a medium."""
-        texts = (part.text for turn in messages for part in turn.parts if isinstance(part, Text))
-        tag = None if self._tag_reported else next((tag for text in texts if (tag := TAG.search(text))), None)
-        if tag is not None:
-            self._tag_reported = True
-            _log.warning(
-                "%s: a text contains %s, but the record has no medium for it. It is read as plain text, like every "
+    def _report(self, record: Mapping[str, Any], messages: Sequence[Message], i: int) -> None:
+        """Warn of each tag without a medium and of each key that may name a medium and is not read, once per file."""
+        for tag in unanswered_tags(messages):
+            self._warn(
+                i,
+                tag,
+                f"a text contains {tag}, but the record has no medium for it. It is read as plain text, like every "
                 "such tag of this file.",
-                self.where(i),
-                tag.group(),
             )
+        for key, value in suspicious_keys(record, self.reads(), messages, self.ignore):
+            self._warn(
+                i,
+                key,
+                f"the key {key!r} ({value!r}) may name a medium, but it is not read. If it does, name it in the "
+                f"reader's options; else write `ignore: [{key}]` next to the file's `path` in the recipe.",
+            )
+
+    def _warn(self, i: int, subject: str, text: str) -> None:
+        if subject not in self._reported:
+            self._reported |= {subject}
+            _log.warning("%s: %s", self.where(i), text)
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.records.lengths()

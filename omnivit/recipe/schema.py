@@ -70,7 +70,8 @@ class DataSource:
     limit: Count | None = None
     """Use only this number of samples, from the start of the file; default: all."""
     ignore: list[str] = field(default_factory=list)
-    """Keys of turns and of their parts to ignore, such as `timestamp`; every other key that is not read is an error."""
+    """Keys of records, of turns and of their parts to ignore, such as `timestamp`. Every other key of a turn or a part
+    that is not read is an error, and so is a key of a record that names a medium."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reader, such as `records: annotations`; `omnivit plugins info READER` lists them."""
 

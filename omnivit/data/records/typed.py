@@ -148,7 +148,7 @@ def _medium(
         files = values.paths(part[name], f"{place}.{name}")
         fps = values.frames_per_second(part.get("fps"), f"{place}.fps")
         return Media(slot, Frames(files, fps) if slot == VIDEO else files, root)
-    return Media(slot, values.source(part[name], f"{place}.{name}"), root)
+    return Media(slot, values.source(part[name], f"{place}.{name}", ignore), root)
 
 
 def _spoken(part: Mapping[str, Any], place: str, root: str | None, ignore: Collection[str]) -> Media:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -98,10 +98,16 @@ def frames_per_second(value: object, key: str) -> float | None:
     return float(value)
 
 
-def source(value: object, key: str) -> object:
-    """A path as text, bytes of a `data:` URL, or the object in memory that a Python caller gave."""
+def source(value: object, key: str, ignore: Collection[str] = ()) -> object:
+    """A path as text, bytes of a `data:` URL, or the object in memory that a Python caller gave.
+
+    Args:
+        value: a path, or an object with a path.
+        key: its place, for errors.
+        ignore: keys of the object to ignore; every other key that is not read is an error.
+    """
     if isinstance(value, Mapping):
-        return _inside(value, key)
+        return _inside(value, key, ignore)
     if isinstance(value, PurePath):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, list, tuple)):
@@ -135,14 +141,18 @@ def decoded(value: object, key: str) -> bytes:
         raise MediaError(f"{key}: its base64 is damaged: {error}.") from error
 
 
-def _inside(value: Mapping[Any, Any], key: str) -> object:
+def _inside(value: Mapping[Any, Any], key: str, ignore: Collection[str]) -> object:
     """The source that an object gives under `path` or `url`."""
     given = [value[name] for name in PATH_KEYS if not empty(value.get(name))]
     if len(given) != 1 or isinstance(given[0], Mapping):
         raise DataError(f"{key} is an object with the keys {sorted(map(str, value))}; expected 'path' or 'url'.")
-    unread = sorted(str(name) for name in value if name not in {*PATH_KEYS, *HINTS} and not empty(value[name]))
+    known = {*PATH_KEYS, *HINTS, *ignore}
+    unread = sorted(str(name) for name in value if name not in known and not empty(value[name]))
     if unread:
-        raise DataError(f"{key}.{unread[0]} is not read: the object of a medium has only 'path' or 'url'. Remove it.")
+        raise DataError(
+            f"{key}.{unread[0]} is not read: the object of a medium has only 'path' or 'url'. Remove it, or ignore it: "
+            f"write `ignore: [{unread[0]}]` next to the file's `path` in the recipe."
+        )
     return source(given[0], key)
 
 
