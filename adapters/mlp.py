@@ -18,7 +18,17 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, same_length
+from omnivit.plugin import (
+    Adapter,
+    AdapterExample,
+    Card,
+    Features,
+    Instruction,
+    load_strictly,
+    read_projector,
+    require_weights,
+    same_length,
+)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -46,6 +56,8 @@ class MLPConfig:
     """Use CogVLM's projector: a linear layer, LayerNorm, GELU, then a gated MLP (SiLU) of width H; without biases."""
     width: int | None = None
     """Width of the output tokens; default: the LLM's. Set it for a step inside a chain."""
+    path: str | None = None
+    """Pretrained weights: a file that contains the projector of LLaVA-1.5, PointLLM or CogVLM, or the layers alone."""
 
     def __post_init__(self) -> None:
         widths = self.hidden if isinstance(self.hidden, list) else [1 if self.hidden is None else self.hidden]
@@ -80,12 +92,15 @@ class MLPAdapter(Adapter):
     contract = 1
     card = Card(
         paper="Liu et al., Improved Baselines with Visual Instruction Tuning, arXiv 2310.03744",
+        weights="none, unless `path` is set: then by their authors' terms",
         tokens="as many as it receives",
     )
     length = staticmethod(same_length)
 
     def __init__(self, config: MLPConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
+        self.path = config.path
+        require_weights(config.path)
         self.width = llm_width if config.width is None else config.width
         self.layers = _gated(config, width, self.width) if config.gated else _plain(config, width, self.width)
 
@@ -94,6 +109,11 @@ class MLPAdapter(Adapter):
         """Two layers."""
         del folder
         return AdapterExample({"hidden": 20})
+
+    def load(self) -> None:
+        """Load the weights of `path`. Raises RecipeError if it contains no projector, or one that does not fit."""
+        if self.path is not None:
+            load_strictly(self, read_projector(self.path), f"mlp adapter, path {self.path!r}")
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         """Features [M, S, D] -> Features [M, S, D_llm]."""

@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from omnivit.model.pretrained import explained as explained
     from omnivit.model.pretrained import load_pretrained as load_pretrained
     from omnivit.model.pretrained import processor_fingerprint as processor_fingerprint
+    from omnivit.model.projector import read_projector as read_projector
     from omnivit.model.tokens import read_tokenizer as read_tokenizer
     from omnivit.model.weights import load_strictly as load_strictly
     from omnivit.model.weights import locate as locate
@@ -255,6 +256,7 @@ _HOME = {
         "load_pretrained",
         "processor_fingerprint",
     ),
+    "omnivit.model.projector": ("read_projector",),
     "omnivit.model.tokens": ("read_tokenizer",),
     "omnivit.model.weights": (
         "load_strictly",

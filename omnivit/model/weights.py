@@ -122,11 +122,15 @@ def _in_package(path: str) -> Path:
     raise RecipeError(f"path {path!r}: {near} does not contain {parts.name!r}; {suggest(parts.name, names)}")
 
 
-def read_state(path: Path | str) -> dict[str, Tensor]:
+def read_state(path: Path | str, device: torch.device | None = None) -> dict[str, Tensor]:
     """Read a file of weights: `.safetensors`, or `.pth`, `.pt`, `.bin` with tensors alone.
 
     A checkpoint that keeps its weights under `state_dict` or `model` is unwrapped, and the prefix `module.` of
     DataParallel is removed.
+
+    Args:
+        path: the file.
+        device: of the tensors; default: the CPU. On `meta` they have a shape and no content.
 
     Raises:
         RecipeError: the suffix is unknown, the file is damaged, or it contains anything but tensors.
@@ -138,8 +142,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path, "cpu" if device is None else str(device))
+        content = torch.load(path, map_location=device or "cpu", weights_only=True)
     except Exception as error:  # a damaged or pickled file fails in many ways
         raise RecipeError(
             f"{path} cannot be read as plain weights ({type(error).__name__}: {_first_line(error)}). Only tensors are "
