@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.sample import Sample as Sample
     from omnivit.contracts.sample import Target as Target
     from omnivit.contracts.sample import Text as Text
+    from omnivit.contracts.sample import Token as Token
     from omnivit.data.chat import Chat as Chat
     from omnivit.data.containers.base import RecordOptions as RecordOptions
     from omnivit.data.containers.base import Records as Records
@@ -189,6 +190,7 @@ _HOME = {
         "Sample",
         "Target",
         "Text",
+        "Token",
     ),
     "omnivit.data.chat": ("Chat",),
     "omnivit.data.containers.base": (

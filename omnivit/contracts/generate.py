@@ -5,12 +5,19 @@ Shapes: B samples, T tokens, D LLM width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from omnivit.contracts.context import Context
 from omnivit.errors import RecipeError, suggest
@@ -38,6 +45,23 @@ class Generator(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [B, T] -> input embeddings [B, T, D]."""
 
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+
+
+def stopping(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopStringCriteria | None:
+    """New ids [B, n] -> [B] whether a text of `stop` ends in the last of them; None: there is no such text.
+
+    Raises:
+        RecipeError: no token of the tokenizer can end such a text.
+    """
+    if not stop:
+        return None
+    try:
+        return StopStringCriteria(tokenizer, list(stop))
+    except ValueError as error:
+        raise RecipeError(f"The tokenizer cannot write {' or '.join(map(repr, stop))}, which ends answers.") from error
+
 
 @torch.no_grad()
 def generate_anew(
@@ -52,6 +76,7 @@ def generate_anew(
     pad_token_id: int | None = None,
     streamer: Any = None,
     num_beams: int = 1,
+    stop: Sequence[str] = (),
     **sampling: Any,
 ) -> Tensor:
     """Continue prompts: new ids [B, new], as `transformers.generate` returns them. The cost is quadratic in length.
@@ -67,6 +92,7 @@ def generate_anew(
         pad_token_id: the id after the end of an answer while others continue; 0 where None.
         streamer: its `put` gets the new ids [B] of each step, its `end` is called at the end.
         num_beams: must be 1.
+        stop: texts that end an answer, too; the ids in which one has come are the last.
         **sampling: `do_sample`, and `temperature`, `top_k` and `top_p` for it.
 
     Raises:
@@ -75,6 +101,7 @@ def generate_anew(
     _check_options(type(llm).__name__, num_beams, sampling)
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     done, new = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device), mask.new_empty(len(mask), 0).long()
+    stopped = stopping(llm.tokenizer(), stop) if stop else None
     for _ in range(max_new_tokens):
         # Prompts are padded on the left, so the last column is the last token of every sample.
         keep = torch.zeros_like(mask)
@@ -87,6 +114,8 @@ def generate_anew(
         if streamer is not None:
             streamer.put(ids.cpu())
         done = done | torch.isin(ids, ids.new_tensor(sorted(ends)))
+        if stopped is not None:
+            done = done | stopped(new, None)
         if bool(done.all()):
             break
         embeds = torch.cat([embeds, llm.embed(ids[:, None])], dim=1)

@@ -21,6 +21,7 @@ from omnivit.contracts.examples import LLMExample, no_example
 from omnivit.contracts.generate import generate_anew
 from omnivit.contracts.patching import Patching
 from omnivit.errors import ContractWarning, RecipeError
+from omnivit.recipe.schema import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class LanguageModel(nn.Module, Plugin, ABC):
     """D, the width of the input embeddings."""
     context: int | None = None
     """The largest number of tokens that it can attend to; None: not known."""
+    content_tokens: Sequence[str] = ()
+    """Tokens that its options ask for, and that data and templates write; `add_tokens` gets them before those of heads.
+    """
 
     @classmethod
     def example(cls, folder: Path) -> LLMExample:
@@ -57,7 +61,7 @@ class LanguageModel(nn.Module, Plugin, ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with its chat template."""
 
-    def chat(self, template: str | None = None) -> Any:  # noqa: ARG002 - the default needs none
+    def chat(self, template: str | ChatTemplate | None = None) -> Any:  # noqa: ARG002 - the default needs none
         """The chat encoder that fits this LLM, an `omnivit.data.chat.Chat`; `template` overrides its usual one.
 
         Default: None, for the usual one over `tokenizer()` (`omnivit.data.chat.chat_of` makes it).
@@ -111,6 +115,9 @@ class LanguageModel(nn.Module, Plugin, ABC):
     ) -> Tensor:
         """Continue left-padded prompts [B, T, D]; returns the new ids [B, new]. Options as `transformers.generate`.
 
+        One more: `stop`, texts that end an answer wherever it contains them, each answer of a batch for itself.
+        `omnivit.contracts.generate.stopping` finds them.
+
         The default computes the whole sequence again for each token. An implementation with a cache is faster.
         """
         return generate_anew(self, embeds, mask, positions, context, **options)
@@ -124,7 +131,8 @@ class LanguageModel(nn.Module, Plugin, ABC):
         return
 
     def add_tokens(self, texts: Sequence[str]) -> None:
-        """Make each text one token, unless it is one: what heads wait for. Called once, when all else is in place.
+        """Make each text one token, unless it is one: `content_tokens` and what heads wait for. Called once, when all
+        else is in place.
 
         From then on the tokenizer writes it as one id, `embed` takes that id, and the logits have a column for it, at
         its number. New rows are parameters `tokens.*`, so that a stage can train them (`llm.tokens.*`) while all other
@@ -137,5 +145,5 @@ class LanguageModel(nn.Module, Plugin, ABC):
         if missing:
             raise RecipeError(
                 f"{type(self).__name__} takes no new tokens, and {missing[0]!r} is none of its tokenizer's. Use "
-                "`causal`, or a head whose token it has."
+                "`causal`, or tokens that it has."
             )

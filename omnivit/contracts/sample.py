@@ -1,4 +1,4 @@
-"""A sample: a conversation whose parts are text, references to media, or targets of heads.
+"""A sample: a conversation whose parts are text, references to media, targets of heads, or tokens.
 
 This module knows no tensors, no tokenizer and no file format: readers create samples, the chat encoder reads them.
 """
@@ -77,7 +77,17 @@ class Target:
         return Media(self.head, self.source, self.root, self.seed)
 
 
-Part = Text | Media | Target
+@dataclass(frozen=True)
+class Token:
+    """A token of the LLM that the data write, such as `<p>`; the same characters in a `Text` stay plain text.
+
+    The recipe declares it: in the LLM's `tokens`, or in the `markup` of a stage.
+    """
+
+    token: str
+
+
+Part = Text | Media | Target | Token
 
 
 @dataclass(frozen=True)

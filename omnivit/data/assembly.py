@@ -14,7 +14,7 @@ from torch import Tensor
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import Span
-from omnivit.data.guard import Token
+from omnivit.data.guard import GuardedToken
 from omnivit.data.text_span import TextSpan
 
 
@@ -65,7 +65,7 @@ class Assembly:
 
     def add_text(
         self,
-        tokens: Sequence[Token],
+        tokens: Sequence[GuardedToken],
         pieces: Sequence[Piece],
         media: Sequence[Media],
         lengths: Sequence[int],

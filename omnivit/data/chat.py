@@ -6,9 +6,9 @@ becomes a control token or a placeholder (`omnivit.data.guard`).
 
 Supervised is everything that the model has to generate: the text of the assistant; what the template writes before it
 that is not part of a generation prompt (the space after `ASSISTANT:`); what it writes between reasoning and answer; and
-what ends the turn (the first control token after the text, or the line feed of `llava_plain`). A token is supervised
-if at least one of its characters is. If a template writes no control token after an answer, the model does not learn
-to end one.
+what ends the turn: the first control token after the text, or the text that the template's block in the recipe calls
+its `end`, such as `###`. A token is supervised if at least one of its characters is. If a template writes neither after
+an answer, the model does not learn to end one; `open_end` says so.
 
 Ids and labels are those of LLaVA's train.py, with two exceptions. To place its labels, it counts the tokens of rounds
 that it encodes again, and masks the entire conversation if the counts differ (a tokenizer that is not "legacy", several
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence, Set
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
@@ -28,13 +29,15 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Media, Message, Text
+from omnivit.contracts.sample import Media, Message, Text, Token
 from omnivit.data.assembly import Assembly, EncodedChat, Piece
-from omnivit.data.guard import ANY, GuardedTokenizer, Token
+from omnivit.data.guard import ANY, GuardedToken, GuardedTokenizer
+from omnivit.data.habits import habits_of
 from omnivit.data.marks import Segment
 from omnivit.data.template import Template
 from omnivit.data.text_span import TextSpan
-from omnivit.errors import DataError, RecipeError
+from omnivit.errors import DataError, RecipeError, suggest
+from omnivit.recipe.schema import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +54,8 @@ class Chat:
 
     Args:
         tokenizer: a transformers tokenizer backed by the `tokenizers` library.
-        template: None for the tokenizer's own chat template; `vicuna_v1`, `llava_plain`, `llama_2`, `chatml`; or Jinja.
+        template: None for the tokenizer's own chat template; a name in `omnivit.data.styles.NAMED`; Jinja; or a block
+            of a recipe, with the text that ends an answer.
         placeholders: slot -> the text that the template writes for a medium, such as `{"image": "<image>"}` for a
             checkpoint whose own template takes typed content parts. If that text is a token of the tokenizer, its id
             is at the medium's tokens, and the text around it is encoded together with it; else the text before and
@@ -63,10 +67,14 @@ class Chat:
             texts, or globs over those that the tokenizer does not call special (`<loc*>`); default: all of these.
             Tokens of heads, placeholders and ends of answers are always excluded. None: nothing is declared, so an
             answer's text has no tokens, and `undeclared` finds those that it spells.
+        content: tokens of the tokenizer that data may write as parts (`omnivit.contracts.sample.Token`), as well as
+            those of `markup`.
+        ends: tokens of the tokenizer that end an answer, besides its EOS and the template's end of turn.
 
     Attributes:
         pad_id: id for padding, and for media whose placeholder is not a token.
-        stop_ids: ids that end an answer: the tokenizer's EOS and the template's end of turn.
+        stop_ids: ids that end an answer: the tokenizer's EOS, the template's end of turn, and `ends`.
+        stop_texts: texts that end an answer wherever it contains them, because no token does so in this template.
 
     Raises:
         RecipeError: the template is unknown, missing, or does not fit the tokenizer; or the tokenizer lacks offsets or
@@ -76,13 +84,16 @@ class Chat:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: str | None = None,
+        template: str | ChatTemplate | None = None,
         placeholders: Mapping[str, str] | None = None,
         add_special_tokens: bool = False,
         tokens: Mapping[str, str] | None = None,
         markup: Sequence[str] | None = (ANY,),
+        content: Sequence[str] = (),
+        ends: Sequence[str] = (),
     ) -> None:
         self._given = (tokenizer, template, placeholders, add_special_tokens)
+        self._further: dict[str, Sequence[str]] = {"content": content, "ends": ends}
         self._tokenizer, self._markup = tokenizer, markup
         self._guard = GuardedTokenizer(tokenizer, markup or ())
         self._placeholders, self._heads = dict(placeholders or {}), dict(tokens or {})
@@ -93,11 +104,15 @@ class Chat:
         self._prefix = self._guard.prefix if add_special_tokens or self._template.style.prefix else ()
         reserved = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
         self.pad_id: int = next(id for id in reserved if id is not None)
-        self._opening_of_turn, self._lead, end = self._habits()
-        eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-        stop = [token.id for token in self._guard.encode([TextSpan(end)])][-1:]
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(eos + stop))
+        stop = self._template.style.stop
+        self.stop_texts: tuple[str, ...] = () if not stop or stop in self._guard.controls else (stop,)
+        self._habits = habits_of(self._template, self._end_of)
+        self.stop_ids: tuple[int, ...] = self._stop_ids(ends)
         self._hold_back(markup or ())
+        self._content = self._guard.markup | self._declared(content, "tokens") - self._apart.keys()
+        special = frozenset(tokenizer.all_special_ids)
+        self._visible = special & self.content_ids().keys()
+        self._hidden = special - self._visible
 
     def with_heads(self, tokens: Mapping[str, str]) -> Chat:
         """The same for conversations with targets; head -> its token.
@@ -105,7 +120,7 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token.
         """
-        return Chat(*self._given, tokens=tokens, markup=self._markup)
+        return Chat(*self._given, tokens=tokens, markup=self._markup, **self._further)
 
     def with_markup(self, markup: Sequence[str] | None) -> Chat:
         """The same with other tokens that answers may contain.
@@ -113,7 +128,7 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token, or it ends an answer.
         """
-        return Chat(*self._given, tokens=self._heads, markup=markup)
+        return Chat(*self._given, tokens=self._heads, markup=markup, **self._further)
 
     def undeclared(self, messages: Sequence[Message]) -> str | None:
         """A token whose text is in an answer and that `markup` could declare, if `markup` is None; None: no such."""
@@ -123,6 +138,15 @@ class Chat:
         texts = (part.text for turn in answers for part in turn.parts if isinstance(part, Text))
         tokens = (token for text in texts for token in self._guard.controls_in(text))
         return next((token for token in tokens if token not in self._apart), None)
+
+    @property
+    def open_end(self) -> str | None:
+        """The characters after an answer, if the template teaches no end of it; None: it teaches one, or is unknown."""
+        return self._habits.open_end
+
+    def content_ids(self) -> dict[int, str]:
+        """Id -> each token that data may write as a part."""
+        return {self._guard.controls[token]: token for token in sorted(self._content)}
 
     def token_ids(self) -> dict[str, int]:
         """Head -> the id of its token."""
@@ -153,6 +177,7 @@ class Chat:
         """
         media = [part for message in messages for part in message.parts if isinstance(part, Media)]
         _check_lengths(media, lengths)
+        self._check_tokens(messages)
         # labels come from the roles of turns, before there is any text (Law 4)
         learnt = set() if generate else _assistant_turns(messages, supervise)
         answers = {index for index, message in enumerate(messages) if message.role == "assistant"}
@@ -182,15 +207,18 @@ class Chat:
             raise DataError(_NOTHING_SUPERVISED)
         return assembly.finished()
 
-    def _encoded(self, spans: Sequence[TextSpan], room: int | None, exact: bool) -> tuple[list[Token], bool]:
+    def _encoded(self, spans: Sequence[TextSpan], room: int | None, exact: bool) -> tuple[list[GuardedToken], bool]:
         if room is None:
             return self._guard.encode(spans), False
         return self._guard.encode_first(spans, room, exact)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Token ids [T] -> text, without special tokens."""
+        """Token ids [T] -> text, without special tokens, except those that data may write."""
         values = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        text = self._tokenizer.decode(values, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        skips = self._visible.isdisjoint(values)
+        if not skips:  # the tokenizer hides all special tokens or none
+            values = [id for id in values if id not in self._hidden]
+        text = self._tokenizer.decode(values, skip_special_tokens=skips, clean_up_tokenization_spaces=False)
         return str(text)
 
     def fingerprint(self) -> str:
@@ -198,6 +226,8 @@ class Chat:
         facts = [self._guard.digest, self._template.text, sorted(self._placeholders.items()), self._prefix, self.pad_id]
         facts += [sorted(self._heads.items())] if self._heads else []
         facts += [sorted(self._guard.markup)] if self._guard.markup else []
+        facts += [{"end": self.stop_texts}] if self.stop_texts else []
+        facts += [{name: list(tokens)} for name, tokens in self._further.items() if tokens]
         facts.append(sorted((name, str(token)) for name, token in self._tokenizer.special_tokens_map.items()))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -213,9 +243,11 @@ class Chat:
         for index, segment in enumerate(segments):
             if segment.medium is not None:  # never supervised: the model does not generate a medium
                 pieces.append(Piece(TextSpan(segment.text), medium=segment.medium))
-            elif segment.turn is not None:  # content; a head's token is not typed, so it keeps its id
+            elif segment.turn is not None:  # content; a token that data write is not typed, so it keeps its id
                 learnt = segment.turn in supervised
-                span = TextSpan(segment.text, typed=not segment.target, markup=segment.turn in answers)
+                span = TextSpan(
+                    segment.text, typed=not (segment.target or segment.token), markup=segment.turn in answers
+                )
                 pieces.append(Piece(span, learnt, target=segment.target))
             else:  # the template's text: its neighbours tell which part of it the model has to generate
                 before, after = (
@@ -242,37 +274,53 @@ class Chat:
 
     def _lead_of(self, text: str) -> str:
         """The part of the template's text before an answer that a generation prompt does not contain."""
-        opening = self._opening_of_turn
+        opening, lead = self._habits.opening, self._habits.lead
         if opening and opening in text:
             return text.rpartition(opening)[2]
-        return self._lead if text.endswith(self._lead) else ""
+        return lead if text.endswith(lead) else ""
 
     def _end_of(self, text: str) -> str:
         """The part of the template's text after an answer that ends the assistant's turn."""
-        end = self._template.style.end
-        return end if end and text.startswith(end) else self._guard.end_of(text)
+        style = self._template.style
+        if not style.stop:
+            return style.end if style.end and text.startswith(style.end) else self._guard.end_of(text)
+        eos = re.escape(self._tokenizer.eos_token or "")
+        match = re.match(rf"\s*{re.escape(style.stop)}(?:{eos})?", text)
+        return match.group() if match else self._guard.end_of(text)
 
     def _interrupts_text(self, piece: Piece) -> bool:
         """Whether a piece is a medium whose placeholder is not a token, so that the text around it is cut there."""
         return piece.medium is not None and piece.span.text not in self._guard.controls
 
-    def _habits(self) -> tuple[str, str, str]:
-        """How the template opens an answer in a prompt, what it writes between that and the answer, and how it ends.
+    def _stop_ids(self, ends: Sequence[str]) -> tuple[int, ...]:
+        """The tokenizer's EOS, the token that ends the template's turn, and `ends`."""
+        ids = [] if self._tokenizer.eos_token_id is None else [int(self._tokenizer.eos_token_id)]
+        if not self.stop_texts:  # of a stop text, the last token may be a token of ordinary words
+            ids += [token.id for token in self._guard.encode([TextSpan(self._habits.end)])][-1:]
+        ids += [self._guard.controls[token] for token in sorted(self._declared(ends, "ends"), key=list(ends).index)]
+        return tuple(dict.fromkeys(ids))
 
-        They are measured on two short conversations, because they cannot be read from a Jinja template.
-        """
-        question, answer = Message("user", (Text("a"),)), Message("assistant", (Text("b"),))
-        try:
-            prompt = "".join(segment.text for segment in self._template.render([question], generate=True))
-            without_opening = "".join(segment.text for segment in self._template.render([question]))
-            segments = self._template.render([question, answer])
-        except DataError:  # a template may require more than this; then only the EOS is known
-            return "", "", ""
-        opening = prompt[len(without_opening) :] if prompt.startswith(without_opening) else ""
-        place = next(index for index, segment in enumerate(segments) if segment.turn == 1)
-        before = "".join(segment.text for segment in segments[:place])
-        after = "".join(segment.text for segment in segments[place + 1 :])
-        return opening, before[len(prompt) :] if before.startswith(prompt) else "", self._end_of(after)
+    def _declared(self, tokens: Sequence[str], option: str) -> frozenset[str]:
+        for token in tokens:
+            if token not in self._guard.controls:
+                raise RecipeError(
+                    f"llm.{option}: the tokenizer has no token {token!r}; {suggest(token, self._guard.controls)} "
+                    "`llm.tokens` adds new ones."
+                )
+        return frozenset(tokens)
+
+    def _check_tokens(self, messages: Sequence[Message]) -> None:
+        """Refuse parts that are tokens which the recipe does not declare."""
+        for number, message in enumerate(messages):
+            for part in message.parts:
+                if not isinstance(part, Token) or part.token in self._content:
+                    continue
+                if part.token in self._apart:
+                    reason = f"which {self._apart[part.token]}, so that data cannot write it."
+                else:
+                    known = suggest(part.token, self._content)
+                    reason = f"which the recipe does not declare in `llm.tokens` or in the stage's `markup`; {known}"
+                raise DataError(f"message {number + 1} contains the token {part.token!r}, {reason}")
 
     def _hold_back(self, markup: Sequence[str]) -> None:
         """Exclude tokens that have another meaning from those that answers may contain."""
@@ -286,11 +334,11 @@ class Chat:
                 raise RecipeError(
                     f"{token!r} {apart[token]}, so the text of an answer cannot contain it. Remove it from `markup`."
                 )
-        self._apart = frozenset(apart)
+        self._apart = apart
         self._guard.hold_back(apart)
 
 
-def chat_of(llm: LanguageModel, template: str | None = None) -> Chat:
+def chat_of(llm: LanguageModel, template: str | ChatTemplate | None = None) -> Chat:
     """The chat encoder of an LLM: its own, or the default one with its tokenizer.
 
     Args:

@@ -43,7 +43,7 @@ SLACK = 64
 
 
 @dataclass(frozen=True)
-class Token:
+class GuardedToken:
     """A token id, and the indices of the spans of which it covers at least one character."""
 
     id: int
@@ -137,7 +137,7 @@ class GuardedTokenizer:
         match = self._end.match(text)
         return match.group() if match else ""
 
-    def encode(self, spans: Sequence[TextSpan]) -> list[Token]:
+    def encode(self, spans: Sequence[TextSpan]) -> list[GuardedToken]:
         """Encode the spans as one text, in which only spans that are not typed contain control tokens.
 
         Raises:
@@ -154,7 +154,7 @@ class GuardedTokenizer:
             )
         return tokens
 
-    def encode_first(self, spans: Sequence[TextSpan], limit: int, exact: bool) -> tuple[list[Token], bool]:
+    def encode_first(self, spans: Sequence[TextSpan], limit: int, exact: bool) -> tuple[list[GuardedToken], bool]:
         """Encode no more of the spans than is needed to know their first tokens.
 
         Args:
@@ -201,7 +201,7 @@ class GuardedTokenizer:
         inside = kind == "Unigram" or (kind == "BPE" and not marked and not getattr(model, "ignore_merges", False))
         return CutPoints(self._copy.get_vocab(), normalizer.normalize_str if normalizer else str, inside)
 
-    def _encode(self, spans: Sequence[TextSpan], broken: bool) -> tuple[list[Token], str | None]:
+    def _encode(self, spans: Sequence[TextSpan], broken: bool) -> tuple[list[GuardedToken], str | None]:
         """The tokens of the spans and None; or no tokens and the control token that typed text became."""
         texts = [self._text(span, broken) for span in spans]
         starts = [0]
@@ -219,7 +219,7 @@ class GuardedTokenizer:
             # Unknown characters become the unknown token, which is a control token too: that is not a forgery.
             if joined[start:end].strip() == self._contents.get(id) and any(spans[index].typed for index in touched):
                 return [], self._contents[id]
-            tokens.append(Token(self._ids.get(id, id), touched))
+            tokens.append(GuardedToken(self._ids.get(id, id), touched))
         return tokens, None
 
     def _text(self, span: TextSpan, broken: bool) -> str:

@@ -1,4 +1,4 @@
-"""Marks: the text that a chat template gets in place of people's text, of media and of heads' tokens.
+"""Marks: the text that a chat template gets in place of people's text, of media and of tokens.
 
 A mark cannot be guessed, so its place in the rendered text is the place of what it replaces. The white space around a
 text stays visible to the template, because templates may trim it. In answers, the strings that a template searches for
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnivit.contracts.sample import Media, Message, Target, Text
+from omnivit.contracts.sample import Media, Message, Part, Target, Text, Token
 from omnivit.errors import DataError
 
 
@@ -28,6 +28,8 @@ class Segment:
     """Index of the medium in the conversation, from 0 in the order of the messages."""
     target: bool = False
     """A head's token: content of an answer that nobody typed."""
+    token: bool = False
+    """A token that the data write, not its characters."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Marker:
                     entries.append({"type": part.slot, "placeholder": self._name(marked, Mark(segment), bare)})
                     media += 1
                 elif isinstance(part, Spaced):
-                    mark = Mark(Segment(self.tokens[part.head], turn, target=True), *part.space)
+                    mark = Mark(self._segment(part.part, turn), *part.space)
                     entries.append({"type": "text", "text": self._name(marked, mark, bare)})
                 elif not blank and not part.text.strip():
                     entries.append({"type": "text", "text": part.text})
@@ -94,6 +96,11 @@ class Marker:
             joined = "".join(entry.get("text", entry.get("placeholder", "")) for entry in entries)
             marked.chat.append(entry | {"content": entries if self.typed else joined})
         return marked
+
+    def _segment(self, part: Target | Token, turn: int) -> Segment:
+        if isinstance(part, Target):
+            return Segment(self.tokens[part.head], turn, target=True)
+        return Segment(part.token, turn, token=True)
 
     def _parted(self, marked: Marked, text: str, turn: int, visible: Sequence[str], bare: bool) -> str:
         """The mark of a text; if a string that stays visible is in the text, marks around such strings."""
@@ -121,25 +128,25 @@ class Marker:
 
 @dataclass(frozen=True)
 class Spaced:
-    """A target of a head, and the white space before and after it."""
+    """A target of a head or a token, and the white space before and after it."""
 
-    head: str
+    part: Target | Token
     space: tuple[str, str] = ("", "")
 
 
-def _with_space(parts: Sequence[Text | Media | Target]) -> list[Text | Media | Spaced]:
-    """The parts of a message; white space next to a target joins the target, so that both are trained on."""
+def _with_space(parts: Sequence[Part]) -> list[Text | Media | Spaced]:
+    """The parts of a message; white space next to a target or token joins it, so that both are trained on."""
     joined: list[Text | Media | Spaced] = []
     for part in parts:
         last = joined[-1] if joined else None
-        if isinstance(part, Target):
+        if isinstance(part, Target | Token):
             before = ""
             if isinstance(last, Text) and last.text.isspace():
                 before = last.text
                 joined.pop()
-            joined.append(Spaced(part.head, (before, "")))
+            joined.append(Spaced(part, (before, "")))
         elif isinstance(part, Text) and part.text.isspace() and isinstance(last, Spaced):
-            joined[-1] = Spaced(last.head, (last.space[0], last.space[1] + part.text))
+            joined[-1] = Spaced(last.part, (last.space[0], last.space[1] + part.text))
         else:
             joined.append(part)
     return joined

@@ -13,8 +13,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateSyntaxError
@@ -25,33 +24,13 @@ from omnivit.data.marks import Mark, Marked, Marker, Segment, kept_space
 from omnivit.data.records.turns import THOUGHTS
 from omnivit.data.rendering import bounded
 from omnivit.data.search_strings import search_strings
-from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
+from omnivit.data.styles import source_of
+from omnivit.errors import DataError, OmniVitError, RecipeError
+from omnivit.recipe.schema import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class Style:
-    """Properties of a named template that are not in its Jinja text."""
-
-    prefix: bool = False
-    """The tokenizer's BOS goes before the text (written in Jinja, it would change how the first word is split)."""
-    end: str = ""
-    """The end of an answer, where that is not a control token."""
-    drops: frozenset[str] = frozenset()
-    """Roles whose text the template omits on purpose."""
-    needs: tuple[str, ...] = ()
-    """Control tokens that the tokenizer must have."""
-
-
-NAMED: Mapping[str, Style] = {
-    "vicuna_v1": Style(prefix=True, needs=("eos_token",)),
-    "llava_plain": Style(prefix=True, end="\n", drops=frozenset({"user"})),
-    "llama_2": Style(prefix=True, needs=("bos_token", "eos_token")),
-    "chatml": Style(needs=("<|im_start|>", "<|im_end|>")),
-}
-"""The templates of `templates/*.jinja`."""
 
 _FIXED_DATE = """{%- macro strftime_now(format) -%}
 {{- format | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July') | replace('%m', '07')
@@ -67,7 +46,8 @@ class Template:
 
     Args:
         tokenizer: renders Jinja (and has the default template).
-        template: None for the tokenizer's own, a name in `NAMED`, or Jinja text.
+        template: None for the tokenizer's own; a name in `omnivit.data.styles.NAMED`, or Jinja; or a block with
+            `jinja`, `end` and `bos`.
         placeholders: slot -> the text that the template writes for a medium of it.
         tokens: head -> its token. For a template it is text.
 
@@ -78,7 +58,7 @@ class Template:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: str | None,
+        template: str | ChatTemplate | None,
         placeholders: Mapping[str, str],
         tokens: Mapping[str, str],
     ) -> None:
@@ -90,18 +70,19 @@ class Template:
                 )
         self._tokenizer = tokenizer
         self._placeholders = dict(placeholders)
-        self.label = f"template {template!r}" if template in NAMED else "the chat template"
-        self.style = NAMED.get(template or "", Style())
-        self.text = _source(tokenizer, template)
+        source = source_of(tokenizer, template)
+        self.label, self.style = source.label, source.style
+        self.text = _FIXED_DATE + source.text if "strftime_now" in source.text else source.text
         for token in self.style.needs:
             known = getattr(tokenizer, token, None) if token.isidentifier() else tokenizer.get_added_vocab().get(token)
             if known is None:
+                hint = "." if token.isidentifier() else f", or add the token: `llm.tokens: [{token!r}]`."
                 raise RecipeError(
-                    f"{self.label} needs {token!r}, which the tokenizer does not have. Choose another template."
+                    f"{self.label} needs {token!r}, which the tokenizer does not have. Choose another template{hint}"
                 )
         thoughts = tuple(key for key in THOUGHTS if re.search(rf"\b{key}\b", self.text))
         self._marker = Marker(secret_name(), placeholders, tokens, search_strings(self.text), thoughts, typed=True)
-        self._marker = replace(self._marker, typed=template in NAMED or self._takes_parts())
+        self._marker = replace(self._marker, typed=source.named or self._takes_parts())
 
     def render(self, messages: Sequence[Message], generate: bool = False) -> list[Segment]:
         """Render a conversation; `generate` adds the opening of the assistant's turn.
@@ -249,25 +230,3 @@ def _is_part(texts: Sequence[str], complete: Sequence[str]) -> bool:
     """Whether `texts` are at least one of the `complete` texts, in the same order."""
     rest = iter(complete)
     return bool(texts) and all(text in rest for text in texts)
-
-
-def _source(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
-    """The Jinja text of a template, its date fixed."""
-    if template in NAMED:
-        text = resources.files("omnivit.data").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
-    elif template is None:
-        text = _own_template(tokenizer)
-    elif "{{" in template or "{%" in template:
-        text = template
-    else:
-        raise RecipeError(f"There is no chat template {template!r}; {suggest(template, NAMED)} Jinja text works too.")
-    return _FIXED_DATE + text if "strftime_now" in text else text
-
-
-def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:
-        raise RecipeError(
-            f"The tokenizer has no chat template of its own. Choose one with `template: ...`. {suggest('', NAMED)}"
-        ) from error

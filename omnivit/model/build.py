@@ -237,9 +237,10 @@ def complete(model: OmniModel, seed: int) -> None:
                 branch.adapter.install(model.llm, branch.encoder, slot)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
-    if tokens := model.tokens():
-        with _named(f"model.heads ({', '.join(tokens)})"):
-            model.llm.add_tokens(list(tokens.values()))
+    heads = model.tokens()
+    if tokens := dict.fromkeys([*model.llm.content_tokens, *heads.values()]):
+        with _named(f"model.heads ({', '.join(heads)})" if heads else "model.llm.tokens"):
+            model.llm.add_tokens(list(tokens))
 
 
 def _constructing(plan: Blueprint) -> AbstractContextManager[None]:

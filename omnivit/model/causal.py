@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from omnivit.contracts.card import Card
 from omnivit.contracts.context import Context
 from omnivit.contracts.examples import LLMExample
-from omnivit.contracts.generate import generate_anew
+from omnivit.contracts.generate import generate_anew, stopping
 from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
@@ -34,6 +34,7 @@ from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import explained, load_pretrained
 from omnivit.model.tokens import BYTES, byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require, require_weights
+from omnivit.recipe.schema import ChatTemplate
 
 
 @dataclass
@@ -46,13 +47,19 @@ class CausalConfig:
     """Random weights instead: the settings of a transformers config, such as {model_type: llama, ...}."""
     tokenizer: str | None = None
     """Path of the tokenizer; default: that of the weights. `bytes` is a byte-level tokenizer that needs no file."""
-    template: str | None = None
-    """Chat template: `vicuna_v1`, `llava_plain`, `llama_2`, `chatml`, or Jinja; default: the tokenizer's own."""
+    template: str | ChatTemplate | None = None
+    """Chat template: a name such as `vicuna_v1` or `chatml`, Jinja, or a block with `jinja`, `end` and `bos`; default:
+    the tokenizer's own."""
     placeholders: dict[str, str] = field(default_factory=dict)
     """Slot -> the text that the chat template of an imported checkpoint writes for a medium, such as
     {image: "<image>"}."""
     add_special_tokens: bool = False
     """Put the tokenizer's BOS token before the conversation, as some imported checkpoints expect."""
+    tokens: list[str] = field(default_factory=list)
+    """New tokens, such as `<answer>`, that the template writes, and that data write as parts of type `token`. Train
+    them by `llm.tokens.*`."""
+    ends: list[str] = field(default_factory=list)
+    """Tokens that end an answer, besides the tokenizer's EOS and the end of the template's turns."""
     dtype: Literal["float32", "bfloat16", "float16", "auto", "fastest"] = "float32"
     """Data type of the weights. `auto`: that of the checkpoint. `fastest`: bfloat16 where this machine computes clearly
     faster in it, else float32."""
@@ -82,7 +89,7 @@ class CausalLM(LanguageModel):
     Attributes:
         config: the options in the recipe.
         hf: the transformers model.
-        tokens: embeddings of the tokens that heads added; None where they added none.
+        tokens: embeddings of the tokens that the recipe and its heads added; None where they added none.
         width: D.
         context: most tokens that it attends to; None where its config names no limit.
     """
@@ -98,6 +105,7 @@ class CausalLM(LanguageModel):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._patching: LayerPatching | None = None
         self.tokens: NewTokens | None = None
+        self.content_tokens = tuple(config.tokens)
         settings = self._settings()
         if config.path is None:
             self._adopt(self._random(settings))
@@ -161,10 +169,12 @@ class CausalLM(LanguageModel):
                 )
         return self._tokenizer
 
-    def chat(self, template: str | None = None) -> Chat:
+    def chat(self, template: str | ChatTemplate | None = None) -> Chat:
         """The chat encoder; `template` overrides the recipe's."""
         config = self.config
-        return Chat(self.tokenizer(), template or config.template, config.placeholders, config.add_special_tokens)
+        tokens = {"content": config.tokens, "ends": config.ends}
+        template = template or config.template
+        return Chat(self.tokenizer(), template, config.placeholders, config.add_special_tokens, **tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [B, T] -> input embeddings [B, T, D]."""
@@ -226,6 +236,8 @@ class CausalLM(LanguageModel):
             options["pad_token_id"] = self.tokenizer().pad_token_id
         if not options.pop("use_cache", True) or not takes_cache(self.hf):
             return generate_anew(self, embeds, mask, positions, context, **options)
+        if (stopped := stopping(self.tokenizer(), options.pop("stop", ()))) is not None:
+            options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", ()), stopped])
         prompts = accepted(self.hf, inputs_embeds=embeds, attention_mask=mask.long(), **self._positions(positions))
         with self._telling(context), checked_generation(self.hf, positions):
             ids: Tensor = self.hf.generate(use_cache=True, **prompts, **options)

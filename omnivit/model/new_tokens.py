@@ -66,8 +66,7 @@ class NewTokens(nn.Module):
             )
         if not (table.weight.is_floating_point() and head.weight.is_floating_point()):
             raise RecipeError(
-                "The embeddings or the output head are quantized, so tokens of heads cannot be added. Remove "
-                "`quantize`."
+                "The embeddings or the output head are quantized, so new tokens cannot be added. Remove `quantize`."
             )
         self.embedding = nn.Parameter(_mean(table.weight, self.count))
         self.output = None if head.weight is table.weight else nn.Parameter(_mean(head.weight, self.count))

@@ -29,6 +29,7 @@ from omnivit.recipe.convert import Where, convert
 from omnivit.recipe.identity import content
 from omnivit.recipe.schema import (
     LM,
+    ChatTemplate,
     Data,
     DataSource,
     Evaluation,
@@ -44,6 +45,7 @@ from omnivit.recipe.schema import (
 
 __all__ = [
     "LM",
+    "ChatTemplate",
     "Data",
     "DataSource",
     "Evaluation",

@@ -99,6 +99,20 @@ class Validation:
 
 
 @dataclass
+class ChatTemplate:
+    """A chat template with what its Jinja text cannot say."""
+
+    jinja: str | None = None
+    """Jinja, or the name of a template such as `vicuna_v0`; default: the tokenizer's own template."""
+    end: str = ""
+    """The text that ends an answer, such as `###`, where no control token does: the model learns to write it after each
+    answer, and an answer is cut where this text, without the white space around it, begins. Default: that of the named
+    template."""
+    bos: bool | None = None
+    """Put the tokenizer's BOS token before the conversation. Default: as the named template does; false for Jinja."""
+
+
+@dataclass
 class Stage:
     """One training stage. `train` selects what trains, with its learning rates; everything else is frozen (Law 5)."""
 
@@ -122,8 +136,9 @@ class Stage:
     """Losses and their weights: `lm`, the language-modelling loss on answers, and the losses of heads by their names in
     `model.heads`. Each is a mean over the step: over supervised tokens, or over the head's targets. A head that is not
     named is not trained."""
-    template: str | None = None
-    """Chat template of this stage, such as `llava_plain` for captions; default: the LLM's."""
+    template: str | ChatTemplate | None = None
+    """Chat template of this stage, such as `llava_plain` for captions: a name, Jinja, or a block with `jinja`, `end`
+    and `bos`; default: the LLM's."""
     supervise: Literal["all", "last"] = "all"
     """The answers of a conversation to train on: `all`, or only the `last`. An answer that its record excludes from
     training is never used."""

@@ -34,6 +34,7 @@ from omnivit.registry.versions import warn_once
 from omnivit.run.folder import RECIPE, require_plugins
 from omnivit.run.listener import Listener
 from omnivit.run.reply import Reply, message_of, read_heads
+from omnivit.run.stopping import cut
 from omnivit.run.trust import require as require_trust
 from omnivit.seeds import seeded
 from omnivit.train.checkpoint import CHECKPOINTS, load_weights
@@ -209,13 +210,13 @@ class Assistant:
             DataError: unreadable media, or too long for the LLM's context.
         """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
-        listener = None if on_text is None else Listener(self._text, on_text)
-        ids = self._ids_of_answer(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist())
-        text = self._text(ids)
+        chat = self.preparer.chat
+        listener = None if on_text is None else Listener(self._text, on_text, chat.stop_texts)
+        answer = cut(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist(), chat)
+        text = answer.text.strip()
         if listener is not None:
             listener.finish(text)
-        chat = self.preparer.chat
-        return Reply(text, message_of(ids, chat), read_heads(self.model, encoded, ids, chat))
+        return Reply(text, message_of(answer, chat), read_heads(self.model, encoded, answer.ids, chat))
 
     def answer(
         self,
@@ -317,6 +318,8 @@ class Assistant:
         llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
         options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
+        if chat.stop_texts:  # only then: an LLM written for an earlier version may have no such option
+            options["stop"] = chat.stop_texts
         with seeded(sampling.seed, devices=True):
             embeds, context = self.model.embed(batch)
             return llm.generate(
@@ -340,13 +343,8 @@ class Assistant:
         return batch.to(next(self.model.parameters()).device)
 
     def _text(self, ids: list[int]) -> str:
-        """The text of answer ids, up to the first that ends the answer."""
-        return self.preparer.chat.decode(self._ids_of_answer(ids)).strip()
-
-    def _ids_of_answer(self, ids: list[int]) -> list[int]:
-        """Answer ids up to the first that ends the answer."""
-        end = next((place for place, id in enumerate(ids) if id in self.preparer.chat.stop_ids), len(ids))
-        return ids[:end]
+        """The text of new ids, up to the end of the answer."""
+        return cut(ids, self.preparer.chat).text.strip()
 
 
 def _asked(sample: Sample) -> Sample:

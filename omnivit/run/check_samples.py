@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Media, Sample, Target, Text
+from omnivit.contracts.sample import Media, Sample, Target, Text, Token
 from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.prepare import Preparer
@@ -153,6 +153,8 @@ def key_of(sample: Sample) -> bytes:
         for part in turn.parts:
             if isinstance(part, Text):
                 parts.append((turn.role, part.text.strip()))
+            elif isinstance(part, Token):
+                parts.append((Token.__name__, part.token))
             elif isinstance(part, (Media, Target)):
                 parts.append((type(part).__name__, f"{part.root}/{part}"))
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

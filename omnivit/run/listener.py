@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
+
+from omnivit.run.stopping import before_stop
 
 
 class Listener:
     """Turns token ids into text while they come; what `transformers.generate` calls a streamer.
 
     Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
-    answer.
+    answer, not the beginning of a text that may end it (`stops`).
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
-        self._decode, self._on_text = decode, on_text
+    def __init__(
+        self, decode: Callable[[list[int]], str], on_text: Callable[[str], None], stops: Sequence[str] = ()
+    ) -> None:
+        self._decode, self._on_text, self._stops = decode, on_text, stops
         self._ids: list[int] = []
         self._told = ""
 
     def put(self, ids: Tensor) -> None:
         """Take the next ids; of a prompt in embeddings there are none."""
         self._ids += ids.flatten().tolist()
-        self.finish(self._decode(self._ids).rstrip("\ufffd").rstrip())
+        text = self._decode(self._ids).rstrip("\ufffd").rstrip()
+        self.finish(before_stop(text, self._stops).rstrip())
 
     def end(self) -> None:
         """The last id has come; `finish` tells what is left."""

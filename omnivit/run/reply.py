@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Message, Part, Target, Text
+from omnivit.contracts.sample import Message, Part, Target, Text, Token
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.targets import Trigger
 from omnivit.model.omni import OmniModel
+from omnivit.run.stopping import Answer
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,19 @@ class Reply:
     text: str
     """Without white space around it. Heads' tokens stand in it as text."""
     message: Message
-    """The turn, for the history of the next question: heads' tokens stay tokens."""
+    """The turn, for the history of the next question: tokens of heads and of the recipe stay tokens."""
     predictions: tuple[Prediction, ...]
     """In the order of the answer's tokens."""
 
 
-def message_of(ids: Sequence[int], chat: Chat) -> Message:
-    """The turn [n] of an assistant, without its end token; heads' tokens are targets that nobody knows."""
-    parts = list(_parts(ids, chat)) or [Text("")]
+def message_of(answer: Answer, chat: Chat) -> Message:
+    """An answer as the turn of an assistant; heads' tokens are targets that nobody knows, others stay tokens."""
+    parts = list(_parts(answer.ids, chat))
+    rest = answer.text[len(chat.decode(answer.ids)) :]  # of a token in which a stop text begins
+    if rest and parts and isinstance(parts[-1], Text):
+        parts[-1] = Text(parts[-1].text + rest)
+    elif rest or not parts:
+        parts.append(Text(rest))
     if isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip())
     if isinstance(parts[-1], Text):
@@ -89,17 +95,18 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
 
 
 def _parts(ids: Sequence[int], chat: Chat) -> Iterator[Part]:
-    heads = {id: head for head, id in chat.token_ids().items()}
+    parts: dict[int, Part] = {id: Token(token) for id, token in chat.content_ids().items()}
+    parts |= {id: Target(head) for head, id in chat.token_ids().items()}
     words: list[int] = []
     for id in [*ids, None]:
-        if id is not None and id not in heads:
+        if id is not None and id not in parts:
             words.append(id)
             continue
         if words and (text := chat.decode(words)):
             yield Text(text)
         words = []
         if id is not None:
-            yield Target(heads[id])
+            yield parts[id]
 
 
 def _entries(prediction: Any) -> Iterator[Any]:

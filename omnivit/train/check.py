@@ -49,10 +49,10 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
                     f"stages.{stage.name}: the stage trains heads.{head}, but `losses` gives it no weight, so it would "
                     f"learn nothing. Write `losses: {{lm: 1, {head}: 1}}`, or remove the head from `train`."
                 )
-    tokens = model.tokens()
+    tokens = [*model.llm.content_tokens, *model.tokens().values()]
     rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
     if recipe.stages and rows and not rows & trained:
         raise RecipeError(
-            f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens.values())}), "
+            f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens)}), "
             f'so the LLM would never learn to write them. Write `train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}`.'
         )

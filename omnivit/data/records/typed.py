@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from omnivit.contracts.sample import Frames, Media, Message, Part, Target, Text
+from omnivit.contracts.sample import Frames, Media, Message, Part, Target, Text, Token
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
@@ -32,7 +32,8 @@ def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collecti
     one medium are a list under `paths` (the slices of a volume, the frames of a video). The frames of a video may also
     be a list in place of its path, and `fps` gives their frames per second.
     The target of a head of the model is a part of an answer: `{"type": "target", "head": NAME, "target": ...}`, with
-    numbers, lists of numbers, or the path of a file, as the head expects.
+    numbers, lists of numbers, or the path of a file, as the head expects. `{"type": "token", "token": "<p>"}` is a
+    token of the LLM that the recipe declares.
     `data:` URLs become bytes in memory, and `file://` is a path. Other URLs are refused: nothing is downloaded.
 
     Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as in the data of
@@ -111,8 +112,8 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
     kind = part.get("type")
     if not isinstance(kind, str) or not kind:
         raise DataError(
-            f"{place}.type is {values.spelled(kind)}; expected 'text', 'target' or the name of an input slot such as "
-            "'image'."
+            f"{place}.type is {values.spelled(kind)}; expected 'text', 'target', 'token' or the name of an input "
+            "slot such as 'image'."
         )
     if kind in _TEXTS:
         check_keys(part, {"type", "text"}, place, ignore)
@@ -120,6 +121,9 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
     if kind == "target":
         check_keys(part, {"type", "head", "target"}, place, ignore)
         return Target(values.text(part.get("head"), f"{place}.head"), part.get("target"), root)
+    if kind == "token":
+        check_keys(part, {"type", "token"}, place, ignore)
+        return Token(values.text(part.get("token"), f"{place}.token"))
     if kind == "input_audio":
         return _spoken(part, place, root, ignore)
     return _medium(part, kind, place, lists, root, ignore)
