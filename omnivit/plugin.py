@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from omnivit.data.chat import Chat as Chat
     from omnivit.data.containers.base import RecordOptions as RecordOptions
     from omnivit.data.containers.base import Records as Records
+    from omnivit.data.head_targets import Numbers as Numbers
     from omnivit.data.readers import MEDIA_LISTS as MEDIA_LISTS
     from omnivit.data.readers import JsonReader as JsonReader
     from omnivit.data.readers import RecordReader as RecordReader
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
     from omnivit.data.records import values as values
     from omnivit.data.records.llava import llava_messages as llava_messages
     from omnivit.data.records.typed import typed_messages as typed_messages
-    from omnivit.data.targets import Numbers as Numbers
     from omnivit.errors import DataError as DataError
     from omnivit.errors import LibraryError as LibraryError
     from omnivit.errors import MediaError as MediaError
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from omnivit.media.arrays import Stored as Stored
     from omnivit.media.arrays import list_arrays as list_arrays
     from omnivit.media.arrays import read_array as read_array
+    from omnivit.media.arrays import read_table as read_table
     from omnivit.media.audio import read_audio as read_audio
     from omnivit.media.images import open_image as open_image
     from omnivit.media.locate import folder_files as folder_files
@@ -102,6 +103,8 @@ if TYPE_CHECKING:
     from omnivit.model.images import encode_images as encode_images
     from omnivit.model.images import layout_of_images as layout_of_images
     from omnivit.model.images import prepare_images as prepare_images
+    from omnivit.model.new_tokens import NewTokens as NewTokens
+    from omnivit.model.new_tokens import add_to_tokenizer as add_to_tokenizer
     from omnivit.model.patching import change as change
     from omnivit.model.patching import chosen as chosen
     from omnivit.model.patching import copy_of as copy_of
@@ -205,7 +208,7 @@ _HOME = {
     ),
     "omnivit.data.records.llava": ("llava_messages",),
     "omnivit.data.records.typed": ("typed_messages",),
-    "omnivit.data.targets": ("Numbers",),
+    "omnivit.data.head_targets": ("Numbers",),
     "omnivit.errors": (
         "DataError",
         "LibraryError",
@@ -223,6 +226,7 @@ _HOME = {
         "Stored",
         "list_arrays",
         "read_array",
+        "read_table",
     ),
     "omnivit.media.audio": ("read_audio",),
     "omnivit.media.images": ("open_image",),
@@ -246,6 +250,10 @@ _HOME = {
         "encode_images",
         "layout_of_images",
         "prepare_images",
+    ),
+    "omnivit.model.new_tokens": (
+        "NewTokens",
+        "add_to_tokenizer",
     ),
     "omnivit.model.patching": (
         "change",

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media, Message, Text, Token
-from omnivit.data.assembly import Assembly, EncodedChat, Piece
 from omnivit.data.guard import ANY, GuardedToken, GuardedTokenizer
 from omnivit.data.habits import habits_of
+from omnivit.data.labels import Assembly, EncodedChat, Piece
 from omnivit.data.marks import Segment
 from omnivit.data.template import Template
 from omnivit.data.text_span import TextSpan

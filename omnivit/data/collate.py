@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE, Batch, MediaBatch, TriggerBatch
-from omnivit.data.targets import Trigger
+from omnivit.data.head_targets import Trigger
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import EncodedSample, Span
+from omnivit.data.head_targets import HeadPreparer, Trigger
 from omnivit.data.slot import SlotPreparer
-from omnivit.data.targets import HeadPreparer, Trigger
 from omnivit.errors import DataError, RecipeError, suggest
 from omnivit.seeds import derive_seed
 

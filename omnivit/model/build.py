@@ -18,9 +18,9 @@ from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.renamed import with_current_options
 from omnivit.data.chat import chat_of
+from omnivit.data.head_targets import HeadPreparer
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader, SlotPreparer
-from omnivit.data.targets import HeadPreparer
 from omnivit.errors import RecipeError
 from omnivit.model import precision
 from omnivit.model.device import default_device

@@ -18,7 +18,7 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Part, Target, Text, Token
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
-from omnivit.data.targets import Trigger
+from omnivit.data.head_targets import Trigger
 from omnivit.model.omni import OmniModel
 from omnivit.run.stopping import Answer
 

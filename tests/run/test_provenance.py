@@ -16,7 +16,7 @@ from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load
 from omnivit.registry import Registry
 from omnivit.run import folder, provenance
-from omnivit.run.provenance import PROVENANCE, Change
+from omnivit.run.provenance import PROVENANCE, Change, plugins
 from omnivit.run.provenance.execution import use_threads
 from omnivit.run.provenance.weights import SAMPLE, WHOLE, fingerprint
 from omnivit.run.report import as_markdown
@@ -306,3 +306,10 @@ def test_a_run_without_a_checkpoint_begins_again_with_mended_data(
     resume(run)
     assert "run has no checkpoint yet, so training starts at the first step" in capsys.readouterr().err
     assert len(checkpoint.find(run / folder.CHECKPOINTS)) == 2
+
+
+def test_the_plugins_of_the_evaluation_are_on_record(load_recipe: Load) -> None:
+    evaluation = "{data: [{path: data.jsonl, reader: llava}], metric: word_error_rate}"
+    recorded = plugins.record(load_recipe(f"evaluation={evaluation}"))
+    assert recorded["omnivit.metrics:word_error_rate"]["distribution"] == "omnivit"
+    assert "omnivit.readers:llava" in recorded

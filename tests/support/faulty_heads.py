@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omnivit.contracts.examples import HeadExample
 from omnivit.contracts.head import Head, HeadOutput, TargetProcessor
 from omnivit.contracts.sample import Target
-from omnivit.data.targets import Numbers
+from omnivit.data.head_targets import Numbers
 from omnivit.errors import DataError, MediaError
 from omnivit.media.arrays import read_array
 

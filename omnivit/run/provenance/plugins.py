@@ -35,8 +35,12 @@ def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
     for block in blocks_of(recipe):
         if block.registry is not None and block.is_plugin:
             yield block.registry, block.name
-    readers = (source.reader for stage in recipe.stages for source in stage.data)
-    yield from ((registries.readers, name) for name in readers if name != AUTO)
+    evaluation = recipe.evaluation
+    sources = [source for stage in recipe.stages for source in stage.data]
+    sources += [*evaluation.data, *evaluation.linear_probe] if evaluation is not None else []
+    yield from ((registries.readers, source.reader) for source in sources if source.reader != AUTO)
+    if evaluation is not None:
+        yield registries.metrics, evaluation.metric
 
 
 class Recorded(NamedTuple):

@@ -22,9 +22,9 @@ from omnivit.contracts.batch import IGNORE, Batch
 from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
+from omnivit.data.head_targets import HeadPreparer, Numbers
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import typed_messages
-from omnivit.data.targets import HeadPreparer, Numbers
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.new_tokens import add_to_tokenizer
 from omnivit.model.tokens import byte_tokenizer
