@@ -310,6 +310,6 @@ def test_a_run_without_a_checkpoint_begins_again_with_mended_data(
 
 def test_the_plugins_of_the_evaluation_are_on_record(load_recipe: Load) -> None:
     evaluation = "{data: [{path: data.jsonl, reader: llava}], metric: word_error_rate}"
-    recorded = plugins.record(load_recipe(f"evaluation={evaluation}"))
+    recorded = plugins.record_evaluation(load_recipe(f"evaluation={evaluation}"))
     assert recorded["omnivit.metrics:word_error_rate"]["distribution"] == "omnivit"
     assert "omnivit.readers:llava" in recorded

@@ -6,6 +6,7 @@ the run folder's own files is seen.
 
     recipe         the resolved recipe
     plugins        distribution and version of each; libraries: version of each
+    evaluation_plugins  the same of the metric and readers of the evaluation, which are not compared
     data           fingerprint of every data file; preparation: settings that make tokens of samples
     large_files    SHA-256 of data files whose fingerprint is sampled
     media          files, bytes, and the checksum of a table of all media (see omnivit.run.provenance.media_table)
@@ -82,6 +83,7 @@ def of(recipe: Recipe, mixtures: Mapping[str, Mixture], preparation: str) -> dic
     return {
         "recipe": json.loads(json.dumps(content(recipe))),
         "plugins": plugins.record(recipe),
+        "evaluation_plugins": plugins.record_evaluation(recipe),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "data": {
             f"stages.{stage}.data[{number}]": reader.fingerprint()

@@ -30,17 +30,27 @@ def record(recipe: Recipe) -> dict[str, dict[str, str | int]]:
     return {f"{known.group}:{name}": known.provenance(name) for known, name in _named(recipe)}
 
 
+def record_evaluation(recipe: Recipe) -> dict[str, dict[str, str | int]]:
+    """The same of the plugins that only the evaluation uses; they move no bit of the training.
+
+    Raises:
+        PluginError: one cannot be used.
+    """
+    evaluation = recipe.evaluation
+    if evaluation is None:
+        return {}
+    readers = {source.reader for source in [*evaluation.data, *evaluation.linear_probe]} - {AUTO}
+    used = [(registries.metrics, evaluation.metric), *((registries.readers, name) for name in sorted(readers))]
+    return {f"{known.group}:{name}": known.provenance(name) for known, name in used}
+
+
 def _named(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
     """Registry and name of every plugin in a recipe, those inside others' options too."""
     for block in blocks_of(recipe):
         if block.registry is not None and block.is_plugin:
             yield block.registry, block.name
-    evaluation = recipe.evaluation
-    sources = [source for stage in recipe.stages for source in stage.data]
-    sources += [*evaluation.data, *evaluation.linear_probe] if evaluation is not None else []
-    yield from ((registries.readers, source.reader) for source in sources if source.reader != AUTO)
-    if evaluation is not None:
-        yield registries.metrics, evaluation.metric
+    readers = (source.reader for stage in recipe.stages for source in stage.data)
+    yield from ((registries.readers, name) for name in readers if name != AUTO)
 
 
 class Recorded(NamedTuple):
