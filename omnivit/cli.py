@@ -34,6 +34,7 @@ VERBS = MappingProxyType(
         "media": "show what files contain, which inputs accept them, and how many tokens a recipe gives them",
         "doctor": "show the installation: library versions and tested ranges, devices and their speed, plugins, disk",
         "cache": "list the contents of the cache folder with their sizes, or clear it",
+        "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",
         "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
     }
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import threading
 import time
 import urllib.error
@@ -24,6 +25,8 @@ HUB_VARIABLE = "OMNIVIT_HUB"
 """Names a folder with models at `organisation/name`; what is not in it comes from the hub."""
 PATIENCE = 5.0
 """Seconds in which the hub must answer; looking up its name included."""
+PLAIN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+"""The names that are looked up in OMNIVIT_HUB."""
 OFFLINE = "HF_HUB_OFFLINE is set"
 REMEMBERED = 60.0
 """Seconds after which it is asked again."""
@@ -48,8 +51,11 @@ def hub_folder() -> Path | None:
 
 
 def in_hub_folder(name: str) -> Path | None:
-    """The folder or file of this hub id in the folder that OMNIVIT_HUB names; None where there is none."""
-    folder = hub_folder()
+    """The place of a hub id, or of a file of weights, in the folder that OMNIVIT_HUB names; None where it is not there.
+
+    A path that is absolute, or that begins with a dot, is never looked for there.
+    """
+    folder = hub_folder() if PLAIN.fullmatch(name) else None
     return folder / name if folder is not None and (folder / name).exists() else None
 
 

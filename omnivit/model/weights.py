@@ -38,8 +38,8 @@ def locate(path: str) -> Path | str:
     """Find what a recipe's `path` names: a local file or folder (a Path), or a hub id (the text itself, or the folder
     of its cached copy where the hub does not answer).
 
-    `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported. A path that has the
-    form of a hub id is looked up in the folder that the variable OMNIVIT_HUB names, before anywhere else.
+    `pkg:NAME/FILE` is a file or folder inside the installed package NAME, which is not imported. A relative
+    path without dots is looked up in the folder that the variable OMNIVIT_HUB names, before anywhere else.
     `organisation/name/FILE.bin` is a file of weights of a model on the hub, which is fetched alone.
 
     Raises:
@@ -59,7 +59,7 @@ def _named(path: str) -> Path | str:
     local = Path(path).expanduser()
     weights = local.suffix in (*STATE_SUFFIXES, ".gguf")
     remote = (HUB_FILE if weights else HUB_ID).fullmatch(path) is not None
-    if remote and (place := in_hub_folder(path)):
+    if place := in_hub_folder(path):
         return place
     if local.exists():
         if remote and "/" in path:

@@ -87,6 +87,8 @@ def test_a_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(hub, "unreachable", lambda _: pytest.fail("the hub is asked"))
     assert locate("organisation/model") == hub.on_hand("organisation/model") == folder / "organisation" / "model"
     assert locate("gpt2") == folder / "gpt2" and locate("organisation/model/projector.bin") == file
+    (folder / "imagebind.pth").touch()
+    assert locate("imagebind.pth") == folder / "imagebind.pth"
     assert locate("./organisation/model") == Path("organisation/model")
     monkeypatch.setattr(hub, "unreachable", lambda _: "nothing answers")
     for absent in ("organisation/absent", "organisation/model/absent.bin"):
