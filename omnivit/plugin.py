@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.sample import Media as Media
     from omnivit.contracts.sample import Message as Message
     from omnivit.contracts.sample import Part as Part
+    from omnivit.contracts.sample import Prompt as Prompt
     from omnivit.contracts.sample import Role as Role
     from omnivit.contracts.sample import Sample as Sample
     from omnivit.contracts.sample import Target as Target
@@ -189,6 +190,7 @@ _HOME = {
         "Media",
         "Message",
         "Part",
+        "Prompt",
         "Role",
         "Sample",
         "Target",

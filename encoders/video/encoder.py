@@ -70,6 +70,9 @@ class VideoConfig:
     """Number of attention heads for `temporal: transformer`."""
     batch_size: int = 64
     """Most frames in one forward pass of the image encoder, to limit memory."""
+    timestamps: bool = False
+    """Tell the LLM, after the video, how many frames it has and at which seconds they were taken, in the words of
+    VideoChat and Video-LLaMA."""
 
     renamed: ClassVar[Mapping[str, str]] = {"at_once": "batch_size"}
 
@@ -89,6 +92,7 @@ class VideoProcessor:
     inside: Processor
     sampling: Sampling
     side: int
+    timestamps: bool = False
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one video. Raises MediaError."""
@@ -105,9 +109,22 @@ class VideoProcessor:
         """(t, y, x), where the tokens of a frame fill a grid."""
         return layout_of_images(self.inside, without(item, TIMES)).grid
 
+    def description(self, item: Mapping[str, Tensor]) -> str:
+        """The number of frames and their times, for `timestamps`.
+
+        As in OpenGVLab/Ask-Anything, video_chat/dataset/it_dataset.py, and DAMO-NLP-SG/Video-LLaMA,
+        video_llama/processors/video_processor.py: seconds are rounded to one decimal.
+        """
+        if not self.timestamps:
+            return ""
+        times = item[TIMES].tolist()
+        seconds = ", ".join(str(round(time, 1)) for time in times)
+        return f" The video contains {len(times)} frames sampled at {seconds} seconds. "
+
     def fingerprint(self) -> str:
         """Every setting, as text."""
-        return f"video {self.sampling} {self.side} {self.inside.fingerprint()}"
+        times = " timestamps" if self.timestamps else ""
+        return f"video {self.sampling} {self.side} {self.inside.fingerprint()}{times}"
 
 
 class VideoEncoder(Encoder):
@@ -153,7 +170,8 @@ class VideoEncoder(Encoder):
 
     def processor(self) -> VideoProcessor:
         """Prepares videos frame by frame."""
-        return VideoProcessor(self.encoder.processor(), self.config.chosen(), self.config.side)
+        config = self.config
+        return VideoProcessor(self.encoder.processor(), config.chosen(), config.side, config.timestamps)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """Stacked items -> Features [M, T P, D], frame by frame, with the grid (t, y, x) where frames have (y, x)."""

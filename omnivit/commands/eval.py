@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_positive, metavar="N", help="ask only the first N samples")
     parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
     parser.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="default: 32")
+    parser.add_argument(
+        "--choices",
+        choices=("generate", "likelihood"),
+        help="write answers, or choose the most probable candidate (default: as the run's recipe, else generate)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all answers to this file, as JSON lines")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -78,11 +83,13 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     from omnivit.run.assistant import load
 
     assistant = load(args.run, args.device, args.trust, args.checkpoint)
-    metric = assistant.recipe.evaluation.metric if assistant.recipe.evaluation else ACCURACY
+    evaluation = assistant.recipe.evaluation
+    metric = evaluation.metric if evaluation else ACCURACY
+    choices = args.choices or (evaluation.choices if evaluation else "generate")
     metric_named(metric)  # one that is missing is an error before the questions are asked, not after
     questions = gather(reader, args.limit, assistant)
     condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
-    answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size)
+    answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size, choices)
     if args.out is not None:
         from omnivit.files import write_text
 
@@ -90,7 +97,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
         write_text(args.out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     asked = [each.sample for each in answered]
     heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
-    return condition, replace(score(answered, questions.refused, metric), heads=heads)
+    return condition, replace(score(answered, questions.refused, metric), heads=heads, choices=choices)
 
 
 def _check_writable(out: Path) -> None:
@@ -193,6 +200,7 @@ def summary(condition: str, score: Score) -> dict[str, Any]:
         **{_key(name): asdict(interval) for name, interval in score.metrics.items()},
         **({"heads": {name: asdict(loss) for name, loss in score.heads.items()}} if score.heads else {}),
         "refused": list(score.refused),
+        **({"choices": score.choices} if score.choices == "likelihood" else {}),
     }
 
 
@@ -200,7 +208,8 @@ def table(condition: str, score: Score) -> Sequence[str]:
     """What is printed for people."""
     from omnivit.run.scores import LABELS
 
-    lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}"]
+    chosen = ", answered by the most probable candidate" if score.choices == "likelihood" else ""
+    lines = [f"{score.accuracy.n} questions, asked with {LABELS[condition]}{chosen}"]
     measured = {_label(name): interval for name, interval in score.metrics.items()} | dict(score.heads)
     width = max(map(len, [EXACT_MATCH, *(_label(name) for name in score.metrics)]))
     for label, interval in measured.items():

@@ -29,11 +29,15 @@ class MediaBatch:
     """[M] column of [B, T] where each medium's tokens begin (a medium may have none)."""
     samples: tuple[int, ...]
     """The sample of the batch (0 to B - 1) that each medium belongs to."""
+    shares: Tensor | None = None
+    """[M] where the media of a turn are combined: several media have the same place, and the tokens of each, times its
+    share, are added there. None: each medium has a place of its own."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> MediaBatch:
         """Apply `move` to every tensor."""
         items = {key: move(value) for key, value in self.items.items()}
-        return MediaBatch(items, move(self.lengths), move(self.starts), self.samples)
+        shares = None if self.shares is None else move(self.shares)
+        return MediaBatch(items, move(self.lengths), move(self.starts), self.samples, shares)
 
 
 @dataclass(frozen=True)

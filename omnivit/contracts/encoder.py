@@ -69,6 +69,15 @@ class PrefacingProcessor(Processor, Protocol):
         ...
 
 
+@runtime_checkable
+class DescribingProcessor(Processor, Protocol):
+    """A processor that tells the LLM about a prepared medium, such as the times of a video's frames."""
+
+    def description(self, item: Mapping[str, Tensor]) -> str:
+        """Plain text that the LLM reads right after the medium; empty: nothing."""
+        ...
+
+
 def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
     """Number and grid of the tokens that an encoder returns for an item."""
     grid = processor.grid(item) if isinstance(processor, GridProcessor) else None

@@ -1,11 +1,11 @@
-"""A sample: a conversation whose parts are text, references to media, targets of heads, or tokens.
+"""A sample: a conversation of texts, references to media, targets of heads, tokens, and questions without words.
 
 This module knows no tensors, no tokenizer and no file format: readers create samples, the chat encoder reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -87,7 +87,21 @@ class Token:
     token: str
 
 
-Part = Text | Media | Target | Token
+@dataclass(frozen=True)
+class Prompt:
+    """A question without words: the recipe's `prompts` give it one of several wordings (`omnivit.data.wording`).
+
+    Readers create it where a data set has answers but no questions ("describe the image"), or fields that a wording
+    puts into a sentence.
+    """
+
+    task: str = ""
+    """What is asked, such as `caption`; empty: the key `task` of the sample's record (`Sample.extra`)."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Name -> the text that replaces `{name}` in a wording."""
+
+
+Part = Text | Media | Target | Token | Prompt
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,10 @@ class Sample:
     messages: tuple[Message, ...]
     origin: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, Sequence[str]] | None = None
+    """The wordings of its data source: task -> texts, `*` for any task. Set by the data module, never by a reader."""
+    worded: bool = False
+    """True: its questions have their words."""
 
     def __str__(self) -> str:
         return f"sample {self.id!r} ({self.origin})" if self.origin else f"sample {self.id!r}"

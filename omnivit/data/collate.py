@@ -22,6 +22,11 @@ class Span:
     slot: str
     start: int
     length: int
+    share: float | None = None
+    """What its tokens are multiplied by before those of other media at the same place are added; None: its tokens are
+    alone there."""
+    leads: bool = True
+    """False: the place belongs to an earlier medium of the turn, which this one is combined with."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
         ids[row, here], labels[row, here], mask[row, here] = sample.ids, sample.labels, True
         positions[row, here] = sample.positions
         for span in sample.spans:
+            if not span.leads:
+                continue
             start = offset + span.start
             route[row, start : start + span.length] = 1 + slots.index(span.slot)
     offsets = [length - len(sample.ids) if pad_left else 0 for sample in samples]
@@ -90,7 +97,9 @@ def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot:
     items = stacked_items([item for _, _, item in media])
     lengths = torch.tensor([span.length for _, span, _ in media])
     starts = torch.tensor([offsets[row] + span.start for row, span, _ in media])
-    return MediaBatch(items, lengths, starts, tuple(row for row, _, _ in media))
+    shares = [span.share for _, span, _ in media if span.share is not None]
+    samples_of = tuple(row for row, _, _ in media)
+    return MediaBatch(items, lengths, starts, samples_of, torch.tensor(shares) if shares else None)
 
 
 def _stack_triggers(samples: Sequence[EncodedSample], offsets: Sequence[int]) -> dict[str, TriggerBatch]:

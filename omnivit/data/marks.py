@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnivit.contracts.sample import Media, Message, Part, Target, Text, Token
+from omnivit.contracts.sample import Media, Message, Part, Prompt, Target, Text, Token
 from omnivit.errors import DataError
 
 
@@ -139,6 +139,8 @@ def _with_space(parts: Sequence[Part]) -> list[Text | Media | Spaced]:
     joined: list[Text | Media | Spaced] = []
     for part in parts:
         last = joined[-1] if joined else None
+        if isinstance(part, Prompt):
+            raise DataError("a question has no words. Only a preparer with `prompts` can give it some.")
         if isinstance(part, Target | Token):
             before = ""
             if isinstance(last, Text) and last.text.isspace():

@@ -28,7 +28,9 @@ from omnivit.data.loader import Loader
 from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, split
 from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
+from omnivit.data.prompted import PromptedReader
 from omnivit.data.transport import owned, packed
+from omnivit.data.wording import bank_of
 from omnivit.errors import DataError
 from omnivit.recipe import LM, Data, DataSource, Stage
 from omnivit.recipe.convert import Where
@@ -80,7 +82,7 @@ def open_source(source: DataSource, root: str | Path, where: Where | None = None
     Raises:
         DataError: the file is missing or outside the root.
         PluginError: no such reader.
-        RecipeError: the reader has no such option.
+        RecipeError: the reader has no such option, or the prompts cannot be read.
     """
     base = Path(root)
     path = (base / source.path).resolve()
@@ -91,8 +93,11 @@ def open_source(source: DataSource, root: str | Path, where: Where | None = None
                 f"{what} {resolved} of a data source is outside `data.root` {base.resolve()}. Move it inside, or set "
                 "`data.root` to a folder that contains it."
             )
-    place = (where or Where()) / "options"
-    return open_reader(source.reader, path, media_root, source.ignore, source.options, place)
+    place = where or Where.of("data")
+    reader = open_reader(source.reader, path, media_root, source.ignore, source.options, place / "options")
+    if source.prompts is None:
+        return reader
+    return PromptedReader(path, media_root, reader, bank_of(source.prompts, base, place / "prompts"))
 
 
 def open_mixture(sources: Sequence[DataSource], root: str | Path, where: Where | None = None) -> Mixture:

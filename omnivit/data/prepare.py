@@ -17,8 +17,10 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import EncodedSample, Span
+from omnivit.data.combining import Groups, tokens_of_media
 from omnivit.data.head_targets import HeadPreparer, Trigger
 from omnivit.data.slot import SlotPreparer
+from omnivit.data.wording import Wordings
 from omnivit.errors import DataError, RecipeError, suggest
 from omnivit.seeds import derive_seed
 
@@ -42,6 +44,8 @@ class Preparer:
     """False: nothing is trained, so targets are only places in an answer."""
     supervise: Supervise = "all"
     """The assistant turns to train on, unless their record excludes them: `all`, or only the `last`."""
+    wordings: Wordings = field(default_factory=Wordings)
+    """Gives questions without words their words, and samples their system text."""
     too_long: str = "`data.max_length` is {}. Raise it, set `data.truncate: true`, or shorten the sample."
     """The end of the error for a sample with more tokens than the limit."""
 
@@ -62,6 +66,7 @@ class Preparer:
             RecipeError: an adapter cannot take what its encoder returns. The message names the slot.
         """
         try:
+            sample = self.wordings(sample, seed)
             # media first: their token counts are needed to encode the conversation (Law 1)
             turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
@@ -69,10 +74,12 @@ class Preparer:
             items = tuple(item for item, _ in timed)
             lengths = [self._tokens(m, item) for m, item in zip(media, items, strict=True)]
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
-            messages = [replace(turn, parts=tuple(self._prefaced(turn.parts))) for turn in sample.messages]
+            prepared = iter(items)
+            messages = [replace(turn, parts=tuple(self._described(turn.parts, prepared))) for turn in sample.messages]
+            groups = Groups.of(messages, self.slots)
             encoded = self.chat.encode(
-                messages,
-                lengths,
+                messages if groups.apart else groups.kept(messages),
+                groups.placed(lengths, media),
                 generate,
                 supervise or self.supervise,
                 self.max_length,
@@ -82,6 +89,7 @@ class Preparer:
             raise type(error)(f"{sample}: {error}") from error
         if not generate:
             self._report_undeclared(sample)
+        spans = encoded.spans if groups.apart else groups.spans(encoded.spans, media)
         positions = self._positions(len(encoded.ids), encoded.spans)
         # encoding may have stopped at the limit, before the last targets
         places = zip(targets, encoded.targets, strict=not encoded.cut)
@@ -89,15 +97,14 @@ class Preparer:
         supervised = ((t, place) for t, place in places if generate or int(encoded.labels[place]) != IGNORE)
         triggers = tuple(self._trigger(target, place) for target, place in supervised)
         seconds = tuple(taken for _, taken in timed)
-        prepared = EncodedSample(
-            str(sample), encoded.ids, encoded.labels, encoded.spans, items, positions, triggers, seconds
-        )
-        return self._fit(prepared, media, supervised=not generate, cut=encoded.cut)
+        complete = EncodedSample(str(sample), encoded.ids, encoded.labels, spans, items, positions, triggers, seconds)
+        return self._fit(complete, media, supervised=not generate, cut=encoded.cut)
 
     def fingerprint(self) -> str:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
         parts += [] if self.supervise == "all" else [f"supervise={self.supervise}"]
+        parts += [f"wordings={words}"] if (words := self.wordings.fingerprint()) else []
         parts += [f"{slot}={preparer.fingerprint()}" for slot, preparer in sorted(self.slots.items())]
         return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 
@@ -133,12 +140,17 @@ class Preparer:
         head, target = named
         return Trigger(head, place - self.heads[head].reads_before, target)
 
-    def _prefaced(self, parts: Sequence[Part]) -> Iterator[Part]:
-        """Each medium, after the text that its processors put before it."""
+    def _described(self, parts: Sequence[Part], items: Iterator[Mapping[str, Tensor]]) -> Iterator[Part]:
+        """Each medium, between the texts that its processors put before and after it."""
         for part in parts:
-            if isinstance(part, Media) and (text := self.slots[part.slot].preface(part)):
+            if not isinstance(part, Media):
+                yield part
+                continue
+            if text := self.slots[part.slot].preface(part):
                 yield Text(text)
             yield part
+            if text := self.slots[part.slot].description(next(items)):
+                yield Text(text)
 
     def _tokens(self, media: Media, item: Mapping[str, Tensor]) -> int:
         try:
@@ -162,7 +174,7 @@ class Preparer:
             return sample
         if not self.truncate or not supervised:
             tokens = f"more than {self.max_length}" if cut else str(len(sample.ids))
-            in_media = sum(span.length for span in sample.spans)
+            in_media = tokens_of_media(sample.spans)
             raise DataError(
                 f"{sample.name}: the sample has {tokens} tokens, {in_media} of them for media, but "
                 f"{self.too_long.format(self.max_length)}"

@@ -12,19 +12,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from omnivit.contracts.adapter import Instruction, Length, Positions
-from omnivit.contracts.encoder import PrefacingProcessor, Processor, layout_of
+from omnivit.contracts.encoder import DescribingProcessor, PrefacingProcessor, Processor, layout_of
 from omnivit.contracts.faults import reading
 from omnivit.contracts.sample import Media
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Combine = Literal["tokens", "sum", "mean"]
 _IDS, _MASK = "instruction.input_ids", "instruction.attention_mask"
 
 
@@ -62,6 +63,8 @@ class SlotPreparer:
     """The position ids of a medium's tokens; None: one by one."""
     instruction: InstructionReader | None = None
     """Set if an adapter of the slot reads the instruction."""
+    combine: Combine = "tokens"
+    """What several media of one turn become."""
 
     def __call__(self, media: Media, instruction: str = "") -> dict[str, Tensor]:
         """One medium, and the user's text of its turn -> named tensors. Raises MediaError."""
@@ -80,6 +83,16 @@ class SlotPreparer:
         prefacing = (processor for processor in self.processors if isinstance(processor, PrefacingProcessor))
         return "".join(processor.preface(media) for processor in prefacing)
 
+    def description(self, items: Mapping[str, Tensor]) -> str:
+        """The text that the LLM reads after the medium; usually empty."""
+        describing = (
+            (number, processor)
+            for number, processor in enumerate(self.processors)
+            if isinstance(processor, DescribingProcessor)
+        )
+        count = len(self.processors)
+        return "".join(processor.description(encoder_items(items, number, count)) for number, processor in describing)
+
     def tokens(self, items: Mapping[str, Tensor]) -> int:
         """The number of the medium's tokens in the LLM's sequence. Raises RecipeError if an adapter cannot take it."""
         layouts = [
@@ -91,6 +104,7 @@ class SlotPreparer:
     def fingerprint(self) -> str:
         """Changes whenever the same medium would give other tensors."""
         parts = [processor.fingerprint() for processor in self.processors]
+        parts += [] if self.combine == "tokens" else [f"combine={self.combine}"]
         return "+".join(parts if self.instruction is None else [*parts, self.instruction.fingerprint()])
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from omnivit.console import Display, Pace
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Sample
@@ -14,6 +16,7 @@ from omnivit.data import privacy
 from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
 from omnivit.errors import DataError, PluginError, RecipeError
+from omnivit.evaluate.choosing import candidates_of, choose
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
 from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.probe import linear_probe
@@ -21,8 +24,11 @@ from omnivit.evaluate.score import ACCURACY, Answered, Score, metric_named, scor
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import DataSource, Evaluation, Recipe
 from omnivit.recipe.convert import Where
+from omnivit.recipe.schema import Choices
 
 LINEAR_PROBE = "linear_probe"
+GENERATE: Choices = "generate"
+"""How questions are answered unless the recipe names another way."""
 
 
 class Answerer(Protocol):
@@ -37,6 +43,9 @@ class Answerer(Protocol):
     def answer(
         self, samples: Sequence[Sample], max_new_tokens: int, batch_size: int, answered: Callable[[int], None]
     ) -> list[str]: ...
+    def score_samples(
+        self, samples: Sequence[Sample], batch_size: int, scored: Callable[[int], None] | None = None
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -62,13 +71,14 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     scores: dict[str, Score] = {}
     for name in evaluation.conditions:
         answered = [
-            ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size) for file in files
+            ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size, evaluation.choices)
+            for file in files
         ]
         total = score([each for part in answered for each in part], _refused(files), evaluation.metric)
         parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
         asked = [each.sample for part in answered for each in part]
         heads = head_losses(assistant.model, assistant.preparer, asked, _joined(files), evaluation.batch_size)
-        scores[name] = replace(total, by_file=parts if len(parts) > 1 else {}, heads=heads)
+        scores[name] = replace(total, by_file=parts if len(parts) > 1 else {}, heads=heads, choices=evaluation.choices)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
@@ -134,7 +144,12 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
 
 
 def ask(
-    assistant: Answerer, samples: Sequence[Sample], condition: str, max_new_tokens: int, batch_size: int
+    assistant: Answerer,
+    samples: Sequence[Sample],
+    condition: str,
+    max_new_tokens: int,
+    batch_size: int,
+    choices: Choices = GENERATE,
 ) -> list[Answered]:
     """Ask the questions of one file's samples under a condition.
 
@@ -143,20 +158,26 @@ def ask(
         samples: with their last answer.
         condition: a key of `CONDITIONS`.
         max_new_tokens: longest answer.
-        batch_size: questions that are answered together.
+        batch_size: questions that are answered together, or candidates that are scored together.
+        choices: `generate`: the model writes its answers; `likelihood`: it chooses among candidates.
     """
     asked = CONDITIONS[condition]([question(sample) for sample in samples], assistant.recipe.seed)
-    pace = Pace()
-    with Display(f"asking ({condition})", len(asked), "question") as display:
-        answers = assistant.answer(
-            asked, max_new_tokens, batch_size, lambda done: display.show(done, pace.left(done, len(asked)))
-        )
     chat = assistant.preparer.chat
     tokens = {head: chat.decode([id]) for head, id in chat.token_ids().items()}  # as answers show them
-    return [
-        Answered(sample, reference(complete, tokens), answer)
-        for sample, complete, answer in zip(asked, samples, answers, strict=True)
-    ]
+    references = [reference(sample, tokens) for sample in samples]
+    candidates = [] if choices == GENERATE else candidates_of(samples, references)
+    count, noun = (sum(map(len, candidates)), "candidate") if candidates else (len(asked), "question")
+    pace = Pace()
+    with Display(f"asking ({condition})", count, noun) as display:
+
+        def done(number: int) -> None:
+            display.show(number, pace.left(number, count))
+
+        if candidates:
+            answers = choose(assistant, asked, candidates, batch_size, done)
+        else:
+            answers = assistant.answer(asked, max_new_tokens, batch_size, done)
+    return [Answered(*each) for each in zip(asked, references, answers, strict=True)]
 
 
 def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Questions:
@@ -164,6 +185,11 @@ def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Que
 
 
 def _checked(sample: Sample, preparer: Preparer, media: bool) -> Sample:
+    try:
+        # words first: a wording may name the place of a medium, which a condition takes away
+        sample = preparer.wordings(sample)
+    except DataError as error:
+        raise type(error)(f"{sample}: {error}") from error
     asked = question(sample)
     if media:
         preparer(asked, generate=True)

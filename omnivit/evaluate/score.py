@@ -37,6 +37,8 @@ class Score:
     """Of each file of questions, where there are several."""
     heads: Mapping[str, Interval] = field(default_factory=dict)
     """`HEAD.LOSS` -> its mean over the targets of given answers."""
+    choices: str = "generate"
+    """How the questions were answered: see `evaluation.choices`."""
 
     @property
     def accuracy(self) -> Interval:

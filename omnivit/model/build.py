@@ -20,7 +20,8 @@ from omnivit.contracts.renamed import with_current_options
 from omnivit.data.chat import chat_of
 from omnivit.data.head_targets import HeadPreparer
 from omnivit.data.prepare import Preparer
-from omnivit.data.slot import InstructionReader, SlotPreparer
+from omnivit.data.slot import Combine, InstructionReader, SlotPreparer
+from omnivit.data.wording import wordings_of
 from omnivit.errors import RecipeError
 from omnivit.model import precision
 from omnivit.model.device import default_device
@@ -262,7 +263,7 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         model: built from the recipe.
         recipe: says how long a sample may be.
         stage: has its chat template, its markup and the turns that it learns; None, for a model in use: the LLM's own
-            template, and the markup of all stages.
+            template, and the markup and the prompts of all stages.
 
     Raises:
         RecipeError: the stage's template or markup does not fit the LLM.
@@ -275,11 +276,12 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         chat = chat.with_markup(_markup([stage] if stage is not None else recipe.stages))
     return Preparer(
         chat,
-        {slot: _slot_preparer(model, slot) for slot in model.encoders},
+        {slot: _slot_preparer(model, slot, _combine(model, recipe, slot)) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,
         {name: _head_preparer(head, f"model.heads.{name}") for name, head in model.named_heads()},
         supervise="last" if stage is not None and stage.supervise == "last" else "all",
+        wordings=wordings_of(recipe, stage),
     )
 
 
@@ -294,7 +296,34 @@ def _head_preparer(head: Head, path: str) -> HeadPreparer:
         return HeadPreparer(head.token, head.reads_before, head.processor())
 
 
-def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
+def _combine(model: OmniModel, recipe: Recipe, slot: str) -> Combine:
+    """What the media of a turn become in an input.
+
+    Raises:
+        RecipeError: they are combined, but an adapter of the input needs tokens of each medium.
+    """
+    path, branch = branches_of(recipe, slot)[0]
+    if branch.combine == "tokens":
+        return "tokens"
+    for part in model.branches(slot):
+        parts = [module for module in part.adapter.modules() if isinstance(module, Adapter)]
+        # a chain hands `install` on to its steps, which are parts of it
+        changing = [each for each in parts if type(each).install is not Adapter.install and not _holds(each)]
+        if changing or part.adapter.positions is not None:
+            raise RecipeError(
+                f"{recipe.where(path)}: `combine: {branch.combine}` adds the tokens of several media, but the adapter "
+                f"{type(changing[0] if changing else part.adapter).__name__} changes layers or positions for the "
+                "tokens of each. Use adapters that return tokens alone, such as `linear`, `mlp` or `qformer`."
+            )
+    return branch.combine
+
+
+def _holds(adapter: Adapter) -> bool:
+    """Whether an adapter has others inside."""
+    return any(isinstance(module, Adapter) for module in adapter.modules() if module is not adapter)
+
+
+def _slot_preparer(model: OmniModel, slot: str, combine: Combine) -> SlotPreparer:
     encoders = model.slot_encoders(slot)
     processors = []
     for encoder in encoders:
@@ -305,6 +334,7 @@ def _slot_preparer(model: OmniModel, slot: str) -> SlotPreparer:
         tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
         _positions([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
         _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
+        combine,
     )
 
 

@@ -34,11 +34,38 @@ def splice(embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Te
     """
     for slot, encoded in features.items():
         check_lengths(slot, encoded, batch)
+        if batch.media[slot].shares is not None:
+            continue
         place = batch.route == 1 + batch.slots.index(slot)
         # Both sides are in reading order: media sample by sample, tokens of a medium one after the other.
         tokens = encoded.values[encoded.mask].to(embeds.dtype)
         embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens)
-    return embeds
+    return _combined(embeds, features, batch)
+
+
+def _combined(embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
+    """The embeddings with the tokens of combined media: at each place, the sum of its media's tokens times their share.
+
+    PandaGPT adds its media in this way, after the projection (`extract_multimodal_feature` in yxuansu/PandaGPT,
+    code/model/openllama.py).
+    """
+    slots = [slot for slot in features if batch.media[slot].shares is not None]
+    if not slots:
+        return embeds
+    sums = torch.zeros_like(embeds).flatten(0, 1)
+    for slot in slots:
+        media, encoded = batch.media[slot], features[slot]
+        first = torch.tensor(media.samples, device=embeds.device) * embeds.shape[1] + media.starts
+        # Media of one slot may have the same place. They are added one after the other, because an addition with
+        # repeated indices has no fixed order on a GPU, and then not always the same bits.
+        turn = (first[:, None] == first[None]).tril(diagonal=-1).sum(dim=1)
+        values = encoded.values * media.shares.to(encoded.values.dtype)[:, None, None]
+        for number in range(int(turn.max()) + 1):
+            mask = encoded.mask & (turn == number)[:, None]
+            place = (first[:, None] + encoded.mask.cumsum(dim=1) - 1)[mask]
+            sums = sums.index_add(0, place, values[mask].to(embeds.dtype))
+    routes = torch.tensor([1 + batch.slots.index(slot) for slot in slots], device=embeds.device)
+    return torch.where(torch.isin(batch.route, routes).unsqueeze(-1), sums.view_as(embeds), embeds)
 
 
 def check_lengths(slot: str, features: Features, batch: Batch) -> None:

@@ -14,6 +14,7 @@ Reading, in this order:
 4. `${data.root}` is replaced by another value, `${oc.env:NAME}` and `${oc.env:NAME,default}` by an environment
    variable, `\\${` by a literal `${`. `???` marks a value that a later file or an override must set.
 5. Types, names and ranges are checked. An error names the path (`stages[0].batch_size`) and the file and line.
+6. Files of `prompts` are read: the recipe then contains their wordings (`omnivit.recipe.prompts`).
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     from omnivit.recipe.checks import problems
     from omnivit.recipe.compose import compose, override  # these import yaml and omegaconf
     from omnivit.recipe.interpolate import resolve
+    from omnivit.recipe.prompts import read_wordings
 
     tree = override(compose(Path(path)), overrides)
     where = Where((), dict(tree.places()))
@@ -87,6 +89,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     messages += problems(recipe)
     if messages:
         raise RecipeError("\n".join(messages))
+    read_wordings(recipe)
     return recipe
 
 

@@ -13,7 +13,7 @@ from omnivit.recipe.schema import LM, Condition, DataSource, Evaluation, InitFro
 VALIDATION_LOSS = "validation_loss"
 TAKEN = frozenset(
     {"conversations", "history", "id", "max_new_tokens", "messages", "on_text", "path", "paths", "question", "sampling"}
-    | {"self", "target", "text", "type", "url"}
+    | {"prompt", "self", "target", "text", "type", "url"}
 )
 """Names that no input can have: keys of samples and of their parts, arguments of `Assistant.ask`."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -54,6 +54,8 @@ def _model(recipe: Recipe, where: Where) -> Problems:
             f"'my_{slot}'."
         for part, place in [(p, here / k) for k, p in enumerate(parts)] if isinstance(parts, list) else [(parts, here)]:
             blocks += [(part.encoder, place / "encoder"), (part.adapter, place / "adapter")]
+        if isinstance(parts, list) and len({part.combine for part in parts}) > 1:
+            yield f"{here}: the branches of an input need the same `combine`, because they have the same media."
         if parts == []:
             yield f"{here}: is empty; expected an encoder and an adapter, or a list of such pairs."
     for head, block in recipe.model.heads.items():

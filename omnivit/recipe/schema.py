@@ -24,6 +24,12 @@ Shape = Literal["cosine", "linear", "constant"]
 Condition = Literal["true", "shuffled", "none"]
 """The media with which a question is asked: its own, another sample's, or none."""
 
+Prompts = str | list[str] | dict[str, str | list[str]]
+"""Wordings of questions: a file, a list, or task -> list."""
+
+Choices = Literal["generate", "likelihood"]
+"""How a question is answered."""
+
 LM = "lm"
 """The name of the language-modelling loss on answers; the loss of a head has the head's name."""
 _NOWHERE: Mapping[Keys, str] = MappingProxyType({})
@@ -40,6 +46,9 @@ class Slot:
     adapter: dict[str, Any]
     """`name` of a registered adapter, in the same forms, its options, and `lora` as for encoders. Or only `share`: the
     name of an input."""
+    combine: Literal["tokens", "sum", "mean"] = "tokens"
+    """What several media of one turn become. `tokens`: each has tokens of its own. `sum`, `mean`: the tokens of all
+    media of the turn whose inputs have the same setting are added, or averaged, and take the place of one medium."""
 
 
 @dataclass
@@ -74,6 +83,11 @@ class DataSource:
     that is not read is an error, and so is a key of a record that names a medium."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reader, such as `records: annotations`; `omnivit plugins info READER` lists them."""
+    prompts: Prompts | None = None
+    """Wordings of this file's questions: a text file (one a line), a YAML or JSON file, a list, or a mapping from tasks
+    to lists (`*`: any task). `{name}` is a field of the record, `{question}` the question's text, `{media}` or the name
+    of an input the place of its media. Training draws one for each sample and epoch; answers use the first. A relative
+    path starts at `data.root`, one with `./` at the recipe."""
 
 
 @dataclass
@@ -152,6 +166,11 @@ class Stage:
     merge_lora: bool = False
     """True: before this stage, the LoRA of the stages before it is added to the weights that it adapts, and a new one
     begins."""
+    prompts: Prompts | None = None
+    """Wordings of questions, as `prompts` of a data source, for the files that have none of their own. A mapping
+    changes only samples of its tasks."""
+    system: dict[str, str] = field(default_factory=dict)
+    """Task -> the system text of its samples (`*`: of all other samples). The task is `task` of the record."""
 
 
 @dataclass
@@ -216,6 +235,10 @@ class Evaluation:
     `word_error_rate` for transcripts."""
     max_new_tokens: Count = 16
     batch_size: Count = 16
+    choices: Choices = "generate"
+    """How questions are answered. `generate`: the model writes an answer. `likelihood`: the candidate with the highest
+    probability is the answer. Candidates are the list `choices` of a record, or all answers of the file if its records
+    have none."""
 
 
 @dataclass

@@ -21,6 +21,7 @@ from omnivit.contracts.batch import Batch
 from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.sample import Message, Sample
 from omnivit.data.collate import EncodedSample, collate
+from omnivit.data.combining import tokens_of_media
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
 from omnivit.errors import CheckpointError, DataError, suggest
@@ -31,7 +32,7 @@ from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.registry.versions import warn_once
-from omnivit.run.folder import RECIPE, require_plugins
+from omnivit.run.folder import RECIPE, no_run, require_plugins
 from omnivit.run.listener import Listener
 from omnivit.run.reply import Reply, message_of, read_heads
 from omnivit.run.stopping import cut
@@ -91,7 +92,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     warn_once()
     folder = Path(run)
     if not (folder / RECIPE).is_file():
-        raise CheckpointError(_no_run(folder))
+        raise CheckpointError(no_run(folder))
     recipe = load_recipe(folder / RECIPE)
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
@@ -272,10 +273,19 @@ class Assistant:
         for number, messages in enumerate(conversations):
             name = f"conversation {number}"
             samples.append(Sample(name, messages_from(messages, None, name)))
-        scores = [torch.empty(0)] * len(samples)
+        return self.score_samples(samples, batch_size)
+
+    def score_samples(
+        self, samples: Sequence[Sample], batch_size: int, scored: Callable[[int], None] | None = None
+    ) -> list[Tensor]:
+        """`score` of the answer that ends each sample; `scored` is called as `answered` of `answer`."""
+        scores, done = [torch.empty(0)] * len(samples), 0
         for indices, group in self._batches(samples, batch_size):
             for index, log_probs in zip(indices, self._score(group), strict=True):
                 scores[index] = log_probs.clone()  # outside inference mode: an ordinary tensor
+            done += len(indices)
+            if scored is not None:
+                scored(done)
         return scores
 
     def _batches(
@@ -296,7 +306,7 @@ class Assistant:
         if new_tokens is not None and new_tokens < 1:
             raise DataError(f"max_new_tokens is {new_tokens}, but must be at least 1.")
         encoded = self.preparer(sample, generate=new_tokens is not None, supervise="last")
-        length, rows = len(encoded.ids), sum(span.length for span in encoded.spans)
+        length, rows = len(encoded.ids), tokens_of_media(encoded.spans)
         if length + (new_tokens or 0) > self.context:
             room = f" and up to {new_tokens} of the answer" if new_tokens else ""
             raise DataError(
@@ -355,21 +365,3 @@ def _asked(sample: Sample) -> Sample:
     if not messages:
         raise DataError(f"{sample}: the sample contains answers, but no question.")
     return replace(sample, messages=tuple(messages))
-
-
-def _no_run(folder: Path) -> str:
-    """Say that `folder` holds no run, and where runs are."""
-    if not folder.exists():
-        what = f"there is no folder {folder}."
-    elif not folder.is_dir():
-        what = f"{folder} is a file, not a run folder."
-    else:
-        names = sorted(path.name for path in folder.iterdir())
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        what = f"{folder} contains no run: {RECIPE} is missing (it contains {shown or 'nothing'})."
-    homes = {folder, folder.parent, Path("runs")}
-    found = (file.parent for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}"))
-    runs = {str(run) for run in found if (run / CHECKPOINTS).is_dir()}
-    nearby = suggest(str(folder), runs).replace("Available:", "Runs nearby:") if runs else "There is no run nearby."
-    nearby = nearby[0].upper() + nearby[1:]
-    return f"{what} {nearby} `omnivit train RECIPE` creates one."

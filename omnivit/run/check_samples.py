@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Media, Sample, Target, Text, Token
+from omnivit.contracts.sample import Media, Prompt, Sample, Target, Text, Token
 from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.prepare import Preparer
@@ -58,6 +58,10 @@ class _StandIn(SlotPreparer):
 
     def preface(self, media: Media) -> str:
         del media
+        return ""
+
+    def description(self, items: Mapping[str, Tensor]) -> str:
+        del items
         return ""
 
     def tokens(self, items: Mapping[str, Tensor]) -> int:
@@ -133,7 +137,7 @@ def without_media(preparer: Preparer, opened: Iterable[EncodedSample]) -> Prepar
         for span in sample.spans:
             rows[span.slot] = min(span.length, rows.get(span.slot, span.length))
     slots = {
-        name: _StandIn(slot.processors, slot.branches, slot.positions, count=rows.get(name, 1))
+        name: _StandIn(slot.processors, slot.branches, slot.positions, combine=slot.combine, count=rows.get(name, 1))
         for name, slot in preparer.slots.items()
     }
     return replace(preparer, slots=slots, reads_targets=False)
@@ -157,6 +161,8 @@ def key_of(sample: Sample) -> bytes:
                 parts.append((Token.__name__, part.token))
             elif isinstance(part, (Media, Target)):
                 parts.append((type(part).__name__, f"{part.root}/{part}"))
+            elif isinstance(part, Prompt):
+                parts.append((part.task, repr(sorted(part.fields.items()))))
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

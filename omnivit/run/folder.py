@@ -18,7 +18,7 @@ from pathlib import Path
 
 from omnivit.contracts import registries
 from omnivit.contracts.renamed import with_current_options
-from omnivit.errors import CheckpointError
+from omnivit.errors import CheckpointError, suggest
 from omnivit.files import write_text
 from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.run import provenance
@@ -151,3 +151,21 @@ def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugi
     """
     if (folder / PROVENANCE).is_file():
         plugins.require(str(folder), recipe, provenance.read(folder / PROVENANCE)["plugins"], kinds)
+
+
+def no_run(folder: Path) -> str:
+    """Say that `folder` holds no run, and where runs are."""
+    if not folder.exists():
+        what = f"there is no folder {folder}."
+    elif not folder.is_dir():
+        what = f"{folder} is a file, not a run folder."
+    else:
+        names = sorted(path.name for path in folder.iterdir())
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        what = f"{folder} contains no run: {RECIPE} is missing (it contains {shown or 'nothing'})."
+    homes = {folder, folder.parent, Path("runs")}
+    found = (file.parent for home in homes if home.is_dir() for file in home.glob(f"*/{RECIPE}"))
+    runs = {str(run) for run in found if (run / CHECKPOINTS).is_dir()}
+    nearby = suggest(str(folder), runs).replace("Available:", "Runs nearby:") if runs else "There is no run nearby."
+    nearby = nearby[0].upper() + nearby[1:]
+    return f"{what} {nearby} `omnivit train RECIPE` creates one."

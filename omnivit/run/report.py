@@ -79,6 +79,7 @@ def as_record(scores: Scores, stages: Sequence[StageResult], peak_memory_mb: flo
     if scores:
         record |= measured | by_file_record(scores) | heads_record(scores)
         record["refused"] = refused(scores)
+        record |= {"choices": "likelihood"} if any(each.choices == "likelihood" for each in scores.values()) else {}
     record["stages"] = [_stage_record(stage, curves.get(stage.name, ())) for stage in stages]
     return record
 

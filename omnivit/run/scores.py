@@ -17,6 +17,8 @@ LABELS = {"true": "true media", "shuffled": "another sample's media", "none": "n
 INTERVAL = "95% interval"
 HEADS_HEADER = ("loss of a head", "asked with", "mean", INTERVAL, "targets")
 
+CHOSEN = "Answers are the most probable of each question's candidates (`evaluation.choices: likelihood`)."
+
 Scores = Mapping[str, Score]
 """Condition -> score."""
 Row = tuple[str, ...]
@@ -97,8 +99,9 @@ def head_losses(scores: Scores) -> list[tuple[str, str, Interval]]:
 
 
 def notes(scores: Scores) -> list[str]:
-    """What each metric of the table counts."""
-    return [metric.note for metric in metrics_of(scores).values() if metric.note]
+    """How questions were answered if not by writing, and what each metric of the table counts."""
+    chosen = any(score.choices == "likelihood" for score in scores.values())
+    return [CHOSEN] * chosen + [metric.note for metric in metrics_of(scores).values() if metric.note]
 
 
 def between(interval: Interval) -> str:

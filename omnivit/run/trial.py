@@ -89,7 +89,9 @@ def _evaluation(run: Run, work: Work, evaluation: Evaluation) -> list[Part]:
     assistant = Assistant(run.model.to(device).eval(), run.preparer, run.recipe)
     reader, size = open_source(evaluation.data[0], run.recipe.data.root), evaluation.batch_size
     samples = gather(reader, size, assistant).samples
-    asked = _seconds(lambda: ask(assistant, samples, "true", evaluation.max_new_tokens, size)) / len(samples)
+    asked = _seconds(
+        lambda: ask(assistant, samples, "true", evaluation.max_new_tokens, size, evaluation.choices)
+    ) / len(samples)
     parts = [Part("evaluation", work.questions, "question", asked)]
     if not work.probed:
         return parts

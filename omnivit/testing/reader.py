@@ -21,7 +21,7 @@ import numpy as np
 
 from omnivit.contracts.examples import ReaderExample
 from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Media, Message, Role, Sample, Target, Text
+from omnivit.contracts.sample import Media, Message, Prompt, Role, Sample, Target, Text, Token
 from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.plugin import PluginContract, example_of, fresh
@@ -254,7 +254,7 @@ def _problem(sample: object) -> str:
             return f"message {number} has the parts {message.parts!r}; a tuple of at least one is expected"
         wrong = [part for part in message.parts if not _is_part(part)]
         if wrong:
-            wanted = "`Text(text)`, `Media(slot, source)` or `Target(head, source)`"
+            wanted = "`Text(text)`, `Media(slot, source)`, `Target(head, source)`, `Token(token)` or a `Prompt`"
             return f"message {number} holds {wrong[0]!r}; {wanted} is expected"
     return ""
 
@@ -262,6 +262,10 @@ def _problem(sample: object) -> str:
 def _is_part(part: object) -> bool:
     if isinstance(part, Text):
         return isinstance(part.text, str)
+    if isinstance(part, Token):
+        return isinstance(part.token, str) and bool(part.token)
+    if isinstance(part, Prompt):
+        return isinstance(part.task, str) and all(isinstance(text, str) for text in part.fields.values())
     if not isinstance(part, Media | Target):
         return False
     name = part.slot if isinstance(part, Media) else part.head

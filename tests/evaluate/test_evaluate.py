@@ -15,6 +15,7 @@ from omnivit.contracts.sample import Sample
 from omnivit.data.chat import Chat
 from omnivit.data.module import open_source
 from omnivit.data.prepare import Preparer
+from omnivit.data.wording import Wordings
 from omnivit.errors import DataError, OmniVitError, RecipeError
 from omnivit.evaluate.run import check_evaluation, evaluate
 from omnivit.model.omni import OmniModel
@@ -48,6 +49,7 @@ class Refusing:
     """Prepares nothing, and refuses broken media."""
 
     heads: Mapping[str, object] = {}
+    wordings = Wordings()
     chat = Chat(byte_tokenizer())
 
     def __init__(self, broken: str) -> None:

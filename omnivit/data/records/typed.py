@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from omnivit.contracts.sample import Frames, Media, Message, Part, Target, Text, Token
+from omnivit.contracts.sample import Frames, Media, Message, Part, Prompt, Target, Text, Token
 from omnivit.data.records import values
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
@@ -34,6 +34,7 @@ def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collecti
     The target of a head of the model is a part of an answer: `{"type": "target", "head": NAME, "target": ...}`, with
     numbers, lists of numbers, or the path of a file, as the head expects. `{"type": "token", "token": "<p>"}` is a
     token of the LLM that the recipe declares.
+    A question that gets its words from the recipe's `prompts` is `{"type": "prompt", "task": ..., "fields": {...}}`.
     `data:` URLs become bytes in memory, and `file://` is a path. Other URLs are refused: nothing is downloaded.
 
     Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as in the data of
@@ -112,8 +113,8 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
     kind = part.get("type")
     if not isinstance(kind, str) or not kind:
         raise DataError(
-            f"{place}.type is {values.spelled(kind)}; expected 'text', 'target', 'token' or the name of an input "
-            "slot such as 'image'."
+            f"{place}.type is {values.spelled(kind)}; expected 'text', 'target', 'token', 'prompt' or the name of an "
+            "input slot such as 'image'."
         )
     if kind in _TEXTS:
         check_keys(part, {"type", "text"}, place, ignore)
@@ -124,9 +125,19 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
     if kind == "token":
         check_keys(part, {"type", "token"}, place, ignore)
         return Token(values.text(part.get("token"), f"{place}.token"))
+    if kind == "prompt":
+        return _prompt(part, place, ignore)
     if kind == "input_audio":
         return _spoken(part, place, root, ignore)
     return _medium(part, kind, place, lists, root, ignore)
+
+
+def _prompt(part: Mapping[str, Any], place: str, ignore: Collection[str]) -> Prompt:
+    """A question without words: `task` and `fields`, both optional."""
+    check_keys(part, {"type", "task", "fields"}, place, ignore)
+    task = values.text(part["task"], f"{place}.task") if "task" in part else ""
+    fields = values.mapping(part.get("fields", {}), f"{place}.fields")
+    return Prompt(task, {str(name): values.text(text, f"{place}.fields.{name}") for name, text in fields.items()})
 
 
 def _medium(
