@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from omnivit.data.records import fields
 from omnivit.data.records.llava import TURNS, Placement
 from omnivit.plugin import (
@@ -68,6 +71,12 @@ class LlavaReader(RecordReader):
     def extra(self, record: Mapping[str, Any]) -> dict[str, Any]:
         task = {} if self.config.task is None else {"task": fields.filled(self.config.task, record, "task")}
         return super().extra(record) | task
+
+    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sizes, media = super().lengths()
+        if self.config.tags == "first":  # the marks count tags, and there are none
+            media = np.maximum(media, max(1, len(self.config.slots)))
+        return sizes, media
 
     @classmethod
     def example(cls, folder: Path) -> ReaderExample:

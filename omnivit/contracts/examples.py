@@ -65,6 +65,8 @@ class ReaderExample:
     """The folder that the paths of its media start from."""
     bad: Sequence[Path] = ()
     """Damaged files, each in its own way: opening one, or reading one of its samples, must raise an error."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The options of the reader, as a recipe has them; only for a reader with a `Config`."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class RecordReader(Reader):
 
     Config: ClassVar[type[RecordOptions]] = RecordOptions
     """Options of the recipe. A subclass with options of its own derives its `Config` from `RecordOptions`."""
-    mark: ClassVar[re.Pattern[bytes]]
+    mark: re.Pattern[bytes]
     """Matches the bytes that indicate a medium, to estimate lengths."""
     keys: ClassVar[frozenset[str]]
     """Keys of a record that `messages` reads, whatever the options are."""
@@ -90,6 +90,8 @@ class RecordReader(Reader):
         try:
             record = self.records.read(i)
             name = _name(self.name(record)) or self.records.name(i)
+            if name:
+                record.setdefault("id", name)
             messages = self.messages(record)
             refuse_lost_media(record, self.reads(), messages, self.ignore)
             extra = self.extra(record)
@@ -142,13 +144,16 @@ JsonReader = RecordReader
 """The name of `RecordReader` before it read more than JSON."""
 
 
-def written_example(folder: Path, good: Sequence[object], bad: Mapping[str, object]) -> ReaderExample:
+def written_example(
+    folder: Path, good: Sequence[object], bad: Mapping[str, object], config: Mapping[str, Any] | None = None
+) -> ReaderExample:
     """An example of a reader: a file of JSON Lines, and files that are bad.
 
     Args:
         folder: where the files are written.
         good: records.
         bad: name of a file -> its second record, which the reader has to refuse.
+        config: options of the reader.
     """
     path = folder / "data.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in good), encoding="utf-8")
@@ -157,7 +162,7 @@ def written_example(folder: Path, good: Sequence[object], bad: Mapping[str, obje
         file.write_text(f"{json.dumps(good[0])}\n{json.dumps(record)}\n", encoding="utf-8")
     cut = folder / "cut.jsonl"
     cut.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    return ReaderExample(path, folder, [*damaged, cut])
+    return ReaderExample(path, folder, [*damaged, cut], config or {})
 
 
 def _name(value: object) -> str | None:

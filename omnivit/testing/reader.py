@@ -20,6 +20,7 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from omnivit.contracts.examples import ReaderExample
+from omnivit.contracts.options import merge_options
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Media, Message, Prompt, Role, Sample, Target, Text, Token
 from omnivit.errors import DataError
@@ -69,7 +70,7 @@ class ReaderContract(PluginContract):
         """Each sample has a name of its own, and the same one whenever the file is opened: seeds and reports use it."""
         with self.opened(tmp_path) as (reader, example):
             names = [sample.id for sample in _all(reader)]
-            again = [sample.id for sample in _all(self.plugin()(example.path, example.root))]
+            again = [sample.id for sample in _all(self._open(example))]
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise Broken(f"samples {names.index(name)} and {i} are both called {name!r}.", "Add the line number.")
@@ -167,10 +168,10 @@ class ReaderContract(PluginContract):
         """Opening a bad file, or reading a sample of it, is a DataError that names the file, and a sample's line."""
         with self.opened(tmp_path) as (_, example):
             for path in example.bad:
-                if self._refusal(path, example.root) is None:
+                if self._refusal(path, example) is None:
                     raise Broken(f"{path.name}, which the example calls bad, is read without an error.")
             for path in unreadable(tmp_path / "unreadable", example.path.suffix):
-                if self._refusal(path, example.root) is None:
+                if self._refusal(path, example) is None:
                     raise Broken(f"{path.name} is read without an error.", "Raise DataError, and say what is wrong.")
 
     @rule(needs=("bad_files",))
@@ -178,7 +179,7 @@ class ReaderContract(PluginContract):
         """A damaged file raises a DataError, whatever the damage is: its message tells the user what to fix."""
         with self.opened(tmp_path) as (_, example):
             for path in damaged(example.path, tmp_path / "damaged"):
-                self._refusal(path, example.root)
+                self._refusal(path, example)
 
     @contextmanager
     def opened(self, folder: Path) -> Iterator[tuple[Reader, ReaderExample]]:
@@ -199,11 +200,16 @@ class ReaderContract(PluginContract):
         with self.opened(fresh(folder)):
             pass
 
-    def _open(self, example: ReaderExample) -> Reader:
-        found: Reader = self.plugin()(example.path, example.root)
-        return found
+    def _open(self, example: ReaderExample, path: Path | None = None) -> Reader:
+        """The example's file, or another one, opened with the options of the example."""
+        plugin, file = self.plugin(), path or example.path
+        if plugin.Config is None:
+            reader: Reader = plugin(file, example.root)
+        else:
+            reader = plugin(file, example.root, merge_options(plugin.Config, example.config, "example.config"))
+        return reader
 
-    def _refusal(self, path: Path, root: Path) -> DataError | None:
+    def _refusal(self, path: Path, example: ReaderExample) -> DataError | None:
         """The error that opening a file, or reading all of it, ends with; None: it is read.
 
         Raises:
@@ -211,7 +217,7 @@ class ReaderContract(PluginContract):
         """
         reader, number = None, 0
         try:
-            reader = self.plugin()(path, root)
+            reader = self._open(example, path)
             for number in range(len(reader)):
                 reader[number]
         except DataError as error:

@@ -53,6 +53,11 @@ def keys_of(*templates: str) -> frozenset[str]:
     return frozenset(keys | {key.partition(".")[0] for key in keys})
 
 
+def first_key(template: str) -> str:
+    """The first key of a record that a template reads; empty if it reads none."""
+    return next((match["key"] for match in _FIELD.finditer(template) if match["key"]), "")
+
+
 def value_of(record: Mapping[str, Any], key: str, missing: object = None) -> object:
     """The value of a key, or of `OUTER.INNER` inside objects and lists; `missing` if there is none."""
     if key in record:

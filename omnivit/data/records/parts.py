@@ -72,7 +72,7 @@ def question_parts(
     if not isinstance(question, Text):
         return (*media, question) if place == "before" else (question, *media)
     if place == "tags":
-        return _at_tags(media, question.text, root)
+        return at_tags(media, question.text, root, lead=True)
     for medium in media:
         if f"<{medium.slot}>" in question.text:
             raise DataError(
@@ -86,15 +86,25 @@ def question_parts(
     return (Text(question.text + separator), *media)
 
 
-def _at_tags(media: Sequence[Media], text: str, root: str | None) -> tuple[Part, ...]:
-    """As in LLaVA's form: the only medium, tagged at the start or end, comes first, and a newline follows it."""
+def at_tags(media: Sequence[Media], text: str, root: str | None, lead: bool = False) -> tuple[Part, ...]:
+    """A text with each `<slot>` tag replaced by the next medium of its slot.
+
+    Args:
+        media: the media, in the order of their tags.
+        text: the text.
+        root: the folder that media must stay inside.
+        lead: the only medium, tagged at the start or the end, comes first, and a newline follows it, as LLaVA does.
+
+    Raises:
+        DataError: tags and media do not match.
+    """
     queues: dict[str, list[object]] = {}
     for medium in media:
         queues.setdefault(medium.slot, []).append(medium.source)
     for slot, listed in queues.items():
-        check_tags([text], slot, listed, f"slots.{slot}", "question")
+        check_tags([text], slot, listed, f"slots.{slot}", "texts")
     stripped = text.strip()
-    tag = f"<{media[0].slot}>" if len(media) == 1 else ""
+    tag = f"<{media[0].slot}>" if lead and len(media) == 1 else ""
     if tag and (stripped.startswith(tag) or stripped.endswith(tag)):
         text = f"{tag}\n{stripped.replace(tag, '').strip()}".rstrip()
     return tuple(split_tags(text, {slot: iter(listed) for slot, listed in queues.items()}, root))
