@@ -148,6 +148,16 @@ class Chat:
         """Id -> each token that data may write as a part."""
         return {self._guard.controls[token]: token for token in sorted(self._content)}
 
+    @property
+    def markup_tokens(self) -> frozenset[str]:
+        """The tokens that the texts of answers may contain."""
+        return self._guard.markup
+
+    def stopping(self, messages: Sequence[Message]) -> str | None:
+        """A text of `stop_texts` that an answer to train on contains: answers like it would be cut there."""
+        texts = (p.text for turn in messages if turn.role == "assistant" for p in turn.parts if isinstance(p, Text))
+        return next((stop for text in texts for stop in self.stop_texts if stop in text), None)
+
     def token_ids(self) -> dict[str, int]:
         """Head -> the id of its token."""
         return {head: self._guard.controls[token] for head, token in self._heads.items()}
@@ -297,6 +307,8 @@ class Chat:
         ids = [] if self._tokenizer.eos_token_id is None else [int(self._tokenizer.eos_token_id)]
         if not self.stop_texts:  # of a stop text, the last token may be a token of ordinary words
             ids += [token.id for token in self._guard.encode([TextSpan(self._habits.end)])][-1:]
+        stop = self._template.style.stop
+        ids += [self._guard.controls[stop]] if stop in self._guard.controls else []
         ids += [self._guard.controls[token] for token in sorted(self._declared(ends, "ends"), key=list(ends).index)]
         return tuple(dict.fromkeys(ids))
 

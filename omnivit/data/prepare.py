@@ -18,6 +18,7 @@ from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import EncodedSample, Span
 from omnivit.data.combining import Groups, tokens_of_media
+from omnivit.data.content import with_tokens
 from omnivit.data.head_targets import HeadPreparer, Trigger
 from omnivit.data.slot import SlotPreparer
 from omnivit.data.wording import Wordings
@@ -26,7 +27,7 @@ from omnivit.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
 _REPORTED: set[str] = set()
-"""Tokens for which this process has logged a warning."""
+"""Tokens and stop texts for which this process has logged a warning."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Preparer:
     """The assistant turns to train on, unless their record excludes them: `all`, or only the `last`."""
     wordings: Wordings = field(default_factory=Wordings)
     """Gives questions without words their words, and samples their system text."""
+    question_tokens: frozenset[str] = frozenset()
+    """Tokens whose texts are tokens in the questions of data files, too, not only in their answers."""
     too_long: str = "`data.max_length` is {}. Raise it, set `data.truncate: true`, or shorten the sample."
     """The end of the error for a sample with more tokens than the limit."""
 
@@ -76,6 +79,8 @@ class Preparer:
             targets = [self._target(part, turn, sample, k, seed) for k, (part, turn) in enumerate(_targets(sample))]
             prepared = iter(items)
             messages = [replace(turn, parts=tuple(self._described(turn.parts, prepared))) for turn in sample.messages]
+            if sample.origin:  # it comes from a file; what a person types has no origin
+                messages = [with_tokens(turn, self.question_tokens) for turn in messages]
             groups = Groups.of(messages, self.slots)
             encoded = self.chat.encode(
                 messages if groups.apart else groups.kept(messages),
@@ -89,6 +94,7 @@ class Preparer:
             raise type(error)(f"{sample}: {error}") from error
         if not generate:
             self._report_undeclared(sample)
+            self._report_stopping(sample)
         spans = encoded.spans if groups.apart else groups.spans(encoded.spans, media)
         positions = self._positions(len(encoded.ids), encoded.spans)
         # encoding may have stopped at the limit, before the last targets
@@ -105,6 +111,7 @@ class Preparer:
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
         parts += [] if self.supervise == "all" else [f"supervise={self.supervise}"]
         parts += [f"wordings={words}"] if (words := self.wordings.fingerprint()) else []
+        parts += [f"question_tokens={sorted(self.question_tokens)}"] if self.question_tokens else []
         parts += [f"{slot}={preparer.fingerprint()}" for slot, preparer in sorted(self.slots.items())]
         return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 
@@ -198,6 +205,18 @@ class Preparer:
                 sample,
                 token,
                 token,
+            )
+
+    def _report_stopping(self, sample: Sample) -> None:
+        """Warn once that an answer contains the text at which answers end."""
+        stop = self.chat.stopping(sample.messages)
+        if stop is not None and stop not in _REPORTED:
+            _REPORTED.add(stop)
+            _log.warning(
+                "%s: an answer contains %r, which ends answers in this template: an answer of the model would be cut "
+                "there. Remove it from the answers, or choose another template.",
+                sample,
+                stop,
             )
 
 

@@ -36,11 +36,32 @@ class Style:
         return self.end.strip()
 
 
+_EOS = ("eos_token",)
 NAMED: Mapping[str, Style] = {
-    "vicuna_v1": Style(prefix=True, needs=("eos_token",)),
+    "vicuna_v1": Style(prefix=True, needs=_EOS),
     "llava_plain": Style(prefix=True, end="\n", drops=frozenset({"user"})),
     "llama_2": Style(prefix=True, needs=("bos_token", "eos_token")),
     "chatml": Style(needs=("<|im_start|>", "<|im_end|>")),
+    "alpaca": Style(prefix=True, needs=_EOS),
+    "clever_flamingo": Style(prefix=True, needs=("eos_token", "<|endofchunk|>")),
+    "cogvlm_base": Style(prefix=True, needs=_EOS),
+    "cogvlm_chat": Style(prefix=True, needs=_EOS),
+    "cogvlm_vqa": Style(prefix=True, needs=_EOS),
+    "fuyu": Style(prefix=True, needs=_EOS),
+    "husky": Style(prefix=True, needs=_EOS),
+    "internlm": Style(prefix=True, needs=("<TOKENS_UNUSED_0>", "<TOKENS_UNUSED_1>")),
+    "lavin": Style(prefix=True, needs=_EOS),
+    "minigpt_4": Style(prefix=True, end="###"),
+    "minigpt_v2": Style(prefix=True, needs=("bos_token", "eos_token")),
+    "mplug_owl": Style(prefix=True, needs=_EOS),
+    "mplug_owl2": Style(prefix=True, needs=_EOS),
+    "multimodal_gpt": Style(prefix=True, needs=("bos_token", "eos_token")),
+    "otter": Style(prefix=True, end="<|endofchunk|>", needs=("eos_token", "<answer>", "<|endofchunk|>")),
+    "pandagpt": Style(prefix=True, end="\n###"),
+    "plain_text": Style(needs=_EOS),
+    "sparkles": Style(prefix=True, end="###"),
+    "vicuna_v0": Style(prefix=True, end="\n###"),
+    "video_llama": Style(prefix=True, end="\n###"),
 }
 """The templates of `templates/*.jinja`."""
 

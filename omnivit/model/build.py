@@ -17,7 +17,7 @@ from omnivit.contracts.head import Head
 from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.renamed import with_current_options
-from omnivit.data.chat import chat_of
+from omnivit.data.chat import Chat, chat_of
 from omnivit.data.head_targets import HeadPreparer
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import Combine, InstructionReader, SlotPreparer
@@ -272,8 +272,10 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
     with _named(f"stages.{stage.name}.template" if stage is not None and stage.template else ""):
         chat = chat_of(model.llm, None if stage is None else stage.template)
     chat = chat.with_heads(tokens) if tokens else chat
+    stages = [stage] if stage is not None else recipe.stages
     with _named(f"stages.{stage.name}.markup" if stage is not None else "markup of the stages"):
-        chat = chat.with_markup(_markup([stage] if stage is not None else recipe.stages))
+        asked = _question_tokens(chat, [stage for stage in stages if stage.markup_questions])
+        chat = chat.with_markup(_markup(stages))
     return Preparer(
         chat,
         {slot: _slot_preparer(model, slot, _combine(model, recipe, slot)) for slot in model.encoders},
@@ -282,6 +284,7 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         {name: _head_preparer(head, f"model.heads.{name}") for name, head in model.named_heads()},
         supervise="last" if stage is not None and stage.supervise == "last" else "all",
         wordings=wordings_of(recipe, stage),
+        question_tokens=asked,
     )
 
 
@@ -289,6 +292,14 @@ def _markup(stages: Sequence[Stage]) -> list[str] | None:
     """The markup of all stages together; None where no stage declares any."""
     declared = [stage.markup for stage in stages if stage.markup is not None]
     return list(dict.fromkeys(token for markup in declared for token in markup)) if declared else None
+
+
+def _question_tokens(chat: Chat, stages: Sequence[Stage]) -> frozenset[str]:
+    """The tokens that questions of files may contain, of stages whose `markup` holds for questions, too."""
+    for stage in stages:
+        if not stage.markup:
+            raise RecipeError("`markup_questions` needs the tokens that it is about: list them in `markup`.")
+    return chat.with_markup(_markup(stages)).markup_tokens if stages else frozenset()
 
 
 def _head_preparer(head: Head, path: str) -> HeadPreparer:

@@ -160,6 +160,9 @@ class Stage:
     """Tokens of the tokenizer that are tokens, not plain text, in the answers of this stage's files: their texts, or
     globs (`<loc*>`) over tokens that are not special. `[]`: none. Default: none, with a warning if an answer contains
     the text of a token."""
+    markup_questions: bool = False
+    """True: the tokens of `markup` are tokens in the questions of this stage's files, too. What a person types stays
+    plain text."""
     group_by_length: bool = True
     """Put samples of similar length (within about a tenth) into the same batch, which reduces padding."""
     validation: Validation | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.context import Context
@@ -24,13 +24,15 @@ from omnivit.model.causal import CausalLM
 from omnivit.model.splice import splice
 from omnivit.seeds import seeded
 from omnivit.testing.parts import CLOSE
-from omnivit.testing.rules import Broken
+from omnivit.testing.rules import Broken, NotApplicable
 from omnivit.testing.trial import difference
 
 FORCED = 8
 """New tokens that are given: more than any window that an author tries by hand."""
 GREEDILY: Mapping[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 """How text is generated."""
+AT_LENGTH: Mapping[str, Any] = {**GREEDILY, "max_new_tokens": FORCED}
+"""The same with more tokens."""
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "": {**GREEDILY, "max_new_tokens": FORCED},
     "in 2 beams, ": {**GREEDILY, "num_beams": 2},
@@ -165,6 +167,19 @@ def check_windows(llm: LanguageModel, places: int) -> None:
             )
     if before < columns + 1:
         raise Broken(f"a changed layer was called for {before} tokens alone.", "Run the changed layers in `generate`.")
+
+
+def word_of(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> str:
+    """The text of a token in answers [B, K] that is not the last of its answer, to be the end of answers.
+
+    Raises:
+        NotApplicable: no such token has a text of its own.
+    """
+    for id in ids[:, :-1].flatten().tolist():
+        text = str(tokenizer.decode([id], skip_special_tokens=True))
+        if text.strip() and "\ufffd" not in text:
+            return text
+    raise NotApplicable("no token of its answers has a text at which an answer could end.")
 
 
 def _with_media(llm: LanguageModel, places: int) -> Prompted:

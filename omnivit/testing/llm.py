@@ -23,7 +23,7 @@ from omnivit.contracts.sample import Message, Text
 from omnivit.data.chat import chat_of
 from omnivit.errors import RecipeError
 from omnivit.seeds import seeded
-from omnivit.testing.generation import GREEDILY, check_windows
+from omnivit.testing.generation import AT_LENGTH, GREEDILY, check_windows, word_of
 from omnivit.testing.homeless import Homes
 from omnivit.testing.llm_trial import NEW, LLMTrial, Prompts, check_new_token
 from omnivit.testing.parts import CLOSE, ROUGH, check_gradients, check_meta, check_same_weights, save_and_load
@@ -175,6 +175,18 @@ class LLMContract(ConfiguredContract):
         _check_same_ids(trial.llm.generate(*prompts, **end), ended, f"with the end {int(wanted[0, 1])}, ")
         if type(trial.llm).patching is not LanguageModel.patching:
             check_windows(self.trial(tmp_path).llm, places=0)
+
+    @rule(needs=("generation",))
+    def test_stops(self, tmp_path: Path) -> None:
+        """`generate` ends an answer where it contains a text of its option `stop`, each of a batch for itself."""
+        trial = self.trial(tmp_path)
+        if type(trial.llm).generate is LanguageModel.generate:
+            raise NotApplicable("it has no `generate` of its own: everything is computed anew.")
+        prompts = trial.prompts(left=True)
+        stop = word_of(trial.llm.tokenizer(), generate_anew(trial.llm, *prompts, **AT_LENGTH))
+        expected = generate_anew(trial.llm, *prompts, **AT_LENGTH, stop=[stop])
+        ids = trial.llm.generate(*prompts, **AT_LENGTH, stop=[stop])
+        _check_same_ids(ids, expected, f"with `stop` {[stop]}, ")
 
     @rule(needs=("generation",))
     def test_streamer(self, tmp_path: Path) -> None:

@@ -221,6 +221,13 @@ class GoesOnForEver(Means):
         return super().generate(*arguments, **{**options, "eos_token_id": None})
 
 
+class TalksOn(Means):
+    """Does not stop at a text."""
+
+    def generate(self, *arguments: Any, **options: Any) -> Tensor:
+        return super().generate(*arguments, **{**options, "stop": ()})
+
+
 class SaysNothing(Means):
     """Does not tell the streamer."""
 

@@ -29,6 +29,7 @@ FAULTS: dict[type[LanguageModel], Expected] = {
         ("generation",),
         "call 2, with tokens 8 to 8 of prompts of 8, shows a changed layer ",
     ),
+    faulty.TalksOn: (("stops",), "with `stop` ['"),
     faulty.SaysNothing: (("streamer",), "and told [], and no end."),
     faulty.DetachesEmbeddings: (
         ("gradients",),
