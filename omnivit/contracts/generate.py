@@ -58,9 +58,12 @@ def stopping(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopStr
     if not stop:
         return None
     try:
-        return StopStringCriteria(tokenizer, list(stop))
+        criteria = StopStringCriteria(tokenizer, list(stop))
     except ValueError as error:
         raise RecipeError(f"The tokenizer cannot write {' or '.join(map(repr, stop))}, which ends answers.") from error
+    # transformers pads an answer that has ended, while others continue, only where a criterion has this attribute
+    criteria.__dict__.setdefault("eos_token_id", None)
+    return criteria
 
 
 @torch.no_grad()
