@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-Kind = Literal["llama", "clip", "blip2", "instructblip", "bert", "file"]
-"""What it is: a class of transformers, by its `model_type`; `bert`: its tokenizer alone; `file`: weights in their
-authors' form."""
+Kind = Literal["llama", "clip", "blip2", "instructblip", "bert"]
+"""What it is: a class of transformers, by its `model_type`; `bert` is its tokenizer alone."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model on the hub, or a file of weights."""
+    """A model on the hub."""
 
     kind: Kind
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -27,8 +26,6 @@ class Published:
     """Of the part that recipes use: the LLM, the vision tower up to its last layer, or the Q-Former."""
     small: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the small model, in addition to those of its kind."""
-    form: str = ""
-    """Of a file: which of `omnivit.testing.hub.files.FORMS` it has."""
 
 
 def _llama(
@@ -82,4 +79,4 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "google-bert/bert-base-uncased": Published("bert"),
     }
 )
-"""Hub id, or path in a hub folder -> the model. Those of `recipes/zoo`."""
+"""Hub id -> the model. Those of `recipes/zoo`."""

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from omnivit.errors import RecipeError, suggest
-from omnivit.files import appearing, replacing
-from omnivit.testing.hub.files import FORMS
+from omnivit.files import appearing
 from omnivit.testing.hub.published import PUBLISHED, Published
 from omnivit.testing.hub.tokenizers import bert_tokenizer, llama_tokenizer
 
@@ -62,7 +61,7 @@ def write_hub(folder: Path, names: Iterable[str] | None = None, weights: bool = 
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         model = PUBLISHED[name]
-        with (replacing if model.kind == "file" else appearing)(place) as partial, torch.random.fork_rng([]):
+        with appearing(place) as partial, torch.random.fork_rng([]):
             torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big"))
             _MAKERS[model.kind](model, partial, weights)
         written.append(name)
@@ -137,15 +136,10 @@ def _bert(model: Published, folder: Path, weights: bool) -> None:
     bert_tokenizer().save_pretrained(folder)
 
 
-def _file(model: Published, file: Path, weights: bool) -> None:
-    torch.save(FORMS[model.form]() if weights else {}, file)
-
-
 _MAKERS: Mapping[str, Callable[[Published, Path, bool], None]] = {
     "llama": _llama,
     "clip": _clip,
     "blip2": _blip2,
     "instructblip": _instructblip,
     "bert": _bert,
-    "file": _file,
 }

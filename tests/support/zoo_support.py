@@ -1,0 +1,150 @@
+"""The recipes of the zoo on small models and made-up data: what each needs, and what a run of it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from omnivit.media import synthetic
+from omnivit.recipe import DataSource, Recipe, load
+from omnivit.testing.hub import PUBLISHED, write_hub
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "zoo"
+SYSTEMS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "systems.yaml").read_text(encoding="utf-8"))["systems"]
+WITH_RECIPE = [system for system in SYSTEMS if "recipe" in system]
+RECORDS = 4
+SMALL = [
+    "stages.*.steps=2",
+    "stages.*.batch_size=2",
+    "stages.*.accumulate=1",
+    "data.workers=0",
+    "checkpoint_every=1",
+    "keep={last: 20}",
+    "model.llm.dtype=float32",
+    "trainer={accelerator: cpu, devices: 1, loggers: [csv], progress: false}",
+]
+"""What is changed in every recipe: amounts, and what only a GPU has."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe of the zoo that is ready to run here."""
+
+    system: Mapping[str, Any]
+    recipe: Recipe
+    root: Path
+
+
+def prepare(system: Mapping[str, Any], hub: Path, root: Path) -> Prepared:
+    """Write the small models and the data that the unchanged recipe names, and load it."""
+    path = FOLDER / f"{system['recipe']}.yaml"
+    root.mkdir(parents=True)
+    recipe = load(path, [*SMALL, *system.get("small", []), f"data.root={root}"])
+    names = set(_paths(recipe.model))
+    write_hub(hub, sorted(names & set(PUBLISHED)))
+    for name in names & set(FILES):
+        if not (hub / name).exists():
+            (hub / name).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(FILES[name](), hub / name)
+    for stage in recipe.stages:
+        for source in stage.data:
+            write_source(source, root, list(recipe.model.inputs))
+    return Prepared(system, recipe, root)
+
+
+def _paths(block: Any) -> list[str]:
+    """Every `path` and tokenizer of a model, at any depth."""
+    if isinstance(block, str):
+        return [block]
+    values = block.values() if isinstance(block, dict) else block if isinstance(block, list) else []
+    fields = vars(block).values() if hasattr(block, "__dataclass_fields__") else values
+    return [name for value in fields for name in _paths(value)]
+
+
+def write_source(source: DataSource, root: Path, slots: list[str]) -> None:
+    """A file of records in the form that the source's reader reads, with their media."""
+    file, folder = root / source.path, root / (source.media_root or "")
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [WRITERS[source.reader](source, folder, slots, number) for number in range(RECORDS)]
+    lines = file.suffix == ".jsonl"
+    file.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(records), encoding="utf-8")
+
+
+def _llava(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
+    paths = source.options.get("slots", {})
+    slot = next(iter(paths), None) or slots[0]
+    tag = "" if source.options.get("tags") == "first" else "<point>\n" if slot == "points" else f"<{slot}>\n"
+    turns = [("human", f"{tag}What is it?"), ("gpt", f"It is a thing, number {number}.")]
+    record: dict[str, Any] = {"id": str(number)}
+    record["conversations"] = [{"from": speaker, "value": text} for speaker, text in turns]
+    if slot in paths:
+        record["object_id"] = name = str(number)
+        medium(slot, folder / paths[slot].replace("{object_id}", name))
+        return record
+    record[slot] = medium(slot, folder / f"{number}{SUFFIX[slot]}")
+    return record
+
+
+def _messages(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
+    del source
+    part = {"type": slots[0], slots[0]: medium(slots[0], folder / f"{number}{SUFFIX[slots[0]]}")}
+    question = [part, {"type": "text", "text": "What is it?"}]
+    answer = {"role": "assistant", "content": f"It is a thing, number {number}."}
+    return {"id": str(number), "messages": [{"role": "user", "content": question}, answer]}
+
+
+WRITERS: Mapping[str, Callable[[DataSource, Path, list[str], int], dict[str, Any]]] = {
+    "llava": _llava,
+    "messages": _messages,
+}
+"""Reader -> a record in its published form."""
+SUFFIX = {"image": ".png", "video": ".gif", "audio": ".wav", "points": ".npy", "page": ".png"}
+
+
+def medium(slot: str, path: Path) -> str:
+    """A medium of a slot; returns the name of its file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if slot == "points":
+        np.save(path, np.abs(synthetic.noise(300, 6)).astype(np.float32).clip(0, 1))
+        return path.name
+    makers: dict[str, Callable[[], str]] = {
+        ".gif": lambda: synthetic.clip(path, 6, 40, 56),
+        ".wav": lambda: synthetic.sound(path, 2.5),
+    }
+    return makers.get(path.suffix, lambda: synthetic.picture(path, 40, 56))()
+
+
+def _point_bert() -> dict[str, torch.Tensor]:
+    """As PointLLM publishes it, with the sizes that `small` of the system sets."""
+    from omnivit_encoders.ulip.point_bert import PointBert
+
+    torch.manual_seed(0)
+    model = PointBert(6, 32, (8, 16, 16, 24), 24, 2, 2, 0.1)
+    return {f"module.point_encoder.{name}": value for name, value in model.state_dict().items()}
+
+
+FILES: Mapping[str, Callable[[], dict[str, torch.Tensor]]] = {
+    "RunsenXu/PointLLM_7B_v1.2_init/point_bert_v1.2.pt": _point_bert,
+}
+"""Files of weights in their authors' form, by their place in the hub folder -> their content."""
+
+
+def cut_back(run: Path, copy: Path, checkpoint: str) -> None:
+    """A copy of a run as it stands where it was killed after `checkpoint`: without later ones and its report."""
+    shutil.copytree(run, copy)
+    for path in (copy / "checkpoints").iterdir():
+        if path.name > checkpoint:
+            shutil.rmtree(path)
+    for path in copy.glob("report*"):
+        path.unlink()
