@@ -24,7 +24,7 @@ HEAD = """\
 # The zoo: 65 systems of visual instruction tuning
 
 The systems of the survey "Visual Instruction Tuning towards General-Purpose Multimodal Model" (arXiv 2312.16602, Tables
-II and III). Each recipe has the published sizes and hub ids; its first lines say how to run it, which data it needs, and
+II and III). Each recipe has the published sizes and hub ids; its first lines say how to run it, which data it needs and
 how it differs from the paper. To try one without downloads, with small random models under the same hub ids:
 
     omnivit zoo tiny hub
