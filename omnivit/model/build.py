@@ -25,10 +25,12 @@ from omnivit.data.wording import wordings_of
 from omnivit.errors import RecipeError
 from omnivit.model import precision
 from omnivit.model.device import default_device
+from omnivit.model.lora import Lora, add_lora
 from omnivit.model.omni import Branch, OmniModel
+from omnivit.model.patching import LayerPatching
 from omnivit.model.tokens import read_tokenizer
 from omnivit.recipe import Recipe, Slot, Stage
-from omnivit.recipe.convert import Where, split
+from omnivit.recipe.convert import Where, convert, hints, split
 from omnivit.registry import Registry
 from omnivit.seeds import derive_seed, seeded
 
@@ -44,6 +46,8 @@ class Blueprint:
     """In the recipe, such as `model.inputs.image.encoder` or `model.inputs.image[0].adapter`."""
     where: Where
     """The same with file and line."""
+    lora: Lora | None = None
+    """LoRA on an encoder or adapter. That of an LLM is an option of its own."""
 
     @property
     def keys(self) -> tuple[str | int, ...]:
@@ -64,9 +68,18 @@ def blueprint(registry: Registry[Any], block: dict[str, Any], path: str, recipe:
         raise RecipeError(f"{where}: `name` is missing. Available: {', '.join(sorted(registry.names())) or 'none'}.")
     cls = registry.get(block["name"])
     options = {key: value for key, value in block.items() if key != "name"}
+    lora = _taken_lora(registry, cls, options, where)
     if options.get("dtype") == precision.FASTEST:  # not settled before, as training does: a plugin need not know it
         options["dtype"] = precision.choose(precision.measure(default_device())).dtype
-    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path, where)
+    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path, where, lora)
+
+
+def _taken_lora(registry: Registry[Any], cls: type[Any], options: dict[str, Any], where: Where) -> Lora | None:
+    """Take `lora` out of the options of an encoder or adapter, unless the plugin has an option of this name."""
+    if registry not in (registries.encoders, registries.adapters) or "lora" in hints(cls.Config):
+        return None
+    block = options.pop("lora", None)
+    return None if block is None else convert(block, Lora, where / "lora")
 
 
 @dataclass(frozen=True)
@@ -94,10 +107,8 @@ class ModelBlueprint:
             PluginError, RecipeError: with the place.
         """
         recipe = with_current_options(recipe)
-        merging = [stage.name for stage in recipe.stages if stage.merge_lora]
-        if recipe.init_from or merging:
-            what = "init_from" if recipe.init_from else f"stages.{merging[0]}.merge_lora"
-            raise RecipeError(f"{recipe.where(what)}: this version reads the key, but cannot do it yet.")
+        if recipe.init_from:
+            raise RecipeError(f"{recipe.where('init_from')}: this version reads the key, but cannot do it yet.")
         known: dict[str, Blueprint] = {}
         for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
             for name in names:
@@ -210,25 +221,30 @@ def load_model(recipe: Recipe) -> OmniModel:
     """Build a recipe's model with its pretrained weights, adapters installed and LoRA added; in `eval()`, frozen."""
     plan = ModelBlueprint.of(recipe)
     model = plan.build()
-    parts: dict[Any, Where] = {model.llm: plan.llm.where}
-    for slot, plans in plan.inputs.items():
-        for branch, planned in zip(model.branches(slot), plans, strict=True):
-            parts.setdefault(branch.encoder, planned.encoder.where)
-            parts.setdefault(branch.adapter, planned.adapter.where)
-    parts |= {head: plan.heads[name].where for name, head in model.named_heads()}
-    for part, where in parts.items():
-        with naming(where, type(part), "while it loaded weights"):
+    for part, planned in parts_of(model, plan).items():
+        with naming(planned.where, type(part), "while it loaded weights"):
             part.load()
-    complete(model, recipe.seed)
+    complete(model, plan)
     return model.eval().requires_grad_(False)
 
 
-def complete(model: OmniModel, seed: int) -> None:
+def parts_of(model: OmniModel, plan: ModelBlueprint) -> dict[Any, Blueprint]:
+    """Each component of a model, a shared one once, with its blueprint."""
+    parts: dict[Any, Blueprint] = {model.llm: plan.llm}
+    for slot, plans in plan.inputs.items():
+        for branch, planned in zip(model.branches(slot), plans, strict=True):
+            parts.setdefault(branch.encoder, planned.encoder)
+            parts.setdefault(branch.adapter, planned.adapter)
+    return parts | {head: plan.heads[name] for name, head in model.named_heads()}
+
+
+def complete(model: OmniModel, plan: ModelBlueprint) -> None:
     """What follows the pretrained weights: the adapters' changes to the LLM, then LoRA, then the heads' tokens.
 
     Raises:
-        RecipeError: the LLM cannot be changed in this way; names the adapter or the heads.
+        RecipeError: the LLM cannot be changed in this way, or LoRA has a target that is not there; names the place.
     """
+    seed = plan.seed
     for slot in model.adapters:
         branches = model.branches(slot)
         for number, branch in enumerate(branches):
@@ -236,12 +252,26 @@ def complete(model: OmniModel, seed: int) -> None:
             changing = naming(path, type(branch.adapter), "while it changed the LLM")
             with seeded(derive_seed(seed, "install", slot, *([number] if number else []))), changing:
                 branch.adapter.install(model.llm, branch.encoder, slot)
+    _add_lora_beside_llm(model, plan)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
     heads = model.tokens()
     if tokens := dict.fromkeys([*model.llm.content_tokens, *heads.values()]):
         with _named(f"model.heads ({', '.join(heads)})" if heads else "model.llm.tokens"):
             model.llm.add_tokens(list(tokens))
+
+
+def _add_lora_beside_llm(model: OmniModel, plan: ModelBlueprint) -> None:
+    """LoRA on encoders and adapters, before the LLM's layers are changed: what they call then has its LoRA."""
+    replaced: dict[nn.Module, nn.Module] = {}
+    for part, planned in parts_of(model, plan).items():
+        if planned.lora is not None:
+            kind = planned.path.rpartition(".")[2]
+            with seeded(derive_seed(plan.seed, "peft", f"{kind}s", *planned.keys)), _named(str(planned.where)):
+                replaced |= add_lora(part, None, planned.lora, f"the {kind} {planned.name}")
+    patching = getattr(model.llm, "_patching", None)
+    if replaced and isinstance(patching, LayerPatching):
+        patching.follow(replaced)
 
 
 def _constructing(plan: Blueprint) -> AbstractContextManager[None]:

@@ -83,6 +83,23 @@ class LayerPatching:
         if registered.module is not twin:
             raise RecipeError(f"slot {slot!r}: two adapters replace {name} for its media. Use only one of them.")
 
+    def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """Use layers that stand in the place of others, such as those with LoRA inside an adapter.
+
+        Raises:
+            RecipeError: a change calls a layer that was replaced, so that the new one would have no effect.
+        """
+        for twins in self._twins.values():
+            for slot, twin in twins.items():
+                twins[slot] = twin._replace(module=replaced.get(twin.module, twin.module))
+        for name, function in self._changes:
+            held = (*function.args, *function.keywords.values()) if isinstance(function, functools.partial) else ()
+            if any(isinstance(value, nn.Module) and value in replaced for value in held):
+                raise RecipeError(
+                    f"lora: what the adapter does around {name} calls one of the targets itself, so LoRA there would "
+                    f"have no effect. List other `targets`."
+                )
+
     def apply(self) -> None:
         """Make the changes. Called once, after LoRA."""
         if not self._changes:

@@ -38,10 +38,11 @@ from omnivit.run.reply import Reply, message_of, read_heads
 from omnivit.run.stopping import cut
 from omnivit.run.trust import require as require_trust
 from omnivit.seeds import seeded
-from omnivit.train.checkpoint import CHECKPOINTS, load_weights
+from omnivit.train.checkpoint import CHECKPOINTS
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
+from omnivit.train.merging import merging_stages, restore
 
 TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
 WINDOW = 16
@@ -97,18 +98,23 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
     standing = read_named(
-        folder / CHECKPOINTS, checkpoint, recipe.keep, lambda opened: (opened.path, opened.state, opened.weights())
+        folder / CHECKPOINTS,
+        checkpoint,
+        recipe.keep,
+        lambda opened: (opened.path, opened.state, opened.weights(), opened.merged()),
     )
     if standing is None:
         raise CheckpointError(
             f"{folder} contains a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
         )
-    path, state, weights = standing
+    path, state, weights, merged = standing
+    index = state["stage_index"]
     place = device_named(device)
     model = load_model(recipe)
     if text := emulation(asked(model), place):
         warnings.warn(text, EmulatedPrecision, stacklevel=2)
-    load_weights(model, weights, path, trained_so_far(model, recipe, state["stage_index"]))
+    trained = trained_so_far(model, recipe, index)
+    restore(model, weights, merged, merging_stages(recipe, index), recipe.seed, path, trained)
     return Assistant(model.to(place), preparer_of(model, recipe), recipe)
 
 

@@ -96,7 +96,7 @@ def build_on_meta(recipe: Recipe) -> OmniModel:
     plan = ModelBlueprint.of(recipe)
     with torch.device("meta"):
         model = plan.build()
-        complete(model, recipe.seed)
+        complete(model, plan)
     return model
 
 

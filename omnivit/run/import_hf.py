@@ -93,8 +93,9 @@ def _try(run: Path) -> None:
     try:
         recipe = load_recipe(run / RECIPE)
         with torch.device("meta"):
-            model = ModelBlueprint.of(recipe).build()
-            complete(model, recipe.seed)
+            plan = ModelBlueprint.of(recipe)
+            model = plan.build()
+            complete(model, plan)
         opened = checkpoint.latest(run / checkpoint.CHECKPOINTS)
         assert opened is not None, "it was just written"
         own = {name: value.shape for name, value in model.state_dict().items()}

@@ -21,6 +21,7 @@ from omnivit.train import checkpoint
 from omnivit.train.check import check_stages
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.leader import is_leader
+from omnivit.train.merging import merging_stages, restore
 from omnivit.train.precision import warn_of_emulation
 from omnivit.train.stages import Run, StageResult, open_stages, run_stage
 from omnivit.train.trainer import bare_trainer
@@ -76,8 +77,11 @@ def train(
         facts = provenance.of(recipe, mixtures, run.preparer.fingerprint())
         record.settle(facts | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
     if standing is not None:
-        trained = trained_so_far(model, recipe, standing.state["stage_index"])
-        checkpoint.load_weights(model, standing.weights(), standing.path, () if allow_changes else trained)
+        index = standing.state["stage_index"]
+        run.merged.update(standing.merged())
+        trained = () if allow_changes else trained_so_far(model, recipe, index)
+        stages = merging_stages(recipe, index)
+        restore(model, standing.weights(), run.merged, stages, recipe.seed, standing.path, trained)
         if is_leader():
             checkpoint.set_aside_damaged(run.checkpoints, standing)
     return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]

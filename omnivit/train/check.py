@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from omnivit.data.mixture import Mixture
 from omnivit.errors import RecipeError
+from omnivit.model.lora import check_mergeable, lora_layers
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
 from omnivit.train.blind import check_inputs_are_fed
@@ -33,7 +34,8 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
     parameters = dict(model.named_parameters())
     names = list(parameters)
     trained: set[str] = set()
-    for stage in recipe.stages:
+    for number, stage in enumerate(recipe.stages):
+        _check_merge(recipe, number, model)
         where = f"stages.{stage.name}.train"
         matched = match(names, stage.train, where)
         check_trainable(((name, parameters[name]) for name in matched), where)
@@ -56,3 +58,13 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
             f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens)}), "
             f'so the LLM would never learn to write them. Write `train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}`.'
         )
+
+
+def _check_merge(recipe: Recipe, number: int, model: OmniModel) -> None:
+    """Refuse `merge_lora` where there is no LoRA to merge, or none that can be merged."""
+    if not recipe.stages[number].merge_lora:
+        return
+    where = recipe.where(f"stages[{number}].merge_lora")
+    check_mergeable(lora_layers(model), where)
+    if number == 0 and not recipe.init_from:
+        raise RecipeError(f"{where}: nothing has trained LoRA before the first stage. Remove `merge_lora`.")

@@ -31,6 +31,8 @@ from omnivit.files import PARTIAL, appearing, fsync
 from omnivit.train import manifest
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MERGED = "merged.safetensors"
+"""LoRA that stages have added to the weights below it; a run without `merge_lora` has no such file."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints in its folder."""
 _DISCARDED, _DAMAGED = ".discarded-", ".damaged-"
@@ -62,6 +64,10 @@ class Checkpoint:
     def optimizer(self) -> dict[str, Tensor]:
         """`<parameter name>::<key>` -> optimizer state."""
         return self._tensors(OPTIMIZER)
+
+    def merged(self) -> dict[str, Tensor]:
+        """`STAGE/PARAMETER` -> what LoRA was when that stage merged it (see `omnivit.train.merging`)."""
+        return self._tensors(MERGED) if manifest.lists(self.path, MERGED) else {}
 
     def document(self, name: str) -> str:
         """The text of another file of the checkpoint."""
@@ -101,6 +107,7 @@ def save(
     optimizer: dict[str, Tensor],
     state: dict[str, Any],
     documents: Mapping[str, str] | None = None,
+    merged: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint `folder/name`. Which of the others are kept is for `omnivit.train.keep`.
 
@@ -113,6 +120,7 @@ def save(
         optimizer: as `optimizer_tensors` makes it.
         state: JSON-like; see `omnivit.train.state`.
         documents: file name -> text of what else the checkpoint carries (recipe, provenance).
+        merged: as `Checkpoint.merged` returns it.
 
     Raises:
         CheckpointError: the disk is full or not writable; what was there before still is.
@@ -129,7 +137,8 @@ def save(
             for file, text in {STATE: json.dumps(state, indent=1), **(documents or {})}.items():
                 (partial / file).write_text(text, encoding="utf-8")
             mode = (partial / STATE).stat().st_mode  # what the umask makes of a new file; safetensors would say 0600
-            for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+            files = {WEIGHTS: weights, OPTIMIZER: optimizer} | ({MERGED: merged} if merged else {})
+            for file, tensors in files.items():
                 save_file(_contiguous(tensors), partial / file)
                 (partial / file).chmod(mode)
             manifest.write(partial)

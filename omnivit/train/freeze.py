@@ -60,9 +60,10 @@ def base_beside_lora(learning_rates: Mapping[str, float], where: str) -> str:
     base = [name for name in learning_rates if ".base_layer." in name]
     if not base or not any(".lora_" in name for name in learning_rates):
         return ""
+    component = "llm" if base[0].startswith("llm.") else ".".join(base[0].split(".")[:2])
     return (
         f"{where}: both LoRA and the {len(base)} base weights that it adapts are trained ({base[0]}, ...). This needs "
-        'the memory of full tuning. To train LoRA alone, write "llm.*lora_*"; for full tuning, remove `lora`.'
+        f'the memory of full tuning. To train LoRA alone, write "{component}.*lora_*"; for full tuning, remove `lora`.'
     )
 
 

@@ -62,6 +62,11 @@ def check(folder: Path, names: Collection[str] | None = None) -> list[str]:
     return compared
 
 
+def lists(folder: Path, name: str) -> bool:
+    """Whether a file belongs to a checkpoint. Raises CheckpointError as `check` does."""
+    return name in _read(folder)
+
+
 def checksum(value: Any) -> str:
     """SHA-256 of JSON-like values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -30,10 +30,11 @@ class Saver(Callback):
     Args:
         folder: of the run's checkpoints.
         every: between two checkpoints.
-    keep: which of them stay.
+        keep: which of them stay.
         names: of all tensors that this stage and earlier ones train.
         optimizer: its tensors to restore.
-    documents: what else a checkpoint carries, by file name.
+        documents: what else a checkpoint carries, by file name.
+        merged: LoRA that was merged before this stage or an earlier one.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Saver(Callback):
         names: set[str],
         optimizer: dict[str, Tensor] | None,
         documents: Callable[[], Mapping[str, str]],
+        merged: Mapping[str, Tensor],
     ) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.names, self.optimizer, self.documents = names, optimizer, documents
+        self.names, self.optimizer, self.documents, self.merged = names, optimizer, documents, merged
         self.last = -1
         """The step that was saved last; the one that the stage begins with need not be saved."""
         self.saved_at = 0.0
@@ -169,7 +171,7 @@ class Saver(Callback):
                 logger.save()
             name = checkpoint.checkpoint_name(position.index, position.stage.name, done)
             state = position.to_json(done, module.seed)
-            checkpoint.save(self.folder, name, weights, optimizer, state, self.documents())
+            checkpoint.save(self.folder, name, weights, optimizer, state, self.documents(), self.merged)
             prune(self.folder, self.keep)
         trainer.strategy.barrier()
         self.last, self.saved_at, signals.saved = done, time.monotonic(), _step(trainer, module)

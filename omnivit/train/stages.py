@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from omnivit import moved
 from omnivit.data.mixture import Mixture
@@ -28,6 +29,7 @@ from omnivit.train import checkpoint
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze, trained_so_far
 from omnivit.train.launch import lost_ranks_explained
+from omnivit.train.merging import merge
 from omnivit.train.module import StageModule
 from omnivit.train.precision import SamePrecision
 from omnivit.train.progress import StageProgress
@@ -71,6 +73,8 @@ class Run:
     """File name -> text: what a checkpoint says of the run (recipe, provenance)."""
     allow_changes: bool = False
     """Of the recipe, in a run that is resumed."""
+    merged: dict[str, Tensor] = field(default_factory=dict)
+    """LoRA that stages have merged so far (see `omnivit.train.merging`)."""
 
     def preparer_of(self, stage: Stage) -> Preparer:
         """The preparer of a stage: with its chat template, its markup, and the turns that it learns."""
@@ -98,10 +102,12 @@ def open_stages(recipe: Recipe) -> dict[str, Mixture]:
 
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:
     """Train one stage from where the standing checkpoint left it, unless it is finished."""
+    reached = -1 if standing is None else standing.state["stage_index"]
+    if stage.merge_lora and index > reached:
+        run.merged.update(merge(run.model, stage.name, run.recipe.seed))
     learning_rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
     position = StagePosition(stage, index, plan.steps, plan.distinct)
-    reached = -1 if standing is None else standing.state["stage_index"]
     here = standing if reached == index else None
     if here is not None:
         _continue(position, here, run.allow_changes)
@@ -123,6 +129,7 @@ def _fit(run: Run, learning_rates: dict[str, float], plan: StagePlan, position: 
         trained_so_far(run.model, recipe, position.index),
         here.optimizer() if here is not None else None,
         run.documents,
+        run.merged,
     )
     show = all(recipe.trainer.get(key, True) for key in ("progress", "enable_progress_bar"))
     progress = StageProgress(Work.of(recipe, run.mixtures), show)
