@@ -28,6 +28,7 @@ from omnivit.model.device import default_device
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.omni import Branch, OmniModel
 from omnivit.model.patching import LayerPatching
+from omnivit.model.start import Start
 from omnivit.model.tokens import read_tokenizer
 from omnivit.recipe import Recipe, Slot, Stage
 from omnivit.recipe.convert import Where, convert, hints, split
@@ -107,8 +108,6 @@ class ModelBlueprint:
             PluginError, RecipeError: with the place.
         """
         recipe = with_current_options(recipe)
-        if recipe.init_from:
-            raise RecipeError(f"{recipe.where('init_from')}: this version reads the key, but cannot do it yet.")
         known: dict[str, Blueprint] = {}
         for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
             for name in names:
@@ -217,14 +216,28 @@ def _component(
     return known[shared]
 
 
-def load_model(recipe: Recipe) -> OmniModel:
-    """Build a recipe's model with its pretrained weights, adapters installed and LoRA added; in `eval()`, frozen."""
+def load_model(recipe: Recipe, start: Start | None = None) -> OmniModel:
+    """Build a recipe's model with its pretrained weights, adapters installed and LoRA added; in `eval()`, frozen.
+
+    Args:
+        recipe: the recipe.
+        start: the weights that its `init_from` names, as `omnivit.run.start` reads them.
+
+    Raises:
+        RecipeError, PluginError: a component cannot be built or loaded, or `start` does not fit.
+    """
+    if recipe.init_from and start is None:
+        raise RecipeError(f"{recipe.where('init_from')}: its weights were not read. Open them with omnivit.run.start.")
     plan = ModelBlueprint.of(recipe)
     model = plan.build()
     for part, planned in parts_of(model, plan).items():
         with naming(planned.where, type(part), "while it loaded weights"):
             part.load()
+    if start is not None:
+        start.fill(model)
     complete(model, plan)
+    if start is not None:
+        start.finish(model)
     return model.eval().requires_grad_(False)
 
 

@@ -45,9 +45,14 @@ class WeightFile:
         """Name -> shape, of all tensors."""
         return {name: shape for file in self._files for name, shape in _shapes(file)}
 
-    def read(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Name -> tensor, of the named ones."""
-        return {name: tensor for file in self._files for name, tensor in _tensors(file, frozenset(names))}
+    def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Name -> tensor, of the named ones, or of all."""
+        chosen = None if names is None else frozenset(names)
+        return {name: tensor for file in self._files for name, tensor in _tensors(file, chosen)}
+
+    def on_meta(self) -> dict[str, Tensor]:
+        """Name -> tensor without content."""
+        return {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
 
 
 def _files(path: Path) -> list[Path]:
@@ -95,13 +100,13 @@ def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         raise RecipeError(f"{file} cannot be read as safetensors: {error}") from error
 
 
-def _tensors(file: Path, names: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(file: Path, names: frozenset[str] | None) -> Iterator[tuple[str, Tensor]]:
     if file.suffix != ".safetensors":
-        yield from ((name, value) for name, value in read_state(file).items() if name in names)
+        yield from ((name, value) for name, value in read_state(file).items() if names is None or name in names)
         return
     try:
         with safe_open(file, "pt") as opened:
-            yield from ((name, opened.get_tensor(name)) for name in opened.keys() if name in names)  # noqa: SIM118
+            yield from ((name, opened.get_tensor(name)) for name in opened.keys() if names is None or name in names)  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"{file} cannot be read as safetensors: {error}") from error
 

@@ -32,9 +32,12 @@ from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.registry.versions import warn_once
+from omnivit.run import provenance
 from omnivit.run.folder import RECIPE, no_run, require_plugins
 from omnivit.run.listener import Listener
+from omnivit.run.provenance import PROVENANCE
 from omnivit.run.reply import Reply, message_of, read_heads
+from omnivit.run.start import started
 from omnivit.run.stopping import cut
 from omnivit.run.trust import require as require_trust
 from omnivit.seeds import seeded
@@ -110,7 +113,8 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     path, state, weights, merged = standing
     index = state["stage_index"]
     place = device_named(device)
-    model = load_model(recipe)
+    record = provenance.read(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    model = load_model(recipe, started(recipe, folder, record))
     if text := emulation(asked(model), place):
         warnings.warn(text, EmulatedPrecision, stacklevel=2)
     trained = trained_so_far(model, recipe, index)

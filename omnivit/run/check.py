@@ -20,6 +20,7 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.check_samples import Checked, check_samples, complaint
 from omnivit.run.precision import settled_here
+from omnivit.run.start_sources import open_sources
 from omnivit.train.check import check_stages
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
@@ -92,11 +93,16 @@ def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> S
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:
-    """The model without memory: names, shapes, adapters installed and LoRA added."""
+    """The model without memory: names, shapes, adapters installed, LoRA added, and those of `init_from` compared."""
     plan = ModelBlueprint.of(recipe)
+    start = open_sources(recipe, read=False) if recipe.init_from else None
     with torch.device("meta"):
         model = plan.build()
+        if start is not None:
+            start.fill(model)
         complete(model, plan)
+        if start is not None:
+            start.finish(model)
     return model
 
 

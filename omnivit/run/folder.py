@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml          the resolved recipe
 RUN/provenance.json      what the run was made with (see omnivit.run.provenance)
+RUN/start.safetensors    with `init_from`: the weights that it began with (see omnivit.run.start)
 RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
 RUN/logs/                CSV and TensorBoard, one folder a stage
 RUN/report.md, report.json, loss.png
@@ -28,7 +29,7 @@ from omnivit.train.checkpoint import CHECKPOINTS
 
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
-       "precision.json", "report.md", "report.json", "loss.png")  # fmt: skip
+       "precision.json", "start.safetensors", "report.md", "report.json", "loss.png")  # fmt: skip
 """What training writes into a run folder in addition to the recipe, and may therefore remove from it. Other files in
 the folder are never touched."""
 

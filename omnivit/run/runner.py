@@ -16,6 +16,7 @@ from omnivit.run.provenance import PROVENANCE
 from omnivit.run.provenance.execution import execution, use_threads
 from omnivit.run.provenance.record import Record
 from omnivit.run.provenance.weights import components
+from omnivit.run.start import begin, keep
 from omnivit.run.trust import remember
 from omnivit.train import checkpoint
 from omnivit.train.check import check_stages
@@ -56,7 +57,8 @@ def train(
     record = Record(path, recipe, mixtures, standing, allow_changes) if is_leader() else None
     if recipe.evaluation is not None:
         check_evaluation(recipe.evaluation, recipe.data.root, recipe.where("evaluation"))
-    model = load_model(recipe)
+    start = begin(recipe, path, resume, trained=standing is not None)
+    model = load_model(recipe, start)
     check_stages(recipe, model, mixtures)
     if is_leader():
         warn_of_emulation(recipe, model)
@@ -75,6 +77,7 @@ def train(
         if not resume:
             remember(recipe)
         facts = provenance.of(recipe, mixtures, run.preparer.fingerprint())
+        facts |= {} if start is None else {"start": keep(start, recipe, path)}
         record.settle(facts | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
     if standing is not None:
         index = standing.state["stage_index"]

@@ -19,6 +19,7 @@ from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Evaluation, Recipe, Stage
 from omnivit.run.assistant import Assistant
 from omnivit.run.precision import settled_here
+from omnivit.run.start_sources import open_sources
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze
 from omnivit.train.progress import StageProgress
@@ -59,7 +60,7 @@ def time_run(recipe: Recipe) -> list[Part]:
     recipe = replace(recipe, trainer=recipe.trainer | alone)
     mixtures = open_stages(recipe)
     began = time.perf_counter()
-    model = load_model(recipe)
+    model = load_model(recipe, open_sources(recipe) if recipe.init_from else None)
     parts = [Part("start", 1, "load", time.perf_counter() - began)]
     work = Work.of(recipe, mixtures)
     with tempfile.TemporaryDirectory(prefix="omnivit-time-") as folder:

@@ -67,6 +67,11 @@ def lists(folder: Path, name: str) -> bool:
     return name in _read(folder)
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """File of a checkpoint -> its SHA-256, as the manifest says. Raises CheckpointError as `check` does."""
+    return {name: entry["sha256"] for name, entry in _read(folder).items()}
+
+
 def checksum(value: Any) -> str:
     """SHA-256 of JSON-like values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ the run folder's own files is seen.
     large_files    SHA-256 of data files whose fingerprint is sampled
     media          files, bytes, and the checksum of a table of all media (see omnivit.run.provenance.media_table)
     weights        fingerprint of every component as it was before anything trained
+    start          with `init_from`: its sources, and the SHA-256 of the file that holds what was filled in
     execution      ranks, device, threads and precision
     history        every time that the run was resumed: when, from which checkpoint, and with which changes
 """
@@ -40,7 +41,18 @@ from omnivit.train.manifest import checksum
 
 PROVENANCE = "provenance.json"
 LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "torchvision", "tokenizers", "pillow")
-COMPARED = ("recipe", "plugins", "libraries", "data", "large_files", "media", "preparation", "weights", "execution")
+COMPARED = (
+    "recipe",
+    "plugins",
+    "libraries",
+    "data",
+    "large_files",
+    "media",
+    "preparation",
+    "weights",
+    "start",
+    "execution",
+)
 FREE = re.compile(
     r"recipe\.(data\.(root|workers|on_bad_sample|skip_budget|privacy)|checkpoint_every|keep|nan_budget|evaluation"
     r"|stages\[\d+\]\.validation"
