@@ -11,6 +11,7 @@ from omnivit.contracts.adapter import Adapter
 from omnivit.contracts.encoder import Encoder
 from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
+from omnivit.recipe.convert import hints
 
 T = TypeVar("T")
 
@@ -61,4 +62,9 @@ def _found(known: registry.Registry[T], block: Mapping[str, Any], path: str) -> 
         raise RecipeError(f"{path}: `name` is missing. Available: {', '.join(sorted(known.names()))}.")
     cls: Any = known.get(name)
     options = {key: value for key, value in block.items() if key != "name"}
+    if "lora" in options and "lora" not in hints(cls.Config):
+        raise RecipeError(
+            f"{path}.lora: LoRA is an option of the component that contains this block. Write `lora` there; `targets` "
+            f"can name the modules of one part: [ends.of.their.path]."
+        )
     return cls, merge_options(cls.Config, options, path)

@@ -128,6 +128,7 @@ class Start:
         left += [merge.layer for number, merge in enumerate(self.merges) if number not in self._merged]
         if left:
             raise RecipeError(self._left_over(left, model))
+        self._check_tied(model)
         self._check_scaling(model)
         for demand in self.demands:
             _check_complete(demand, model)
@@ -185,6 +186,20 @@ class Start:
                     )
                 with torch.no_grad():
                     table[texts.index(text)].copy_(value)
+
+    def _check_tied(self, model: OmniModel) -> None:
+        """Refuse two values for one tensor that has two names."""
+        first: dict[int, str] = {}
+        for name, tensor in _tensors(model).items():
+            if name not in self.tensors:
+                continue
+            before = first.setdefault(id(tensor), name)
+            values = self.tensors[before], self.tensors[name]
+            if before != name and not values[0].is_meta and not torch.equal(*values):
+                raise RecipeError(
+                    f"{self._origin(name)}, and {before!r} with other values, but this recipe has one tensor for both, "
+                    f"because they are tied or shared."
+                )
 
     def _check_scaling(self, model: OmniModel) -> None:
         layers = lora_layers(model)

@@ -7,8 +7,8 @@ a check, names and shapes are read alone; the tensors are then on the meta devic
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,27 +95,38 @@ def _take(start: Start, source: Source, entry: InitFrom, where: Where) -> None:
                 raise RecipeError(f"{where / 'rename'}: both {origins[name].name!r} and {theirs!r} become {name!r}.")
             chosen[name] = value
             origins[name] = Origin(str(where), source.title, theirs)
-    merges = []
-    for merge in source.merges:
-        layer = _here(f"{merge.layer}.weight", entry.rename, into)
-        if layer is not None and (not entry.parts or matches(layer, entry.parts)):
-            here = Merge(layer.removesuffix(".weight"), merge.a, merge.b, merge.scaling)
-            merges += [] if layer in chosen else [here]
-            origins[here.layer] = Origin(str(where), source.title, f"{merge.layer}.{LORA[1:]}A.{ADAPTER}.weight")
-    _check_patterns(source, entry, {*chosen, *(f"{merge.layer}.weight" for merge in merges)}, where)
+    merges = [merge for merge in _chosen_merges(source, entry, into) if f"{merge.layer}.weight" not in chosen]
+    origins |= {merge.layer: Origin(str(where), source.title, _lora_name(merge.layer)) for merge in merges}
     covered = frozenset(chosen) | {f"{merge.layer}.weight" for merge in merges}
+    _check_patterns(source, entry, covered | {_lora_name(merge.layer) for merge in merges}, where)
     _take_rows(start, source, chosen, origins)
     if entry.merge:
         merges += _lora_as_merges(source, chosen, origins, where)
     layers = {name.partition(LORA)[0] for name in chosen if LORA in name}
-    scaling = {} if source.scaling is None else {layer: source.scaling(origins_of(layer, origins)) for layer in layers}
+    scaling = (
+        {} if source.scaling is None else {layer: source.scaling(_source_path(layer, origins)) for layer in layers}
+    )
     start.add(chosen, merges, scaling, origins)
     patterns = tuple(entry.parts) or ((f"{into}.*",) if entry.into else ())
     if patterns and entry.lora is None:
         start.demands.append(Demand(str(where), source.title, patterns, covered, source.elsewhere))
 
 
-def origins_of(layer: str, origins: Mapping[str, Origin]) -> str:
+def _chosen_merges(source: Source, entry: InitFrom, into: str) -> Iterator[Merge]:
+    """LoRA that is part of the source's weights already: with the weights, and with LoRA that was trained upon them."""
+    for merge in source.merges:
+        weight = _here(f"{merge.layer}.weight", entry.rename, into)
+        if weight is not None:
+            layer = weight.removesuffix(".weight")
+            if not entry.parts or matches(weight, entry.parts) or matches(_lora_name(layer), entry.parts):
+                yield replace(merge, layer=layer)
+
+
+def _lora_name(layer: str) -> str:
+    return f"{layer}.lora_A.{ADAPTER}.weight"
+
+
+def _source_path(layer: str, origins: Mapping[str, Origin]) -> str:
     """The path of a layer in its source."""
     name = next(name for name in origins if name.startswith(f"{layer}{LORA}"))
     return origins[name].name.partition(LORA)[0]
@@ -132,7 +143,7 @@ def _here(theirs: str, rename: Mapping[str, str], into: str) -> str | None:
     return f"{into}.{name}" if into else name
 
 
-def _check_patterns(source: Source, entry: InitFrom, names: set[str], where: Where) -> None:
+def _check_patterns(source: Source, entry: InitFrom, names: Collection[str], where: Where) -> None:
     """Refuse a part that matches nothing, and a source of which nothing is taken."""
     available = sorted({".".join(name.split(".")[:2]) + ".*" for name in map(plain, source.tensors)})
     listed = (
@@ -165,12 +176,12 @@ def _lora_as_merges(source: Source, chosen: dict[str, Tensor], origins: dict[str
     assert source.scaling is not None
     merges = []
     for layer in dict.fromkeys(name.partition(LORA)[0] for name in names):
-        scaling = source.scaling(origins_of(layer, origins))
+        scaling = source.scaling(_source_path(layer, origins))
         a, b = (chosen.pop(f"{layer}.lora_{kind}.{ADAPTER}.weight", None) for kind in "AB")
         if a is None or b is None:
             raise RecipeError(f"{where}: {source.title} contains one half of the LoRA of {layer} alone.")
         merges.append(Merge(layer, a, b, scaling))
-        origins[layer] = origins[f"{layer}.lora_A.{ADAPTER}.weight"]
+        origins[layer] = origins[_lora_name(layer)]
     return merges
 
 

@@ -113,6 +113,8 @@ def test_lora_where_it_cannot_work_is_refused(load_recipe: Load) -> None:
         load_model(load_recipe("model.inputs.image.encoder.lora={targets: [q_prj]}"))
     with pytest.raises(RecipeError, match=r"model\.inputs\.image\.adapter\.lora\.rank .*: unknown key"):
         load_model(load_recipe("model.inputs.image.adapter.lora={rank: 2}"))
+    with pytest.raises(RecipeError, match=r"steps\[0\]\.lora: LoRA is an option of the component that contains"):
+        load_model(load_recipe("model.inputs.image.adapter={name: chain, steps: [{name: mlp, lora: {r: 2}}]}"))
     attention = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "fc": nn.Linear(4, 4)})
     with pytest.raises(RecipeError, match=r"attn\.out_proj of the LLM is never called"):
         add_lora(attention, None, Lora(r=2, targets=["out_proj"]))

@@ -32,6 +32,7 @@ from omnivit.run import assistant, folder
 from omnivit.run.check import build_on_meta
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runner import train
+from omnivit.run.start import keep
 from omnivit.run.start_file import START
 from omnivit.run.start_sources import open_sources
 from omnivit.run.trust import remember
@@ -63,13 +64,26 @@ def only(recipe: Recipe, *names: str) -> Recipe:
     return replace(recipe, stages=[stage for stage in recipe.stages if stage.name in names])
 
 
-def written_run(path: Path, recipe: Recipe, weights: Mapping[str, Tensor]) -> Path:
+def written_run(
+    path: Path,
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    index: int = 0,
+    merged: Mapping[str, Tensor] | None = None,
+) -> Path:
     """A run folder of which training has left these weights."""
     folder.create(path, recipe)
-    stage = recipe.stages[0].name
-    state = {"stage": stage, "stage_index": 0, "step": 1, "total_steps": 1, "skipped": [], "seconds": 0.0}
-    checkpoint.save(path / folder.CHECKPOINTS, checkpoint.checkpoint_name(0, stage, 1), dict(weights), {}, state)
+    stage = recipe.stages[index].name
+    state = {"stage": stage, "stage_index": index, "step": 1, "total_steps": 1, "skipped": [], "seconds": 0.0}
+    name = checkpoint.checkpoint_name(index, stage, 1)
+    checkpoint.save(path / folder.CHECKPOINTS, name, dict(weights), {}, state, merged=merged)
     return path
+
+
+def drawn_lora(model: OmniModel, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    return {name: torch.randn(model.get_parameter(name).shape, generator=generator) * 0.3 for name in names}
 
 
 def test_two_recipes_are_one_of_two_stages(load_recipe: Load, tmp_path: Path) -> None:
@@ -179,6 +193,26 @@ def test_a_lora_that_peft_has_saved(load_recipe: Load, tmp_path: Path) -> None:
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(RecipeError, match="use_dora: True is not supported"):
         build_on_meta(load_recipe(*NO_LORA, f"init_from=[{source}]"))
+
+
+def test_what_earlier_runs_have_merged_comes_along(load_recipe: Load, tmp_path: Path) -> None:
+    """Three LoRA: of a first run, merged when the second began; merged by a stage of the second; and its newest."""
+    plain = load_recipe()
+    model = load_model(plain)
+    adapter = {f"adapters.image.{name}": value + 0.1 for name, value in model.adapters["image"].state_dict().items()}
+    first = written_run(tmp_path / "first", plain, {**adapter, **drawn_lora(model, 1)}, index=1)
+    second = load_recipe(f"init_from=[{{run: {first}, merge: true}}]")
+    second = replace(second, stages=[second.stages[0], replace(second.stages[1], merge_lora=True)])
+    merged = {f"instruct/{name}": value for name, value in drawn_lora(model, 2).items()}
+    run = written_run(tmp_path / "second", second, {**adapter, **drawn_lora(model, 3)}, 1, merged)
+    keep(open_sources(second), second, run)
+    expected = logits(assistant.load(run, device="cpu").model, second)
+    shutil.rmtree(first)
+    alone = load_recipe(*NO_LORA, f"init_from=[{{run: {run}, merge: true}}]")
+    torch.testing.assert_close(logits(begun(alone), alone), expected, rtol=0, atol=2e-5)
+    again = load_recipe(f"init_from=[{{run: {run}, parts: ['adapters.*', 'llm.*lora_*']}}]")
+    torch.testing.assert_close(logits(begun(again), again), expected, rtol=0, atol=2e-5)
+    assert (logits(load_model(plain), plain) - expected).abs().max() > 0.1
 
 
 def test_rows_of_new_tokens_go_by_their_texts(data_root: Path, tmp_path: Path) -> None:
