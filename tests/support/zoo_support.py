@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SMALL = [
     "checkpoint_every=1",
     "keep={last: 20}",
     "model.llm.dtype=float32",
+    "trainer.precision=32-true",
     "trainer={accelerator: cpu, devices: 1, loggers: [csv], progress: false}",
 ]
 """What is changed in every recipe: amounts, and what only a GPU has."""
@@ -89,11 +91,19 @@ def _llava(source: DataSource, folder: Path, slots: list[str], number: int) -> d
     record: dict[str, Any] = {"id": str(number)}
     record["conversations"] = [{"from": speaker, "value": text} for speaker, text in turns]
     if slot in paths:
-        record["object_id"] = name = str(number)
-        medium(slot, folder / paths[slot].replace("{object_id}", name))
+        key = paths[slot].partition("{")[2].partition("}")[0]
+        record[key] = f"{number}{'' if '.' in paths[slot] else SUFFIX[slot]}"
+        medium(slot, folder / paths[slot].replace(f"{{{key}}}", record[key]))
         return record
+    for key in _keys(source.options):
+        record[key] = "detection"
     record[slot] = medium(slot, folder / f"{number}{SUFFIX[slot]}")
     return record
+
+
+def _keys(options: Mapping[str, Any]) -> list[str]:
+    """The keys of a record that texts of the options name, those of media apart."""
+    return [name for text in options.values() if isinstance(text, str) for name in re.findall(r"{(\w+)}", text)]
 
 
 def _messages(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
@@ -134,7 +144,20 @@ def _point_bert() -> dict[str, torch.Tensor]:
     return {f"module.point_encoder.{name}": value for name, value in model.state_dict().items()}
 
 
+def _imagebind() -> dict[str, torch.Tensor]:
+    """As Meta publishes it, with the sizes that `small` of the systems set."""
+    from omnivit_encoders.imagebind.model import build
+
+    torch.manual_seed(0)
+    parts = ("vision", "audio", "depth", "thermal", "imu")
+    sizes = {f"{part}_{key}": size for part in parts for key, size in SMALL_PART.items()}
+    model: torch.nn.Module = build(list(parts), {"out_embed_dim": 16, **sizes})
+    return dict(model.state_dict())
+
+
+SMALL_PART = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
 FILES: Mapping[str, Callable[[], dict[str, torch.Tensor]]] = {
+    "imagebind_huge.pth": _imagebind,
     "RunsenXu/PointLLM_7B_v1.2_init/point_bert_v1.2.pt": _point_bert,
 }
 """Files of weights in their authors' form, by their place in the hub folder -> their content."""

@@ -68,6 +68,12 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "lmsys/vicuna-13b-v1.3": _llama_13b(2048),
         "lmsys/vicuna-7b-v1.5": _llama_7b(),
         "lmsys/vicuna-13b-v1.5": _llama_13b(),
+        "Vision-CAIR/vicuna-7b": _llama_7b(2048),
+        "vicuna-13b-v0": _llama_13b(2048),
+        "llava-7b-v0": _llama_7b(2048),
+        "stable-vicuna-13b": _llama_13b(2048),
+        "mmaaz60/LLaVA-7B-Lightening-v1-1": _llama_7b(2048),
+        "FlagAlpha/Llama2-Chinese-13b-Chat": _llama_13b(),
         "huggyllama/llama-7b": _llama_7b(2048),
         "huggyllama/llama-13b": _llama_13b(2048),
         "meta-llama/Llama-2-7b-hf": _llama_7b(),
@@ -79,4 +85,4 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "google-bert/bert-base-uncased": Published("bert"),
     }
 )
-"""Hub id -> the model. Those of `recipes/zoo`."""
+"""Hub id, or the name of a folder (weights that were merged first) -> the model. Those of `recipes/zoo`."""
