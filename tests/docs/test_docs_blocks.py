@@ -196,7 +196,7 @@ def test_a_file_that_is_named_is_there(page: str, name: str) -> None:
 def completed(read: dict[str, Any]) -> dict[str, Any]:
     """A recipe in which a part of one stands in its place."""
     recipe: dict[str, Any] = {"model": {"llm": {"name": "causal", "path": "some/model"}}, "stages": []}
-    if "model" in read:
+    if "model" in read or "init_from" in read:
         return recipe | read
     if set(read) <= set(hints(Stage)):
         return recipe | {"stages": [{"name": "s", "data": [{"path": "a.jsonl"}], "train": {"llm.*": 1e-5}, **read}]}
@@ -219,7 +219,8 @@ def test_a_recipe_is_one_that_is_taken(text: str, tmp_path: Path) -> None:
             parts += [("encoders", branch.encoder), ("adapters", branch.adapter)]
     for kind, named in parts:
         if "share" not in named:
-            options = {key: value for key, value in named.items() if key != "name"}
+            core = {"name"} if kind == "llms" else {"name", "lora"}
+            options = {key: value for key, value in named.items() if key not in core}
             merge_options(registries.ALL[kind].get(named["name"]).Config, options, kind)
     readers = {source.reader for stage in recipe.stages for source in stage.data}
     assert readers <= set(registries.readers.names())
