@@ -65,6 +65,10 @@ class Reader(Plugin, ABC):
     def fingerprint(self) -> str:
         """Changes when the content of the file changes."""
 
+    def files(self) -> list[Path]:
+        """The files that it reads, where they are not the one file that it was opened with; default: they are."""
+        return []
+
     @abstractmethod
     def where(self, i: int) -> str:
         """The place of sample `i`, as `file:line`."""

@@ -85,9 +85,10 @@ def open_source(source: DataSource, root: str | Path, where: Where | None = None
         RecipeError: the reader has no such option, or the prompts cannot be read.
     """
     base = Path(root)
-    path = (base / source.path).resolve()
     media_root = (base / (source.media_root or ".")).resolve()
-    for what, resolved in (("path", path), ("media_root", media_root)):
+    on_hub = source.path.startswith("hf://")
+    path = Path(source.path) if on_hub else (base / source.path).resolve()
+    for what, resolved in (("path", media_root if on_hub else path), ("media_root", media_root)):
         if not resolved.is_relative_to(base.resolve()):
             raise DataError(
                 f"{what} {resolved} of a data source is outside `data.root` {base.resolve()}. Move it inside, or set "

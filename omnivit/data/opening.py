@@ -47,7 +47,7 @@ def open_reader(
         RecipeError: the reader cannot ignore keys, or has no such option.
     """
     options, where = options or {}, where or Where(("options",))
-    cls = registries.readers.get(_reader_of(path, options, where) if name == AUTO else name)
+    cls = registries.readers.get(_reader_of(path, root, options, where) if name == AUTO else name)
     reader = _constructed(cls, path, root, options, where)
     return reader.ignoring(ignore) if ignore else reader
 
@@ -65,12 +65,12 @@ def _constructed(cls: type[Reader], path: Path, root: Path, options: Mapping[str
     return configured
 
 
-def _reader_of(path: Path, options: Mapping[str, Any], where: Where) -> str:
+def _reader_of(path: Path, root: Path, options: Mapping[str, Any], where: Where) -> str:
     """The built-in reader for the first record of a file."""
     known = {field.name for field in dataclasses.fields(RecordOptions)}
     merged = merge_options(RecordOptions, {key: options[key] for key in options if key in known}, where)
     plain: Any = registries.readers.get("messages")  # with its mark, the index serves again when it reads the file
-    records = open_records(path, merged, plain.mark)
+    records = open_records(path, root, merged, plain.mark)
     try:
         record = records.read(0)
     except DataError as error:

@@ -78,7 +78,7 @@ class RecordReader(Reader):
     def __init__(self, path: Path, root: Path, config: RecordOptions | None = None) -> None:
         self.path, self.root = Path(path), str(root)
         self.config = self.Config() if config is None else config
-        self.records: Records = open_records(self.path, self.config, self.mark)
+        self.records: Records = open_records(self.path, root, self.config, self.mark)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -135,6 +135,9 @@ class RecordReader(Reader):
     def fingerprint(self) -> str:
         """Of the content of the file, or of all files of the source."""
         return self.records.fingerprint()
+
+    def files(self) -> list[Path]:
+        return self.records.files()
 
     def where(self, i: int) -> str:
         return self.records.where(i)

@@ -19,13 +19,15 @@ from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.files import NotRegularError, listed, open_descriptor, place_of
 from omnivit.media.advice import download_again
+from omnivit.media.archive import SUFFIX, archive_of
 from omnivit.media.source import Source
 
 
 def opened(media: Media) -> Source:
     """Open a medium: the regular, non-empty file that it names, or the bytes that a Python caller passed.
 
-    Use the result in a `with` block. Everything that reads a medium reads it through this function.
+    `shard.tar/000.jpg` is the member `000.jpg` of an archive. Use the result in a `with` block. Everything that reads a
+    medium reads it through this function.
 
     Raises:
         MediaError: the source is neither a path nor bytes, the path leads out of `media.root` (it is absolute, contains
@@ -39,6 +41,8 @@ def opened(media: Media) -> Source:
     path = _joined(media)
     try:
         descriptor = open_descriptor(path)
+    except NotADirectoryError as error:
+        return _opened_member(path, media, error)
     except (OSError, ValueError, RuntimeError) as error:
         raise _refusal(path, media, error) from error
     try:
@@ -50,6 +54,37 @@ def opened(media: Media) -> Source:
         os.close(descriptor)
         raise
     return Source(str(real), size, descriptor=descriptor, path=real, suffix=path.suffix)
+
+
+def archive_in(path: Path) -> Path | None:
+    """The tar archive of which a path names a member: the first of its parents that is called so, and is no folder."""
+    parents = (parent for parent in reversed(path.parents) if parent.suffix.lower() == SUFFIX)
+    return next((parent for parent in parents if not parent.is_dir()), None)
+
+
+def _opened_member(path: Path, media: Media, error: OSError) -> Source:
+    """Open a member of a tar archive, which is read where it is: `shard.tar/000.jpg`."""
+    archive = archive_in(path)
+    if archive is None:
+        raise _refusal(path, media, error) from error
+    try:
+        descriptor = open_descriptor(archive)
+    except (OSError, ValueError, RuntimeError) as reason:
+        raise _refusal(archive, media, reason) from reason
+    try:
+        real = _checked_place(descriptor, archive, media)
+        members = archive_of(descriptor, real)
+        name = path.relative_to(archive).as_posix()
+        member = members.find(name)
+        if member is None:
+            raise MediaError(f"{path}: the archive has no member {name!r}; {members.near(name)}")
+        if member.size == 0:
+            raise MediaError(f"{path}: the member is empty (0 bytes). {download_again()}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    label = f"{real}/{name}"
+    return Source(label, member.size, descriptor=descriptor, path=real, suffix=path.suffix, offset=member.start)
 
 
 @contextmanager
@@ -78,6 +113,8 @@ def resolve(media: Media) -> Path:
         MediaError: as `opened`; or the source is not a path.
     """
     with opened(media) as source:
+        if source.path is None and isinstance(media.source, (str, os.PathLike)):
+            raise MediaError(f"{source.name}: is inside an archive, but a file of its own is needed. Unpack it.")
         if source.path is None:
             raise _no_path(media)
         return source.path

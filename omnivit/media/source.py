@@ -1,12 +1,14 @@
 """The content of a medium, opened once: every decoder reads the file that was checked, here or in the helper process.
 
 Libraries accept different things: a stream, bytes, or a file name. A `Source` provides all three, always for the one
-file that was opened, so that no path is opened a second time. When it is pickled for the helper process
+file that was opened, so that no path is opened a second time. The content may be a part of the file (a member of a tar
+archive), which is read where it is. When it is pickled for the helper process
 (`omnivit.media.isolate`), it refers to the open file of this process, and the helper opens that.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -42,14 +44,46 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no details"])[0][:200]
 
 
+class _Window(io.RawIOBase):
+    """A stream over a part of an open file, which it closes."""
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = descriptor, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        content = os.pread(self._file, wanted, self._offset + self._at)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self._at = at
+        return at
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+        super().close()
+
+
 class Source:
-    """A file, or bytes in memory. Close it, or use it in a `with` block.
+    """A file, a part of one, or bytes in memory. Close it, or use it in a `with` block.
 
     Attributes:
         name: name of the medium, for errors.
         size: size in bytes.
         suffix: suffix of the file name in the record, in lower case (`.ply`); empty for bytes.
-        path: path of the file without symbolic links; None for bytes.
+        path: path of the file without symbolic links; None for bytes and for a part of a file.
     """
 
     def __init__(
@@ -61,9 +95,15 @@ class Source:
         descriptor: int | None = None,
         path: Path | None = None,
         suffix: str = "",
+        offset: int | None = None,
     ) -> None:
-        """Pass either `content`, or `descriptor` and `path`. The source owns the descriptor and closes it."""
-        self.name, self.size, self.suffix, self.path = name, size, suffix.lower(), path
+        """Pass either `content`, or `descriptor` and `path`. The source owns the descriptor and closes it.
+
+        With `offset`, the content is a part of the file, of `size` bytes.
+        """
+        self.name, self.size, self.suffix = name, size, suffix.lower()
+        self.path = path if offset is None else None
+        self._place, self._offset, self._is_part = path, offset or 0, offset is not None
         self._content, self._descriptor = content, descriptor
         self._sender: tuple[int, int] | None = None
         """Process and descriptor that this source was pickled from, until it is opened here."""
@@ -106,7 +146,7 @@ class Source:
             return self._content[:count]
         try:
             if hasattr(os, "pread") and not self._reopens:
-                return os.pread(self._opened(), count, 0)
+                return os.pread(self._opened(), min(count, self.size) if self._is_part else count, self._offset)
             with self.open() as file:
                 return file.read(count)
         except OSError as error:
@@ -116,7 +156,7 @@ class Source:
         """The complete content. Raises MediaError if the file cannot be read, or is shorter than when it was opened."""
         content = self.head(self.size)
         while len(content) < self.size and self._descriptor is not None:  # the system reads 2 GB at a time
-            more = os.pread(self._descriptor, self.size - len(content), len(content))
+            more = os.pread(self._descriptor, self.size - len(content), self._offset + len(content))
             if not more:
                 raise MediaError(
                     f"{self.name}: the file became shorter while it was read. Do not change the data during a run."
@@ -129,10 +169,16 @@ class Source:
         if self._content is not None:
             return io.BytesIO(self._content)
         if self._reopens and self._descriptor is None:
-            return os.fdopen(self._reopened(), "rb")
+            return self._stream(self._reopened())
         descriptor = self._opened()
         name = name_of(descriptor)
-        file = os.fdopen(os.dup(descriptor) if name is None else os.open(name, os.O_RDONLY), "rb")
+        return self._stream(os.dup(descriptor) if name is None else os.open(name, os.O_RDONLY))
+
+    def _stream(self, descriptor: int) -> BinaryIO:
+        """A stream over the content, which owns the descriptor."""
+        if self._is_part:
+            return io.BufferedReader(_Window(descriptor, self._offset, self.size))
+        file = os.fdopen(descriptor, "rb")
         file.seek(0)  # on some systems, duplicated descriptors share one position in the file
         return file
 
@@ -141,12 +187,12 @@ class Source:
 
         The name ends with a number instead of the suffix of the file, so pass the format to the library.
         """
-        name = None if self._content is not None else name_of(self._opened())
+        name = None if self._content is not None or self._is_part else name_of(self._opened())
         return self.open() if name is None else name
 
     def put(self, place: Path) -> None:
         """Create `place` with this content, as a link or a copy. For libraries that need a certain suffix."""
-        name = None if self._content is not None else name_of(self._opened())
+        name = None if self._content is not None or self._is_part else name_of(self._opened())
         if name is None:
             place.write_bytes(self.read())
         else:
@@ -162,7 +208,7 @@ class Source:
 
     def _reopened(self) -> int:
         """Open the file again: from the process that has it open, or by its path if that is still the same file."""
-        places = [self.path] if self._sender is None else [Path("/proc/{}/fd/{}".format(*self._sender)), self.path]
+        places = [self._place] if self._sender is None else [Path("/proc/{}/fd/{}".format(*self._sender)), self._place]
         for place in places:
             assert place is not None
             try:

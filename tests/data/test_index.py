@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from omnivit.data import index as module
-from omnivit.data.index import Index
+from omnivit import stamps
+from omnivit.data.containers import index as module
+from omnivit.data.containers.index import Index
+from omnivit.data.containers.json_file import JsonLayout
 from omnivit.errors import DataError
 
 MARK = re.compile(rb"<image>")
@@ -33,8 +35,12 @@ def write(tmp_path: Path, content: str | bytes, name: str = "data.jsonl") -> Pat
     return path
 
 
+def indexed(path: Path, mark: re.Pattern[bytes] = MARK) -> Index:
+    return Index(path, mark, JsonLayout(None))
+
+
 def parsed(path: Path) -> list[Any]:
-    index = Index(path, MARK)
+    index = indexed(path)
     return [json.loads(index.read(i)) for i in range(len(index))]
 
 
@@ -63,7 +69,7 @@ def test_every_record_is_found_wherever_the_blocks_are_cut(
         content = json.dumps(records, ensure_ascii=ascii_only, **style)
     path = write(tmp_path, content)
     assert parsed(path) == records
-    index = Index(path, MARK)
+    index = indexed(path)
     raw = path.read_bytes()
     for i in range(len(index)):
         start, own = int(index.records["start"][i]), index.read(i)
@@ -87,12 +93,12 @@ def test_every_record_is_found_wherever_the_blocks_are_cut(
 def test_white_space_and_line_ends_do_not_matter(tmp_path: Path, content: bytes, lines: list[int]) -> None:
     path = write(tmp_path, content)
     assert parsed(path) == [{"a": k} for k in range(len(lines))]
-    assert [Index(path, MARK).line(i) for i in range(len(lines))] == lines
+    assert [indexed(path).line(i) for i in range(len(lines))] == lines
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"[]", b" [ \n ] \n"])
 def test_a_file_without_records_has_none(tmp_path: Path, content: bytes) -> None:
-    assert len(Index(write(tmp_path, content), MARK)) == 0
+    assert len(indexed(write(tmp_path, content))) == 0
 
 
 @pytest.mark.parametrize("content", ['[{"a":0}]', '{"a":0}\n{"a":1}\n'])
@@ -136,14 +142,14 @@ def test_a_damaged_array_names_its_line(
     monkeypatch.setattr(module, "_BLOCK", block)
     path = write(tmp_path, content, "bad.json")
     with pytest.raises(DataError, match=re.escape(why)) as caught:
-        Index(path, MARK)
+        indexed(path)
     assert str(caught.value).startswith(f"{path}:{line}: ")
 
 
 def test_a_randomly_damaged_array_is_read_as_json_reads_it_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_save", lambda *_: False)
+    monkeypatch.setattr(module, "save", lambda *_: False)
     dice, refused = random.Random(0), 0
     for _ in range(300):
         monkeypatch.setattr(module, "_BLOCK", dice.choice([8, 32, 4096]))
@@ -170,18 +176,18 @@ def test_a_randomly_damaged_array_is_read_as_json_reads_it_or_refused(
 def test_files_that_cannot_be_records(tmp_path: Path) -> None:
     write(tmp_path, "{}", "train.jsonl")
     with pytest.raises(DataError, match=r"does not exist.*did you mean 'train.jsonl'"):
-        Index(tmp_path / "trian.jsonl", MARK)
+        indexed(tmp_path / "trian.jsonl")
     with pytest.raises(DataError, match=r"folder .* does not exist either"):
-        Index(tmp_path / "none" / "train.jsonl", MARK)
+        indexed(tmp_path / "none" / "train.jsonl")
     with pytest.raises(DataError, match=r"is a folder; expected .*train\.jsonl"):
-        Index(tmp_path, MARK)
+        indexed(tmp_path)
     with pytest.raises(DataError, match="UTF-16"):
-        Index(write(tmp_path, '[{"a": 0}]'.encode("utf-16"), "wide.json"), MARK)
+        indexed(write(tmp_path, '[{"a": 0}]'.encode("utf-16"), "wide.json"))
     with pytest.raises(DataError, match="begins with b'PAR1"):
-        Index(write(tmp_path, b"PAR1\x15\x04", "table.json"), MARK)
+        indexed(write(tmp_path, b"PAR1\x15\x04", "table.json"))
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(DataError, match="not a regular file"):
-        Index(tmp_path / "pipe.jsonl", MARK)
+        indexed(tmp_path / "pipe.jsonl")
 
 
 def no_scan(*_: object) -> Iterator[Any]:
@@ -190,18 +196,18 @@ def no_scan(*_: object) -> Iterator[Any]:
 
 def test_a_saved_index_is_opened_instead_of_scanning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, '{"a":0}\n{"a":1}\n')
-    first = Index(path, MARK)
+    first = indexed(path)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
     monkeypatch.setattr(module, "_build", no_scan)
-    assert (Index(path, MARK).records == first.records).all()
+    assert (indexed(path).records == first.records).all()
     with pytest.raises(AssertionError, match="scanned again"):
-        Index(path, re.compile(rb"<video>"))
+        indexed(path, re.compile(rb"<video>"))
 
 
 @pytest.mark.parametrize("keep_time", [True, False])
 def test_a_changed_file_is_indexed_again_and_the_old_index_removed(tmp_path: Path, keep_time: bool) -> None:
     path = write(tmp_path, '{"a":10}\n')
-    Index(path, MARK).fingerprint()
+    indexed(path).fingerprint()
     info = path.stat()
     path.write_text('{"b":1}\n\n')
     if keep_time:
@@ -215,7 +221,7 @@ def test_a_damaged_saved_index_is_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
 ) -> None:
     path = write(tmp_path, '{"a":0}\n{"a":1}\n')
-    Index(path, MARK)
+    indexed(path)
     (kept,) = (tmp_path / "cache" / "index").iterdir()
     kept.write_bytes(kept.read_bytes()[:-7] if damage is None else damage)
     with caplog.at_level(logging.WARNING):
@@ -230,7 +236,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     path = write(tmp_path, '{"a":0}\n')
     with caplog.at_level(logging.WARNING):
         assert parsed(path) == [{"a": 0}]
-        assert pickle.loads(pickle.dumps(Index(path, MARK))).read(0) == b'{"a":0}'
+        assert pickle.loads(pickle.dumps(indexed(path))).read(0) == b'{"a":0}'
     assert "Cannot write" in caplog.text and "OMNIVIT_CACHE" in caplog.text
 
 
@@ -238,13 +244,13 @@ def test_a_full_disk_leaves_no_half_written_index(tmp_path: Path, monkeypatch: p
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert parsed(write(tmp_path, '{"a":0}\n')) == [{"a": 0}]
     assert list((tmp_path / "cache" / "index").iterdir()) == []
 
 
 def test_an_index_pickles_as_a_path(tmp_path: Path) -> None:
-    index = Index(write(tmp_path, "".join(f'{{"a":{k}}}\n' for k in range(1000))), MARK)
+    index = indexed(write(tmp_path, "".join(f'{{"a":{k}}}\n' for k in range(1000))))
     index.read(3)
     data = pickle.dumps(index)
     assert len(data) < 1000
@@ -253,13 +259,13 @@ def test_an_index_pickles_as_a_path(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_during_a_run_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, '{"a":0}\n{"a":1}\n')
-    index, data = Index(path, MARK), pickle.dumps(Index(path, MARK))
+    index, data = indexed(path), pickle.dumps(indexed(path))
     path.write_text('{"a":"longer than before"}\n')
     with pytest.raises(DataError, match="changed while it was in use"):
         index.read(0)
     with pytest.raises(DataError, match="changed while it was in use"):
         pickle.loads(data)
-    opened = Index(path, MARK)
+    opened = indexed(path)
     opened.read(0)
     path.write_text("")
     with pytest.raises(DataError, match="changed while it was in use"):
@@ -270,7 +276,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "_BLOCK", 1 << 16)
     path = write(tmp_path, json.dumps([{"text": "x" * 1000}] * 8000))
     tracemalloc.start()
-    index = Index(path, MARK)
+    index = indexed(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(index) == 8000
@@ -280,16 +286,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_the_fingerprint_is_the_hash_of_the_content_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, '{"a":0}\n' * 100)
     expected = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-    assert Index(path, MARK).fingerprint() == expected
-    monkeypatch.setattr(module, "_fingerprint", no_scan)
-    assert Index(path, MARK).fingerprint() == expected
+    assert indexed(path).fingerprint() == expected
+    monkeypatch.setattr(module, "content_hash", no_scan)
+    assert indexed(path).fingerprint() == expected
 
 
 def test_the_fingerprint_of_a_large_file_samples_it_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WHOLE", 1000)
-    monkeypatch.setattr(module, "_BLOCK", 16)
+    monkeypatch.setattr(stamps, "_WHOLE", 1000)
+    monkeypatch.setattr(stamps, "BLOCK", 16)
     seen = set()
     for content in (
         '{"a":0}\n' * 1000,
@@ -297,7 +303,7 @@ def test_the_fingerprint_of_a_large_file_samples_it_from_end_to_end(
         '{"b":0}\n' + '{"a":0}\n' * 999,
         '{"a":0}\n' * 999 + '{"c":0}\n',
     ):
-        text = Index(write(tmp_path, content), MARK).fingerprint()
+        text = indexed(write(tmp_path, content)).fingerprint()
         assert text.startswith("sampled:")
         seen.add(text)
     assert len(seen) == 4

@@ -6,13 +6,17 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from omnivit_readers.messages import MessagesReader
 from PIL import Image
+from shards import write_tar
 
+from omnivit import stamps
 from omnivit.contracts.sample import Frames, Media, Message, Sample, Target
-from omnivit.data import digest, index
+from omnivit.data import digest
 from omnivit.data.module import open_mixture
 from omnivit.errors import CheckpointError
 from omnivit.recipe import DataSource, Recipe
@@ -47,6 +51,32 @@ def files(data_root: Path) -> Callable[[], Iterator[media_table.File]]:
 
 def differences(table: Table, files: Callable[[], Iterator[media_table.File]]) -> list[Difference]:
     return list(media_table.differences(table, files()))
+
+
+def test_an_archive_stands_for_its_members(data_root: Path) -> None:
+    write_tar(data_root / "x.tar", {"a.png": b"a", "b.png": b"b"})
+    for name in ("s-0.tar", "s-1.tar"):
+        record = {"messages": [{"role": "user", "content": [{"type": "image", "image": "x.tar/b.png"}]}]}
+        record["messages"] += [{"role": "assistant", "content": [{"type": "text", "text": name}]}]
+        write_tar(data_root / name, {"0.jpg": b"jpg", "0.json": json.dumps(record).encode()})
+    mixture = open_mixture([DataSource("s-*.tar", f"{__name__}:Packed")], data_root)
+    found = list(media_table.files_of([mixture], str(data_root)))
+    assert [file.name for file in found] == ["x.tar", "s-0.tar", "s-1.tar"] and all(file.size > 0 for file in found)
+    table = media_table.survey(found)
+    write_tar(data_root / "x.tar", {"a.png": b"a", "b.png": b"c"})
+    (change,) = media_table.differences(table, media_table.files_of([mixture], str(data_root)))
+    assert change.name == "x.tar" and change.now.startswith("content")
+
+
+class Packed(MessagesReader):
+    """A record in the JSON of an archive, with an image of another archive and one beside it."""
+
+    keys = MessagesReader.keys | {"__key__", "jpg", "json"}
+
+    def messages(self, record: Any) -> Any:
+        turns = record["json"]["messages"]
+        turns[0]["content"].append({"type": "image", "image": record["jpg"]})
+        return super().messages({"messages": turns})
 
 
 def test_every_file_is_found_once(files: Callable[[], Iterator[media_table.File]]) -> None:
@@ -163,8 +193,8 @@ def test_a_large_data_file_is_hashed_whole_and_once(
     load_recipe: Load, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(index, "_WHOLE", 10)
-    monkeypatch.setattr(index, "_BLOCK", 256)
+    monkeypatch.setattr(stamps, "_WHOLE", 10)
+    monkeypatch.setattr(stamps, "BLOCK", 256)
     recipe, run = load_recipe("stages.align.steps=1", "stages.instruct.steps=1"), tmp_path / "run"
     train(recipe, run)
     record = provenance.read(run / provenance.PROVENANCE)

@@ -5,7 +5,8 @@ N: records of the file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,16 @@ class RecordOptions:
     """The key of the records, where the file is one object: `annotations` for `{"annotations": [...]}`; `a.b` for an
     object inside an object; `.` where the object's own values are the records. Default: the file is JSON Lines, or one
     array."""
+    columns: list[str] = field(default_factory=list)
+    """Names of the columns of a CSV or TSV file without a first row that names them."""
+    split: str | None = None
+    """The split of a Hugging Face data set: `train`, `train[:1000]`; default: the only one that it has."""
+    subset: str | None = None
+    """The configuration of a data set on the Hugging Face hub, where it has several."""
+
+
+WHOLE = "."
+"""The value of `records` for the object that is the whole file."""
 
 
 class Records(Protocol):
@@ -46,3 +57,6 @@ class Records(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the content of the file changes."""
+
+    def files(self) -> list[Path]:
+        """The files that the records are in."""

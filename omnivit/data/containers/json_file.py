@@ -1,41 +1,86 @@
-"""Records of a JSON Lines file, or of a JSON file that is one array."""
+"""Records of JSON: JSON Lines, one array, an array under a key, or an object whose values are the records."""
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+from omnivit.data.containers.base import WHOLE
+from omnivit.data.containers.index import Start
+from omnivit.data.containers.scan import ArrayScanner, scan_lines
+from omnivit.data.containers.scan_members import MemberScanner, find_value
+from omnivit.data.containers.text_file import TextRecords, beginning
+from omnivit.data.records.values import mapping, parse
+from omnivit.errors import DataError
 
-from omnivit.data.index import Index
-from omnivit.data.records.values import parse
+_BLOCK = 1 << 20
 
 
-class JsonRecords:
+@dataclass(frozen=True)
+class JsonLayout:
+    """Where the records of a JSON file are."""
+
+    records: str | None
+    """See `omnivit.data.containers.base.RecordOptions`."""
+    suffixes: ClassVar[tuple[str, ...]] = (".json", ".jsonl")
+
+    def key(self) -> tuple[str, ...]:
+        return () if self.records is None else (f"records={self.records}",)
+
+    def begin(self, path: Path, file: FileIO) -> Start:
+        """The first character is more reliable than the file's name."""
+        base, text = beginning(path, file)
+        if self.records is not None:
+            return self._inside(file, base)
+        if text.startswith(b"["):
+            return Start(base, 0, ArrayScanner())
+        if text and path.suffix == ".json" and not text.startswith(b"{"):
+            raise DataError(f"{path} is not a JSON array of records: it begins with {text[:16]!r}; expected '['.")
+        return Start(base, 0, scan_lines)
+
+    def _inside(self, file: FileIO, base: int) -> Start:
+        keys = [] if self.records == WHOLE else (self.records or "").split(".")
+        at = find_value(file.fileno(), base, keys)
+        is_array = os.pread(file.fileno(), 1, at) == b"["
+        scanner = ArrayScanner(len(keys)) if is_array else MemberScanner(len(keys))
+        return Start(at, _newlines(file.fileno(), at), scanner)
+
+
+class JsonRecords(TextRecords):
     """See `omnivit.data.containers.base.Records`."""
 
-    def __init__(self, path: Path, mark: re.Pattern[bytes]) -> None:
-        self.path = path
-        self.index = Index(path, mark)
-
-    def __len__(self) -> int:
-        return len(self.index)
+    def __init__(self, path: Path, mark: re.Pattern[bytes], records: str | None) -> None:
+        super().__init__(path, mark, JsonLayout(records))
+        self._inside = records is not None
 
     def read(self, i: int) -> dict[str, Any]:
-        return parse(self.index.read(i))
+        """The object of the record, without its own key where it has one."""
+        raw = self.index.read(i)
+        return _member(raw)[1] if self._is_member(raw) else parse(raw)
 
     def name(self, i: int) -> str | None:
-        del i
-        return None
+        """The key of the record in the object around it."""
+        raw = self.index.read(i)
+        return _member(raw)[0] if self._is_member(raw) else None
 
-    def where(self, i: int) -> str:
-        return f"{self.path}:{self.index.line(i)}"
+    def _is_member(self, raw: bytes) -> bool:
+        """Whether a record begins with a key of its own; those of an array begin with their bracket."""
+        return self._inside and raw.startswith(b'"')
 
-    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.index.records["size"].astype(np.int64), self.index.records["media"].astype(np.int64)
 
-    def fingerprint(self) -> str:
-        """See `omnivit.data.index.Index.fingerprint`."""
-        return self.index.fingerprint()
+def _member(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """`"key": {...}` -> key and object."""
+    ((key, value),) = parse(b"{" + raw + b"}").items()
+    return key, mapping(value, f"the record {key!r}")
+
+
+def _newlines(file: int, end: int) -> int:
+    """The newlines before a byte of a file."""
+    count = 0
+    for at in range(0, end, _BLOCK):
+        count += os.pread(file, min(_BLOCK, end - at), at).count(b"\n")
+    return count

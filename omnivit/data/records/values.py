@@ -142,7 +142,9 @@ def decoded(value: object, key: str) -> bytes:
 
 
 def _inside(value: Mapping[Any, Any], key: str, ignore: Collection[str]) -> object:
-    """The source that an object gives under `path` or `url`."""
+    """The source that an object gives under `path` or `url`; or its `bytes`, which images and audio of Arrow have."""
+    if isinstance(content := value.get("bytes"), bytes) and not set(value) - {"bytes", *PATH_KEYS}:
+        return content
     given = [value[name] for name in PATH_KEYS if not empty(value.get(name))]
     if len(given) != 1 or isinstance(given[0], Mapping):
         raise DataError(f"{key} is an object with the keys {sorted(map(str, value))}; expected 'path' or 'url'.")

@@ -82,7 +82,8 @@ def _decoded(media: Media, limit: int, seed: int) -> Decoded:
         return decode.from_array(_array(media.source, str(media)), str(media), limit, seed)
     with opened(media) as source:
         if source.path is None:
-            return _from_file(source, kind_of_bytes(source), limit, seed, ())
+            kind = kind_of(source) if source.suffix else kind_of_bytes(source)
+            return _from_file(source, kind, limit, seed, ())
         root = source.path.parent if media.root is None else Path(media.root).resolve()
         beside = Path(media.root or "", media.source).parent.resolve()
         return _from_file(source, kind_of(source), limit, seed, (root, beside))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from omnivit.contracts.sample import Media, Sample, Target
 from omnivit.data.mixture import Mixture
+from omnivit.media.archive import SUFFIX
 
 ROW = np.dtype([("path", "<u8"), ("size", "<i8"), ("time", "<i8"), ("content", "<u8")])
 """Hash of the path; bytes (-1: no such file); time of the last change in nanoseconds; hash of the content (0: none)."""
@@ -60,15 +61,17 @@ def files_of(mixtures: Iterable[Mixture], root: str) -> Iterator[File]:
     """Every file below `root` that samples name, once. Samples that cannot be read name none: training meets them."""
     seen: set[int] = set()
     places: dict[str, str] = {}
+    archives: dict[tuple[str, str], bool] = {}
     for mixture in mixtures:
         for index in range(len(mixture)):
             try:
                 sample = mixture[index]
             except Exception:  # whatever a stranger's reader raises: it is raised again where the sample is drawn
                 continue
-            for base, name in _named(sample):
+            for base, path in _named(sample):
                 if base not in places:
                     places[base] = os.path.relpath(base, root)
+                name = _archive(base, path, archives)
                 file = os.path.normpath(f"{places[base]}/{name}")
                 key = _hash(file.encode("utf-8", "surrogatepass"))
                 if key not in seen:
@@ -141,6 +144,23 @@ def _named(sample: Sample) -> Iterator[tuple[str, str]]:
                 for name in _texts(part.source):
                     if not (name.startswith("/") or ".." in name.split("/") or "\0" in name):  # refused when it is read
                         yield part.root, name
+
+
+def _archive(base: str, name: str, known: dict[tuple[str, str], bool]) -> str:
+    """The archive, if a name is that of a member of one: `shard.tar` for `shard.tar/000.jpg`; else the name.
+
+    Args:
+        base: the folder that the name starts from.
+        name: of a medium.
+        known: takes which names are those of archives.
+    """
+    end = name.lower().find(f"{SUFFIX}/")
+    if end < 0:
+        return name
+    archive = name[: end + len(SUFFIX)]
+    if (base, archive) not in known:
+        known[base, archive] = Path(base, archive).is_file()
+    return archive if known[base, archive] else name
 
 
 def _texts(source: object) -> Iterator[str]:

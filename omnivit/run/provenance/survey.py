@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from omnivit import stamps
 from omnivit.data.digest import file_sha256
 from omnivit.data.mixture import Mixture
 from omnivit.errors import DataError
@@ -68,7 +69,9 @@ class Survey:
         """
         root = Path(self.recipe.data.root)
         return {
-            f"stages.{stage.name}.data[{number}]": _whole((root / source.path).resolve())
+            f"stages.{stage.name}.data[{number}]": stamps.joined(
+                [_whole(file) for file in reader.files() or [(root / source.path).resolve()]]
+            )
             for stage in self.recipe.stages
             for number, (source, reader) in enumerate(zip(stage.data, self.mixtures[stage.name].readers, strict=True))
             if reader.fingerprint().startswith("sampled:")

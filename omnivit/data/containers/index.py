@@ -1,4 +1,4 @@
-"""An index of the records of a JSON or JSON Lines file, so that one of a million is read without the others.
+"""An index of the records of a text file (JSON, JSON Lines, CSV), so that one of a million is read without the others.
 
 Memory use does not grow with the file: it is scanned in blocks, the index (20 bytes per record) is a memory-mapped
 `.npy` file in the user's cache folder, and records are read one at a time. Knows no sample: the reader interprets
@@ -9,42 +9,54 @@ N: records of the file.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 import stat
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.data.scan import ArrayScanner, Bytes, Found, Ints, Malformed, scan_lines
+from omnivit.data.containers.scan import Bytes, Ints, Malformed, Scanner
 from omnivit.errors import DataError, suggest
-from omnivit.files import cache_dir, replacing
+from omnivit.stamps import BLOCK, HASH, Stamp, cached, content_hash, remove_stale, save, stamp_of
 
 RECORD = np.dtype([("start", "<i8"), ("size", "<u4"), ("media", "<u4"), ("line", "<u4")])
 """First byte of a record, its length in bytes, the estimated number of its media, and its first line, from 1."""
 
 _FORMAT = 1  # increase it when the meaning of a saved index changes
-_BLOCK = 1 << 20
-_EDGE = 4096
-_WHOLE = 256 << 20  # files up to this size are hashed completely
-_SAMPLES = 256
+_BLOCK = BLOCK
 _LARGEST = 0x7FFFF000  # the most that one read returns on Linux
 _log = logging.getLogger(__name__)
 
 
-class Stamp(NamedTuple):
-    """The state of a file: cheap to compute, and different after every change of the file."""
+class Start(NamedTuple):
+    """Where the records of a file begin: the byte, the lines before it, and what finds them."""
 
-    size: int
-    mtime_ns: int
-    edges: str
-    """Hash of the first and last 4 KiB."""
+    base: int
+    lines: int
+    scanner: Scanner
+
+
+class Layout(Protocol):
+    """How records lie in a file. It pickles small."""
+
+    suffixes: tuple[str, ...]
+    """Of the files that have it, for errors."""
+
+    def key(self) -> tuple[str, ...]:
+        """Distinguishes saved indices of one file with different layouts; empty for the usual one."""
+
+    def begin(self, path: Path, file: FileIO) -> Start:
+        """Look at an open file.
+
+        Raises:
+            DataError: the file has another form. The message names it.
+            Malformed: as scanners do, at the byte of the file.
+        """
 
 
 class Index:
@@ -53,20 +65,21 @@ class Index:
     It pickles as the file's path, and a worker opens the saved index again.
     """
 
-    def __init__(self, path: Path, mark: re.Pattern[bytes]) -> None:
+    def __init__(self, path: Path, mark: re.Pattern[bytes], layout: Layout) -> None:
         """Open the saved index of a file, or build and save it.
 
         Args:
-            path: a JSON Lines file, or a JSON file that contains one array of objects.
+            path: the file.
+            layout: how its records lie in it.
             mark: matches the bytes that indicate a medium; only the number of matches in each record is kept.
 
         Raises:
-            DataError: the file is missing, unreadable, not UTF-8, or a damaged array. (A line that is not JSON is
-                reported only when that record is parsed.)
+            DataError: the file is missing, unreadable, not UTF-8, or damaged between its records. (What is inside a
+                record is checked when that record is parsed.)
         """
         self.path = path.absolute()
-        self.mark = mark
-        self.stamp = _stamp(self.path)
+        self.mark, self.layout = mark, layout
+        self.stamp = self._look()
         self.records = self._load()
         self._file: FileIO | None = None
 
@@ -74,12 +87,12 @@ class Index:
         return len(self.records)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "mark": self.mark, "stamp": self.stamp}
+        return {"path": self.path, "mark": self.mark, "layout": self.layout, "stamp": self.stamp}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self.mark, self.stamp = state["path"], state["mark"], state["stamp"]
-        self._file = None
-        self._check_unchanged(_stamp(self.path))
+        self.path, self.mark, self.layout = state["path"], state["mark"], state["layout"]
+        self.stamp, self._file = state["stamp"], None
+        self._check_unchanged()
         self.records = self._load()
 
     def read(self, i: int) -> bytes:
@@ -88,13 +101,16 @@ class Index:
         Raises:
             DataError: the file changed since it was indexed.
         """
+        return self.bytes(int(self.records["start"][i]), int(self.records["size"][i]))
+
+    def bytes(self, start: int, size: int) -> bytes:
+        """Bytes of the file. Raises as `read`."""
         if self._file is None:
             self._file = self.path.open("rb", buffering=0)
             # In a file that was replaced, the records are at other places than in the index.
-            self._check_unchanged(_stamp(self.path))
-        size = int(self.records["size"][i])
+            self._check_unchanged()
         # Positioned reads: forked workers share the descriptor, and a mapping would grow with every page that is read.
-        raw = os.pread(self._file.fileno(), size, int(self.records["start"][i]))
+        raw = os.pread(self._file.fileno(), size, start)
         if len(raw) != size:
             raise _changed(self.path)
         return raw
@@ -104,40 +120,39 @@ class Index:
         return int(self.records["line"][i])
 
     def fingerprint(self) -> str:
-        """A hash of the file's content, cached with the index.
-
-        `sha256:...` of all bytes; for files above 256 MiB `sampled:...`, the SHA-256 of the size and of 256 blocks of
-        1 MiB spread evenly from the first byte to the last.
-        """
+        """See `omnivit.stamps.content_hash`; cached with the index."""
         kept = self._cached(".fingerprint")
         try:
             text = kept.read_text("ascii")
-            if re.fullmatch(r"(sha256|sampled):[0-9a-f]{64}", text):
+            if re.fullmatch(HASH, text):
                 return text
         except (OSError, ValueError):
             pass
-        text = _fingerprint(self.path, self.stamp.size)
-        self._check_unchanged(_stamp(self.path))
-        _save(kept, lambda file: file.write(text.encode("ascii")))
+        text = content_hash(self.path)
+        self._check_unchanged()
+        save(kept, lambda file: file.write(text.encode("ascii")))
         return text
 
     def _load(self) -> NDArray[Any]:
         kept = self._cached(".npy")
         if (saved := _read_saved(kept, self.stamp.size)) is not None:
             return saved
-        records = _build(self.path, self.mark)
-        self._check_unchanged(_stamp(self.path))
-        if len(records) and _save(kept, lambda file: np.save(file, records)):
-            _remove_stale(kept)
+        records = _build(self.path, self.mark, self.layout)
+        self._check_unchanged()
+        if len(records) and save(kept, lambda file: np.save(file, records)):
+            remove_stale(kept)
             return np.load(kept, mmap_mode="r") if kept.is_file() else records
         return records
 
     def _cached(self, suffix: str) -> Path:
-        key = _digest(str(self.path), self.mark.pattern.decode("latin-1"))
-        return cache_dir() / "index" / f"{key}-{_digest(_FORMAT, *self.stamp)}{suffix}"
+        key = (str(self.path), self.mark.pattern.decode("latin-1"), *self.layout.key())
+        return cached("index", key, (_FORMAT, *self.stamp), suffix)
 
-    def _check_unchanged(self, now: Stamp) -> None:
-        if now != self.stamp:
+    def _look(self) -> Stamp:
+        return stamp_or_refuse(self.path, self.layout.suffixes)
+
+    def _check_unchanged(self) -> None:
+        if self._look() != self.stamp:
             raise _changed(self.path)
 
 
@@ -145,32 +160,35 @@ def _changed(path: Path) -> DataError:
     return DataError(f"{path} changed while it was in use. Start again, and do not change data files during a run.")
 
 
-def _digest(*values: object) -> str:
-    return hashlib.blake2b(repr(values).encode(), digest_size=10).hexdigest()
+def stamp_or_refuse(path: Path, suffixes: tuple[str, ...]) -> Stamp:
+    """The stamp of a data file.
 
+    Args:
+        path: the file.
+        suffixes: of the files that are expected, for errors.
 
-def _stamp(path: Path) -> Stamp:
+    Raises:
+        DataError: it is missing, is not a regular file, or cannot be read.
+    """
     try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            what = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
-            raise DataError(f"{path} is {what}; expected a .json or .jsonl file. {_neighbours(path)}")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            expected = " or ".join(suffixes)
+            raise DataError(f"{path} is {what}; expected a {expected} file. {_neighbours(path, suffixes)}")
         with path.open("rb") as file:
-            edges = file.read(_EDGE)
-            file.seek(max(0, info.st_size - _EDGE))
-            edges += file.read(_EDGE)
+            return stamp_of(file)
     except FileNotFoundError:
-        raise DataError(f"data file {path} does not exist. {_neighbours(path)}") from None
+        raise DataError(f"data file {path} does not exist. {_neighbours(path, suffixes)}") from None
     except OSError as error:
         raise DataError(f"data file {path} cannot be read: {error.strerror or error}") from error
-    return Stamp(info.st_size, info.st_mtime_ns, _digest(edges))
 
 
-def _neighbours(path: Path) -> str:
+def _neighbours(path: Path, suffixes: tuple[str, ...]) -> str:
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return f"Its folder {folder} does not exist either."
-    names = [item.name for item in folder.iterdir() if item.suffix in {".json", ".jsonl"}]
+    names = [item.name for item in folder.iterdir() if item.suffix in suffixes]
     return f"In {folder}: {suggest(path.name, names)}"
 
 
@@ -183,29 +201,23 @@ def _line(path: Path, offset: int) -> int:
     return line
 
 
-def _fingerprint(path: Path, size: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if size <= _WHOLE:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-            return f"sha256:{digest.hexdigest()}"
-        digest.update(str(size).encode())
-        for k in range(_SAMPLES):
-            file.seek((size - _BLOCK) * k // (_SAMPLES - 1))
-            digest.update(file.read(_BLOCK))
-    return f"sampled:{digest.hexdigest()}"
-
-
-def _build(path: Path, mark: re.Pattern[bytes]) -> NDArray[Any]:
+def _build(path: Path, mark: re.Pattern[bytes], layout: Layout) -> NDArray[Any]:
     """Scan a file -> [N] of `RECORD`."""
     with path.open("rb", buffering=0) as file:
-        base, scanner = _sniff(path, file)
-        file.seek(base)
         try:
-            return _scan(file, base, scanner, mark)
+            start = _begin(path, file, layout)
+            return _scan(file, start, mark)
         except _Misplaced as error:
             raise DataError(f"{path}:{_line(path, error.offset)}: {error}.") from error
+
+
+def _begin(path: Path, file: FileIO, layout: Layout) -> Start:
+    try:
+        start = layout.begin(path, file)
+    except Malformed as error:
+        raise _Misplaced(error.at, error.why) from error
+    file.seek(start.base)
+    return start
 
 
 class _Misplaced(Exception):
@@ -216,27 +228,11 @@ class _Misplaced(Exception):
         self.offset = offset
 
 
-Scanner = Callable[[Bytes, bool], Found]
-
-
-def _sniff(path: Path, file: FileIO) -> tuple[int, Scanner]:
-    """Where the text begins, and its scanner. The first character is more reliable than the file's name."""
-    head = file.read(_EDGE)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path} is UTF-16; expected UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.")
-    base = 3 if head.startswith(b"\xef\xbb\xbf") else 0
-    text = head[base:].lstrip()
-    if text.startswith(b"["):
-        return base, ArrayScanner()
-    if text and path.suffix == ".json" and not text.startswith(b"{"):
-        raise DataError(f"{path} is not a JSON array of records: it begins with {text[:16]!r}; expected '['.")
-    return base, scan_lines
-
-
-def _scan(file: FileIO, base: int, scanner: Scanner, mark: re.Pattern[bytes]) -> NDArray[Any]:
+def _scan(file: FileIO, start: Start, mark: re.Pattern[bytes]) -> NDArray[Any]:
     records = bytearray()
     block = np.empty(_BLOCK, dtype=np.uint8)
-    filled, lines, last = 0, 0, False
+    base, lines, scanner = start
+    filled, last = 0, False
     while not last:
         if filled > len(block) // 2:  # a record longer than half a block: double the block
             block = np.concatenate([block, np.empty_like(block)])
@@ -284,24 +280,3 @@ def _read_saved(kept: Path, size: int) -> NDArray[Any] | None:
         why = str(error)
     _log.warning("The saved index %s is damaged (%s) and is built again.", kept, why)
     return None
-
-
-def _save(target: Path, write: Callable[[Any], object]) -> bool:
-    """Write a cache file completely or not at all. False: it could not be written, which costs only time."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as partial, partial.open("wb") as file:
-            write(file)
-        return True
-    except OSError as error:
-        _log.warning("Cannot write %s (%s); it will be built again next time. Set $OMNIVIT_CACHE to another folder.",
-                     target, error.strerror or error)  # fmt: skip
-        return False
-
-
-def _remove_stale(kept: Path) -> None:
-    """Remove the cache files of earlier contents of the same file."""
-    key, current = kept.stem.split("-")
-    for path in kept.parent.glob(f"{key}-*"):
-        if path.stem != f"{key}-{current}":
-            path.unlink(missing_ok=True)
