@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.card import Plugin as Plugin
     from omnivit.contracts.context import Context as Context
     from omnivit.contracts.context import SlotContext as SlotContext
+    from omnivit.contracts.encoder import DescribingProcessor as DescribingProcessor
     from omnivit.contracts.encoder import Encoder as Encoder
     from omnivit.contracts.encoder import GridProcessor as GridProcessor
     from omnivit.contracts.encoder import PrefacingProcessor as PrefacingProcessor
@@ -144,6 +145,7 @@ _HOME = {
     "omnivit.contracts.encoder": (
         "Encoder",
         "GridProcessor",
+        "DescribingProcessor",
         "PrefacingProcessor",
         "Processor",
         "layout_of",
