@@ -79,7 +79,7 @@ def _timed(recipe: Recipe) -> list[str]:
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:
-    from omnivit.model.build import branches_of
+    from omnivit.model.blueprint import branches_of
     from omnivit.run.check import count
 
     model = summary.model

@@ -17,7 +17,8 @@ from omnivit.data.module import StagePlan, open_mixture, skips_allowed
 from omnivit.data.wording import Wordings
 from omnivit.errors import DataError
 from omnivit.evaluate.run import check_evaluation
-from omnivit.model.build import ModelBlueprint, complete, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.check_samples import Checked, check_samples, complaint
