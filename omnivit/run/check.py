@@ -25,7 +25,7 @@ from omnivit.run.check_samples import Checked, check_samples, complaint
 from omnivit.run.precision import settled_here
 from omnivit.run.start_sources import open_sources
 from omnivit.seeds import derive_seed
-from omnivit.train.check import check_stages
+from omnivit.train.check import check_stages, warn_of_open_end
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
 from omnivit.train.precision import warn_of_emulation
@@ -147,9 +147,10 @@ def _stage(
     if mixture is None:
         return StageSummary(stage.name, rates, None, None, None, None), None
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
-    wordings = preparer_of(model, recipe, stage).wordings
+    preparer = preparer_of(model, recipe, stage)
+    warn_of_open_end(preparer.chat, stage)
     # with the longest wording of each question, so that none is too long when it is drawn
-    preparer = replace(preparer_of(model, recipe, stage), wordings=replace(wordings, longest=True))
+    preparer = replace(preparer, wordings=replace(preparer.wordings, longest=True))
     checked = check_samples(mixture, preparer, everything)
     _judge(recipe, checked, f"stages.{stage.name}.data")
     if stage.validation is not None:
