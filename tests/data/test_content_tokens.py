@@ -33,7 +33,7 @@ def said(*parts: str | Part) -> Message:
 
 
 def test_ids_are_those_of_qwen_vl() -> None:
-    """QwenLM/Qwen-VL finetune.py `preprocess` learns the control tokens of every turn; here answers and their ends are."""
+    """QwenLM/Qwen-VL finetune.py `preprocess` learns the control tokens of every turn, too; here answers are learnt."""
     tokenizer = qwen_like()
     preparer = Preparer(Chat(tokenizer, CHATML, markup=QWEN), {}, 4096, question_tokens=frozenset(QWEN))
     for rounds, row in zip(GROUNDED, GOLDEN["qwen_vl"]["rows"], strict=True):
