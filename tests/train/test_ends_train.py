@@ -52,7 +52,7 @@ def test_content_tokens_are_rows_that_train_alone(load_recipe: Load, tmp_path: P
 def test_a_text_that_ends_answers_is_learnt(load_recipe: Load, data_root: Path, tmp_path: Path) -> None:
     """LLaVA's first template: the model writes `\\n###` after its answer, and the answer is what stands before it."""
     recipe = load_recipe(
-        "model.llm.template=vicuna_v0", "stages.*.epochs=16", "stages.*.train={'llm.*': 5e-3, 'adapters.*': 5e-3}",
+        "model.llm.template=vicuna_v0", "stages.*.epochs=30", "stages.*.train={'llm.*': 5e-3, 'adapters.*': 5e-3}",
         "model.llm.lora=null", "stages.*.batch_size=8",
     )  # fmt: skip
     folder.create(tmp_path / "run", recipe)
