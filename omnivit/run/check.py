@@ -150,7 +150,8 @@ def _stage(
     preparer = preparer_of(model, recipe, stage)
     warn_of_open_end(preparer.chat, stage)
     # with the longest wording of each question, so that none is too long when it is drawn
-    preparer = replace(preparer, wordings=replace(preparer.wordings, longest=True))
+    wordings = preparer.wordings
+    preparer = replace(preparer, wordings=replace(wordings, longest=True))
     checked = check_samples(mixture, preparer, everything)
     _judge(recipe, checked, f"stages.{stage.name}.data")
     if stage.validation is not None:
