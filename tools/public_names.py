@@ -81,8 +81,7 @@ def recipe_keys() -> Iterator[str]:
 
 def described(option: Option) -> str:
     """Path, type and default of a field."""
-    default = option.written.replace("\n", "\\n")  # a name is one line of the golden file
-    return f"{option.path}: {option.type}" + ("" if option.mandatory else f" = {default}")
+    return f"{option.path}: {option.type}" + ("" if option.mandatory else f" = {option.written}")
 
 
 def verbs() -> Iterator[str]:
