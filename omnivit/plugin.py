@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.card import Plugin as Plugin
     from omnivit.contracts.context import Context as Context
     from omnivit.contracts.context import SlotContext as SlotContext
+    from omnivit.contracts.encoder import DescribingProcessor as DescribingProcessor
     from omnivit.contracts.encoder import Encoder as Encoder
     from omnivit.contracts.encoder import GridProcessor as GridProcessor
     from omnivit.contracts.encoder import PrefacingProcessor as PrefacingProcessor
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from omnivit.contracts.features import Features as Features
     from omnivit.contracts.features import Layout as Layout
     from omnivit.contracts.features import joined as joined
-    from omnivit.contracts.features import places_of as places_of
     from omnivit.contracts.generate import generate_anew as generate_anew
     from omnivit.contracts.head import Head as Head
     from omnivit.contracts.head import HeadOutput as HeadOutput
@@ -65,8 +65,6 @@ if TYPE_CHECKING:
     from omnivit.contracts.sample import Target as Target
     from omnivit.contracts.sample import Text as Text
     from omnivit.contracts.sample import Token as Token
-    from omnivit.contracts.views import EncoderView as EncoderView
-    from omnivit.contracts.views import ViewableEncoder as ViewableEncoder
     from omnivit.data.chat import Chat as Chat
     from omnivit.data.containers.base import RecordOptions as RecordOptions
     from omnivit.data.containers.base import Records as Records
@@ -147,6 +145,7 @@ _HOME = {
     "omnivit.contracts.encoder": (
         "Encoder",
         "GridProcessor",
+        "DescribingProcessor",
         "PrefacingProcessor",
         "Processor",
         "layout_of",
@@ -163,7 +162,6 @@ _HOME = {
         "Features",
         "Layout",
         "joined",
-        "places_of",
     ),
     "omnivit.contracts.generate": ("generate_anew",),
     "omnivit.contracts.head": (
@@ -200,10 +198,6 @@ _HOME = {
         "Target",
         "Text",
         "Token",
-    ),
-    "omnivit.contracts.views": (
-        "EncoderView",
-        "ViewableEncoder",
     ),
     "omnivit.data.chat": ("Chat",),
     "omnivit.data.containers.base": (

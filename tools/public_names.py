@@ -81,7 +81,8 @@ def recipe_keys() -> Iterator[str]:
 
 def described(option: Option) -> str:
     """Path, type and default of a field."""
-    return f"{option.path}: {option.type}" + ("" if option.mandatory else f" = {option.written}")
+    default = option.written.replace("\n", "\\n")  # a name is one line of the golden file
+    return f"{option.path}: {option.type}" + ("" if option.mandatory else f" = {default}")
 
 
 def verbs() -> Iterator[str]:

@@ -26,7 +26,7 @@ class ClipProcessor:
     """A transformers image processor."""
     rows: int
     patches: tuple[int, int] | None
-    """The grid (y, x) of the patches, (0, 0) if there are class tokens alone; None if some places have many tokens."""
+    """The grid (y, x) that the tokens fill; None if a class token is among them."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one image. Raises MediaError."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import timm
 import torch
 from omnivit_encoders.timm.activation import assumed_activation
 from omnivit_encoders.timm.layouts import for_model
-from omnivit_encoders.timm.positions import above, with_positions_for
 from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
@@ -27,7 +26,6 @@ from torch.nn import functional
 
 from omnivit.contracts.options import require_within
 from omnivit.media import images
-from omnivit.model.hf_tower import all_tokens, patch_grid
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
@@ -66,15 +64,11 @@ class TimmConfig:
     layer: int | None = None
     """Block (of a vision transformer) or stage whose output is returned, without the final norm: -1 the last, -2 the
     one before it. Default: timm's own features, with the norm."""
-    class_token: Literal["drop", "keep", "only"] = "drop"
-    """The class token of a vision transformer: `drop` removes it, `keep` returns it as the first token, `only` returns
-    it alone. Register tokens are always removed."""
     grid: int | None = None
     """Pool the feature map to grid x grid tokens (adaptive average pooling); default: one token for each place of the
     map."""
     image_size: int | None = None
-    """Image size in pixels (a square); default: the model's own. For another size, the position embeddings of `path`
-    are interpolated, as timm does with its own weights."""
+    """Image size in pixels (a square); default: the model's own."""
     mean: tuple[float, float, float] | None = None
     """Mean of the colour channels, in 0..1, which is subtracted; default: that of timm's weights. Other checkpoints,
     such as BiomedCLIP, need other values."""
@@ -98,7 +92,7 @@ class TimmProcessor:
     """One image -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
 
     patches: tuple[int, int]
-    """The grid (y, x) of tokens; (0, 0) for a class token alone."""
+    """The grid (y, x) of tokens."""
     height: int
     width: int
     mean: tuple[float, ...]
@@ -107,8 +101,6 @@ class TimmProcessor:
     crop_pct: float
     crop_mode: str
     augment: bool
-    beside: int = field(default=0, repr=False)  # changes no item, hence not the fingerprint
-    """Class tokens before the grid."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one image; augmented only where `media.seed` is set. Raises MediaError."""
@@ -122,7 +114,7 @@ class TimmProcessor:
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of an image: the same for all."""
         del item
-        return self.beside + self.patches[0] * self.patches[1]
+        return self.patches[0] * self.patches[1]
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int]:
         """The grid of tokens: the same for all."""
@@ -171,15 +163,6 @@ class Layout:
         return output[:, self.prefix :].transpose(1, 2).reshape(-1, self.width, self.y, self.x)
 
 
-class Output(NamedTuple):
-    """What a backbone returns."""
-
-    features: Tensor
-    """In one of the kinds of `Layout`."""
-    class_token: Tensor | None
-    """[M, 1, D], where it was asked for."""
-
-
 class TimmEncoder(Encoder):
     """The last feature map of a timm backbone, row by row ([M, S, D]); the head above it is left out."""
 
@@ -203,13 +186,12 @@ class TimmEncoder(Encoder):
             _, *own = data["input_size"]
             size = (own[0], own[1]) if config.image_size is None else (config.image_size, config.image_size)
             output = _try_forward(skeleton, size, config)
-            used = _in_use(output, config)
-        self.layout = _layout(skeleton, output.features, size, config)
-        self.unused = unused(skeleton, used)
+        self.layout = _layout(skeleton, output, size, config)
+        self.unused = unused(skeleton, output)
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
         self._processor = TimmProcessor(
-            patches=(0, 0) if config.class_token == "only" else self.grid,
+            patches=self.grid,
             height=size[0],
             width=size[1],
             mean=tuple(config.mean or data["mean"]),
@@ -218,7 +200,6 @@ class TimmEncoder(Encoder):
             crop_pct=data["crop_pct"] if config.crop_pct is None else config.crop_pct,
             crop_mode=data["crop_mode"],
             augment=config.augment,
-            beside=0 if config.class_token == "drop" else 1,
         )
         self.backbone = skeleton if config.pretrained or config.path else _create(config)
         remove(self.backbone, self.unused)
@@ -245,9 +226,7 @@ class TimmEncoder(Encoder):
         backbone = _create(config, config.pretrained, activation)
         remove(backbone, self.unused)
         if config.path:
-            state = for_model(read, backbone)
-            state = state if config.image_size is None else with_positions_for(backbone, state)
-            load_strictly(backbone, state, config.path, ignored=[*self.unused, *above(config.layer)])
+            load_strictly(backbone, for_model(read, backbone), config.path, ignored=self.unused)
         self.backbone = backbone
 
     def processor(self) -> TimmProcessor:
@@ -255,22 +234,15 @@ class TimmEncoder(Encoder):
         return self._processor
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
-        """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right.
-
-        The grid is (y, x); (-1, -1) for the class token.
-        """
+        """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right, grid (y, x)."""
         pixels = items["pixels"].to(next(self.backbone.parameters()).dtype)
-        output = _features(self.backbone, pixels, self.config)
-        outside = torch.full((1, 2), -1, device=pixels.device)
-        if self.config.class_token == "only" and output.class_token is not None:
-            return all_tokens(output.class_token, outside)
-        feature_map = self.layout.map(output.features)
+        feature_map = self.layout.map(_features(self.backbone, pixels, self.config.layer))
         if self.config.grid:
             feature_map = functional.adaptive_avg_pool2d(feature_map, self.grid)
-        values, grid = feature_map.flatten(2).transpose(1, 2), patch_grid(self.grid, pixels.device)
-        if output.class_token is not None:
-            values, grid = torch.cat([output.class_token, values], dim=1), torch.cat([outside, grid])
-        return all_tokens(values, grid)
+        values = feature_map.flatten(2).transpose(1, 2)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        y, x = (torch.arange(side, device=values.device) for side in self.grid)
+        return Features(values, mask, torch.cartesian_prod(y, x).expand(len(values), -1, -1))
 
 
 def _create(config: TimmConfig, pretrained: bool = False, activation: str | None = None) -> Any:
@@ -296,38 +268,20 @@ def _create(config: TimmConfig, pretrained: bool = False, activation: str | None
         raise RecipeError(f"timm encoder: {name!r} cannot be created: {type(error).__name__}: {error}") from error
 
 
-def _features(model: Any, pixels: Tensor, config: TimmConfig) -> Output:
+def _features(model: Any, pixels: Tensor, layer: int | None) -> Any:
     """The last features of a backbone, or those after a block or stage."""
-    with_token = config.class_token != "drop"
-    if config.layer is None:
-        features = model.forward_features(pixels)
-        return Output(features, features[:, :1] if with_token else None)
-    options = {"indices": [config.layer], "norm": False, "intermediates_only": True, "stop_early": True}
-    if not with_token:
-        return Output(model.forward_intermediates(pixels, **options)[0], None)
-    features, prefix = model.forward_intermediates(pixels, return_prefix_tokens=True, **options)[0]
-    return Output(features, prefix[:, :1])
+    if layer is None:
+        return model.forward_features(pixels)
+    options = {"indices": [layer], "norm": False, "intermediates_only": True, "stop_early": True}
+    return model.forward_intermediates(pixels, **options)[0]
 
 
-def _in_use(output: Output, config: TimmConfig) -> Tensor:
-    """The tensor, or the sum of those, that the encoder's tokens are taken from."""
-    if output.class_token is None:
-        return output.features
-    token = output.class_token.sum()
-    return token if config.class_token == "only" else token + output.features.sum()
-
-
-def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Output:
+def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Tensor:
     name = config.model
-    if config.class_token != "drop" and getattr(model, "cls_token", None) is None:
-        raise RecipeError(
-            f"timm encoder: `class_token` is {config.class_token!r}, but {name!r} has no class token. Set "
-            f"`class_token: drop`."
-        )
     if config.layer is not None and not hasattr(model, "forward_intermediates"):
         raise RecipeError(f"timm encoder: {name!r} does not return features of single layers. Remove `layer`.")
     try:
-        output = _features(model, torch.empty(1, 3, *size), config)
+        output = _features(model, torch.empty(1, 3, *size), config.layer)
     except (AssertionError, IndexError) as error:
         raise RecipeError(f"timm encoder: {name!r} has no layer {config.layer}: {error}") from error
     except Exception as error:  # images of this size do not fit the model, in as many ways as there are models
@@ -335,10 +289,10 @@ def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Outpu
             f"timm encoder: {name!r} does not accept images of {size[0]} x {size[1]} pixels: {error}. Remove "
             f"`image_size`, or set it to a multiple of the patch size."
         ) from error
-    if not isinstance(output.features, Tensor):
+    if not isinstance(output, Tensor):
         raise RecipeError(
-            f"timm encoder: {name!r} returns {type(output.features).__name__} with several feature maps, which do not "
-            f"form one grid. Use a backbone with a single feature map."
+            f"timm encoder: {name!r} returns {type(output).__name__} with several feature maps, which do not form one "
+            f"grid. Use a backbone with a single feature map."
         )
     return output
 

@@ -29,6 +29,7 @@ from omnivit.plugin import (
     EncoderExample,
     Features,
     Media,
+    MediaError,
     MediaFacts,
     Processor,
     Sampling,
@@ -97,6 +98,11 @@ class VideoProcessor:
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one video. Raises MediaError."""
         clip = read_frames(media, self.sampling, self.side)
+        if self.timestamps and not clip.timed:
+            raise MediaError(
+                f"{media}: the times of its frames are not known, so that `timestamps` cannot tell them. Give the "
+                "frames per second (`fps`) next to the frames in the record."
+            )
         pictures = [Image.fromarray(frame) for frame in clip.frames]
         item = prepare_images(self.inside, pictures, media)
         return {**item, TIMES: torch.tensor(clip.times, dtype=torch.float32)}

@@ -112,6 +112,8 @@ def _stage(stage: Stage, checked: StageSummary, summary: Summary) -> list[str]:
             f"media of {checked.opened} opened: longest {checked.longest} tokens, {checked.supervised:.0%} of tokens "
             "supervised"
         )
+    if checked.question:
+        lines.append(f"  asks, for example: {checked.question!r}")
     if stage.validation is not None:
         every = stage.validation.every
         often = f"every {every} steps and " if every and (checked.steps is None or every < checked.steps) else ""

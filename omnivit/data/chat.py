@@ -110,7 +110,8 @@ class Chat:
         self.stop_ids: tuple[int, ...] = self._stop_ids(ends)
         self._hold_back(markup or ())
         self._content = self._guard.markup | self._declared(content, "tokens") - self._apart.keys()
-        special = frozenset(tokenizer.all_special_ids)
+        special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= set(tokenizer.all_special_ids)
         self._visible = special & self.content_ids().keys()
         self._hidden = special - self._visible
 

@@ -99,15 +99,20 @@ class Turn:
         lead, core, trail = _without_space(message.parts[first:last])
         return cls((*message.parts[:first], *lead), (*trail, *message.parts[last:]), {}, core, task)
 
-    def worded(self, wordings: Sequence[Wording]) -> tuple[Part, ...]:
+    def worded(self, wordings: Sequence[Wording], longest: bool = False) -> tuple[Part, ...]:
         """The parts of the turn with the first wording; the others have to fit too.
+
+        Args:
+            wordings: all of the task, the drawn one first.
+            longest: the wording that gives the most text, in place of the first.
 
         Raises:
             DataError: a wording needs something that the turn does not have, or would drop the question.
         """
         for wording in wordings:
             self._check(wording)
-        return tuple(_joined(self._filled(wordings[0])))
+        turns = [tuple(_joined(self._filled(wording))) for wording in (wordings if longest else wordings[:1])]
+        return max(turns, key=_characters)
 
     def _check(self, wording: Wording) -> None:
         media = [part.slot for part in (*self.before, *self.after, *self.question) if isinstance(part, Media)]
@@ -170,6 +175,10 @@ def named(task: str) -> str:
 
 def _wrong(text: str, problem: str) -> str:
     return f"the wording {text!r} cannot be read: {problem}. Write {{name}} for a field, and {{{{ or }}}} for a brace."
+
+
+def _characters(parts: Sequence[Part]) -> int:
+    return sum(len(part.text) for part in parts if isinstance(part, Text))
 
 
 def _has_media(parts: Sequence[Part]) -> bool:

@@ -42,6 +42,9 @@ class Wordings:
     """Wordings for samples whose data source has none."""
     system: Mapping[str, str] = field(default_factory=dict)
     """Task -> system text; `*`: of every other sample."""
+    in_use: bool = False
+    """True: a question of somebody who uses the model. It has the words of this person, and gets those of the stages
+    only for a task that it names."""
     longest: bool = False
     """True: the longest wording in place of the first, to learn how long samples can become."""
 
@@ -80,14 +83,16 @@ class Wordings:
             assert isinstance(prompt, Prompt)
             task = prompt.task or _task_of(sample)
             words = self._drawn(self._for_prompt(sample, task), sample, number, seed)
-            return replace(message, parts=Turn.around(message, places[0], prompt.fields, task).worded(words))
+            return replace(
+                message, parts=Turn.around(message, places[0], prompt.fields, task).worded(words, self.longest)
+            )
         if number != _first_question(sample) or _prompts_in(sample):
             return message
         texts = self._for_question(sample)
         if texts is None:
             return message
         turn = Turn.of(message, _task_of(sample))
-        return replace(message, parts=turn.worded(self._drawn(texts, sample, number, seed)))
+        return replace(message, parts=turn.worded(self._drawn(texts, sample, number, seed), self.longest))
 
     def _for_prompt(self, sample: Sample, task: str) -> Sequence[str]:
         """The wordings of a prompt."""
@@ -113,13 +118,13 @@ class Wordings:
                     f"{', '.join(map(repr, sample.prompts))}. Add the task, or `{ANY_TASK}` for any task."
                 )
             return texts
-        return None if self.prompts is None else _of_task(self.prompts, task)
+        if self.prompts is None:
+            return None
+        return self.prompts.get(task) if self.in_use else _of_task(self.prompts, task)
 
     def _drawn(self, texts: Sequence[str], sample: Sample, number: int, seed: int | None) -> list[Wording]:
         """All wordings, the one to use first."""
         first = 0 if seed is None else derive_seed(seed, sample.id, "prompt", number) % len(texts)
-        if self.longest:
-            first = max(range(len(texts)), key=lambda k: len(texts[k]))
         return [parsed(text) for text in (texts[first], *texts[:first], *texts[first + 1 :])]
 
     def _system(self, sample: Sample) -> Iterator[Message]:
@@ -167,7 +172,7 @@ def wordings_of(recipe: Recipe, stage: Stage | None) -> Wordings:
             {} if each.prompts is None else bank_of(each.prompts, recipe.data.root, f"stages.{each.name}.prompts")
         )
         system |= each.system
-    return Wordings(prompts or None, system)
+    return Wordings(prompts or None, system, in_use=stage is None)
 
 
 def _task_of(sample: Sample) -> str:

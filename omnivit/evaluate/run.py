@@ -100,7 +100,8 @@ def check_evaluation(evaluation: Evaluation, data_root: str | Path, where: Where
     Raises:
         RecipeError: an unknown condition, or no data.
         PluginError: an unknown metric, or one that cannot be used.
-        DataError: a data file is missing or lies outside the root.
+        DataError: a data file is missing or lies outside the root, or questions lack the candidates that their answers
+            are chosen from.
     """
     check_conditions(evaluation.conditions)
     if not evaluation.data:
@@ -112,7 +113,24 @@ def check_evaluation(evaluation: Evaluation, data_root: str | Path, where: Where
     place = where or Where(("evaluation",))
     for name, sources in (("data", evaluation.data), ("linear_probe", evaluation.linear_probe)):
         for number, source in enumerate(sources):
-            open_source(source, data_root, place / name / number)
+            reader = open_source(source, data_root, place / name / number)
+            if name == "data" and evaluation.choices != GENERATE:
+                _check_choices(reader, source.limit)
+
+
+def _check_choices(reader: Reader, limit: int | None) -> None:
+    """Raise DataError where the questions of a file have no candidates; bad samples are left to `gather`."""
+    samples, references = [], []
+    for number in range(len(reader) if limit is None else min(limit, len(reader))):
+        try:
+            sample = reader[number]
+            answer = reference(sample)
+        except DataError:
+            continue
+        samples.append(sample)
+        references.append(answer)
+    if samples:
+        candidates_of(samples, references)
 
 
 def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:

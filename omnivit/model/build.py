@@ -1,138 +1,30 @@
-"""A recipe's model block -> plugin classes, their configs, and the built model."""
+"""A recipe -> the model with its weights, and the path from its samples to tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from omnivit.contracts import registries
 from omnivit.contracts.adapter import Adapter, Positions
-from omnivit.contracts.encoder import Encoder
 from omnivit.contracts.faults import naming
 from omnivit.contracts.head import Head
-from omnivit.contracts.llm import LanguageModel
-from omnivit.contracts.renamed import with_current_options
-from omnivit.contracts.views import EncoderView, owner_of
 from omnivit.data.chat import Chat, chat_of
 from omnivit.data.head_targets import HeadPreparer
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import Combine, InstructionReader, SlotPreparer
 from omnivit.data.wording import wordings_of
 from omnivit.errors import RecipeError
-from omnivit.model.blueprint import Blueprint, BranchBlueprint, blueprint, branches_of, check_name, component, view_of
+from omnivit.model.blueprint import Blueprint, ModelBlueprint, branches_of
 from omnivit.model.lora import add_lora
-from omnivit.model.omni import Branch, OmniModel
+from omnivit.model.omni import OmniModel
 from omnivit.model.patching import LayerPatching
 from omnivit.model.start import Start
 from omnivit.model.tokens import read_tokenizer
 from omnivit.recipe import Recipe, Stage
 from omnivit.seeds import derive_seed, seeded
-
-
-@dataclass(frozen=True)
-class ModelBlueprint:
-    """Every component of a model, validated, not built."""
-
-    llm: Blueprint
-    inputs: dict[str, tuple[BranchBlueprint, ...]]
-    heads: dict[str, Blueprint]
-    seed: int
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> ModelBlueprint:
-        """Validate the model block of a recipe against its plugins.
-
-        Raises:
-            PluginError, RecipeError: with the place.
-        """
-        recipe = with_current_options(recipe)
-        known: dict[str, Blueprint] = {}
-        for place, names in (("inputs", recipe.model.inputs), ("heads", recipe.model.heads)):
-            for name in names:
-                check_name(place.removesuffix("s"), name, recipe.where(f"model.{place}.{name}"))
-        inputs = {
-            slot: tuple(
-                BranchBlueprint(
-                    encoder := component(registries.encoders, branch.encoder, f"{path}.encoder", recipe, known),
-                    component(registries.adapters, branch.adapter, f"{path}.adapter", recipe, known),
-                    view_of(encoder, branch.encoder, recipe.where(f"{path}.encoder")),
-                )
-                for path, branch in branches_of(recipe, slot)
-            )
-            for slot in recipe.model.inputs
-        }
-        heads = {
-            name: blueprint(registries.heads, block, f"model.heads.{name}", recipe)
-            for name, block in recipe.model.heads.items()
-        }
-        return cls(blueprint(registries.llms, recipe.model.llm, "model.llm", recipe), inputs, heads, recipe.seed)
-
-    def build(self) -> OmniModel:
-        """Construct every component. Each is initialised from its own seed, so that none depends on the others.
-
-        Raises:
-            RecipeError: an adapter's tokens have another width than the LLM, a shared adapter does not fit, or two
-                heads have one token.
-        """
-        with seeded(derive_seed(self.seed, "llm")), _constructing(self.llm):
-            llm: LanguageModel = self.llm.cls(self.llm.config)
-        encoders: dict[str, Encoder] = {}
-        adapters: dict[str, tuple[Adapter, int]] = {}
-        inputs = {
-            slot: [
-                Branch(encoder := self._encoder(plan, encoders), self._adapter(plan, adapters, encoder, llm))
-                for plan in plans
-            ]
-            for slot, plans in self.inputs.items()
-        }
-        return OmniModel(llm, inputs, {name: self._head(name, plan, llm) for name, plan in self.heads.items()})
-
-    def _head(self, name: str, plan: Blueprint, llm: LanguageModel) -> Head:
-        with seeded(derive_seed(self.seed, "heads", name)), _constructing(plan):
-            head: Head = plan.cls(plan.config, llm.width)
-        return head
-
-    def _encoder(self, plans: BranchBlueprint, built: dict[str, Encoder]) -> Encoder:
-        plan = plans.encoder
-        if plan.path not in built:
-            branches = (branch for slot in self.inputs.values() for branch in slot if branch.encoder is plan)
-            views = [branch.view for branch in branches if branch.view is not None]
-            with seeded(derive_seed(self.seed, "encoders", *plan.keys)), _constructing(plan):
-                built[plan.path] = plan.cls(plan.config, views) if views else plan.cls(plan.config)
-        encoder: Any = built[plan.path]
-        return encoder if plans.view is None else EncoderView(encoder, plans.view)
-
-    def _adapter(
-        self, plans: BranchBlueprint, built: dict[str, tuple[Adapter, int]], encoder: Encoder, llm: LanguageModel
-    ) -> Adapter:
-        plan = plans.adapter
-        if plan.path not in built:
-            with seeded(derive_seed(self.seed, "adapters", *plan.keys)), _constructing(plan):
-                built[plan.path] = plan.cls(plan.config, encoder.width, llm.width), encoder.width
-        adapter, width = built[plan.path]
-        if width != encoder.width:
-            raise RecipeError(
-                f"{plan.path}: the adapter takes tokens of width {width}, but the encoder {plans.encoder.path}, with "
-                f"which it is shared, returns tokens of width {encoder.width}. Share it only between encoders of the "
-                "same width."
-            )
-        if encoder.levels and not adapter.reads_levels:
-            raise RecipeError(
-                f"{plan.path}: the encoder gives {encoder.levels} levels (`join: levels`), but the adapter "
-                f"{plan.name!r} reads only the first. Use `join: tokens` or `join: channels`, or an adapter that reads "
-                f"levels."
-            )
-        if adapter.width != llm.width:
-            raise RecipeError(
-                f"{plan.path}: the adapter returns tokens of width {adapter.width}, but the LLM takes {llm.width}. Add "
-                f"a step that maps to the LLM, as in "
-                f"{{name: chain, steps: [{{name: {plan.name}, ...}}, {{name: linear}}]}}."
-            )
-        return adapter
 
 
 def load_model(recipe: Recipe, start: Start | None = None) -> OmniModel:
@@ -165,7 +57,7 @@ def parts_of(model: OmniModel, plan: ModelBlueprint) -> dict[Any, Blueprint]:
     parts: dict[Any, Blueprint] = {model.llm: plan.llm}
     for slot, plans in plan.inputs.items():
         for branch, planned in zip(model.branches(slot), plans, strict=True):
-            parts.setdefault(owner_of(branch.encoder), planned.encoder)
+            parts.setdefault(branch.encoder, planned.encoder)
             parts.setdefault(branch.adapter, planned.adapter)
     return parts | {head: plan.heads[name] for name, head in model.named_heads()}
 
@@ -183,7 +75,7 @@ def complete(model: OmniModel, plan: ModelBlueprint) -> None:
             path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
             changing = naming(path, type(branch.adapter), "while it changed the LLM")
             with seeded(derive_seed(seed, "install", slot, *([number] if number else []))), changing:
-                branch.adapter.install(model.llm, owner_of(branch.encoder), slot)
+                branch.adapter.install(model.llm, branch.encoder, slot)
     _add_lora_beside_llm(model, plan)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
@@ -204,10 +96,6 @@ def _add_lora_beside_llm(model: OmniModel, plan: ModelBlueprint) -> None:
     patching = getattr(model.llm, "_patching", None)
     if replaced and isinstance(patching, LayerPatching):
         patching.follow(replaced)
-
-
-def _constructing(plan: Blueprint) -> AbstractContextManager[None]:
-    return naming(plan.where, plan.cls, "in its constructor")
 
 
 @contextmanager
@@ -302,15 +190,12 @@ def _slot_preparer(model: OmniModel, slot: str, combine: Combine) -> SlotPrepare
     for encoder in encoders:
         with naming(f"model.inputs.{slot}", type(encoder), "while it created its processor"):
             processors.append(encoder.processor())
-    branches = model.branches(slot)
-    views = tuple(b.encoder.processor() if isinstance(b.encoder, EncoderView) else None for b in branches)
     return SlotPreparer(
         tuple(processors),
-        tuple((encoders.index(owner_of(branch.encoder)), branch.adapter.length) for branch in branches),
-        _positions([branch.adapter for branch in branches], f"model.inputs.{slot}"),
-        _instruction_reader([branch.adapter for branch in branches], f"model.inputs.{slot}"),
+        tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
+        _positions([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
+        _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
         combine,
-        views if any(views) else (),
     )
 
 

@@ -11,17 +11,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from omnivit.contracts.sample import Media
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StagePlan, open_mixture, skips_allowed
+from omnivit.data.wording import Wordings
 from omnivit.errors import DataError
 from omnivit.evaluate.run import check_evaluation
-from omnivit.model.build import ModelBlueprint, complete, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.check_samples import Checked, check_samples, complaint
 from omnivit.run.precision import settled_here
 from omnivit.run.start_sources import open_sources
-from omnivit.train.check import check_stages
+from omnivit.seeds import derive_seed
+from omnivit.train.check import check_stages, warn_of_open_end
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
 from omnivit.train.precision import warn_of_emulation
@@ -45,6 +49,8 @@ class StageSummary:
     """Reason of every bad record, where the recipe skips such."""
     opened: int = 0
     """Records whose media were opened."""
+    question: str = ""
+    """A question as training will ask it, where the recipe gives questions their words; media as `<slot>`."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,10 @@ def _stage(
         return StageSummary(stage.name, rates, None, None, None, None), None
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
     preparer = preparer_of(model, recipe, stage)
+    warn_of_open_end(preparer.chat, stage)
+    # with the longest wording of each question, so that none is too long when it is drawn
+    wordings = preparer.wordings
+    preparer = replace(preparer, wordings=replace(wordings, longest=True))
     checked = check_samples(mixture, preparer, everything)
     _judge(recipe, checked, f"stages.{stage.name}.data")
     if stage.validation is not None:
@@ -151,7 +161,20 @@ def _stage(
         for span in sample.spans:
             rows.setdefault(span.slot, span.length)
     facts = checked.longest, checked.supervised, checked.refused, len(checked.opened)
-    return StageSummary(stage.name, rates, plan.steps, len(mixture), *facts), checked
+    example = _drawn_question(mixture, wordings, recipe.seed)
+    return StageSummary(stage.name, rates, plan.steps, len(mixture), *facts, example), checked
+
+
+def _drawn_question(mixture: Mixture, wordings: Wordings, seed: int) -> str:
+    """The first question of a mixture in the words that the first epoch draws; empty if the record has its words."""
+    try:
+        sample = wordings(mixture[0], derive_seed(seed, 0))
+    except DataError:
+        return ""  # the check of all samples has named it
+    asked = next((message for message in sample.messages if message.role == "user"), None)
+    if asked is None or not sample.worded:
+        return ""
+    return "".join(f"<{part.slot}>" if isinstance(part, Media) else getattr(part, "text", "") for part in asked.parts)
 
 
 def _check_questions(recipe: Recipe, model: OmniModel, everything: bool) -> list[Checked]:

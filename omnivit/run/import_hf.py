@@ -30,7 +30,8 @@ from transformers import (
 from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.errors import CheckpointError, OmniVitError
 from omnivit.files import appearing
-from omnivit.model.build import ModelBlueprint, complete, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import complete, preparer_of
 from omnivit.model.pretrained import REMOTE_CODE, unasked
 from omnivit.recipe import load as load_recipe
 from omnivit.recipe.yaml_tree import dump

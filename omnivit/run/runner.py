@@ -19,7 +19,7 @@ from omnivit.run.provenance.weights import components
 from omnivit.run.start import begin, keep
 from omnivit.run.trust import remember
 from omnivit.train import checkpoint
-from omnivit.train.check import check_stages
+from omnivit.train.check import check_stages, warn_of_open_end
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.leader import is_leader
 from omnivit.train.merging import merging_stages, restore
@@ -72,7 +72,9 @@ def train(
         allow_changes,
     )
     for stage in recipe.stages:
-        run.preparer_of(stage)  # so that a template which does not fit is not found hours later
+        preparer = run.preparer_of(stage)  # so that a template which does not fit is not found hours later
+        if is_leader():
+            warn_of_open_end(preparer.chat, stage)
     if record is not None:
         if not resume:
             remember(recipe)

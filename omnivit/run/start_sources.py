@@ -17,7 +17,8 @@ from torch import Tensor
 
 from omnivit.data.digest import file_sha256
 from omnivit.errors import CheckpointError, RecipeError
-from omnivit.model.build import ModelBlueprint, complete
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import complete
 from omnivit.model.lora import ADAPTER, Lora
 from omnivit.model.start import LORA, NEW_TOKENS, Demand, Merge, Origin, Start, matches, plain, texts_of
 from omnivit.model.weight_file import WeightFile

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnivit.contracts.encoder import PrefacingProcessor, Processor
+from omnivit.contracts.encoder import DescribingProcessor, PrefacingProcessor, Processor
 from omnivit.contracts.sample import Media
 from omnivit.seeds import seed_all
 from omnivit.testing.plugin import ConfiguredContract, fresh
@@ -88,6 +88,21 @@ class ProcessorRules(ConfiguredContract):
                     f"before {media} it returns {_short(preface)}, then {_short(again)}.",
                     "Return what the file contains.",
                 )
+
+    @rule(needs=("items",))
+    def test_description(self, tmp_path: Path) -> None:
+        """What a processor tells the LLM after a medium is text, and follows from the prepared medium alone."""
+        trial = self.trial(tmp_path)
+        if not isinstance(trial.processor, DescribingProcessor):
+            raise NotApplicable("its processor has no `description`: the LLM reads nothing after a medium.")
+        for media in trial.media:
+            item = trial.processor(media)
+            first, second = (trial.processor.description(item) for _ in range(2))
+            if not isinstance(first, str):
+                raise Broken(f"after {media} it returns a {type(first).__name__}.", "Return a str.")
+            if first != second:
+                does = f"after {media} it returns {_short(first)}, then {_short(second)}."
+                raise Broken(does, "Use the item and nothing else.")
 
     @rule
     def test_pickle(self, tmp_path: Path) -> None:

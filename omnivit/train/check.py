@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from omnivit.data.chat import Chat
 from omnivit.data.mixture import Mixture
 from omnivit.errors import RecipeError
 from omnivit.model.lora import check_mergeable, lora_layers
 from omnivit.model.omni import OmniModel
-from omnivit.recipe import Recipe
+from omnivit.recipe import Recipe, Stage
 from omnivit.train.blind import check_inputs_are_fed
 from omnivit.train.freeze import base_beside_lora, high_learning_rates, match
 from omnivit.train.leader import is_leader
@@ -53,11 +54,30 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
                 )
     tokens = [*model.llm.content_tokens, *model.tokens().values()]
     rows = {name for name in names if name.startswith(NEW_TOKENS)} if tokens else set()
-    if recipe.stages and rows and not rows & trained:
+    if recipe.stages and rows and not rows & trained and not recipe.init_from:
         raise RecipeError(
             f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens)}), "
             f'so the LLM would never learn to write them. Write `train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}`.'
         )
+
+
+def warn_of_open_end(chat: Chat, stage: Stage) -> None:
+    """Warn where a stage's template teaches no end of an answer.
+
+    Args:
+        chat: of the stage.
+        stage: is named.
+    """
+    if chat.open_end is None:
+        return
+    where = f"stages.{stage.name}.template" if stage.template is not None else "model.llm.template"
+    after = f"comes {chat.open_end[:60]!r}" if chat.open_end else "nothing comes"
+    log.warning(
+        "%s: the template teaches no end of an answer, so the model will not learn to stop: after an answer %s. End "
+        "answers with `{{ eos_token }}`, or name the text after each answer: `template: {jinja: ..., end: ...}`.",
+        where,
+        after,
+    )
 
 
 def _check_merge(recipe: Recipe, number: int, model: OmniModel) -> None:

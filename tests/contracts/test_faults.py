@@ -10,7 +10,8 @@ from registry_support import installing
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, PluginError, RecipeError
-from omnivit.model.build import ModelBlueprint, load_model, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe
 from omnivit.run.check import check
 from omnivit.run.runner import train

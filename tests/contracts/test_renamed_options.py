@@ -15,7 +15,7 @@ from omnivit.contracts import registries
 from omnivit.contracts.options import describe_config, merge_options
 from omnivit.contracts.renamed import rename_in_model, with_current_options
 from omnivit.errors import ContractWarning, RecipeError
-from omnivit.model.build import ModelBlueprint
+from omnivit.model.blueprint import ModelBlueprint
 from omnivit.recipe import Recipe, to_yaml
 from omnivit.recipe.convert import Where
 

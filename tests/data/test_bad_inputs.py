@@ -22,7 +22,8 @@ from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.collate import EncodedSample
 from omnivit.data.module import BadSample, PreparedSamples, open_mixture
 from omnivit.data.prepare import Preparer
-from omnivit.model.build import ModelBlueprint, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import preparer_of
 from omnivit.model.tokens import RESERVED
 from omnivit.recipe import load
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from prepare_support import NO_SEED, TellingProcessor, halved, sample, slot, small_preparer
+from prepare_support import NO_SEED, SeedProcessor, TellingProcessor, halved, sample, slot, small_preparer
 from torch import Tensor
 
+from omnivit.contracts.adapter import same_length
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data.chat import Chat
@@ -176,3 +178,27 @@ def test_an_adapter_may_count_the_positions_of_its_rows() -> None:
 
 def shared_inside(rows: int) -> Tensor:
     return torch.arange(rows).clamp(max=1) + (torch.arange(rows) == rows - 1).long()
+
+
+@dataclass(frozen=True)
+class Describing(SeedProcessor):
+    """Describes the medium that it has prepared."""
+
+    def description(self, item: Mapping[str, Tensor]) -> str:
+        return f" seed {int(item['seed'])}."
+
+
+def test_a_description_follows_its_medium_and_is_of_its_item() -> None:
+    slots = {"image": SlotPreparer((Describing(3),), ((0, same_length),)), "audio": slot(2)}
+    preparer = small_preparer(slots=slots)
+    images = Media("image", "a.png"), Media("image", "b.png")
+    encoded = preparer(sample("See ", images[0], " and ", images[1], " hm ", Media("audio", "c.wav"), "!"), seed=5)
+    seeds = [int(item["seed"]) for item in encoded.items]
+    text = preparer.chat.decode([id for id, kept in zip(encoded.ids.tolist(), _outside(encoded), strict=True) if kept])
+    assert f"See  seed {seeds[0]}. and  seed {seeds[1]}. hm !" in text
+    assert seeds[0] != seeds[1]
+
+
+def _outside(encoded: EncodedSample) -> list[bool]:
+    inside = {place for span in encoded.spans for place in range(span.start, span.start + span.length)}
+    return [place not in inside for place in range(len(encoded.ids))]

@@ -78,6 +78,13 @@ def test_a_stage_changes_only_samples_of_its_tasks() -> None:
         assert stage(sample).messages == sample.messages
 
 
+def test_a_question_to_a_model_in_use_keeps_its_words_unless_it_names_a_task() -> None:
+    words = Wordings({"*": ["Describe it."], "vqa": ["Q: {question}"]}, in_use=True)
+    assert question(words(asked("What?"))) == ["What?"]
+    assert question(words(asked("What?", task="vqa"))) == ["Q: What?"]
+    assert question(words(asked(Prompt()))) == ["Describe it."]
+
+
 def test_only_the_first_question_gets_words_and_only_once() -> None:
     turns = ("What?", "And now?")
     messages = [m for text in turns for m in (Message("user", (Text(text),)), Message("assistant", (Text("a"),)))]
@@ -146,6 +153,12 @@ def test_the_order_of_image_and_question_is_drawn_as_llava_draws_it() -> None:
     words = Wordings({"*": ["{media}\n{question}", "{question}\n{media}"]})
     orders = {repr(question(words(asked(IMAGE, "\nWhat?"), seed))) for seed in range(50)}
     assert orders == {repr([IMAGE, "\nWhat?"]), repr(["What?\n", IMAGE])}
+
+
+def test_the_longest_question_is_the_one_with_the_most_text_after_its_fields_are_filled_in() -> None:
+    words = Wordings({"*": ["Short.", "Longer than the next one?", "See {a}."]}, longest=True)
+    assert question(words(asked(Prompt("", {"a": "x" * 40})), seed=1)) == [f"See {'x' * 40}."]
+    assert question(words(asked(Prompt("", {"a": "x"})))) == ["Longer than the next one?"]
 
 
 def test_a_task_has_a_system_text() -> None:

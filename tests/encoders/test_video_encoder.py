@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from omnivit.contracts.encoder import GridProcessor, layout_of
 from omnivit.contracts.options import merge_options
-from omnivit.contracts.sample import Media
+from omnivit.contracts.sample import Frames, Media
 from omnivit.data.collate import _stacked
 from omnivit.errors import MediaError, RecipeError
 
@@ -186,3 +186,24 @@ def test_inspect_and_errors(tmp_path: Path) -> None:
 def test_options_without_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="encoder"):
         merge_options(VideoConfig, {"encoder": CLIP, **options}, "model.inputs.video.encoder")
+
+
+def test_timestamps_are_those_of_videochat_and_video_llama(tmp_path: Path) -> None:
+    """`The video contains {} frames sampled at {} seconds.` with `str(round(index / fps, 1))` of each frame, joined by
+    commas (DAMO-NLP-SG/Video-LLaMA, video_processor.py; OpenGVLab/Ask-Anything, video_chat/dataset/it_dataset.py)."""
+    plain, timed = (made(frames=4, timestamps=value).processor() for value in (False, True))
+    pictures = [tmp_path / f"{number}.png" for number in range(8)]
+    for path in pictures:
+        Image.new("RGB", (40, 40)).save(path)
+    item = timed(Media("video", Frames(tuple(map(str, pictures)), fps=2.0)))
+    assert plain.description(item) == ""
+    for untimed in (Media("video", Frames(tuple(map(str, pictures)))), medium(9)):
+        assert plain.description(plain(untimed)) == ""
+        with pytest.raises(MediaError, match="the times of its frames are not known"):
+            timed(untimed)
+    seconds = ", ".join(str(round(time, 1)) for time in item["times"].tolist())
+    assert timed.description(item) == f" The video contains 4 frames sampled at {seconds} seconds. "
+    item["times"] = torch.tensor([0.0, 31, 62, 93]) / 29.97
+    assert timed.description(item) == " The video contains 4 frames sampled at 0.0, 1.0, 2.1, 3.1 seconds. "
+    assert plain.fingerprint() != timed.fingerprint()
+    assert plain.fingerprint() == f"video {plain.sampling} {plain.side} {plain.inside.fingerprint()}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omnivit.model.build import ModelBlueprint
+from omnivit.model.blueprint import ModelBlueprint
 from omnivit.recipe import load
 
 FOLDER = Path(__file__).parents[2] / "recipes"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from small_tokenizers import byte_level
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -65,3 +66,24 @@ def llama_like(*special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
+
+
+_BOX = "<box>({},{}),({},{})</box>"
+GROUNDED = tuple(
+    ((f"Where is <ref>the {noun}</ref>?", f"<ref>the {noun}</ref>" + _BOX.format(k, k + 1, 9 * k + 2, 40 * k)),)
+    if k % 2
+    else (
+        (f"What is in {_BOX.format(k, 2, 3, 4)}?", f"A {noun}."),
+        ("Where else?", "<ref>It</ref>" + _BOX.format(1, k, 200, 999) + " too."),
+    )
+    for k, noun in enumerate(("cat", "dog", "red car", "human", "list", "answer", "x", "日本", "mat", "boat") * 2)
+)  # fmt: skip
+"""Twenty conversations with Qwen-VL's tokens: the questions and answers of each."""
+QWEN = ("<ref>", "</ref>", "<box>", "</box>")
+
+
+def qwen_like() -> PreTrainedTokenizerFast:
+    """Qwen's kind: BPE over bytes, and its tokens for boxes, which are special."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in QWEN], special_tokens=True)
+    return tokenizer

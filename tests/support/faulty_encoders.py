@@ -163,6 +163,20 @@ class CountsPrefaces(With):
     processor_class = Counting
 
 
+class CountingItems(PcmProcessor):
+    described: ClassVar[list[int]] = []
+
+    def description(self, item: Mapping[str, Tensor]) -> str:
+        self.described.append(len(item))
+        return f" That was sound {len(self.described)}. "
+
+
+class CountsDescriptions(With):
+    """Tells the LLM how often it has described an item."""
+
+    processor_class = CountingItems
+
+
 class HoldsLambda(Pcm):
     """Its processor does not pickle."""
 
@@ -297,6 +311,7 @@ FAULTS: dict[type[Pcm], tuple[str, ...]] = {
     Remembers: ("determinism",),
     DrawsGlobally: ("seed",),
     CountsPrefaces: ("preface",),
+    CountsDescriptions: ("description",),
     HoldsLambda: ("pickle",),
     HoldsTable: ("pickle",),
     HoldsItself: ("weightless",),

@@ -14,7 +14,8 @@ from omnivit.data import prepare
 from omnivit.data.collate import EncodedSample
 from omnivit.data.records import messages_from
 from omnivit.errors import DataError, RecipeError
-from omnivit.model.build import ModelBlueprint, preparer_of
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import preparer_of
 from omnivit.recipe import Recipe
 from omnivit.run.assistant import Assistant
 

@@ -60,6 +60,8 @@ class Video:
     """Duration of the complete video."""
     total: int
     """Number of frames of the complete video."""
+    timed: bool = True
+    """False: the medium has no times, and `times` assume 25 frames per second."""
 
 
 def read_frames(media: Media, sampling: Sampling, side: int | None = SIDE) -> Video:
@@ -139,7 +141,7 @@ def _clip(media: Media, selection: Selection, side: int | None) -> Video:
     for note in decoded.notes:
         _log_once(files.name, note)
     _log_damage(files.name, decoded.damage)
-    return Video(decoded.frames, decoded.times, decoded.seconds, decoded.total)
+    return Video(decoded.frames, decoded.times, decoded.seconds, decoded.total, files.timed)
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,16 @@ class _Files:
     """Name of the medium, for errors."""
     size: int
     """Bytes of all files together."""
+    timed: bool
+    """Whether the frames have times: those of a video file, or given frames per second."""
 
 
 @contextmanager
 def _opened_files(media: Media) -> Iterator[_Files]:
     """Open the files of a video. Raises MediaError if there are too many files, or one cannot be opened."""
-    fps = DEFAULT_FPS
+    fps = None
     if isinstance(media.source, Frames):
-        fps = media.source.fps or DEFAULT_FPS
+        fps = media.source.fps
         media = replace(media, source=media.source.paths)
     frames = files_of(media)
     if not 0 < len(frames) <= MAX_FRAME_FILES:
@@ -172,7 +176,8 @@ def _opened_files(media: Media) -> Iterator[_Files]:
         name, first = sources[0].name, sources[0].path
         if len(sources) > 1 and first is not None:
             name = f"{first.parent} ({len(sources)} frames)"
-        yield _Files(sources, fps, name, sum(source.size for source in sources))
+        timed = fps is not None or len(sources) == 1
+        yield _Files(sources, fps or DEFAULT_FPS, name, sum(source.size for source in sources), timed)
 
 
 def _decoded(files: _Files, request: tuple[Any, ...]) -> Decoded:
@@ -247,4 +252,4 @@ def _from_array(array: np.ndarray[Any, Any], selection: Selection, seed: int | N
     chosen = selection.choose(times, seconds, seed) if isinstance(selection, Sampling) else shown_at(times, selection)
     height, width = fitted(array.shape[1], array.shape[2], side, MAX_CLIP_BYTES // max(1, len(chosen)))
     frames = np.stack([scaled(array[number], height, width) for number in chosen])
-    return Video(frames, tuple(times[number] for number in chosen), seconds, len(array))
+    return Video(frames, tuple(times[number] for number in chosen), seconds, len(array), timed=False)
