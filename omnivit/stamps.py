@@ -20,6 +20,7 @@ HASH = r"(sha256|sampled):[0-9a-f]{64}"
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
 _EDGE = 4096
+_SMALL = 64 << 10
 _WHOLE = 256 << 20  # files up to this size are hashed completely
 _SAMPLES = 256
 _log = logging.getLogger(__name__)
@@ -31,14 +32,14 @@ class Stamp(NamedTuple):
     size: int
     mtime_ns: int
     edges: str
-    """Hash of the first and last 4 KiB."""
+    """Hash of the first and last 4 KiB; of a file of at most 64 KiB, of all bytes."""
 
 
 def stamp_of(file: BinaryIO) -> Stamp:
     """The stamp of an open file, whose position changes. Raises OSError."""
     info = os.fstat(file.fileno())
     file.seek(0)
-    edges = file.read(_EDGE)
+    edges = file.read(_SMALL if info.st_size <= _SMALL else _EDGE)
     file.seek(max(0, info.st_size - _EDGE))
     edges += file.read(_EDGE)
     return Stamp(info.st_size, info.st_mtime_ns, digest(edges))

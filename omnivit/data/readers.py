@@ -26,6 +26,7 @@ from omnivit.contracts.examples import ReaderExample
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Message, Sample
 from omnivit.data.containers import RecordOptions, Records, open_records
+from omnivit.data.containers.json_file import advice
 from omnivit.data.records.tags import LISTED
 from omnivit.data.records.unread import refuse_lost_media, suspicious_keys, unanswered_tags
 from omnivit.errors import ContractWarning, DataError
@@ -86,7 +87,7 @@ class RecordReader(Reader):
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} is out of range: {self.path} has {len(self)} samples")
-        name = None
+        name, record = None, dict[str, Any]()
         try:
             record = self.records.read(i)
             name = _name(self.name(record)) or self.records.name(i)
@@ -97,7 +98,8 @@ class RecordReader(Reader):
             extra = self.extra(record)
         except DataError as error:
             sample = f"sample {name!r}: " if name else ""
-            raise type(error)(f"{self.where(i)}: {sample}{error}") from error
+            hint = advice(record) if len(self) == 1 and self.config.records is None else ""
+            raise type(error)(f"{self.where(i)}: {sample}{error}{hint}") from error
         self._report(record, messages, i)
         return Sample(name or Path(self.where(i)).name, messages, self.where(i), extra)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omnivit_readers.messages import MessagesReader
 from test_index import NASTY, nasty_records
 
 from omnivit.data.containers import RecordOptions, Records, open_records, scan_members
@@ -185,6 +186,15 @@ def test_a_damaged_row_is_refused_when_it_is_read(tmp_path: Path, row: str, why:
     records = opened(write(tmp_path, f"a,b\n{row}\n".encode("utf-8", "surrogateescape"), "t.csv"))
     with pytest.raises(DataError, match=re.escape(why)):
         records.read(0)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_file_that_is_one_object_is_told_where_its_records_may_be(tmp_path: Path, indent: int | None) -> None:
+    whole = {"info": {"v": 1}, "annotations": [{"image_id": "2", "caption": "A cat."}]}
+    path = write(tmp_path, json.dumps(whole, indent=indent))
+    expected = "{records: annotations}" if indent is None else "write the key of its records: `options: {records: KEY}`"
+    with pytest.raises(DataError, match=re.escape(expected)):
+        MessagesReader(path, tmp_path)[0]
 
 
 def test_options_for_another_kind_of_file_are_refused(tmp_path: Path) -> None:

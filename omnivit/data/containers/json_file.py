@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from omnivit.data.records.values import mapping, parse
 from omnivit.errors import DataError
 
 _BLOCK = 1 << 20
+_WRITE = "`options: {records: KEY}`"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,16 @@ class JsonRecords(TextRecords):
     def read(self, i: int) -> dict[str, Any]:
         """The object of the record, without its own key where it has one."""
         raw = self.index.read(i)
-        return _member(raw)[1] if self._is_member(raw) else parse(raw)
+        if self._is_member(raw):
+            return _member(raw)[1]
+        try:
+            return parse(raw)
+        except DataError as error:
+            if i == 0 and not self._inside and self.path.suffix == ".json" and raw.lstrip().startswith(b"{"):
+                raise DataError(
+                    f"{error} If the file is one object, write the key of its records: {_WRITE}."
+                ) from error
+            raise
 
     def name(self, i: int) -> str | None:
         """The key of the record in the object around it."""
@@ -70,6 +81,15 @@ class JsonRecords(TextRecords):
     def _is_member(self, raw: bytes) -> bool:
         """Whether a record begins with a key of its own; those of an array begin with their bracket."""
         return self._inside and raw.startswith(b'"')
+
+
+def advice(record: Mapping[str, Any]) -> str:
+    """What to write in a recipe if the only record of a file is an object around the records; empty: it is none."""
+    for key, value in record.items():
+        inside = list(value.values()) if isinstance(value, dict) else value
+        if isinstance(inside, list) and inside and all(isinstance(item, dict) for item in inside):
+            return f" If the records are under {key!r}, write `options: {{records: {key}}}`."
+    return ""
 
 
 def _member(raw: bytes) -> tuple[str, dict[str, Any]]:
