@@ -33,6 +33,7 @@ from omnivit.plugin import (
     Processor,
     RecipeError,
     build_encoder,
+    configure_encoder,
     encode_images,
     layout_of_images,
     prepare_images,
@@ -154,6 +155,7 @@ class MedicalEncoder(Encoder):
     contract = 1
     Config = MedicalConfig
     modality = "volume"
+    stageable = frozenset({"encoder", "slices", "side", "windows"})
     card = Card(
         paper="the image encoder's; sinusoidal places: Vaswani et al., Attention Is All You Need, arXiv 1706.03762",
         weights="the image encoder's; BiomedCLIP (Microsoft): MIT",
@@ -171,6 +173,11 @@ class MedicalEncoder(Encoder):
             self.places = LearnedPlaces(self.width, config.bins, config.max_distance)
         elif config.positions == "sinusoidal":
             self.places = SinusoidalPlaces(self.width)
+
+    def configure(self, config: MedicalConfig) -> None:
+        """Take other slices and windows, or options of the image encoder."""
+        configure_encoder(self.encoder, config.encoder, "encoder")
+        self.config = config
 
     def load(self) -> None:
         """Load the image encoder's weights."""

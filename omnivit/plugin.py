@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.context import SlotContext as SlotContext
     from omnivit.contracts.encoder import DescribingProcessor as DescribingProcessor
     from omnivit.contracts.encoder import Encoder as Encoder
+    from omnivit.contracts.encoder import FittingProcessor as FittingProcessor
     from omnivit.contracts.encoder import GridProcessor as GridProcessor
     from omnivit.contracts.encoder import PrefacingProcessor as PrefacingProcessor
     from omnivit.contracts.encoder import Processor as Processor
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.features import Features as Features
     from omnivit.contracts.features import Layout as Layout
     from omnivit.contracts.features import joined as joined
+    from omnivit.contracts.fit import Fit as Fit
     from omnivit.contracts.generate import generate_anew as generate_anew
     from omnivit.contracts.head import Head as Head
     from omnivit.contracts.head import HeadOutput as HeadOutput
@@ -52,13 +54,16 @@ if TYPE_CHECKING:
     from omnivit.contracts.metric import Metric as Metric
     from omnivit.contracts.nested import build_adapter as build_adapter
     from omnivit.contracts.nested import build_encoder as build_encoder
+    from omnivit.contracts.nested import configure_encoder as configure_encoder
     from omnivit.contracts.patching import Layer as Layer
     from omnivit.contracts.patching import Patching as Patching
     from omnivit.contracts.reader import Reader as Reader
+    from omnivit.contracts.sample import Boxes as Boxes
     from omnivit.contracts.sample import Frames as Frames
     from omnivit.contracts.sample import Media as Media
     from omnivit.contracts.sample import Message as Message
     from omnivit.contracts.sample import Part as Part
+    from omnivit.contracts.sample import Points as Points
     from omnivit.contracts.sample import Prompt as Prompt
     from omnivit.contracts.sample import Role as Role
     from omnivit.contracts.sample import Sample as Sample
@@ -144,6 +149,7 @@ _HOME = {
     ),
     "omnivit.contracts.encoder": (
         "Encoder",
+        "FittingProcessor",
         "GridProcessor",
         "DescribingProcessor",
         "PrefacingProcessor",
@@ -163,6 +169,7 @@ _HOME = {
         "Layout",
         "joined",
     ),
+    "omnivit.contracts.fit": ("Fit",),
     "omnivit.contracts.generate": ("generate_anew",),
     "omnivit.contracts.head": (
         "Head",
@@ -181,6 +188,7 @@ _HOME = {
     "omnivit.contracts.nested": (
         "build_adapter",
         "build_encoder",
+        "configure_encoder",
     ),
     "omnivit.contracts.patching": (
         "Layer",
@@ -188,10 +196,12 @@ _HOME = {
     ),
     "omnivit.contracts.reader": ("Reader",),
     "omnivit.contracts.sample": (
+        "Boxes",
         "Frames",
         "Media",
         "Message",
         "Part",
+        "Points",
         "Prompt",
         "Role",
         "Sample",

@@ -17,7 +17,10 @@ class MessagesReader(RecordReader):
     """
 
     contract = 1
-    mark = re.compile(rb'"type"\s*:\s*"(?!(?:input_|output_)?text"|target")|<(?:image|video|audio)>')
+    mark = re.compile(
+        rb'"type"\s*:\s*"(?!(?:input_|output_)?text"|target"|boxes"|points"\s*,\s*"points"\s*:\s*\[)'
+        rb"|<(?:image|video|audio)>"
+    )
     keys = frozenset({"id", "messages", "system", *MEDIA_LISTS})
 
     def messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from omnivit.contracts.options import require_within
+from omnivit.media.fit import Fill, Mode
 from omnivit.model.hf_tower import Dtype, require_one_source
 
 
@@ -27,6 +28,13 @@ class ClipConfig:
     alone. Register tokens are always removed."""
     image_size: int | None = None
     """Image size in pixels; default: the checkpoint's. For another size, position embeddings are interpolated."""
+    fit: Mode = "crop"
+    """How an image becomes a square. `crop`: as the checkpoint's image processor does it, which usually cuts off the
+    ends of the long side; `pad`: put it on a square of one colour first, as in LLaVA-1.5; `squash`: resize it to a
+    square first, whatever its shape, as in mPLUG-Owl2."""
+    fill: Fill = "mean"
+    """Colour of the padding for `fit: pad`: the `mean` of the image processor, as in LLaVA-1.5, or `white`, as in
+    Shikra."""
     dtype: Dtype = "float32"
     """Dtype of the weights; `fastest`: bfloat16 if this machine is clearly faster with it, else float32."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from omnivit_encoders.clip.config import ClipConfig
-from omnivit_encoders.clip.processor import ClipProcessor, image_processor, pair
+from omnivit_encoders.clip.processor import ClipProcessor, image_processor, padding_colour, pair
 from torch import Tensor
 
 from omnivit.media.images import facts_of
@@ -47,6 +47,7 @@ class ClipEncoder(Encoder):
     contract = 1
     Config = ClipConfig
     modality = "image"
+    stageable = frozenset({"fit", "fill", "image_size"})
     card = Card(
         paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, arXiv "
         "2103.00020; the hidden state: Liu et al., Visual Instruction Tuning, arXiv 2304.08485",
@@ -101,7 +102,19 @@ class ClipEncoder(Encoder):
         y, x = self.patches
         tokens = self.config.class_token
         rows = {"drop": y * x, "keep": 1 + y * x, "only": 1}[tokens]
-        return ClipProcessor(self._process, rows, self.patches if tokens == "drop" else None)
+        colour = padding_colour(self.config, self._process)
+        return ClipProcessor(self._process, rows, self.patches if tokens == "drop" else None, self.config.fit, colour)
+
+    def configure(self, config: ClipConfig) -> None:
+        """Take another `fit`, `fill` or `image_size`. Raises RecipeError if the model does not accept the size."""
+        self._process, height, width = image_processor(config, self._source, self._settings)
+        y_patch, x_patch = pair(self._settings.patch_size)
+        with sketching():
+            tower = self._source.build(self._settings)
+            remove(tower, self.unused)
+            with explained(f"clip encoder: {type(tower).__name__} does not accept images of {height} x {width} pixels"):
+                self._run(tower, torch.empty(1, 3, height, width))
+        self.config, self.patches = config, (height // y_patch, width // x_patch)
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`pixels` [M, 3, H, W] -> Features [M, S, D], patches from top left to bottom right.

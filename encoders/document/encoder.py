@@ -37,6 +37,7 @@ from omnivit.plugin import (
     Processor,
     RecipeError,
     build_encoder,
+    configure_encoder,
     encode_images,
     layout_of,
     layout_of_images,
@@ -227,6 +228,7 @@ class DocumentEncoder(Encoder):
     contract = 1
     Config = DocumentConfig
     modality = "page"
+    stageable = frozenset({"encoder", "crops", "grids", "global_view", "pages", "max_side"})
     card = Card(
         paper="Ye et al., UReader, arXiv 2310.05126; Hu et al., mPLUG-DocOwl 1.5, arXiv 2403.12895; tiles of any "
         "resolution: LLaVA-NeXT",
@@ -237,11 +239,31 @@ class DocumentEncoder(Encoder):
     def __init__(self, config: DocumentConfig) -> None:
         """Raises RecipeError: the image encoder cannot be built, crops its images, or gives no grid to join."""
         super().__init__()
-        self.config = config
         self.encoder = build_encoder(config.encoder, "encoder", "image")
         self.width = self.encoder.width
+        self._most = max(itertools.chain(*config.choices()))
+        self.positions = CropPositions(self._most, self.width) if config.positions else None
+        self._take(config)
+
+    def configure(self, config: DocumentConfig) -> None:
+        """Take other crops and pages, or options of the image encoder. Raises RecipeError if crops had no position."""
         most = max(itertools.chain(*config.choices()))
-        self.positions = CropPositions(most, self.width) if config.positions else None
+        if self.positions is not None and most > self._most:
+            raise RecipeError(
+                f"document encoder: `positions` has embeddings for {self._most} crops on a side, not for {most}. Set "
+                "the largest `crops` or `grids` in `model.inputs`, and smaller ones in stages."
+            )
+        configure_encoder(self.encoder, config.encoder, "encoder")
+        self._take(config)
+
+    def _take(self, config: DocumentConfig) -> None:
+        """Set what follows from the options and the image encoder as it is now."""
+        if config.encoder.get("fit", "crop") != "crop":
+            raise RecipeError(
+                f"document encoder: `fit: {config.encoder['fit']}` of `encoder` would have no effect, because pages "
+                "are cut into squares before. Remove it, and see `cropping`."
+            )
+        self.config = config
         inside = self.encoder.processor()
         self._processor = DocumentProcessor(inside, config, _side(inside), _patches(inside) if config.joined else None)
 

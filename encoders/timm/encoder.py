@@ -19,13 +19,14 @@ import timm
 import torch
 from omnivit_encoders.timm.activation import assumed_activation
 from omnivit_encoders.timm.layouts import for_model
-from PIL import Image
+from omnivit_encoders.timm.processor import TimmProcessor
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
 from omnivit.contracts.options import require_within
 from omnivit.media import images
+from omnivit.media.fit import Fill, Mode, colour_of
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
@@ -76,6 +77,11 @@ class TimmConfig:
     """Standard deviation of the colour channels, in 0..1; default: that of timm's weights."""
     crop_pct: float | None = None
     """Share of the side that the center crop keeps; 1 keeps the whole image. Default: the model's own."""
+    fit: Mode = "crop"
+    """How an image becomes a square. `crop`: as timm evaluates the model, which usually cuts off the ends of the long
+    side; `pad`: put it on a square of one colour first; `squash`: resize it to a square first, whatever its shape."""
+    fill: Fill = "mean"
+    """Colour of the padding for `fit: pad`: the `mean` of the image processor, or `white`."""
     augment: bool = False
     """In training, use random crops and horizontal flips. Do not use it if text, or left and right, matter."""
 
@@ -85,61 +91,6 @@ class TimmConfig:
         require_within(self, 1, None, "grid", "image_size")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"`crop_pct` ({self.crop_pct}) must be above 0 and at most 1.")
-
-
-@dataclass(frozen=True)
-class TimmProcessor:
-    """One image -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
-
-    patches: tuple[int, int]
-    """The grid (y, x) of tokens."""
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
-    augment: bool
-
-    def __call__(self, media: Media) -> dict[str, Tensor]:
-        """Read and prepare one image; augmented only where `media.seed` is set. Raises MediaError."""
-        image = images.open_image(media)
-        if self.augment and media.seed is not None:
-            view = images.random_view(image, self.height, self.width, self._resample, media.seed)
-        else:
-            view = self._evaluated(image)
-        return {"pixels": images.to_tensor(view, self.mean, self.std)}
-
-    def length(self, item: Mapping[str, Tensor]) -> int:
-        """Tokens of an image: the same for all."""
-        del item
-        return self.patches[0] * self.patches[1]
-
-    def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int]:
-        """The grid of tokens: the same for all."""
-        del item
-        return self.patches
-
-    def fingerprint(self) -> str:
-        """Every setting, as text."""
-        return repr(self)
-
-    @property
-    def _resample(self) -> Image.Resampling:
-        return Image.Resampling[self.interpolation.upper()]
-
-    def _evaluated(self, image: Image.Image) -> Image.Image:
-        scaled = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
-        fill: tuple[int, ...] = (0, 0, 0)
-        if self.crop_mode == "squash":
-            image = image.resize(scaled[::-1], self._resample)
-        elif self.crop_mode == "border":
-            image = images.contain(image, *scaled, self._resample)
-            fill = tuple(round(255 * value) for value in self.mean)
-        else:
-            image = images.cover(image, *scaled, self._resample)
-        return images.center_crop(image, self.height, self.width, fill)
 
 
 @dataclass(frozen=True)
@@ -169,6 +120,7 @@ class TimmEncoder(Encoder):
     contract = 1
     Config = TimmConfig
     modality = "image"
+    stageable = frozenset({"fit", "fill", "augment", "crop_pct"})
     card = Card(
         paper="Wightman, PyTorch Image Models, doi 10.5281/zenodo.4414861; each model's own is on its card",
         weights="each model's own, as its card at huggingface.co/timm says; BiomedCLIP (Microsoft): MIT",
@@ -190,17 +142,7 @@ class TimmEncoder(Encoder):
         self.unused = unused(skeleton, output)
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
-        self._processor = TimmProcessor(
-            patches=self.grid,
-            height=size[0],
-            width=size[1],
-            mean=tuple(config.mean or data["mean"]),
-            std=tuple(config.std or data["std"]),
-            interpolation=data["interpolation"],
-            crop_pct=data["crop_pct"] if config.crop_pct is None else config.crop_pct,
-            crop_mode=data["crop_mode"],
-            augment=config.augment,
-        )
+        self._size, self._data = size, data
         self.backbone = skeleton if config.pretrained or config.path else _create(config)
         remove(self.backbone, self.unused)
 
@@ -231,7 +173,21 @@ class TimmEncoder(Encoder):
 
     def processor(self) -> TimmProcessor:
         """Prepares images as timm evaluates this model."""
-        return self._processor
+        config, data = self.config, self._data
+        mean = tuple(config.mean or data["mean"])
+        return TimmProcessor(
+            patches=self.grid,
+            height=self._size[0],
+            width=self._size[1],
+            mean=mean,
+            std=tuple(config.std or data["std"]),
+            interpolation=data["interpolation"],
+            crop_pct=data["crop_pct"] if config.crop_pct is None else config.crop_pct,
+            crop_mode=data["crop_mode"],
+            augment=config.augment,
+            fit=config.fit,
+            colour=colour_of(config.fill, mean),
+        )
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
         """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right, grid (y, x)."""

@@ -32,8 +32,10 @@ from omnivit.plugin import (
     MediaError,
     MediaFacts,
     Processor,
+    RecipeError,
     Sampling,
     build_encoder,
+    configure_encoder,
     encode_images,
     layout_of_images,
     prepare_images,
@@ -139,6 +141,7 @@ class VideoEncoder(Encoder):
     contract = 1
     Config = VideoConfig
     modality = "video"
+    stageable = frozenset({"encoder", "frames", "sampling", "fps"})
     card = Card(
         paper="frame positions: Zhao et al., ChatBridge, arXiv 2305.16103; transformer over frames: Luo et al., "
         "Valley, arXiv 2306.07207; and the image encoder's",
@@ -149,7 +152,7 @@ class VideoEncoder(Encoder):
     def __init__(self, config: VideoConfig) -> None:
         """Raises RecipeError where the image encoder cannot be built, or its width not be divided among the heads."""
         super().__init__()
-        self.config = config
+        self.config, self._most = config, config.frames
         self.encoder = build_encoder(config.encoder, "encoder", "image")
         self.width = self.encoder.width
         self.temporal: FramePositions | FrameTransformer | None = None
@@ -157,6 +160,16 @@ class VideoEncoder(Encoder):
             self.temporal = FramePositions(config.frames, self.width)
         elif config.temporal == "transformer":
             self.temporal = FrameTransformer(config.frames, self.width, config.heads, config.layers)
+
+    def configure(self, config: VideoConfig) -> None:
+        """Take other frames, or options of the image encoder. Raises RecipeError if frames would have no position."""
+        if self.temporal is not None and config.frames > self._most:
+            raise RecipeError(
+                f"video encoder: `temporal: {config.temporal}` has positions for {self._most} frames, not for "
+                f"{config.frames}. Set the largest number in `model.inputs`, and smaller ones in stages."
+            )
+        configure_encoder(self.encoder, config.encoder, "encoder")
+        self.config = config
 
     @classmethod
     def inspect(cls, media: Media) -> MediaFacts:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from omnivit.commands.generate import add_sampling_arguments, prediction_line
+from omnivit.commands.generate import add_sampling_arguments, result_lines
 from omnivit.console import reserved
 from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
@@ -135,8 +135,8 @@ class Repl:
                 [*self.history, turn], max_new_tokens=self.max_new_tokens, on_text=print_text, sampling=self.sampling
             )
         if reply is not None or texts:
-            predictions = (f"\n{prediction_line(prediction)}" for prediction in (reply.predictions if reply else ()))
-            print(*predictions, sep="", file=output, flush=True)
+            lines = (f"\n{line}" for line in (result_lines(reply) if reply else ()))
+            print(*lines, sep="", file=output, flush=True)
             self.history += [turn, reply.message if reply else Message("assistant", (Text("".join(texts)),))]
             self.waiting = []
         if reply is None:

@@ -1,4 +1,4 @@
-"""`omnivit generate`: answer one question about media; print only the answer and the predictions of heads."""
+"""`omnivit generate`: answer one question about media; print only the answer, the predictions of heads and boxes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("The question is empty. Write a question after RUN, or pipe it in with `-`.")
     with reserved():
         reply = _reply(args, question)
-    print("\n".join([reply.text, *map(prediction_line, reply.predictions)]))
+    print("\n".join([reply.text, *result_lines(reply)]))
     return 0
 
 
@@ -104,6 +104,14 @@ def _reply(args: argparse.Namespace, question: str) -> Reply:
     assistant = load(args.run, args.device, args.trust, args.checkpoint)
     turn = assistant.turn(question, args.media or [])
     return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
+
+
+def result_lines(reply: Reply) -> list[str]:
+    """What an answer contains beyond text, each on one line: predictions of heads; boxes and points, in pixels."""
+    lines = [prediction_line(prediction) for prediction in reply.predictions]
+    for name, areas in (("boxes", reply.boxes), ("points", reply.points)):
+        lines += [f"{name}: {json.dumps([[round(number, 1) for number in area] for area in areas])}"] if areas else []
+    return lines
 
 
 def prediction_line(prediction: Prediction) -> str:

@@ -87,6 +87,19 @@ class Adapter(nn.Module, Plugin, ABC):
     """Most tokens of an instruction; the tokenizer cuts longer ones."""
     in_encoder: bool = False
     """True: `install` puts parts of the adapter into the encoder, which then runs with gradients while they train."""
+    stageable: ClassVar[frozenset[str]] = frozenset()
+    """Options that a stage may change (`stages[].inputs`), but never the names or shapes of parameters."""
+
+    def configure(self, config: Any) -> None:
+        """Take other values of the options in `stageable`, before a stage and before the model is used.
+
+        Afterwards `length` and `forward` behave as if the adapter had been constructed with this `Config`. It is called
+        again and again, with all options each time. An adapter with `stageable` options must define it.
+
+        Raises:
+            RecipeError: the values do not fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has `stageable` options, but no `configure`.")
 
     @abstractmethod
     def __init__(self, config: Any, width: int, llm_width: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from omnivit.contracts.card import Plugin
 from omnivit.contracts.examples import EncoderExample, no_example
 from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.fit import Fit
 from omnivit.contracts.media import MediaFacts
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
@@ -78,6 +79,19 @@ class DescribingProcessor(Processor, Protocol):
         ...
 
 
+@runtime_checkable
+class FittingProcessor(Processor, Protocol):
+    """A processor that knows which part of its image the model sees, so that boxes can be written as text."""
+
+    def fit_of(self, media: Media) -> Fit:
+        """The map from pixels of the upright image to the model's image; with the augmentation of `media.seed`.
+
+        Raises:
+            MediaError: the medium cannot be read; names file and reason.
+        """
+        ...
+
+
 def layout_of(processor: Processor, item: Mapping[str, Tensor]) -> Layout:
     """Number and grid of the tokens that an encoder returns for an item."""
     grid = processor.grid(item) if isinstance(processor, GridProcessor) else None
@@ -97,6 +111,22 @@ class Encoder(nn.Module, Plugin, ABC):
     """The media that it reads: `image`, `video`, `audio`, `points`, ..."""
     width: int
     """D, the width of the tokens that it returns."""
+    stageable: ClassVar[frozenset[str]] = frozenset()
+    """Options that a stage may change (`stages[].inputs`): how media are prepared and encoded, but never the names or
+    shapes of parameters. `configure` must be able to change them. An option that is the block of another encoder
+    (`encoder` of `video`) stands for that encoder's own."""
+
+    def configure(self, config: Any) -> None:
+        """Take other values of the options in `stageable`, before a stage and before the model is used.
+
+        Afterwards `processor` and `forward` behave as if the encoder had been constructed with this `Config`. It is
+        called again and again, with all options each time, so what an earlier call changed must not remain. An encoder
+        with `stageable` options must define it.
+
+        Raises:
+            RecipeError: the values do not fit the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has `stageable` options, but no `configure`.")
 
     @abstractmethod
     def processor(self) -> Processor:

@@ -55,6 +55,22 @@ def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder
     return encoder
 
 
+def configure_encoder(encoder: Encoder, block: Mapping[str, Any], path: str) -> None:
+    """Give an encoder inside another one its options for a stage (see `Encoder.configure`).
+
+    Args:
+        encoder: from `build_encoder`.
+        block: `name`, then its options, as the outer encoder's `Config` has them now.
+        path: as for `build_encoder`.
+
+    Raises:
+        RecipeError: the values do not fit.
+    """
+    if encoder.stageable:
+        options = {key: value for key, value in block.items() if key != "name"}
+        encoder.configure(merge_options(encoder.Config, options, path))
+
+
 def _found(known: registry.Registry[T], block: Mapping[str, Any], path: str) -> tuple[Any, Any]:
     """The class and the config that a block names."""
     name = block.get("name")

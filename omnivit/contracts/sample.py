@@ -1,4 +1,4 @@
-"""A sample: a conversation of texts, references to media, targets of heads, tokens, and questions without words.
+"""A sample: a conversation of texts, references to media, targets of heads, tokens, boxes, and questions without words.
 
 This module knows no tensors, no tokenizer and no file format: readers create samples, the chat encoder reads them.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+Unit = Literal["pixel", "share"]
+"""Of coordinates in an image: pixels of the upright image, or shares (0 to 1) of its width and height."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,29 @@ class Prompt:
     """Name -> the text that replaces `{name}` in a wording."""
 
 
-Part = Text | Media | Target | Token | Prompt
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes in an image of the sample. The codec of the model (`model.boxes`) writes them as text in this place."""
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """x0, y0, x1, y1 of each: the upper left and the lower right corner."""
+    of: int = 0
+    """The number of the image among all media of the sample, in reading order, from 0."""
+    unit: Unit = "pixel"
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points in an image of the sample. The codec of the model (`model.boxes`) writes them as text in this place."""
+
+    points: tuple[tuple[float, float], ...]
+    """x, y of each."""
+    of: int = 0
+    """The number of the image among all media of the sample, in reading order, from 0."""
+    unit: Unit = "pixel"
+
+
+Part = Text | Media | Target | Token | Prompt | Boxes | Points
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,10 @@ class Message:
     def text(self) -> str:
         """All text of the turn, its parts joined without separators."""
         return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    def media(self) -> Iterator[Media]:
+        """All media of the turn, in reading order."""
+        return (part for part in self.parts if isinstance(part, Media))
 
 
 @dataclass(frozen=True)
@@ -142,4 +170,4 @@ class Sample:
 
     def media(self) -> Iterator[Media]:
         """All media, in reading order."""
-        return (part for message in self.messages for part in message.parts if isinstance(part, Media))
+        return (part for message in self.messages for part in message.media())

@@ -135,7 +135,11 @@ class Spaced:
 
 
 def _with_space(parts: Sequence[Part]) -> list[Text | Media | Spaced]:
-    """The parts of a message; white space next to a target or token joins it, so that both are trained on."""
+    """The parts of a message; white space next to a target or token joins it, so that both are trained on.
+
+    Raises:
+        DataError: a part that `omnivit.data.prepare` writes as text was not written.
+    """
     joined: list[Text | Media | Spaced] = []
     for part in parts:
         last = joined[-1] if joined else None
@@ -149,8 +153,10 @@ def _with_space(parts: Sequence[Part]) -> list[Text | Media | Spaced]:
             joined.append(Spaced(part, (before, "")))
         elif isinstance(part, Text) and part.text.isspace() and isinstance(last, Spaced):
             joined[-1] = Spaced(last.part, (last.space[0], last.space[1] + part.text))
-        else:
+        elif isinstance(part, Text | Media):
             joined.append(part)
+        else:
+            raise DataError(f"a part of the type {type(part).__name__} must be written as text before it is encoded.")
     return joined
 
 

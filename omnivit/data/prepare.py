@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
+from omnivit.contracts.fit import Fit
 from omnivit.contracts.sample import Media, Message, Part, Sample, Target, Text
+from omnivit.data.box_codecs import Area
+from omnivit.data.boxes import BoxWriter, write_areas
 from omnivit.data.chat import Chat, Supervise
 from omnivit.data.collate import EncodedSample, Span
 from omnivit.data.combining import Groups, tokens_of_media
@@ -49,6 +52,8 @@ class Preparer:
     """Gives questions without words their words, and samples their system text."""
     question_tokens: frozenset[str] = frozenset()
     """Tokens whose texts are tokens in the questions of data files, too, not only in their answers."""
+    boxes: BoxWriter | None = None
+    """Writes boxes and points of samples as text; None: samples with such are bad."""
     too_long: str = "`data.max_length` is {}. Raise it, set `data.truncate: true`, or shorten the sample."
     """The end of the error for a sample with more tokens than the limit."""
 
@@ -69,7 +74,7 @@ class Preparer:
             RecipeError: an adapter cannot take what its encoder returns. The message names the slot.
         """
         try:
-            sample = self.wordings(sample, seed)
+            sample = self.resolved(sample, seed)
             # media first: their token counts are needed to encode the conversation (Law 1)
             turns = [(part, turn) for turn in sample.messages for part in turn.parts if isinstance(part, Media)]
             media = [self._seeded(m, sample, k, seed) for k, (m, _) in enumerate(turns)]
@@ -106,12 +111,50 @@ class Preparer:
         complete = EncodedSample(str(sample), encoded.ids, encoded.labels, spans, items, positions, triggers, seconds)
         return self._fit(complete, media, supervised=not generate, cut=encoded.cut)
 
+    def resolved(self, sample: Sample, seed: int | None = None) -> Sample:
+        """A sample with text in place of questions without words, boxes and points; the same where it has none.
+
+        Args:
+            sample: from a reader.
+            seed: as for `__call__`.
+
+        Raises:
+            DataError: they cannot be written as text. The message does not name the sample.
+        """
+        sample = self.wordings(sample, seed)
+        media = list(sample.media())
+        fits: dict[int, Fit] = {}
+
+        def fit_of(number: int) -> Fit:
+            if number not in fits:
+                medium = self._seeded(media[number], sample, number, seed)
+                fits[number] = self.slots[medium.slot].fit_of(medium)
+            return fits[number]
+
+        return write_areas(sample, self.boxes, fit_of, self.chat.content_ids().values())
+
+    def areas_in(self, text: str, media: Sequence[Media]) -> list[Area]:
+        """The boxes and points that an answer names, in pixels of the last image of its conversation.
+
+        Args:
+            text: the answer.
+            media: of the conversation, in reading order. Empty, or without an image: there are no pixels, so none.
+
+        Raises:
+            MediaError: the image cannot be read.
+        """
+        images = [medium for medium in media if self.slots[medium.slot].fits]
+        if self.boxes is None or not images:
+            return []
+        return self.boxes.read(text, self.slots[images[-1].slot].fit_of(images[-1]))
+
     def fingerprint(self) -> str:
         """Changes whenever the same sample would be encoded differently."""
         parts = [self.chat.fingerprint(), f"max_length={self.max_length},truncate={self.truncate}"]
         parts += [] if self.supervise == "all" else [f"supervise={self.supervise}"]
         parts += [f"wordings={words}"] if (words := self.wordings.fingerprint()) else []
         parts += [f"question_tokens={sorted(self.question_tokens)}"] if self.question_tokens else []
+        parts += [] if self.boxes is None else [f"boxes={self.boxes.name},{self.boxes.outside}"]
         parts += [f"{slot}={preparer.fingerprint()}" for slot, preparer in sorted(self.slots.items())]
         return ";".join(parts + [f"heads.{name}={head.fingerprint()}" for name, head in sorted(self.heads.items())])
 

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.adapter import Instruction, Length, Positions
-from omnivit.contracts.encoder import DescribingProcessor, PrefacingProcessor, Processor, layout_of
+from omnivit.contracts.encoder import (
+    DescribingProcessor,
+    FittingProcessor,
+    PrefacingProcessor,
+    Processor,
+    layout_of,
+)
 from omnivit.contracts.faults import reading
+from omnivit.contracts.fit import Fit
 from omnivit.contracts.sample import Media
+from omnivit.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +100,34 @@ class SlotPreparer:
         )
         count = len(self.processors)
         return "".join(processor.description(encoder_items(items, number, count)) for number, processor in describing)
+
+    @property
+    def fits(self) -> bool:
+        """Whether an encoder of the slot says what the model sees of an image."""
+        return any(isinstance(processor, FittingProcessor) for processor in self.processors)
+
+    def fit_of(self, media: Media) -> Fit:
+        """What the model sees of an image.
+
+        Raises:
+            DataError: the encoders of the slot do not say, or see different parts; or a MediaError.
+        """
+        fits = []
+        for processor in self.processors:
+            if isinstance(processor, FittingProcessor):
+                with reading(media, type(processor)):
+                    fits.append(processor.fit_of(media))
+        if not fits:
+            raise DataError(
+                f"the encoder of the input {media.slot!r} does not say which part of a medium the model sees, so boxes "
+                "cannot be written for it. Use `clip` or `timm`, or `fit_of` in an encoder of your own."
+            )
+        if any(fit.view != fits[0].view for fit in fits):
+            raise DataError(
+                f"the encoders of the input {media.slot!r} see different parts of the image, so a box has no single "
+                "place. Give them the same `fit` and cropping."
+            )
+        return fits[0]
 
     def tokens(self, items: Mapping[str, Tensor]) -> int:
         """The number of the medium's tokens in the LLM's sequence. Raises RecipeError if an adapter cannot take it."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from omnivit.contracts.sample import Frames, Media, Message, Part, Sample, Target, Text, Token
+from omnivit.contracts.sample import Frames, Media, Message, Sample, Target, Text, Token
 from omnivit.errors import DataError, RecipeError, suggest
 from omnivit.seeds import derive_seed
 
@@ -40,17 +40,18 @@ def reference(sample: Sample, tokens: Mapping[str, str] = MappingProxyType({})) 
         DataError: as `question`.
     """
     answer = sample.messages[_last_answer(sample)]
-    return "".join(_written(part, tokens) for part in answer.parts)
-
-
-def _written(part: Part, tokens: Mapping[str, str]) -> str:
-    """A part of an answer, as the text of an answer shows it."""
-    match part:
-        case Text(text=text) | Token(token=text):
-            return text
-        case Target(head=head):
-            return tokens.get(head, "")
-    return ""
+    text = ""
+    for part in answer.parts:
+        match part:
+            case Text(text=words) | Token(token=words):
+                text += words
+            case Target(head=head):
+                text += tokens.get(head, "")
+            case Media():
+                pass
+            case _:
+                raise DataError(f"{sample}: its answer contains {type(part).__name__}, which must be text first.")
+    return text
 
 
 def true(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:

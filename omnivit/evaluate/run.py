@@ -203,9 +203,9 @@ def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Que
 
 
 def _checked(sample: Sample, preparer: Preparer, media: bool) -> Sample:
+    """The sample with all words and boxes as text: under every condition they are those of its own media."""
     try:
-        # words first: a wording may name the place of a medium, which a condition takes away
-        sample = preparer.wordings(sample)
+        sample = preparer.resolved(sample)
     except DataError as error:
         raise type(error)(f"{sample}: {error}") from error
     asked = question(sample)

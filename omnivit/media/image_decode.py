@@ -155,6 +155,24 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if transposed else (image.height, image.width)
 
 
+def read_size(source: Source) -> tuple[int, int]:
+    """(H, W) of an image file once it is upright; from the header, where that is possible.
+
+    Raises:
+        MediaError: the file is not an image, or is too large or too elongated.
+    """
+    with opened_image(source) as image:
+        if image.format == "TIFF":  # Pillow rotates it while it decodes it
+            return read(source, _size)
+        transposed = image.getexif().get(0x0112) in _TRANSPOSED
+        return (image.width, image.height) if transposed else (image.height, image.width)
+
+
+def _size(image: Image.Image, name: str) -> tuple[int, int]:
+    del name
+    return upright_size(image)
+
+
 def _read_in_helper(source: Source, finish: Callable[[Image.Image, str], T]) -> T:
     """Runs in the helper process: decode an image that may take long."""
     with opened_image(source) as image:

@@ -28,8 +28,8 @@ from omnivit.media.locate import opened
 from omnivit.media.source import reading
 
 __all__ = [
-    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "cover", "facts_of", "open_image", "open_plane",
-    "random_view", "to_tensor",
+    "MAX_ASPECT", "MAX_PIXELS", "center_crop", "contain", "contained", "cover", "covering", "facts_of", "margin",
+    "open_image", "open_plane", "random_box", "random_view", "size_of", "to_tensor",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -72,6 +72,23 @@ def facts_of(media: Media) -> MediaFacts:
     return _read(media, image_decode.facts)
 
 
+def size_of(media: Media) -> tuple[int, int]:
+    """(H, W) of an image as `open_image` returns it; a file is not decoded for this, where its header is enough.
+
+    Raises:
+        MediaError: as `open_image`.
+    """
+    image = media.source
+    if isinstance(image, np.ndarray):
+        image = _from_array(image, str(media))
+    if isinstance(image, Image.Image):
+        with reading(str(media)):
+            image_decode.check_size(image, str(media))
+            return image_decode.upright_size(image)
+    with opened(media) as source:
+        return image_decode.read_size(source)
+
+
 def _read(media: Media, finish: Callable[[Image.Image, str], T]) -> T:
     """Open an image within our limits, and return `finish(image, name)`."""
     image = media.source
@@ -100,32 +117,43 @@ def cover(image: Image.Image, height: int, width: int, resample: Image.Resamplin
     For a square, the size is that of torchvision's Resize(int), which rounds the longer side down; otherwise that of
     timm's ResizeKeepRatio.
     """
+    scaled = covering((image.height, image.width), height, width)[::-1]
+    return image if scaled == image.size else image.resize(scaled, resample)
+
+
+def covering(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """(H, W) of an image of `size` after `cover`."""
     if height == width:
-        short = min(image.size)
-        size = (int(height * image.width / short), int(height * image.height / short))
-    else:
-        ratio = min(image.height / height, image.width / width)
-        size = (round(image.width / ratio), round(image.height / ratio))
-    return image if size == image.size else image.resize(size, resample)
+        short = min(size)
+        return int(height * size[0] / short), int(height * size[1] / short)
+    ratio = min(size[0] / height, size[1] / width)
+    return round(size[0] / ratio), round(size[1] / ratio)
 
 
 def contain(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
     """Scale an image to the largest size within `height` x `width` pixels; keeps the aspect ratio, antialiased."""
-    ratio = max(image.height / height, image.width / width)
-    size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-    return image.resize(size, resample)
+    return image.resize(contained((image.height, image.width), height, width)[::-1], resample)
+
+
+def contained(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """(H, W) of an image of `size` after `contain`."""
+    ratio = max(size[0] / height, size[1] / width)
+    return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
 
 
 def center_crop(image: Image.Image, height: int, width: int, fill: tuple[int, ...] = (0, 0, 0)) -> Image.Image:
     """Crop the centre of an image to `height` x `width` pixels; a smaller image is padded with the colour `fill`."""
     canvas = Image.new("RGB", (width, height), fill)
-    canvas.paste(image, (_margin(width, image.width), _margin(height, image.height)))
+    canvas.paste(image, (-margin(image.width, width), -margin(image.height, height)))
     return canvas
 
 
-def _margin(outer: int, inner: int) -> int:
-    """Offset of the image on the canvas; halves round as in torchvision's CenterCrop."""
-    return (outer - inner) // 2 if outer > inner else -round((inner - outer) / 2)
+def margin(outer: int, inner: int) -> int:
+    """Where a centred crop of length `inner` begins on a side of length `outer`; below 0 if the side is padded.
+
+    Halves round as in torchvision's CenterCrop.
+    """
+    return -((inner - outer) // 2) if inner > outer else round((outer - inner) / 2)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -142,13 +170,22 @@ def random_view(image: Image.Image, height: int, width: int, resample: Image.Res
     The crop keeps a share of the area in `CROP_SCALE` with an aspect ratio in `CROP_RATIO`, drawn as in torchvision's
     RandomResizedCrop; after ten draws that do not fit, it is the complete image.
     """
+    left, top, right, bottom = random_box(image.height, image.width, seed)
+    view = image.resize((width, height), resample, box=(min(left, right), top, max(left, right), bottom))
+    return ImageOps.mirror(view) if left > right else view
+
+
+def random_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
+    """The area of an image of `height` x `width` pixels that `random_view` shows: left, top, right, bottom.
+
+    The left side is greater than the right side where the view is mirrored.
+    """
     draw = random.Random(seed)
-    box = _random_box(image.width, image.height, draw)
-    view = image.resize((width, height), resample, box=box)
-    return ImageOps.mirror(view) if draw.random() < 0.5 else view
+    left, top, right, bottom = _random_area(width, height, draw)
+    return (right, top, left, bottom) if draw.random() < 0.5 else (left, top, right, bottom)
 
 
-def _random_box(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
+def _random_area(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
     for _ in range(10):
         area = width * height * draw.uniform(*CROP_SCALE)
         ratio = math.exp(draw.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))

@@ -18,7 +18,6 @@ from omnivit.contracts.options import merge_options
 from omnivit.contracts.renamed import with_current_options
 from omnivit.errors import RecipeError
 from omnivit.model import precision
-from omnivit.model.device import default_device
 from omnivit.model.lora import Lora
 from omnivit.model.omni import Branch, OmniModel
 from omnivit.recipe import Recipe, Slot
@@ -61,9 +60,8 @@ def blueprint(registry: Registry[Any], block: dict[str, Any], path: str, recipe:
     cls = registry.get(block["name"])
     options = {key: value for key, value in block.items() if key != "name"}
     lora = _taken_lora(registry, cls, options, where)
-    if options.get("dtype") == precision.FASTEST:  # not settled before, as training does: a plugin need not know it
-        options["dtype"] = precision.choose(precision.measure(default_device())).dtype
-    return Blueprint(block["name"], cls, merge_options(cls.Config, options, where), path, where, lora)
+    config = merge_options(cls.Config, precision.settled(options), where)  # training has settled `fastest` before
+    return Blueprint(block["name"], cls, config, path, where, lora)
 
 
 def _taken_lora(registry: Registry[Any], cls: type[Any], options: dict[str, Any], where: Where) -> Lora | None:

@@ -11,6 +11,8 @@ from torch import nn
 from omnivit.contracts.adapter import Adapter, Positions
 from omnivit.contracts.faults import naming
 from omnivit.contracts.head import Head
+from omnivit.data.box_codecs import codec_named
+from omnivit.data.boxes import BoxWriter
 from omnivit.data.chat import Chat, chat_of
 from omnivit.data.head_targets import HeadPreparer
 from omnivit.data.prepare import Preparer
@@ -21,6 +23,7 @@ from omnivit.model.blueprint import Blueprint, ModelBlueprint, branches_of
 from omnivit.model.lora import add_lora
 from omnivit.model.omni import OmniModel
 from omnivit.model.patching import LayerPatching
+from omnivit.model.staging import configure
 from omnivit.model.start import Start
 from omnivit.model.tokens import read_tokenizer
 from omnivit.recipe import Recipe, Stage
@@ -112,12 +115,14 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
     Args:
         model: built from the recipe.
         recipe: says how long a sample may be.
-        stage: has its chat template, its markup and the turns that it learns; None, for a model in use: the LLM's own
-            template, and the markup and the prompts of all stages.
+        stage: has its chat template, its markup, the turns that it learns, and options of encoders, with which the
+            model is configured; None, for a model in use: the LLM's own template, the markup and the prompts of all
+            stages, and the options of the last.
 
     Raises:
-        RecipeError: the stage's template or markup does not fit the LLM.
+        RecipeError: the stage's template, markup or options do not fit the model, or there is no such codec of boxes.
     """
+    configure(model, recipe, stage)
     tokens = model.tokens()
     with _named(f"stages.{stage.name}.template" if stage is not None and stage.template else ""):
         chat = chat_of(model.llm, None if stage is None else stage.template)
@@ -135,7 +140,17 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         supervise="last" if stage is not None and stage.supervise == "last" else "all",
         wordings=wordings_of(recipe, stage),
         question_tokens=asked,
+        boxes=_box_writer(recipe),
     )
+
+
+def _box_writer(recipe: Recipe) -> BoxWriter | None:
+    boxes = recipe.model.boxes
+    if boxes is None:
+        return None
+    with _named(str(recipe.where("model.boxes.codec"))):
+        codec_named(boxes.codec)
+    return BoxWriter(boxes.codec, boxes.outside)
 
 
 def _markup(stages: Sequence[Stage]) -> list[str] | None:

@@ -119,6 +119,15 @@ def torch_dtype(name: str, device: str | None = None) -> torch.dtype:
     return found
 
 
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a plugin with the dtype of this machine instead of `fastest`, which a plugin need not know."""
+    if options.get("dtype") != FASTEST:
+        return dict(options)
+    from omnivit.model.device import default_device
+
+    return {**options, "dtype": choose(measure(default_device())).dtype}
+
+
 def open_places(recipe: Recipe) -> list[str]:
     """The places where a recipe leaves the precision to the machine: `trainer.precision`, `model.llm.dtype`, ..."""
     places = ["trainer.precision"] if recipe.trainer.get("precision") == AUTO else []

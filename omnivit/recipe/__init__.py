@@ -30,6 +30,7 @@ from omnivit.recipe.convert import Where, convert
 from omnivit.recipe.identity import content
 from omnivit.recipe.schema import (
     LM,
+    BoxText,
     ChatTemplate,
     Data,
     DataSource,
@@ -41,11 +42,13 @@ from omnivit.recipe.schema import (
     Schedule,
     Slot,
     Stage,
+    StageInput,
     Validation,
 )
 
 __all__ = [
     "LM",
+    "BoxText",
     "ChatTemplate",
     "Data",
     "DataSource",
@@ -57,6 +60,7 @@ __all__ = [
     "Schedule",
     "Slot",
     "Stage",
+    "StageInput",
     "Validation",
     "fingerprint",
     "load",

@@ -52,6 +52,17 @@ class Slot:
 
 
 @dataclass
+class BoxText:
+    """How boxes and points in an image are written as text in questions and answers."""
+
+    codec: str
+    """`shikra`, `qwen_vl`, `minigpt_v2`, `cogvlm`, `ferret` or `llava`; or `module:NAME`, a codec of your own."""
+    outside: Literal["error", "clamp"] = "error"
+    """A box that is partly outside of what the model sees of the image: `error`, its sample is a bad sample; `clamp`,
+    it is cut at the edge, as Shikra does. A box that is entirely outside always makes a bad sample."""
+
+
+@dataclass
 class Model:
     """The LLM, its inputs, and its outputs beyond text."""
 
@@ -62,6 +73,8 @@ class Model:
     of a content part in a sample is the name of its slot."""
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> `name` of a registered head, and its options. The `head` of a target in a sample is this name."""
+    boxes: BoxText | None = None
+    """How boxes and points of samples are written as text, such as `{codec: shikra}`."""
 
 
 @dataclass
@@ -127,6 +140,16 @@ class ChatTemplate:
 
 
 @dataclass
+class StageInput:
+    """Other options of an input's encoder and adapter in one stage."""
+
+    encoder: dict[str, Any] = field(default_factory=dict)
+    """Options that the encoder allows to change between stages, such as `fit` or `image_size` of `clip`."""
+    adapter: dict[str, Any] = field(default_factory=dict)
+    """Options that the adapter allows to change between stages."""
+
+
+@dataclass
 class Stage:
     """One training stage. `train` selects what trains, with its learning rates; everything else is frozen (Law 5)."""
 
@@ -163,6 +186,9 @@ class Stage:
     markup_questions: bool = False
     """True: the tokens of `markup` are tokens in the questions of this stage's files, too. What a person types stays
     plain text."""
+    inputs: dict[str, StageInput | list[StageInput]] = field(default_factory=dict)
+    """Slot -> options of its `encoder` and `adapter` in this stage; a list for an input with several. Other options are
+    as in `model.inputs`. The evaluation and the trained model use those of the last stage."""
     group_by_length: bool = True
     """Put samples of similar length (within about a tenth) into the same batch, which reduces padding."""
     validation: Validation | None = None

@@ -227,7 +227,8 @@ class Assistant:
         text = answer.text.strip()
         if listener is not None:
             listener.finish(text)
-        return Reply(text, message_of(answer, chat), read_heads(self.model, encoded, answer.ids, chat))
+        reply = Reply(text, message_of(answer, chat), read_heads(self.model, encoded, answer.ids, chat))
+        return reply.with_areas(self.preparer.areas_in(text, [m for turn in messages for m in turn.media()]))
 
     def answer(
         self,

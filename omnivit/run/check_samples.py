@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Media, Prompt, Sample, Target, Text, Token
+from omnivit.contracts.sample import Boxes, Media, Points, Prompt, Sample, Target, Text, Token
 from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.prepare import Preparer
@@ -159,6 +159,8 @@ def key_of(sample: Sample) -> bytes:
                 parts.append((turn.role, part.text.strip()))
             elif isinstance(part, Token):
                 parts.append((Token.__name__, part.token))
+            elif isinstance(part, (Boxes, Points)):
+                parts.append((turn.role, repr(part)))
             elif isinstance(part, (Media, Target)):
                 parts.append((type(part).__name__, f"{part.root}/{part}"))
             elif isinstance(part, Prompt):

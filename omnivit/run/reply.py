@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Part, Target, Text, Token
+from omnivit.data.box_codecs import Area
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.head_targets import Trigger
@@ -47,6 +48,16 @@ class Reply:
     """The turn, for the history of the next question: tokens of heads and of the recipe stay tokens."""
     predictions: tuple[Prediction, ...]
     """In the order of the answer's tokens."""
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """The boxes (x0, y0, x1, y1) that the answer names, in pixels of the last image of the conversation (upright); by
+    the codec of the recipe (`model.boxes`)."""
+    points: tuple[tuple[float, float], ...] = ()
+    """The points (x, y) that the answer names, in the same pixels."""
+
+    def with_areas(self, areas: Sequence[Area]) -> Reply:
+        """The same with what `omnivit.data.prepare.Preparer.areas_in` found in its text."""
+        boxes = tuple((area[0], area[1], area[2], area[3]) for area in areas if len(area) == 4)
+        return replace(self, boxes=boxes, points=tuple((area[0], area[1]) for area in areas if len(area) == 2))
 
 
 def message_of(answer: Answer, chat: Chat) -> Message:

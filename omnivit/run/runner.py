@@ -9,6 +9,7 @@ from omnivit.contracts.renamed import with_current_options
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
+from omnivit.model.staging import configure
 from omnivit.recipe import Recipe
 from omnivit.run import provenance
 from omnivit.run.precision import settled_here
@@ -71,14 +72,17 @@ def train(
         record.documents if record is not None else dict,
         allow_changes,
     )
+    preparers = {}
     for stage in recipe.stages:
-        preparer = run.preparer_of(stage)  # so that a template which does not fit is not found hours later
+        # so that a template or an option which does not fit is not found hours later
+        preparers[stage.name] = run.preparer_of(stage)
         if is_leader():
-            warn_of_open_end(preparer.chat, stage)
+            warn_of_open_end(preparers[stage.name].chat, stage)
     if record is not None:
         if not resume:
             remember(recipe)
-        facts = provenance.of(recipe, mixtures, run.preparer.fingerprint())
+        changed = [f"{stage.name}: {preparers[stage.name].fingerprint()}" for stage in recipe.stages if stage.inputs]
+        facts = provenance.of(recipe, mixtures, "\n".join([run.preparer.fingerprint(), *changed]))
         facts |= {} if start is None else {"start": keep(start, recipe, path)}
         record.settle(facts | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
     if standing is not None:
@@ -89,7 +93,9 @@ def train(
         restore(model, standing.weights(), run.merged, stages, recipe.seed, standing.path, trained)
         if is_leader():
             checkpoint.set_aside_damaged(run.checkpoints, standing)
-    return run, [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+    results = [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
+    configure(model, recipe)  # for the evaluation, also where no stage was left to train
+    return run, results
 
 
 def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:

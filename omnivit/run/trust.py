@@ -34,6 +34,8 @@ def foreign_code(recipe: Recipe, readers: bool = True) -> list[str]:
         readers: whether the readers of data files count too; opening a run for questions uses none.
     """
     places = [line for block in blocks_of(recipe) for line in _asked(block)]
+    if recipe.model.boxes is not None:
+        places += _named(recipe.model.boxes.codec, recipe.where("model.boxes.codec"))
     for where, source in _sources(recipe) if readers else ():
         places += _named(source.reader, where / "reader")
     if recipe.evaluation is not None:

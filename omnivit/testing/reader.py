@@ -22,7 +22,7 @@ import numpy as np
 from omnivit.contracts.examples import ReaderExample
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Media, Message, Prompt, Role, Sample, Target, Text, Token
+from omnivit.contracts.sample import Boxes, Media, Message, Points, Prompt, Role, Sample, Target, Text, Token
 from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.plugin import PluginContract, example_of, fresh
@@ -272,6 +272,8 @@ def _is_part(part: object) -> bool:
         return isinstance(part.token, str) and bool(part.token)
     if isinstance(part, Prompt):
         return isinstance(part.task, str) and all(isinstance(text, str) for text in part.fields.values())
+    if isinstance(part, Boxes | Points):
+        return bool(part.boxes if isinstance(part, Boxes) else part.points)
     if not isinstance(part, Media | Target):
         return False
     name = part.slot if isinstance(part, Media) else part.head

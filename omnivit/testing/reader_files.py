@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Part, Prompt, Sample, Target, Text, Token
+from omnivit.contracts.sample import Boxes, Part, Points, Prompt, Sample, Target, Text, Token
 from omnivit.files import CACHE_VARIABLE
 from omnivit.testing.rules import Broken
 from omnivit.testing.worker import LARGEST, call
@@ -32,6 +32,8 @@ def _part(part: Part) -> tuple[Any, ...]:
         return ("token", part.token)
     if isinstance(part, Prompt):
         return ("prompt", part.task, sorted(part.fields.items()))
+    if isinstance(part, Boxes | Points):
+        return (repr(part),)
     source = part.source if isinstance(part.source, str | bytes | tuple) else pickle.dumps(part.source)
     name = part.head if isinstance(part, Target) else part.slot
     return (type(part).__name__, name, source, part.root, part.seed)

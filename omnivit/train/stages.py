@@ -77,8 +77,16 @@ class Run:
     """LoRA that stages have merged so far (see `omnivit.train.merging`)."""
 
     def preparer_of(self, stage: Stage) -> Preparer:
-        """The preparer of a stage: with its chat template, its markup, and the turns that it learns."""
+        """The preparer of a stage: with its chat template, its markup, and the turns that it learns.
+
+        The model is configured for the stage (`stages[].inputs`).
+        """
         return preparer_of(self.model, self.recipe, stage)
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether a stage changes options of encoders or adapters."""
+        return any(stage.inputs for stage in self.recipe.stages)
 
     @property
     def checkpoints(self) -> Path:
@@ -106,7 +114,9 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     if stage.merge_lora and index > reached:
         run.merged.update(merge(run.model, stage.name, run.recipe.seed))
     learning_rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
-    plan = StagePlan(run.mixtures[stage.name], stage, run.recipe.seed, rows_of(run.preparer, run.mixtures[stage.name]))
+    mixture = run.mixtures[stage.name]
+    preparer = run.preparer_of(stage) if run.has_inputs else run.preparer
+    plan = StagePlan(mixture, stage, run.recipe.seed, rows_of(preparer, mixture))
     position = StagePosition(stage, index, plan.steps, plan.distinct)
     here = standing if reached == index else None
     if here is not None:

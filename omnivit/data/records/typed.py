@@ -7,6 +7,7 @@ from typing import Any
 
 from omnivit.contracts.sample import Frames, Media, Message, Part, Prompt, Target, Text, Token
 from omnivit.data.records import values
+from omnivit.data.records.areas import AREAS, area
 from omnivit.data.records.forms import missing
 from omnivit.data.records.pairs import paired
 from omnivit.data.records.tags import LISTED, VIDEO, Lists
@@ -35,6 +36,9 @@ def typed_messages(record: Mapping[str, Any], root: str | None, ignore: Collecti
     numbers, lists of numbers, or the path of a file, as the head expects. `{"type": "token", "token": "<p>"}` is a
     token of the LLM that the recipe declares.
     A question that gets its words from the recipe's `prompts` is `{"type": "prompt", "task": ..., "fields": {...}}`.
+    Boxes in an image are `{"type": "boxes", "boxes": [[x0, y0, x1, y1], ...], "of": 0, "unit": "pixel"}`, points are
+    `{"type": "points", "points": [[x, y], ...]}`; the codec of the model writes them as text. `of` is the number of the
+    image among all media of the record (default: 0), `unit` is `pixel` (default) or `share`.
     `data:` URLs become bytes in memory, and `file://` is a path. Other URLs are refused: nothing is downloaded.
 
     Where no part takes them, the lists `images`, `videos` and `audios` belong to tags in the texts, as in the data of
@@ -127,6 +131,9 @@ def _part(value: object, place: str, lists: Lists, root: str | None, ignore: Col
         return Token(values.text(part.get("token"), f"{place}.token"))
     if kind == "prompt":
         return _prompt(part, place, ignore)
+    if kind in AREAS and isinstance(part.get(kind), (list, tuple)):  # no list is a medium: `points` may be a slot too
+        check_keys(part, {"type", kind, "of", "unit"}, place, ignore)
+        return area(part, kind, place)
     if kind == "input_audio":
         return _spoken(part, place, root, ignore)
     return _medium(part, kind, place, lists, root, ignore)
