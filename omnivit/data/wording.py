@@ -168,9 +168,8 @@ def wordings_of(recipe: Recipe, stage: Stage | None) -> Wordings:
     prompts: dict[str, list[str]] = {}
     system: dict[str, str] = {}
     for each in stages:
-        prompts |= (
-            {} if each.prompts is None else bank_of(each.prompts, recipe.data.root, f"stages.{each.name}.prompts")
-        )
+        if each.prompts is not None:
+            prompts |= bank_of(each.prompts, recipe.data.root, recipe.where("stages") / each.name / "prompts")
         system |= each.system
     return Wordings(prompts or None, system, in_use=stage is None)
 

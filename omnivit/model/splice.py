@@ -49,22 +49,22 @@ def _combined(embeds: Tensor, features: Mapping[str, Features], batch: Batch) ->
     PandaGPT adds its media in this way, after the projection (`extract_multimodal_feature` in yxuansu/PandaGPT,
     code/model/openllama.py).
     """
-    slots = [slot for slot in features if batch.media[slot].shares is not None]
-    if not slots:
+    shares = {slot: media.shares for slot, media in batch.media.items() if media.shares is not None}
+    if not shares:
         return embeds
     sums = torch.zeros_like(embeds).flatten(0, 1)
-    for slot in slots:
+    for slot, share in shares.items():
         media, encoded = batch.media[slot], features[slot]
         first = torch.tensor(media.samples, device=embeds.device) * embeds.shape[1] + media.starts
         # Media of one slot may have the same place. They are added one after the other, because an addition with
         # repeated indices has no fixed order on a GPU, and then not always the same bits.
         turn = (first[:, None] == first[None]).tril(diagonal=-1).sum(dim=1)
-        values = encoded.values * media.shares.to(encoded.values.dtype)[:, None, None]
+        values = encoded.values * share.to(encoded.values.dtype)[:, None, None]
         for number in range(int(turn.max()) + 1):
             mask = encoded.mask & (turn == number)[:, None]
             place = (first[:, None] + encoded.mask.cumsum(dim=1) - 1)[mask]
             sums = sums.index_add(0, place, values[mask].to(embeds.dtype))
-    routes = torch.tensor([1 + batch.slots.index(slot) for slot in slots], device=embeds.device)
+    routes = torch.tensor([1 + batch.slots.index(slot) for slot in shares], device=embeds.device)
     return torch.where(torch.isin(batch.route, routes).unsqueeze(-1), sums.view_as(embeds), embeds)
 
 

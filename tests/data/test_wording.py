@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prepare_support import small_preparer
+from prepare_support import slot, small_preparer
 
 from omnivit.contracts.sample import Media, Message, Part, Prompt, Sample, Text
 from omnivit.data.module import PreparedSamples, open_mixture, open_source
 from omnivit.data.prepare import Preparer
-from omnivit.data.wording import Wordings
+from omnivit.data.slot import InstructionReader
+from omnivit.data.wording import Wordings, wordings_of
 from omnivit.errors import DataError, RecipeError
+from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import DataSource, load
 
 IMAGE, SECOND, SOUND = Media("image", "a.png"), Media("image", "b.png"), Media("audio", "a.wav")
@@ -207,6 +210,21 @@ def test_files_of_wordings_reach_the_prepared_samples(files: Path) -> None:
     assert all("Describe it" in text for text in texts_of(preparer, files, "caption.txt", 0, seed=None))
 
 
+def test_an_adapter_that_reads_the_instruction_reads_the_drawn_wording(files: Path) -> None:
+    """InstructBLIP's Q-Former gets the words that the LLM gets."""
+    reader = InstructionReader(byte_tokenizer(), 64)
+    preparer = small_preparer(slots={"image": replace(slot(3), instruction=reader)})
+    source = open_source(DataSource("captions.jsonl", prompts=["Describe it.", "What is it?"]), files)
+    texts = set()
+    for number in range(8):
+        encoded = preparer(source[number], seed=3)
+        ids, mask = (encoded.items[0][f"instruction.{name}"] for name in ("input_ids", "attention_mask"))
+        text = reader.tokenizer.decode(ids[mask], skip_special_tokens=True)
+        assert text in preparer.chat.decode(encoded.ids)
+        texts.add(text)
+    assert texts == {"Describe it.", "What is it?"}
+
+
 def test_a_sample_without_a_wording_is_refused_by_name(files: Path) -> None:
     with pytest.raises(DataError, match=r"sample 'c0' .*captions.jsonl:1.*: the question has no words of its own"):
         small_preparer()(open_source(DataSource("captions.jsonl"), files)[0])
@@ -239,6 +257,23 @@ def test_a_recipe_holds_the_wordings_of_its_files(files: Path) -> None:
         "caption": ["Describe it.", "What is it, {media}?"],
         "vqa": ["{question}"],
     }
+
+
+def test_stages_have_wordings_and_a_model_in_use_has_those_of_all(files: Path) -> None:
+    path = files / "recipe.yaml"
+    second = "{name: two, train: {'llm.*': 1.0}, data: [{path: captions.jsonl}], prompts: {vqa: 'S: {question}'}, "
+    second += "system: {vqa: Short.}}"
+    text = RECIPE.replace("prompts: PROMPTS}]}", "}], prompts: tasks.yaml, system: {vqa: Long., chat: Kind.}}")
+    path.write_text(f"{text}  - {second}\n")
+    recipe = load(path)
+    one, two, both = (wordings_of(recipe, stage) for stage in (*recipe.stages, None))
+    assert one.prompts == {"caption": ["Describe it.", "What is it, {media}?"], "vqa": ["{question}"]}
+    assert two.prompts == {"vqa": ["S: {question}"]} and two.system == {"vqa": "Short."}
+    assert both == Wordings({**one.prompts, **two.prompts}, {"vqa": "Short.", "chat": "Kind."}, in_use=True)
+    assert not one.in_use and one.fingerprint() != two.fingerprint() != both.fingerprint()
+    recipe.stages[1].prompts = ["{"]
+    with pytest.raises(RecipeError, match=r"stages.two.prompts.*: the wording '{' cannot be read"):
+        wordings_of(recipe, recipe.stages[1])
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from prepare_support import sample, slot, small_preparer
+from small_tokenizers import metaspace
 from torch import Tensor
 
 from omnivit.contracts.sample import Media, Message, Sample, Text
+from omnivit.data.chat import Chat
 from omnivit.data.collate import collate
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.build import load_model, preparer_of
@@ -97,6 +99,20 @@ def test_media_with_different_numbers_of_tokens_are_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"sample 's'.*a.png \(image\) has 6 tokens and b.wav \(audio\) 4"):
         preparer(sample(Media("image", "a.png"), Media("audio", "b.wav"), "What?"))
     assert small_preparer(slots=slots).fingerprint() != preparer.fingerprint()
+
+
+def test_a_template_writes_around_combined_media_once() -> None:
+    """PandaGPT: `### Human: <Img>`, the sum of all media, `</Img> question`."""
+    slots = {name: replace(slot(1), combine="sum") for name in ("image", "audio")}
+    preparer = small_preparer(chat=Chat(metaspace(), "pandagpt"), slots=slots)
+    image, audio = Media("image", "a.png"), Media("audio", "b.wav")
+    alone, both = (preparer(sample(*media, "What is it?")) for media in ((image,), (image, audio)))
+    assert both.ids.tolist() == alone.ids.tolist() and both.labels.tolist() == alone.labels.tolist()
+    assert [(span.slot, span.start, span.leads) for span in both.spans] == [
+        ("image", alone.spans[0].start, True),
+        ("audio", alone.spans[0].start, False),
+    ]
+    assert preparer.chat.decode(both.ids).count("<Img>") == 1
 
 
 EXPERT = "model.inputs.image.adapter={name: chain, steps: [{name: linear}, {name: visual_expert}]}"

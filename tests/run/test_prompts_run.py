@@ -50,6 +50,7 @@ stages:
     train: {{"adapters.*": 1.0e-2}}
     batch_size: 4
     steps: 4
+    prompts: {{chat: ["User: {{question}}"]}}
     system: {{colour: You name colours.}}
     supervise: last
 evaluation:
