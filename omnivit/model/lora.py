@@ -161,5 +161,5 @@ def _is_bypassed(model: nn.Module, name: str) -> bool:
     torch's attention does, and so do timm's EVA and BEiT where queries and values have biases of their own.
     """
     parent = model.get_submodule(name.rpartition(".")[0])
-    separate = name.endswith("qkv") and getattr(parent, "q_bias", None) is not None
-    return isinstance(parent, nn.MultiheadAttention) or separate
+    own_biases = name.endswith("qkv") and getattr(parent, "q_bias", None) is not None
+    return isinstance(parent, nn.MultiheadAttention) or (own_biases and not getattr(parent, "qkv_bias_separate", False))

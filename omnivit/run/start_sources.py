@@ -271,12 +271,16 @@ def _elsewhere(recipe: Recipe, theirs: Recipe) -> tuple[str, ...]:
     is the same here."""
     same = []
     for slot, parts in recipe.model.inputs.items():
-        other = theirs.model.inputs.get(slot)
+        there = theirs.model.inputs.get(slot)
         for kind in ("encoder", "adapter"):
-            if other is not None and _is_same(_blocks(parts, kind), _blocks(other, kind), recipe, theirs):
+            if there is not None and _is_same(_blocks(parts, kind), _blocks(there, kind), recipe, theirs):
                 same.append(f"{kind}s.{slot}.")
-    llms = [{key: model.llm.get(key) for key in ("name", "path", "config")} for model in (recipe.model, theirs.model)]
-    return (*same, "llm.") if _is_same(*llms, recipe, theirs) else tuple(same)
+    return (*same, "llm.") if _is_same(_llm_of(recipe), _llm_of(theirs), recipe, theirs) else tuple(same)
+
+
+def _llm_of(recipe: Recipe) -> dict[str, Any]:
+    """The options of an LLM that decide what its weights are."""
+    return {key: recipe.model.llm.get(key) for key in ("name", "path", "config")}
 
 
 def _blocks(parts: Any, kind: str) -> list[Any]:
@@ -285,9 +289,9 @@ def _blocks(parts: Any, kind: str) -> list[Any]:
     return [{key: value for key, value in block.items() if key != "lora"} for block in blocks]
 
 
-def _is_same(ours: Any, other: Any, recipe: Recipe, theirs: Recipe) -> bool:
+def _is_same(block: Any, there: Any, recipe: Recipe, theirs: Recipe) -> bool:
     """Equal options, and weights that are loaded, or drawn with the same seed."""
-    return bool(ours == other) and (recipe.seed == theirs.seed or '"path": "' in json.dumps(ours))
+    return bool(block == there) and (recipe.seed == theirs.seed or '"path": "' in json.dumps(block))
 
 
 def _file(name: str, where: Where, read: bool) -> Source:

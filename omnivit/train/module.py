@@ -26,6 +26,7 @@ from omnivit.recipe import LM, Data
 from omnivit.seeds import derive_seed, seed_all
 from omnivit.train.finite import StepGuard, gradients_are_finite
 from omnivit.train.freeze import buffers_beside, set_modes
+from omnivit.train.idle_lora import LoraWatch
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.optimizer import adamw, schedule_factor
 from omnivit.train.ranks import gathered
@@ -56,6 +57,7 @@ class StageModule(LightningModule):
         self.guard = StepGuard(
             position, nan_budget, [buffers[n] for n in sorted(buffers_beside(model, set(learning_rates)))]
         )
+        self.lora_watch = LoraWatch(model, set(learning_rates), position.stage.name)
         self.refused: list[str] = []
         """Bad samples of the step that this rank has met."""
 
@@ -98,6 +100,7 @@ class StageModule(LightningModule):
         if micro.batch is None:
             return self._no_loss()
         output = self._ask(micro.batch)
+        self.lora_watch.look(micro.batch.media)
         total = step_loss(output, micro.batch, self.weights, step)
         self.window.add(total.detach(), len(output.logits), int(micro.batch.attention_mask.sum()))
         self.guard.saw(total, micro.batch.names)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from omnivit_adapters.mlp import MLPAdapter
 from peft import LoraConfig, get_peft_model
+from timm.models.eva import EvaAttention
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPVisionModel
 
+from omnivit.contracts.adapter import Instruction
+from omnivit.contracts.features import Features
 from omnivit.data.collate import collate
 from omnivit.data.module import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
-from omnivit.model.lora import Lora, add_lora
+from omnivit.model.lora import Lora, add_lora, lora_layers
 from omnivit.recipe import Recipe
+from omnivit.run.runner import train
 from omnivit.train.freeze import freeze
 
 Load = Callable[..., Recipe]
@@ -120,4 +128,37 @@ def test_lora_where_it_cannot_work_is_refused(load_recipe: Load) -> None:
         add_lora(attention, None, Lora(r=2, targets=["out_proj"]))
     assert list(add_lora(attention, None, Lora(r=2))) and "out_proj.lora" not in str(
         list(dict(attention.named_parameters()))
+    )
+    block = nn.ModuleDict(
+        {"attn": EvaAttention(8, num_heads=2, scale_norm=False)}
+    )  # adds the biases of queries and values by itself
+    with pytest.raises(RecipeError, match=r"attn\.qkv of the LLM is never called"):
+        add_lora(block, None, Lora(r=2, targets=["qkv"]))
+    add_lora(block, None, Lora(r=2))
+    assert list(lora_layers(block)) == ["attn.proj"]
+
+
+class Bypassing(MLPAdapter):
+    """Uses the weight of its first layer without calling it."""
+
+    def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
+        del instruction
+        first, *others = self.layers
+        rows = functional.linear(features.values, first.weight, first.bias)
+        return features.with_values(nn.Sequential(*others)(rows))
+
+
+def test_lora_that_a_component_goes_around_is_told_of(
+    load_recipe: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lora = "lora: {r: 2, targets: all-linear}"
+    for number, name in enumerate(("mlp", "test_lora_places:Bypassing")):
+        recipe = load_recipe(f"model.inputs.image.adapter={{name: '{name}', {lora}}}", "stages.align.steps=1",
+                             'stages.align.train={"adapters.*lora_*": 1e-3}')  # fmt: skip
+        caplog.clear()
+        train(replace(recipe, stages=recipe.stages[:1]), tmp_path / str(number))
+        warnings = [record.getMessage() for record in caplog.records if "LoRA" in record.getMessage()]
+        assert len(warnings) == number, warnings
+    assert (
+        "stages.align.train: the LoRA of adapters.image.layers.0 is trained, but the first batch did not" in warnings[0]
     )
