@@ -134,12 +134,14 @@ class AdapterContract(TokenRules):
         except (OmniVitError, ValueError) as error:
             if "instruction" not in str(error):
                 raise Broken(
-                    f"without an instruction it raises {error!r}.", "Say that the instruction is missing."
+                    f"without an instruction it raises {error!r}.", "Name the missing instruction in the message."
                 ) from error
         except Exception as error:
-            raise Broken(f"without an instruction it raises {error!r}.", "Raise ValueError, and say so.") from error
+            raise Broken(
+                f"without an instruction it raises {error!r}.", "Raise ValueError with this reason."
+            ) from error
         else:
-            raise Broken("without an instruction it answers as if it had one.", "Raise ValueError, and say so.")
+            raise Broken("without an instruction it answers as if it had one.", "Raise ValueError with this reason.")
 
     @rule(needs=("tokens_of_batches",))
     def test_instruction_of_others(self, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ class AdapterContract(TokenRules):
 
     @rule
     def test_install(self, tmp_path: Path) -> None:
-        """`install` leaves every key and number of the LLM and the encoder; what it adds is the adapter's own."""
+        """`install` changes no key and no number of the LLM and the encoder; what it adds belongs to the adapter."""
         trial = self.trial(tmp_path)
         plain = plain_parts(trial)
         for name, before, after in zip(("encoder", "LLM"), plain, (trial.encoder, trial.llm), strict=True):
@@ -183,7 +185,8 @@ class AdapterContract(TokenRules):
             for key, parameter in trial.adapter.named_parameters():
                 if id(parameter) in theirs:
                     raise Broken(
-                        f"the {name}'s own parameter is the adapter's {key!r} too.", "Copy it, or hold it aside."
+                        f"the {name}'s own parameter is the adapter's {key!r} too.",
+                        "Copy it, or keep it outside the module's parameters.",
                     )
         asks = trial.encoded(trial.features(trial.layouts[:1])).values.requires_grad
         if asks and not trial.adapter.in_encoder:
@@ -204,7 +207,7 @@ class AdapterContract(TokenRules):
             ).logits
             if where := difference("its logits", logits, wanted, SAME):
                 raise Broken(
-                    f"the example says `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
+                    f"the example sets `text_unchanged`, but for text alone, in the LLM as it is installed, {where}.",
                     "Initialise gates with zero and copies with the originals, and change only the tokens of media.",
                 )
 
@@ -225,7 +228,7 @@ class AdapterContract(TokenRules):
 
     @rule(needs=("tokens_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
-        """Two inputs may share it, or `install` raises a RecipeError that says why not."""
+        """Two inputs may share it, or `install` raises a RecipeError with the reason."""
         try:
             trial = Trial.start(self.plugin(), tmp_path, slots=(SLOT, OTHER))
         except RecipeError as error:
@@ -253,7 +256,7 @@ def _check_same_state(name: str, before: nn.Module, after: nn.Module) -> None:
             has = "lost" if key in state_before else "got"
             raise Broken(
                 f"the {name} {has} the key {key!r}.",
-                "Let parameters be the adapter's own, and put functions around modules by `llm.patching.around`.",
+                "Register parameters in the adapter, and wrap modules with `llm.patching.around`.",
             )
         if where := difference(f"the {name}'s {key}", state_after[key], state_before[key]):
             raise Broken(f"{where} after `install`.", "Copy what is to be changed.")

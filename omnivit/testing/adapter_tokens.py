@@ -38,12 +38,8 @@ from omnivit.testing.plugin import ConfiguredContract, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable, rule
 from omnivit.testing.trial import difference
 
-COUNT = (
-    "Let `length` and `forward` follow one formula: places are reserved in the LLM's sequence before the model runs."
-)
-GRID = (
-    "Return the places of the tokens that come out, as `torch.cartesian_prod` gives them; or let `length` say no grid."
-)
+COUNT = "Use one formula in `length` and `forward`: tokens are reserved in the sequence before the model runs."
+GRID = "Return the places of the tokens that come out, as `torch.cartesian_prod` does, or no grid in `length`."
 MASKED = "Use only tokens where `features.mask` is True, as by `features.values.masked_fill(~mask[..., None], 0.0)`."
 
 
@@ -55,7 +51,7 @@ class TokenRules(ConfiguredContract):
 
     @rule
     def test_tokens(self, tmp_path: Path) -> None:
-        """As many tokens come out as the length rule says, of the adapter's `width`, for every layout that it takes."""
+        """For every layout that it accepts, it returns as many tokens as the length rule, of `width` numbers each."""
         trial = self.trial(tmp_path)
         for layout in trial.layouts:
             count = trial.adapter.length(layout).tokens
@@ -63,12 +59,13 @@ class TokenRules(ConfiguredContract):
             _check_form(features, 1, trial.adapter.width, layout_text(layout))
             if int(features.lengths()) != count:
                 raise Broken(
-                    f"for {layout_text(layout)}, `length` says {count}, forward gives {int(features.lengths())}.", COUNT
+                    f"for {layout_text(layout)}, `length` returns {count}, forward gives {int(features.lengths())}.",
+                    COUNT,
                 )
 
     @rule(needs=("tokens",))
     def test_tokens_of_batches(self, tmp_path: Path) -> None:
-        """In a padded batch, each medium gives as many tokens as the length rule says."""
+        """In a padded batch, each medium gives as many tokens as the length rule returns."""
         trial = self.trial(tmp_path)
         for media in _batches(trial):
             found = trial.run(trial.features(media, extra=2))
@@ -82,30 +79,30 @@ class TokenRules(ConfiguredContract):
 
     @rule(needs=("tokens",))
     def test_grid(self, tmp_path: Path) -> None:
-        """Where the length rule says a grid, `Features.grid` holds the place of every token in it, in order."""
+        """If the length rule returns a grid, `Features.grid` contains the place of every token in it, in order."""
         trial = self.trial(tmp_path)
         said = [(layout, trial.adapter.length(layout)) for layout in trial.layouts]
         if all(out.grid is None for _, out in said):
-            raise NotApplicable("its tokens lie in no grid")
+            raise NotApplicable("its tokens have no grid")
         for layout, out in said:
             if out.grid is None:
                 continue
             grid = alone(trial.run(trial.features([layout])), 0).grid
             if grid is None:
                 raise Broken(
-                    f"for {layout_text(layout)}, `length` says {layout_text(out)} and `Features.grid` is None.", GRID
+                    f"for {layout_text(layout)}, `length` returns {layout_text(out)} and `Features.grid` is None.", GRID
                 )
             places = grid[0][(grid[0] >= 0).all(dim=1)]
             wanted = places_of(Layout(math.prod(out.grid), out.grid))
             if where := difference("place", places, wanted.to(places.dtype)):
                 raise Broken(
-                    f"for {layout_text(layout)}, `length` says {layout_text(out)}, and in `Features.grid` {where}.",
+                    f"for {layout_text(layout)}, `length` returns {layout_text(out)}, and in `Features.grid` {where}.",
                     GRID,
                 )
 
     @rule
     def test_refuses(self, tmp_path: Path) -> None:
-        """The length rule answers every layout with a layout, or with a RecipeError that says what it needs."""
+        """The length rule returns a layout for every layout, or raises a RecipeError that names what it needs."""
         trial = self.trial(tmp_path)
         for layout in dict.fromkeys([*sorted(PROBES, key=lambda one: one.tokens), *trial.layouts]):
             try:
@@ -113,19 +110,19 @@ class TokenRules(ConfiguredContract):
             except RecipeError as error:
                 if len(str(error)) < 20:
                     raise Broken(
-                        f"for {layout_text(layout)} it says only {str(error)!r}.", "Say what it needs."
+                        f"for {layout_text(layout)} its message is only {str(error)!r}.", "Name what it needs."
                     ) from error
                 continue
             except Exception as error:
                 raise Broken(
                     f"for {layout_text(layout)} it raises {type(error).__name__}: {error}",
-                    "Raise `omnivit.errors.RecipeError` for what it cannot take, and say what it needs.",
+                    "Raise `omnivit.errors.RecipeError` for what it cannot accept, and name what it needs.",
                 ) from error
             _check_layout(layout_out, layout)
 
     @rule
     def test_length_in_workers(self, tmp_path: Path) -> None:
-        """The length rule pickles, holds no weights, and says the same in a loader worker (start method `spawn`)."""
+        """The length rule pickles, contains no weights, and returns the same in a loader worker (`spawn`)."""
         trial = self.trial(tmp_path)
         said = [trial.adapter.length(layout) for layout in trial.layouts]
         found = check_pickles(trial.adapter.length, "`length`", trial.layouts)
@@ -167,7 +164,7 @@ class TokenRules(ConfiguredContract):
                 if where := _apart(alone(together, number), trial.run(alone(features, number), asked), CLOSE):
                     raise Broken(
                         f"{_together(media)}, the one of {layout_text(layout)} against itself alone: {where}.",
-                        "Let no sum, mean or norm run over the media of a batch, nor over padding.",
+                        "Compute no sum, mean or norm over the media of a batch or over padding.",
                     )
 
     @rule(needs=("tokens",))
@@ -229,7 +226,7 @@ class TokenRules(ConfiguredContract):
 
     @rule(needs=("tokens",))
     def test_device(self, tmp_path: Path) -> None:
-        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the tokens."""
+        """It works on any device: all its tensors move with it, and it creates new ones on the device of the tokens."""
         trial = self.trial(tmp_path)
         for media in trial.groups():
             features, instruction = trial.features(media, extra=2), trial.instruction(len(media))
@@ -302,9 +299,7 @@ def _check_form(features: Features, count: int, width: int, what: str) -> None:
 
 def _check_layout(answer: object, given: Layout) -> None:
     if not isinstance(answer, Layout) or type(answer.tokens) is not int or answer.tokens < 0:
-        raise Broken(
-            f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(tokens, grid)` of whole numbers."
-        )
+        raise Broken(f"for {layout_text(given)} it gives {answer!r}.", "Return `Layout(tokens, grid)` of integers.")
     grid = answer.grid
     if grid is not None and (not isinstance(grid, tuple) or math.prod(grid) > answer.tokens):
         raise Broken(f"for {layout_text(given)} it gives {answer!r}: the grid has more places than there are tokens.")

@@ -1,4 +1,4 @@
-"""What the rules for adapters try one with: tokens that lie in many ways, a small encoder, a small real LLM around it.
+"""What the rules test an adapter with: tokens in several layouts, a small encoder, and a small real LLM around it.
 
 Shapes: M media, S tokens (padded), D encoder width, k grid coordinates, B samples, T tokens, D_llm LLM width, N tokens
 whose logits are kept, V vocabulary, Q instruction tokens.
@@ -39,7 +39,7 @@ USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))
 """Tried where an example names no layouts."""
 PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)), Layout(0))
 """Tried on every length rule, which takes each or refuses it."""
-WORDS = ("What is this?", "Count them, and say where.", "Why?", "Is it red or blue, or none of these?")
+WORDS = ("What is this?", "Count them, and name the place.", "Why?", "Is it red or blue, or none of these?")
 
 
 class TokensEncoder(Encoder):
@@ -142,11 +142,11 @@ class Trial:
         return [group if len(group) > 1 else group * 2 for group in found]
 
     def features(self, layouts: Sequence[Layout], seed: int = 0, extra: int = 0) -> Features:
-        """Rows for media that lie so, of random numbers, padded with zeros to the longest and `extra` more."""
+        """Random tokens of media in these layouts, padded with zeros to the longest and `extra` more."""
         return features_of(layouts, self.encoder.width, seed, extra)
 
     def encoded(self, features: Features) -> Features:
-        """Rows through the encoder."""
+        """Tokens through the encoder."""
         items = {"tokens": features.values, "mask": features.mask, "grid": features.grid}
         return cast(Features, self.encoder({key: value for key, value in items.items() if value is not None}))
 
@@ -156,7 +156,7 @@ class Trial:
         return None if tokenizer is None else instruction_from(tokenizer, self.adapter.instruction_limit, count)
 
     def run(self, features: Features, instruction: Instruction | None = None) -> Features:
-        """What the adapter makes of an encoder's tokens; with words of its own choice, if it reads any."""
+        """What the adapter makes of an encoder's tokens; with an instruction, if it reads one."""
         told = self.instruction(len(features.mask)) if instruction is None else instruction
         found = self.adapter(features, told)
         if not isinstance(found, Features):
@@ -164,7 +164,7 @@ class Trial:
         return found
 
     def answer(self, layouts: Sequence[Layout]) -> Tensor:
-        """[N, V] logits of the LLM for media that lie so, from the encoder on; they take turns among the slots."""
+        """[N, V] logits of the LLM for media in these layouts, from the encoder on; the slots alternate."""
         features = {}
         for slot, own in self._shares(layouts).items():
             if own:
@@ -226,7 +226,7 @@ class Trial:
 
 
 def changes_llm(adapter: Adapter) -> bool:
-    """Whether an adapter has an `install` of its own."""
+    """Whether an adapter overrides `install`."""
     return type(adapter).install is not Adapter.install
 
 
@@ -244,7 +244,7 @@ def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
     if not example.layouts and not any(taken(adapter, layout) for layout in USUAL):
         raise Broken(
             f"the length rule takes none of {'; '.join(map(layout_text, USUAL))}, and the example names no `layouts`.",
-            "Let the example name layouts that it takes: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
+            "Name layouts that it accepts in the example: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
         )
     probes = [layout for layout in PROBES if layout.tokens and taken(adapter, layout) is not None]
     found = dict.fromkeys([*example.layouts, *probes])
@@ -266,7 +266,7 @@ def layout_text(layout: Layout) -> str:
 
 
 def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int = 0) -> Features:
-    """[M, S, D] random tokens that lie as said; those beside a grid come first and have -1 for a place."""
+    """[M, S, D] random tokens in a layout; those outside the grid come first, with -1 as their place."""
     most = max(layout.tokens for layout in layouts) + extra
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(most) < torch.tensor([layout.tokens for layout in layouts])[:, None]
@@ -281,7 +281,7 @@ def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int
 
 
 def places_of(layout: Layout) -> Tensor:
-    """[tokens, k] where each token lies."""
+    """[tokens, k] the place of each token."""
     sizes = layout.grid or ()
     found = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
     beside = torch.full((layout.tokens - math.prod(sizes), len(sizes)), -1)

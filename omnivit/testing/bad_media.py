@@ -1,4 +1,4 @@
-"""Media that cannot be used, made from those of an example: what a user's data set holds sooner or later."""
+"""Media that cannot be used, made from those of an example: what every user's data set contains sooner or later."""
 
 from __future__ import annotations
 

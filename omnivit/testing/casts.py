@@ -40,5 +40,5 @@ class Casts(TorchFunctionMode):
 
 
 def names_half(config: Any) -> bool:
-    """Whether a `Config` says that a component computes in 16 bits, as its user then wants."""
+    """Whether a `Config` makes a component compute in 16 bits, as its user chose."""
     return any(str(value) in ("bfloat16", "float16") for value in dataclasses.asdict(config).values())

@@ -47,10 +47,10 @@ class EncoderContract(WeightRules):
 
     @rule
     def test_inspect(self, tmp_path: Path) -> None:
-        """`inspect` tells what media hold, or raises MediaError; it takes none that the processor must refuse."""
+        """`inspect` describes media, or raises MediaError; it accepts none that the processor must refuse."""
         plugin: type[Encoder] = self.plugin()
         if plugin.inspect.__func__ is Encoder.inspect.__func__:  # type: ignore[attr-defined]
-            raise NotApplicable("it has no `inspect`: `omnivit media` says so.")
+            raise NotApplicable("it has no `inspect`, which `omnivit media` reports.")
         example = example_of(plugin, fresh(tmp_path)).media
         told = [_facts(plugin, Bad("a medium of the example", media, certain=False)) for media in example]
         if not any(told):
@@ -63,7 +63,7 @@ class EncoderContract(WeightRules):
 
 
 def _facts(plugin: type[Encoder], bad: Bad) -> MediaFacts | None:
-    """What `inspect` tells; None where it refuses."""
+    """What `inspect` returns; None if it refuses the medium."""
     try:
         facts: object = plugin.inspect(bad.media)
     except MediaError as error:
@@ -75,7 +75,7 @@ def _facts(plugin: type[Encoder], bad: Bad) -> MediaFacts | None:
         raise Broken(f"for {bad.what} it returns {facts!r}.", "Return `MediaFacts('image', {'height': 3, ...})`.")
     odd = [name for name, size in facts.shape.items() if type(size) is not int or size < 0]
     if odd:
-        raise Broken(f"for {bad.what} it says that `{odd[0]}` is {facts.shape[odd[0]]!r}.", "Give sizes as int.")
+        raise Broken(f"for {bad.what} its message is that `{odd[0]}` is {facts.shape[odd[0]]!r}.", "Give sizes as int.")
     return facts
 
 

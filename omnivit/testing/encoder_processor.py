@@ -68,12 +68,12 @@ class ProcessorRules(ConfiguredContract):
             if changed := [name for name, state in _generators().items() if state != before[name]]:
                 raise Broken(
                     f"{medium}: preparing it draws from, or seeds, {changed[0]}.",
-                    "Make a generator of your own: `numpy.random.default_rng(media.seed)`.",
+                    "Create a local generator: `numpy.random.default_rng(media.seed)`.",
                 )
 
     @rule(needs=("items",))
     def test_preface(self, tmp_path: Path) -> None:
-        """What a processor tells the LLM before a medium is text, the same whenever it is asked."""
+        """What a processor writes before a medium is text, and always the same."""
         trial = self.trial(tmp_path)
         if not isinstance(trial.processor, PrefacingProcessor):
             raise NotApplicable("its processor has no `preface`: the LLM reads nothing before a medium.")
@@ -118,13 +118,13 @@ class ProcessorRules(ConfiguredContract):
 
     @rule(needs=("pickle",))
     def test_weightless(self, tmp_path: Path) -> None:
-        """A processor holds no weights: they would be copied into every loader worker, and trained in none."""
+        """A processor contains no weights: they would be copied into every loader worker and trained in none."""
         weights = pickled(self.trial(tmp_path).processor)[1]
         if weights:
             numbers = sum(found.numel() for found in weights)
             raise Broken(
-                f"its pickle holds {len(weights)} parameters, {numbers:,} numbers, the first {list(weights[0].shape)}.",
-                "Let `forward` do what needs weights; give the processor settings, not the encoder itself.",
+                f"its pickle contains {len(weights)} parameters ({numbers:,} numbers), first {list(weights[0].shape)}.",
+                "Do what needs weights in `forward`; give the processor only settings.",
             )
 
     @rule(needs=("pickle", "determinism"))
@@ -137,10 +137,10 @@ class ProcessorRules(ConfiguredContract):
         for media, here, there in zip(trial.media, own, report.items, strict=True):
             where = item_difference(there, here)
             if where:
-                raise Broken(f"{media}: {where}, in the worker.", "Let the tensors depend on pickled settings alone.")
+                raise Broken(f"{media}: {where}, in the worker.", "Make the tensors depend on pickled settings only.")
         made = report.weights - len(weights)
         if made > 0:
-            raise Broken(f"{made} parameters were created in the worker.", "Let `forward` do what needs weights.")
+            raise Broken(f"{made} parameters were created in the worker.", "Do what needs weights in `forward`.")
 
     @rule(needs=("pickle",))
     def test_fingerprint(self, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def _check_repeats(processor: Processor, media: list[Media], how: str) -> None:
 
 
 def steady_items(processor: Processor, media: Sequence[Media]) -> list[Item]:
-    """What media become. Where that changes, which is for `determinism` and `seed` to say, nothing can be compared."""
+    """What media become. If that changes, which the rules `determinism` and `seed` report, nothing can be compared."""
     items: list[Item] = [processor(one) for one in media]
     for one, item in zip(media, items, strict=True):
         if item_difference(processor(one), item):
@@ -254,7 +254,7 @@ def _generators() -> dict[str, object]:
 
 @contextmanager
 def _shaken(seed: int) -> Iterator[None]:
-    """Inside, every global generator stands somewhere else; afterwards, where it stood."""
+    """Inside, every global generator has another state; afterwards, its earlier one."""
     plain, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_all(seed)

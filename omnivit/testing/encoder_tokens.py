@@ -23,7 +23,7 @@ from omnivit.testing.sizes import PATIENCE, resized
 from omnivit.testing.trial import SEED, Item, Trial, batch_of, batches, difference, encoded, real_tokens, stacked
 
 NEAR = 1e-5
-"""Greatest difference between a medium alone and in a batch, as a share of the largest number. 16 bits hold less."""
+"""Greatest difference between a medium alone and in a batch, as a share of the largest number; 16 bits allow more."""
 
 
 LENGTH = "Count in `length` what `forward` computes, and mask out the padding of the collator."
@@ -51,7 +51,7 @@ class TokenRules(ProcessorRules):
                 for place, number in enumerate(batch):
                     if found[place] != lengths[number]:
                         raise Broken(
-                            f"`length` says {lengths[number]}, and the mask shows {found[place]} tokens, for the "
+                            f"`length` returns {lengths[number]}, and the mask shows {found[place]} tokens, for the "
                             f"medium {_size(items[number])} {_among(items, batch, place)}.",
                             LENGTH,
                         )
@@ -73,8 +73,8 @@ class TokenRules(ProcessorRules):
                 count = int(encoded(trial.encoder, [item]).mask.sum())
                 if count != expected:
                     raise Broken(
-                        f"`length` says {expected}, and the mask shows {count} tokens, for {media[0]} in another size, "
-                        f"{_size(item)}.",
+                        f"`length` returns {expected}, and the mask shows {count} tokens, for {media[0]} in another "
+                        f"size, {_size(item)}.",
                         LENGTH,
                     )
 
@@ -97,7 +97,7 @@ class TokenRules(ProcessorRules):
 
     @rule(needs=("length",))
     def test_mask(self, tmp_path: Path) -> None:
-        """Rows that are masked out change nothing downstream: they are finite, and the mask shows all that count."""
+        """Tokens that are masked out change nothing downstream: they are finite, and the mask marks all others."""
         trial = self.trial(tmp_path)
         padded = False
         for items in _by_slot(trial):
@@ -111,7 +111,7 @@ class TokenRules(ProcessorRules):
 
     @rule(needs=("shapes",))
     def test_batch(self, tmp_path: Path) -> None:
-        """A medium gives in a batch what it gives alone, within 1e-5, whatever its neighbours and their sizes."""
+        """A medium gives the same in a batch as alone, within 1e-5, for any other media and sizes in it."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
             alone = [real_tokens(encoded(trial.encoder, [item]), 0) for item in items]
@@ -125,7 +125,7 @@ class TokenRules(ProcessorRules):
                             f"{where}, for the medium {_size(items[number])} {_among(items, batch, place)}, against "
                             "alone.",
                             "Exclude the padding by the sizes in the item (attention masks, means over real tokens); "
-                            "let no medium see another.",
+                            "no medium may see another one.",
                         )
 
     @rule(needs=("shapes",))
@@ -161,16 +161,16 @@ class TokenRules(ProcessorRules):
                 where = difference("number", trial.encoder(given).values, expected)
             if where:
                 raise Broken(
-                    f"where other media lie at the address of earlier ones, {where}.",
+                    f"with other media at the memory address of earlier ones, {where}.",
                     "Keep no results between calls: neither `data_ptr()` nor `id()` identifies a medium.",
                 )
 
     @rule(needs=("batch",))
     def test_training(self, tmp_path: Path) -> None:
-        """In `train()` too, no medium depends on its neighbours, unless the example says `batch_statistics`."""
+        """In `train()` too, no medium depends on others, unless the example sets `batch_statistics`."""
         trial = self.trial(fresh(tmp_path))
         if example_of(self.plugin(), fresh(tmp_path)).batch_statistics:
-            raise NotApplicable("its example says `batch_statistics`: layers such as BatchNorm see the whole batch.")
+            raise NotApplicable("its example sets `batch_statistics`: layers such as BatchNorm see the entire batch.")
         pairs = 0
         for items in _by_slot(trial):
             for number, item in enumerate(items):
@@ -187,7 +187,7 @@ class TokenRules(ProcessorRules):
                         "Normalise over each medium alone (LayerNorm, GroupNorm), or keep BatchNorm in `eval()`.",
                     )
         if not pairs:
-            raise NotApplicable("its items hold no floating-point numbers.")
+            raise NotApplicable("its items contain no floating-point numbers.")
 
 
 def _rewrite(items: Mapping[str, Tensor]) -> bool:
@@ -225,13 +225,13 @@ def _size(item: Item) -> str:
 
 
 def _size_with_counts(item: Item) -> str:
-    """An item by the shapes of its tensors and by the sizes that it says itself."""
+    """An item by the shapes of its tensors and the sizes that it contains."""
     counts = {key: value.tolist() for key, value in item.items() if not value.is_floating_point() and value.numel() < 9}
     return f"{_size(item)} {counts}"
 
 
 def _among(items: Sequence[Item], batch: tuple[int, ...], place: int) -> str:
-    """Where a medium stands in its batch, in words."""
+    """The place of a medium in its batch, as text."""
     if len(batch) == 1:
         return "alone"
     others = [_size(items[number]) for at, number in enumerate(batch) if at != place]
@@ -248,7 +248,7 @@ def _length(processor: Processor, item: Item) -> int:
 
 
 def _check_shapes(features: object, count: int, encoder: Encoder) -> None:
-    """Raise Broken where this is no result for so many media."""
+    """Raise Broken if this is not a result for that number of media."""
     if not isinstance(features, Features):
         raise Broken(f"it returns a {type(features).__name__}.", "Return `Features(values, mask, grid)`.")
     for problem in _shape_problems(features, count, encoder.width):
@@ -271,12 +271,14 @@ def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None
     """Raise Broken where the tokens of a medium do not fill the grid in order."""
     places = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(-1, len(sizes))
     if features.grid is None:
-        raise Broken(f"`processor.grid` says {sizes}, and `forward` returns no grid.", "Return `Features(..., grid)`.")
+        raise Broken(
+            f"`processor.grid` returns {sizes}, and `forward` returns no grid.", "Return `Features(..., grid)`."
+        )
     found = features.grid[number, features.mask[number]].cpu().long()
     where = difference("place", found, places)
     if where and len(found) <= len(places):  # more tokens are for the rule `length` to tell of
         raise Broken(
-            f"`processor.grid` says {sizes}, and in the grid of `forward` {where}.",
+            f"`processor.grid` returns {sizes}, and in the grid of `forward` {where}.",
             "Name places as `torch.cartesian_prod` of the ranges does, or give no grid.",
         )
 

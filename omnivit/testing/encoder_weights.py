@@ -39,7 +39,7 @@ class WeightRules(TokenRules):
         (item,) = steady_items(trial.processor, [media])
         where = item_difference(sketch.processor()(media), item)
         if where:
-            raise Broken(f"{media}: {where}, by the processor of one built so.", "Let it hold no meta tensors.")
+            raise Broken(f"{media}: {where}, by the processor of one built so.", "Keep no meta tensors in it.")
 
     @rule
     def test_initialisation(self, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ class WeightRules(TokenRules):
 
     @rule(needs=("shapes",))
     def test_device(self, tmp_path: Path) -> None:
-        """It works where it is moved to: all its tensors move with it, and those that it makes lie where items lie."""
+        """It works on any device: all its tensors move with it, and it creates new ones on the device of the items."""
         trial = self.trial(tmp_path)
         for items in map(trial.items, trial.slots):
             for chosen in (items[:1], items):
@@ -117,7 +117,7 @@ class WeightRules(TokenRules):
     def _check_dtype(self, folder: Path, dtype: torch.dtype, tolerance: float) -> None:
         trial = self.trial(folder)
         if not any(True for _ in trial.encoder.parameters()):
-            raise NotApplicable("it has no parameters, which say what to compute in.")
+            raise NotApplicable("it has no parameters, which determine the dtype.")
         trial.encoder.float()
         _compare(trial, _rows(trial), "cpu", dtype, tolerance)
 
@@ -138,7 +138,7 @@ def _compare(trial: Trial, expected: list[Features], device: str, dtype: torch.d
         except NotImplementedError as error:  # by torch, not by the plugin
             raise NotApplicable(f"torch does not compute it in {dtype} on {device}: {error}") from error
         if moved.values.device.type != device or moved.mask.device.type != device:
-            raise Broken(f"on {device}, values lie on {moved.values.device} and the mask on {moved.mask.device}.")
+            raise Broken(f"on {device}, values are on {moved.values.device} and the mask on {moved.mask.device}.")
         if strict and moved.values.dtype != dtype:
             raise Broken(
                 f"with weights in {dtype}, values are {moved.values.dtype}.",

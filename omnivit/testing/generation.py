@@ -39,7 +39,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 """How messages describe a way to generate -> its options; in the first the tokens are given."""
 SLOT = "image"
-ADVICE = "Ask the `Context` of the call where media stand: in generation it is a window of the batch."
+ADVICE = "Read the places of media from the `Context` of the call: in generation it is a window of the batch."
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class _Steps(LogitsProcessor):
 
 @torch.no_grad()
 def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: str) -> None:
-    """Generated with a cache, every step has the numbers of computing everything anew.
+    """With a cache, every generation step gives the numbers of a full forward pass.
 
     Args:
         llm: whose layers may be changed.
         prompts: to be continued.
         names: of the samples.
-        what: is said of the batch in an error.
+        what: describes the batch in errors.
 
     Raises:
         Broken: with the sample, the step and both numbers.
@@ -139,11 +139,11 @@ class _Probe:
 
 @torch.no_grad()
 def check_windows(llm: LanguageModel, places: int) -> None:
-    """While text is generated, changed layers are shown the window of the batch that belongs to their tokens.
+    """During generation, changed layers get the window of the batch that belongs to their tokens.
 
     Args:
         llm: that offers `patching`, with nothing changed yet.
-        places: an id whose embedding is replaced by a medium's rows.
+        places: an id whose embedding is replaced by a medium's tokens.
 
     Raises:
         Broken: with the call, what the layer was shown and what belongs there.
@@ -163,7 +163,7 @@ def check_windows(llm: LanguageModel, places: int) -> None:
             raise Broken(
                 f"call {number + 1}, with tokens {start} to {before - 1} of prompts of {columns}, shows a changed "
                 f"layer {_words(context)}; to these tokens belongs {_words(expected)}.",
-                "Let `patching.telling(context)` stand around `generate`, and the cache count the tokens in it.",
+                "Call `generate` inside `patching.telling(context)`, and count the tokens of the cache.",
             )
     if before < columns + 1:
         raise Broken(f"a changed layer was called for {before} tokens alone.", "Run the changed layers in `generate`.")
@@ -217,4 +217,4 @@ def _words(context: Context | None) -> str:
     if context is None:
         return "no window"
     seen = {slot: media.seen.tolist() for slot, media in context.media.items()}
-    return f"rows of media at {context.route.tolist()} and media begun {seen or 'nowhere'}"
+    return f"tokens of media at {context.route.tolist()} and media begun {seen or 'nowhere'}"

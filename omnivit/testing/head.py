@@ -180,7 +180,7 @@ class HeadContract(ConfiguredContract):
                 if where := difference(name, found[number], alone[name][0], CLOSE):
                     raise Broken(
                         f"occurrence {number} of {COUNT} against itself alone: {where}.",
-                        "Let no mean, norm or softmax run over the occurrences.",
+                        "Compute no mean, norm or softmax over the occurrences.",
                     )
 
     @rule(needs=("deterministic",))
@@ -227,7 +227,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_device(self, tmp_path: Path) -> None:
-        """It works where it is moved to: all its tensors move with it, and those that it makes lie with the states."""
+        """It works on any device: all its tensors move with it, and it creates new ones on the device of the states."""
         trial = self.trial(tmp_path)
         with Homes(trial.head):
             wanted = trial.run().losses

@@ -78,7 +78,7 @@ def total(output: HeadOutput) -> Tensor:
 
 
 def bad_targets(given: Sequence[Target], folder: Path) -> Iterator[tuple[str, Target]]:
-    """Targets that a data file may hold by mistake, and what they are."""
+    """Targets that a data file may contain by mistake, and what they are."""
     first = given[0]
     for thing in (None, True, "", "nonsense", [], {}, {"x": 1}, [None], [[]], float("nan"), 10**400, object()):
         yield f"{type(thing).__name__} {str(thing)[:20]!r}", Target(NAME, thing, first.root)

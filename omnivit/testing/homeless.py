@@ -25,7 +25,7 @@ MAKERS = frozenset(
     | {torch.linspace, torch.logspace, torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm}
     | {torch.scalar_tensor, torch.tensor, torch.tril_indices, torch.triu_indices, torch.zeros}
 )
-"""Functions that put what they make on the default device where they are told no other."""
+"""Functions that create tensors on the default device, unless they get another."""
 MOVERS = frozenset({Tensor.to, Tensor.cpu, Tensor.cuda, Tensor.type_as})
 SIZES_ONLY = frozenset({Tensor.copy_, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as})
 """Functions that take tensors of several devices."""
@@ -92,7 +92,7 @@ class Homes(TorchFunctionMode):
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that modules hold as plain attributes, alone or in lists and the like."""
+    """The tensors that modules keep as plain attributes, alone or in lists and the like."""
     for prefix, part in module.named_modules():
         for name, value in vars(part).items():
             if name not in ("_parameters", "_buffers", "_modules"):
@@ -101,7 +101,7 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_told(device: Any) -> bool:
-    """Whether a function is told to follow another tensor: that gives a `torch.device`, a text is written by hand."""
+    """Whether a function follows the device of another tensor, which is a `torch.device`; a text is written by hand."""
     return device is not None and not isinstance(device, str)
 
 

@@ -96,7 +96,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_logits(self, tmp_path: Path) -> None:
-        """`forward` gives finite logits [N, V], a row for each token that is kept, sample by sample, for any choice."""
+        """`forward` returns finite logits [N, V], one row for each kept token, sample by sample, for any `keep`."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         rows = len(trial.llm.embedding())
@@ -128,7 +128,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_padding(self, tmp_path: Path) -> None:
-        """A sample gives the same alone and in a batch with longer ones, padded on either side by whatever numbers."""
+        """A sample gives the same alone and in a batch with longer ones, padded on either side with any numbers."""
         trial = self.trial(tmp_path)
         for number, length in enumerate(trial.lengths):
             alone = trial.run(one := trial.prompts([number]), one.mask)
@@ -145,7 +145,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_causal(self, tmp_path: Path) -> None:
-        """No token sees a later one: its logits are the same whatever comes after it."""
+        """No token sees a later one: its logits do not depend on what follows it."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts([trial.lengths.index(max(trial.lengths))])
         half = prompts.mask.shape[1] // 2
@@ -155,7 +155,8 @@ class LLMContract(ConfiguredContract):
         changed = trial.run(prompts._replace(embeds=other), keep)
         if where := difference("row", changed, trial.run(prompts, keep), CLOSE):
             raise Broken(
-                f"with other tokens from place {half} on, {where}.", "Let a token attend to earlier ones alone."
+                f"with other tokens from place {half} on, {where}.",
+                "Let each token attend only to itself and earlier ones.",
             )
 
     @rule(needs=("logits",))
@@ -166,7 +167,7 @@ class LLMContract(ConfiguredContract):
         """
         trial = self.trial(tmp_path)
         if type(trial.llm).generate is LanguageModel.generate:
-            raise NotApplicable("it has no `generate` of its own: everything is computed anew.")
+            raise NotApplicable("it does not override `generate`: every step is a full forward pass.")
         prompts = trial.prompts(left=True)
         wanted = generate_anew(trial.llm, *prompts, **GREEDILY)
         _check_same_ids(trial.llm.generate(*prompts, **GREEDILY), wanted, "")
@@ -221,7 +222,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("gradients",))
     def test_new_tokens(self, tmp_path: Path) -> None:
-        """`add_tokens` makes a text one token; its rows, parameters `tokens.*`, train alone; other logits stay."""
+        """`add_tokens` makes a text one token; only its rows (`tokens.*`) train; other logits do not change."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         before = trial.run(prompts, prompts.mask)
@@ -270,7 +271,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_device(self, tmp_path: Path) -> None:
-        """It works where it is moved to: all its tensors move with it, and those that it makes lie with its inputs."""
+        """It works on any device: all its tensors move with it, and it creates new ones on the device of its inputs."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts(left=True)
         with Homes(trial.llm), torch.no_grad():
@@ -328,5 +329,5 @@ def _check_same_ids(ids: Tensor, expected: Tensor, when: str) -> None:
         if one != other:
             raise Broken(
                 f"{when}sample {number} continues with {one}; a full forward pass gives {other}.",
-                "Count positions on from the prompt's last, and let the cache keep out what is padding.",
+                "Continue the positions after the prompt's last one, and exclude padding from the cache.",
             )

@@ -21,13 +21,13 @@ from omnivit.testing.plugin import config_of, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable
 from omnivit.testing.trial import difference
 
-TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")
+TEXTS = ("What is this?", "Count them, and name their places.", "Why?")
 EVERY = 3
-"""Of so many embeddings of a prompt, one is no token's, as a medium's rows are not."""
+"""Of this number of embeddings of a prompt, one is not a token's, as in a medium."""
 NEW = "[OMNIVIT-NEW]"
 """A text that no tokenizer has as one token."""
 FILLING = 7.0
-"""What stands in padding."""
+"""The value in padding."""
 
 
 class Prompts(NamedTuple):
@@ -64,10 +64,10 @@ class LLMTrial:
 
     @cached_property
     def samples(self) -> tuple[Tensor, ...]:
-        """[T, D] each, of other lengths.
+        """[T, D] each, of different lengths.
 
         Raises:
-            NotApplicable: there are ids without an embedding, which is for the rule `tokenizer` to say.
+            NotApplicable: there are ids without an embedding, which the rule `tokenizer` reports.
         """
         ids, rows = [self.ids(text) for text in self.texts], len(self.llm.embedding())
         if not all(ids) or max(map(max, ids)) >= rows:
@@ -125,7 +125,7 @@ def check_new_token(trial: LLMTrial, prompts: Prompts, before: Tensor, id: int) 
         raise Broken(f"its id is {id}, and the logits have {after.shape[1]} columns.", "Give it a column at its id.")
     others = [column for column in range(before.shape[1]) if column != id]
     if where := difference("row", after[:, others], before[:, others], CLOSE):
-        raise Broken(f"of the other tokens' logits, {where}, against before.", "Leave all other rows as they were.")
+        raise Broken(f"of the other tokens' logits, {where}, against before.", "Do not change the other rows.")
     rows = {name: row for name, row in trial.llm.named_parameters() if name.startswith("tokens.")}
     if not rows:
         raise Broken("the LLM has no parameter `tokens.*`.", "Keep its rows in `self.tokens`, as `NewTokens` does.")

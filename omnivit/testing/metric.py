@@ -58,7 +58,7 @@ class MetricContract(PluginContract):
 
     @rule
     def test_direction(self, tmp_path: Path) -> None:
-        """Answers equal to their references score better than answers to other questions, as `better` says."""
+        """Answers equal to their references score better (by `better`) than answers to other questions."""
         cases = self._cases(tmp_path)
         right, wrong = self._score(cases[RIGHT]).mean, self._score(cases[WRONG]).mean
         if not (right > wrong if self.plugin().better == "higher" else right < wrong):

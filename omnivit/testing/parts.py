@@ -22,7 +22,7 @@ from omnivit.testing.worker import call
 
 T = TypeVar("T")
 LARGE = 1 << 20
-"""Bytes that a module may hold without weights, as one table."""
+"""Bytes that a module may contain without weights, such as one table."""
 CLOSE = 1e-4
 """Greatest difference of numbers that are computed in another order, as a share of the largest; float32."""
 ROUGH = 0.08
@@ -39,7 +39,7 @@ def check_meta(build: Callable[[], nn.Module]) -> None:
         if parameter.device.type != "meta":
             raise Broken(
                 f"under `torch.device('meta')`, parameter {name!r} lies on {parameter.device}.",
-                "Make tensors by torch's own functions without `device=`, and read files in `load` alone.",
+                "Create tensors with torch's functions without `device=`, and read files only in `load`.",
             )
     shapes = [{name: list(value.shape) for name, value in made.state_dict().items()} for made in (light, heavy)]
     if shapes[0] != shapes[1]:
@@ -56,12 +56,12 @@ def _check_memory(light: nn.Module) -> None:
         if size > LARGE:
             raise Broken(
                 f"under `torch.device('meta')`, `{name}` takes {size:,} bytes.",
-                "Make large tables by torch's own functions without `device=`, or in `load`.",
+                "Create large tables with torch's functions without `device=`, or in `load`.",
             )
 
 
 def memory_of(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Name and bytes of every tensor on a real device and every array that a module holds, parameters excepted."""
+    """Name and bytes of every tensor on a real device and every array in a module, except parameters."""
     yield from ((name, value.nbytes) for name, value in module.named_buffers() if not value.is_meta)
     for prefix, part in module.named_modules():
         for name, value in vars(part).items():
@@ -77,7 +77,7 @@ def check_same_weights(module: nn.Module, twin: nn.Module) -> None:
     for name, wanted in module.state_dict().items():
         where = difference(name, again[name], wanted) if name in again else f"{name} is gone"
         if where:
-            raise Broken(f"built twice from one seed: {where}.", "Draw from torch's own generator: it is seeded.")
+            raise Broken(f"built twice from one seed: {where}.", "Use torch's default generator, which is seeded.")
 
 
 def save_and_load(source: nn.Module, target: nn.Module, folder: Path) -> None:
@@ -86,7 +86,8 @@ def save_and_load(source: nn.Module, target: nn.Module, folder: Path) -> None:
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise Broken(
-            f"its state holds {strange[0]!r}, which is no tensor.", "Keep settings in `Config`, and only tensors here."
+            f"its state contains {strange[0]!r}, which is no tensor.",
+            "Keep settings in `Config`, and only tensors here.",
         )
     try:
         save_file({name: value.contiguous().clone() for name, value in state.items()}, folder / "state.safetensors")
@@ -116,10 +117,10 @@ def check_gradients(module: nn.Module) -> None:
 
 
 def check_pickles(function: Callable[[Any], T], what: str, arguments: Sequence[Any]) -> list[T]:
-    """What a function that goes to loader workers gives in one, for each argument.
+    """What a function of loader workers returns in one, for each argument.
 
     Raises:
-        Broken: it holds weights, does not pickle, or fails there.
+        Broken: it contains weights, does not pickle, or fails there.
     """
     try:
         stream = io.BytesIO()
@@ -153,5 +154,5 @@ class _Weightless(pickle.Pickler):
             )
             raise Broken(
                 f"holds {kind}, which every loader worker would get a copy of.",
-                "Keep plain numbers in it, as a frozen dataclass of its own; no method of the plugin.",
+                "Make it a frozen dataclass of plain numbers, not a method of the plugin.",
             )

@@ -18,7 +18,7 @@ from omnivit.testing.replaced import replaced
 from omnivit.testing.rules import Broken, Contract, NotApplicable, rule
 
 PLACE = "example.config"
-"""Where the options of an example stand, for errors."""
+"""The place of an example's options, for errors."""
 
 
 class PluginContract(Contract):
@@ -26,7 +26,7 @@ class PluginContract(Contract):
 
     @rule(needs=())
     def test_declared(self, tmp_path: Path) -> None:
-        """A plugin says which version of the contract it was written for; this OmniViT accepts it, and all it uses."""
+        """A plugin declares the version of its contract, and this OmniViT accepts it and all that it uses."""
         del tmp_path
         plugin = self.plugin()
         if not hasattr(plugin, "contract"):
@@ -44,7 +44,7 @@ class PluginContract(Contract):
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise Broken(
                 f"{self.plugin().__module__} replaces `{names[0]}`{more}.",
-                "Call a function of your own; for layers of the LLM use `llm.patching`.",
+                "Call your function directly; for layers of the LLM use `llm.patching`.",
             )
 
     @rule(needs=())
@@ -93,7 +93,7 @@ def fresh(folder: Path) -> Path:
 
 
 def example_of(plugin: type[Any], folder: Path) -> Any:
-    """A plugin's example. Where it gives none, which is for the rule `example` to say, the rule does not apply."""
+    """A plugin's example. If there is none, which the rule `example` reports, the rule does not apply."""
     try:
         return plugin.example(folder)
     except PluginError as error:
@@ -110,7 +110,7 @@ def config_of(plugin: type[Any], options: Mapping[str, Any]) -> Any:
         return merge_options(plugin.Config, options, PLACE)
     except OmniVitError as error:
         raise Broken(
-            f"its own example is refused: {error}", "Return options from `example` that `Config` accepts."
+            f"its example is refused: {error}", "Return options from `example` that `Config` accepts."
         ) from error
 
 

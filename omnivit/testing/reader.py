@@ -31,7 +31,7 @@ from omnivit.testing.rules import Broken, NotApplicable, rule
 
 ROLES = get_args(Role)
 LEAST, MOST = 0.5, 20
-"""Text of a sample as the file is estimated to hold it: at least this share, at most so many times (and 1000 bytes)."""
+"""Estimated text of a sample: at least this share of it, at most this multiple (plus 1000 bytes)."""
 
 
 class ReaderContract(PluginContract):
@@ -45,7 +45,9 @@ class ReaderContract(PluginContract):
         """Every sample is a conversation: messages of user, assistant or system, whose parts are Text and Media."""
         with self.opened(tmp_path) as (reader, _):
             if len(reader) < 3:
-                raise Broken(f"the example has {len(reader)} samples.", "Let it have three, and one with a medium.")
+                raise Broken(
+                    f"the example has {len(reader)} samples.", "Give it three samples, one of them with a medium."
+                )
             for i, sample in enumerate(_all(reader)):
                 if problem := _problem(sample):
                     raise Broken(f"sample {i}: {problem}.")
@@ -67,7 +69,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_ids(self, tmp_path: Path) -> None:
-        """Each sample has a name of its own, and the same one whenever the file is opened: seeds and reports use it."""
+        """Each sample has a unique name, which is the same whenever the file is opened: seeds and reports use it."""
         with self.opened(tmp_path) as (reader, example):
             names = [sample.id for sample in _all(reader)]
             again = [sample.id for sample in _all(self._open(example))]
@@ -93,7 +95,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_lengths(self, tmp_path: Path) -> None:
-        """`lengths()` tells, roughly, bytes of text and number of media of each sample: batches are made by them."""
+        """`lengths()` returns about the bytes of text and the number of media of each sample, for batching."""
         with self.opened(tmp_path) as (reader, _):
             text, media = reader.lengths()
             for name, found in (("text", text), ("media", media)):
@@ -103,16 +105,16 @@ class ReaderContract(PluginContract):
                 size = sum(len(message.text.encode()) for message in sample.messages)
                 if not LEAST * size <= text[i] <= MOST * size + 1000:
                     raise Broken(
-                        f"sample {i} has {size} bytes of text, and `lengths` says {text[i]}.", "Estimate closer."
+                        f"sample {i} has {size} bytes of text, but `lengths` returns {text[i]}.", "Estimate closer."
                     )
             count = [sum(1 for _ in sample.media()) for sample in _all(reader)]
             for i, wanted in enumerate(count):
                 if bool(wanted) != bool(media[i]) or not wanted <= 2 * media[i] <= 4 * wanted:
-                    raise Broken(f"sample {i} has {wanted} media, and `lengths` says {media[i]}.", _CLOSER)
+                    raise Broken(f"sample {i} has {wanted} media, but `lengths` returns {media[i]}.", _CLOSER)
 
     @rule(needs=("samples",))
     def test_random_access(self, tmp_path: Path) -> None:
-        """Sample i is the same whenever it is asked for, in whatever order."""
+        """Sample i is the same in any order of access."""
         with self.opened(tmp_path) as (reader, _):
             wanted = [plain(sample) for sample in _all(reader)]
             for i in [*reversed(range(len(reader))), 0, len(reader) - 1, 0]:
@@ -141,7 +143,7 @@ class ReaderContract(PluginContract):
                 raise Broken(f"for the same file it is {second!r}, then {again!r}.", _HASH)
             change = changed(example.path, samples)
             if change is None:
-                raise NotApplicable("no text of its samples stands in the file as it is, so it cannot be changed here")
+                raise NotApplicable("no text of its samples is in the file literally, so it cannot be changed here")
             if self._open(example).fingerprint() == first:
                 raise Broken(f"with {change}, of the same size and time, it is still {first!r}.", _HASH)
 
@@ -172,11 +174,11 @@ class ReaderContract(PluginContract):
                     raise Broken(f"{path.name}, which the example calls bad, is read without an error.")
             for path in unreadable(tmp_path / "unreadable", example.path.suffix):
                 if self._refusal(path, example) is None:
-                    raise Broken(f"{path.name} is read without an error.", "Raise DataError, and say what is wrong.")
+                    raise Broken(f"{path.name} is read without an error.", "Raise DataError, and name what is wrong.")
 
     @rule(needs=("bad_files",))
     def test_damaged_files(self, tmp_path: Path) -> None:
-        """A damaged file raises a DataError, whatever the damage is: its message tells the user what to fix."""
+        """Any damage to a file raises a DataError, whose message names what to fix."""
         with self.opened(tmp_path) as (_, example):
             for path in damaged(example.path, tmp_path / "damaged"):
                 self._refusal(path, example)

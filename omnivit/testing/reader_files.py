@@ -99,7 +99,7 @@ def unreadable(folder: Path, suffix: str) -> list[Path]:
 
 
 def damaged(path: Path, folder: Path) -> list[Path]:
-    """Copies of a file that end early, hold other bytes in their middle, or are not of its format at all."""
+    """Copies of a file that end early, contain other bytes in their middle, or have another format."""
     folder.mkdir()
     content = path.read_bytes()
     half, third = len(content) // 2, len(content) // 3

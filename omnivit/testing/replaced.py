@@ -1,4 +1,4 @@
-"""Finds functions of torch and of OmniViT that a plugin has replaced with its own, which changes them for everybody."""
+"""Finds functions of torch and of OmniViT that a plugin has replaced, which changes them for everybody."""
 
 from __future__ import annotations
 

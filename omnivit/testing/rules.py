@@ -91,7 +91,7 @@ def rule(*, needs: tuple[str, ...]) -> Callable[[_Check], _Check]: ...
 
 
 def rule(check: Any = None, *, needs: tuple[str, ...] = (EXAMPLE,)) -> Any:
-    """Make a method `test_...` of a contract a rule: what it raises becomes a `Broken` that tells the whole story.
+    """Make a method `test_...` of a contract a rule: what it raises becomes a `Broken` with rule, evidence and remedy.
 
     Args:
         check: the method.
@@ -191,7 +191,7 @@ class Contract:
 
     @classmethod
     def _rule(cls, name: str) -> Rule:
-        """A rule. An author who overrides it need not repeat what it wants and needs."""
+        """A rule. An author who overrides it need not repeat its text and what it needs."""
         versions = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
         wants = next(filter(None, (as_rule(version).wants for version in versions)), "")
         needs = next((version.needs for version in versions if hasattr(version, "needs")), (EXAMPLE,))
@@ -203,7 +203,7 @@ Status = Literal["kept", "broken", "not applicable", "not tried"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a plugin fares by one rule."""
+    """The result of one rule for a plugin."""
 
     rule: Rule
     status: Status
@@ -213,7 +213,7 @@ class Outcome:
 
 
 def outcome(contract: type[Contract], tried: Rule) -> Outcome:
-    """Try one rule in a folder of its own."""
+    """Try one rule in a new folder."""
     start = time.perf_counter()
     status: Status = "kept"
     message = ""

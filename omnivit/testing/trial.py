@@ -81,7 +81,7 @@ def built(plugin: type[Encoder], config: Any, seed: int = SEED) -> Encoder:
 
 
 def batches(count: int) -> Iterator[tuple[int, ...]]:
-    """Batches to try, smallest first: each two of so many media in both orders, then all."""
+    """Batches to try, smallest first: each pair of media in both orders, then all."""
     yield from itertools.permutations(range(count), 2)
     if count > 2:
         yield tuple(range(count))
@@ -93,7 +93,7 @@ def stacked(items: Sequence[Item]) -> dict[str, Tensor]:
 
 
 def batch_of(items: Sequence[Item], tokens: Sequence[int]) -> Batch:
-    """A batch of samples with one medium each, for which so many tokens are reserved after a token of text."""
+    """A batch of samples with one medium each, for which these numbers of tokens are reserved after a token of text."""
     samples = []
     for item, length in zip(items, tokens, strict=True):
         ids = torch.zeros(1 + length, dtype=torch.long)

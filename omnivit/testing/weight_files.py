@@ -15,7 +15,7 @@ import safetensors.torch
 from omnivit.testing.rules import Broken
 
 SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz"})
-"""Of files that hold weights."""
+"""Of files that contain weights."""
 _watched: list[list[str]] = []
 """Names of files that were opened, for each `no_weights_read` that is active."""
 

@@ -1,4 +1,4 @@
-"""A loader worker: a fresh interpreter, started by spawn, that knows of a processor only what its pickle says.
+"""A loader worker: a fresh interpreter, started by spawn, that knows a processor only from its pickle.
 
 One is kept for all rules of this process, because its start costs seconds; it never builds an encoder.
 """
@@ -34,7 +34,7 @@ LONGEST = 120
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says."""
+    """An answer of a worker."""
 
     items: tuple[Mapping[str, Tensor], ...]
     fingerprint: str
@@ -47,17 +47,17 @@ def work(processor: bytes, media: Sequence[Media]) -> Report:
 
     Raises:
         Broken: the worker ends or hangs.
-        Exception: whatever the processor raises there.
+        Exception: what the processor raises there.
     """
     return _awaited(_work, processor, tuple(media))  # type: ignore[no-any-return]
 
 
 def call(function: bytes, arguments: Sequence[Any]) -> list[Any]:
-    """What a pickled function gives in the worker for each argument.
+    """What a pickled function returns in the worker for each argument.
 
     Raises:
         Broken: the worker ends or hangs.
-        Exception: whatever the function raises there.
+        Exception: what the function raises there.
     """
     return _awaited(_call, function, tuple(arguments))  # type: ignore[no-any-return]
 
@@ -107,7 +107,7 @@ def _parameters() -> int:
 
 
 class Unpicklable(NotApplicable):
-    """A processor cannot be pickled, which is for the rule `pickle` to say."""
+    """A processor cannot be pickled, which the rule `pickle` reports."""
 
 
 class _Weighing(pickle.Pickler):

@@ -22,7 +22,7 @@ from omnivit.testing.rules import outcome, outcomes
 
 GOOD = (Pairs, Asked, Gated, SaysThatItEnters)
 FAULTS: dict[type[Adapter], tuple[str, str]] = {
-    faulty.RoundsDown: ("tokens", "for 1 token in no grid, `length` says 0, forward gives 1."),
+    faulty.RoundsDown: ("tokens", "for 1 token in no grid, `length` returns 0, forward gives 1."),
     faulty.KeepsWidth: (
         "tokens",
         "1 token in no grid: `values` is [1, 1, 32] of torch.float32; [1, tokens, 36] is expected.",
@@ -33,14 +33,14 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
         "the length rule takes none of 1 token in no grid; 7 tokens in no grid; 12 tokens in a",
     ),
     faulty.WantsOddLLM: ("example", "the example's llm_width is 31, and no LLM is."),
-    faulty.RefusesItsExample: ("example", "its own example is refused: example.config.hidden: unknown key"),
+    faulty.RefusesItsExample: ("example", "its example is refused: example.config.hidden: unknown key"),
     faulty.CountsPadding: (
         "tokens_of_batches",
         "media of 1 token in no grid, 7 tokens in no grid in a batch: the one",
     ),
     faulty.PlacesOfAll: (
         "grid",
-        "for 12 tokens in a grid (3, 4), `length` says 6 tokens in a grid (3, 2), and in",
+        "for 12 tokens in a grid (3, 4), `length` returns 6 tokens in a grid (3, 2), and in",
     ),
     faulty.RefusesByValueError: ("refuses", "for 0 tokens in no grid it raises ValueError: no tokens"),
     faulty.LambdaLength: ("length_in_workers", "`length` does not pickle: "),
@@ -72,7 +72,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.CountsFromOne: ("positions", "for 1 tokens it gives [1]."),
     inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: what comes out["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
-    inside.OpenGate: ("text_alone", "the example says `text_unchanged`, but for text alone"),
+    inside.OpenGate: ("text_alone", "the example sets `text_unchanged`, but for text alone"),
     inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),
     inside.ForgetsAfterSixTokens: ("generation", "for new token 8 behind ["),
     inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 behind ["),

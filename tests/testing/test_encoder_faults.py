@@ -63,18 +63,18 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
     [
         (
             CountsOneLess,
-            "`length` says 1, and the mask shows 2 tokens, for the medium {samples: [2, 4], frames: []} alone",
+            "`length` returns 1, and the mask shows 2 tokens, for the medium {samples: [2, 4], frames: []} alone",
         ),
         (
             ShowsFilling,
-            "`length` says 2, and the mask shows 4 tokens, for the medium {samples: [2, 4], frames: []} at place 0 of "
-            "a batch with {samples: [4, 4], frames: []}",
+            "`length` returns 2, and the mask shows 4 tokens, for the medium {samples: [2, 4], frames: []} at place 0 "
+            "of a batch with {samples: [4, 4], frames: []}",
         ),
         (SeesNeighbours, "token[0, 0] is "),
         (StaysOnCpu, "a tensor [2], created without a `device` in faulty_encoder_tokens.py line "),
         (
             CountsWrongAtEight,
-            "`length` says 7, and the mask shows 8 tokens, for 13.pcm in another size, {samples: [8,",
+            "`length` returns 7, and the mask shows 8 tokens, for 13.pcm in another size, {samples: [8,",
         ),
         (
             UnpacksHeaders,
@@ -87,7 +87,7 @@ def test_a_fault_is_found(plugin: type[Pcm]) -> None:
         (CastsDown, "numbers of torch.float64 become torch.bfloat16 in faulty_encoder_state.py line "),
         (ReturnsFloat32, "with weights in torch.float64, values are torch.float32."),
         (AddsKey, "after `forward`, the items have the new key `mask`."),
-        (CachesByAddress, "where other media lie at the address of earlier ones, number[0, 0, 0] is "),
+        (CachesByAddress, "with other media at the memory address of earlier ones, number[0, 0, 0] is "),
         (LeavesRoot, "a path that climbs out of the data root (../outside.pcm) becomes an item of tensors."),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

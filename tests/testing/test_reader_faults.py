@@ -17,7 +17,7 @@ EXPECTED: dict[type[Captions], Expected] = {
     faulty.NamesAllAlike: (("ids",), "samples 0 and 1 are both called 'captions.tsv'."),
     faulty.NamesByAddress: (("ids",), "sample 0 is called '"),
     faulty.SaysNoLine: (("where",), "captions.tsv:LINE` is expected."),
-    faulty.GuessesLengths: (("lengths",), "sample 0 has 41 bytes of text, and `lengths` says 1."),
+    faulty.GuessesLengths: (("lengths",), "sample 0 has 41 bytes of text, but `lengths` returns 1."),
     faulty.MeasuresInFloats: (("lengths",), "text is [3] of float64; an array [3] of int64 is expected."),
     faulty.GoesOn: (("random_access",), "sample 1, out of turn, is "),
     faulty.KeepsItOpen: (("worker",), "it does not pickle: TypeError: "),
