@@ -49,14 +49,12 @@ class Generator(Protocol):
         """The tokenizer."""
 
 
-def stopping(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopStringCriteria | None:
-    """New ids [B, n] -> [B] whether a text of `stop` ends in the last of them; None: there is no such text.
+def stopping(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopStringCriteria:
+    """New ids [B, n] -> [B] whether a text of `stop`, which is not empty, ends in the last of them.
 
     Raises:
         RecipeError: no token of the tokenizer can end such a text.
     """
-    if not stop:
-        return None
     try:
         criteria = StopStringCriteria(tokenizer, list(stop))
     except ValueError as error:

@@ -236,8 +236,9 @@ class CausalLM(LanguageModel):
             options["pad_token_id"] = self.tokenizer().pad_token_id
         if not options.pop("use_cache", True) or not takes_cache(self.hf):
             return generate_anew(self, embeds, mask, positions, context, **options)
-        if (stopped := stopping(self.tokenizer(), options.pop("stop", ()))) is not None:
-            options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", ()), stopped])
+        if stop := options.pop("stop", ()):  # only then: a model without a tokenizer generates too
+            criteria = [*options.get("stopping_criteria", ()), stopping(self.tokenizer(), stop)]
+            options["stopping_criteria"] = StoppingCriteriaList(criteria)
         prompts = accepted(self.hf, inputs_embeds=embeds, attention_mask=mask.long(), **self._positions(positions))
         with self._telling(context), checked_generation(self.hf, positions):
             ids: Tensor = self.hf.generate(use_cache=True, **prompts, **options)
