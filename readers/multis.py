@@ -44,7 +44,7 @@ class MultisConfig(RecordOptions):
     `rea` or `conv`."""
     slots: dict[str, str] = field(
         default_factory=lambda: {
-            "image": "{image_id|}",
+            "image": "{image_id:stem|}.jpg",
             "video": "{video_id|}.mp4",
             "audio": "{video_id|}.wav",
         }

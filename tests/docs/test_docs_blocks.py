@@ -222,8 +222,11 @@ def test_a_recipe_is_one_that_is_taken(text: str, tmp_path: Path) -> None:
             core = {"name"} if kind == "llms" else {"name", "lora"}
             options = {key: value for key, value in named.items() if key not in core}
             merge_options(registries.ALL[kind].get(named["name"]).Config, options, kind)
-    readers = {source.reader for stage in recipe.stages for source in stage.data}
-    assert readers <= set(registries.readers.names())
+    for source in (source for stage in recipe.stages for source in stage.data):
+        config = registries.readers.get(source.reader).Config
+        assert not source.options or config is not None
+        if config is not None:
+            merge_options(config, source.options, "options")
 
 
 def new_head(block: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from omnivit.contracts import registries
 from omnivit.contracts.options import merge_options
-from omnivit.contracts.sample import Media, Prompt, Sample, Text
+from omnivit.contracts.sample import Boxes, Media, Prompt, Sample, Text
 from omnivit.data.records import fields
 from omnivit.data.records.parts import answer_of
 from omnivit.data.records.qa import QAOptions, qa_messages
@@ -149,3 +149,23 @@ def test_the_place_of_media_and_the_other_texts_are_options(tmp_path: Path) -> N
         ask(tmp_path, tagged, **options)
     sample = ask(tmp_path, record, system="You see a {kind}.", id="{kind}-{n}", task="{kind}", **options)
     assert (sample.id, sample.messages[0].text, sample.extra["task"]) == ("vqa-7", "You see a vqa.", "vqa")
+
+
+def test_coco_regions_in_groups_with_categories_and_prompts(tmp_path: Path) -> None:
+    def boxed(k: int, image: int) -> dict[str, Any]:
+        return {"id": k, "image_id": image, "category_id": 3, "bbox": [k, 0, 1, 1], "caption": f"c{k}"}
+
+    file = {
+        "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
+        "annotations": [boxed(1, 1), boxed(2, 2), boxed(3, 1), boxed(4, 1)],
+        "categories": [{"id": 3, "name": "boat"}],
+    }
+    reader = opened(tmp_path, "coco", file, regions=2, prompt="region", answer="{category} {caption}")
+    samples = [reader[i] for i in range(len(reader))]
+    assert [sample.extra["annotations"] for sample in samples] == [[1, 3], [4], [2]]
+    assert [sample.messages[1].text for sample in samples] == ["boat c1", "boat c4", "boat c2"]
+    assert samples[0].messages[2].parts == (Prompt("region", {}), Boxes(((3.0, 0.0, 4.0, 1.0),)))
+    assert reader.where(1).endswith("data.json:1")
+    file["images"].pop()
+    with pytest.raises(DataError, match="image_id is 2, and `images` has no such entry"):
+        opened(tmp_path, "coco", file)[1]
