@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.features import joined as joined
     from omnivit.contracts.fit import Fit as Fit
     from omnivit.contracts.generate import generate_anew as generate_anew
+    from omnivit.contracts.generate import stopping as stopping
     from omnivit.contracts.head import Head as Head
     from omnivit.contracts.head import HeadOutput as HeadOutput
     from omnivit.contracts.head import TargetProcessor as TargetProcessor
@@ -170,7 +171,10 @@ _HOME = {
         "joined",
     ),
     "omnivit.contracts.fit": ("Fit",),
-    "omnivit.contracts.generate": ("generate_anew",),
+    "omnivit.contracts.generate": (
+        "generate_anew",
+        "stopping",
+    ),
     "omnivit.contracts.head": (
         "Head",
         "HeadOutput",
