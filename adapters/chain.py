@@ -80,6 +80,11 @@ class ChainAdapter(Adapter):
         return AdapterExample({"steps": [{"name": "linear", "width": 28}, {"name": "mlp"}]})
 
     @property
+    def reads_levels(self) -> bool:  # type: ignore[override]  # of the first step
+        """Whether the first step reads several hidden states of the encoder."""
+        return self._each()[0].reads_levels
+
+    @property
     def in_encoder(self) -> bool:  # type: ignore[override]  # of the steps, after `install`
         """Whether a step has parameters in the encoder."""
         return any(step.in_encoder for step in self._each())

@@ -46,15 +46,15 @@ class PerFrameLength:
     """The rule of the inner adapter for one frame, times the number of frames.
 
     The output has a grid (t, y, x). If the tokens of a frame have no grid, or a grid (x), y is 1 and x counts them,
-    because a grid (t, x) would mean (y, x) of an image.
+    because a grid (t, x) would mean (y, x) of an image. Class tokens that the inner adapter keeps stay beside it.
     """
 
     frame_rule: Length
 
     def __call__(self, layout: Layout) -> Layout:
         """Raises RecipeError if the tokens have no grid, and what the inner rule raises."""
-        frames, *frame = _as_video(layout)
-        per_frame = self.frame_rule(Layout(frame[0] * frame[1], (frame[0], frame[1])))
+        frames, frame = _frame_of(layout)
+        per_frame = self.frame_rule(frame)
         grid = per_frame.grid or (per_frame.tokens,)
         if len(grid) > 2:
             raise RecipeError(
@@ -65,18 +65,19 @@ class PerFrameLength:
         return Layout(frames * per_frame.tokens, sizes if per_frame.tokens else None)
 
 
-def _as_video(layout: Layout) -> tuple[int, int, int]:
-    """Sizes (t, y, x); an image is a video of one frame."""
-    grid = layout.grid or ()
-    outside = layout.tokens - math.prod(grid) if grid else 0
-    if len(grid) not in (2, 3) or outside:
+def _frame_of(layout: Layout) -> tuple[int, Layout]:
+    """The number of frames, and the layout of one, its class tokens included; an image is a video of one frame."""
+    grid, beside = layout.grid or (), layout.beside
+    if len(grid) not in (2, 3) or beside is None:
+        outside = layout.tokens - math.prod(grid) if grid else 0
         place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
         raise RecipeError(
             f"per_frame: the tokens must fill a grid (t, y, x), which tells the tokens of a frame, but these "
             f"{layout.tokens} tokens have {place}. Use `per_frame` after a video encoder, before the steps of a chain "
-            f"that drop the grid, and set `class_token: drop` in the encoder."
+            f"that drop the grid."
         )
-    return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])
+    y, x = grid[-2:]
+    return (grid[0] if len(grid) == 3 else 1), Layout(beside + y * x, (y, x))
 
 
 class PerFrameAdapter(Adapter):

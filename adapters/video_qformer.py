@@ -107,8 +107,9 @@ class VideoQFormerLength:
         if self.branch == "audio":
             self._limit(layout.tokens, "tokens, which have one position each")
             return Layout(self.queries)
-        if layout.grid is None or len(layout.grid) != 3:
+        if layout.grid is None or len(layout.grid) != 3 or layout.beside is None:
             place = "no grid" if layout.grid is None else f"a grid {layout.grid}"
+            place += " and others that belong to no frame" if layout.beside is None else ""
             raise RecipeError(
                 f"video_qformer: the tokens must have a grid (t, y, x), which tells the frame of each token, but these "
                 f"{layout.tokens} tokens have {place}. Put the step before it inside `per_frame`, which keeps the time "

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.features import Features as Features
     from omnivit.contracts.features import Layout as Layout
     from omnivit.contracts.features import joined as joined
+    from omnivit.contracts.features import places_of as places_of
     from omnivit.contracts.fit import Fit as Fit
     from omnivit.contracts.generate import generate_anew as generate_anew
     from omnivit.contracts.generate import stopping as stopping
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
     from omnivit.contracts.sample import Target as Target
     from omnivit.contracts.sample import Text as Text
     from omnivit.contracts.sample import Token as Token
+    from omnivit.contracts.views import EncoderView as EncoderView
+    from omnivit.contracts.views import ViewableEncoder as ViewableEncoder
     from omnivit.data.chat import Chat as Chat
     from omnivit.data.containers.base import RecordOptions as RecordOptions
     from omnivit.data.containers.base import Records as Records
@@ -169,6 +172,7 @@ _HOME = {
         "Features",
         "Layout",
         "joined",
+        "places_of",
     ),
     "omnivit.contracts.fit": ("Fit",),
     "omnivit.contracts.generate": (
@@ -212,6 +216,10 @@ _HOME = {
         "Target",
         "Text",
         "Token",
+    ),
+    "omnivit.contracts.views": (
+        "EncoderView",
+        "ViewableEncoder",
     ),
     "omnivit.data.chat": ("Chat",),
     "omnivit.data.containers.base": (

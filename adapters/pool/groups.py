@@ -63,7 +63,7 @@ class _Layout(NamedTuple):
     tokens: int
     class_tokens: int
     grid: tuple[int, ...]
-    """Sizes of the grid that the other tokens fill; empty where they fill none."""
+    """Sizes of the grid that the other tokens fill; empty where they fill none, (0, 0) where there are no others."""
 
 
 def as_video(grid: tuple[int, ...]) -> tuple[int, int, int]:
@@ -102,7 +102,8 @@ def _layouts(features: Features) -> tuple[Tensor, list[_Layout]]:
     counts = torch.stack([mask.sum(dim=1), outside.sum(dim=1), fills.long()], dim=1)
     table = torch.cat([counts, sizes], dim=1).tolist()  # one transfer from the GPU for all media
     return outside, [
-        _Layout(tokens, class_tokens, tuple(size) if full else ()) for tokens, class_tokens, full, *size in table
+        _Layout(tokens, class_tokens, tuple(size) if full or (tokens and tokens == class_tokens) else ())
+        for tokens, class_tokens, full, *size in table
     ]
 
 

@@ -121,9 +121,13 @@ class Temporal(Kind):
 
     def length(self, rule: PoolLength, layout: Layout) -> Layout:
         """Places and frames. One class token for each frame may be outside the grid."""
-        t = 1 if layout.grid is None or len(layout.grid) == 2 else layout.grid[0]
-        with_class_tokens = layout.grid is not None and layout.tokens == prod(layout.grid) + t
-        t, y, x = rule.grid(Layout(layout.tokens - t, layout.grid) if with_class_tokens else layout)
+        patches = Layout(prod(layout.grid), layout.grid) if layout.grid and layout.beside == 1 else layout
+        t, y, x = rule.grid(patches)
+        if not y * x:
+            raise RecipeError(
+                f"pool, kind temporal: these {layout.tokens} tokens are class tokens alone, without patches to pool. "
+                f"Set `class_token: keep` in the encoder, or use `kind: class_token`."
+            )
         if rule.patches not in (None, y * x):
             raise RecipeError(
                 f"pool, kind temporal: the `learned` weights are for frames of {rule.patches} tokens, but these frames "
@@ -266,7 +270,7 @@ class ClassToken(Kind):
         del rule
         if filled(layout) is not None:
             raise _no_class_token(f"the {layout.tokens} tokens fill {_described(layout)}")
-        return Layout(layout.tokens - prod(layout.grid) if layout.grid else 1)
+        return Layout(1 if layout.grid is None else layout.tokens - prod(layout.grid))
 
     def forward(self, group: Group, layout: Layout, rule: PoolLength, over_time: OverTime) -> Tensor:
         """[m, C, D], as they are. Raises RecipeError where there are not as many as the length rule promised."""
@@ -306,6 +310,8 @@ def adaptive_means(size: int, target: int) -> Tensor:
 def _described(layout: Layout) -> str:
     if layout.grid is None:
         return "no grid"
+    if not prod(layout.grid):
+        return "no grid of patches"
     outside = layout.tokens - prod(layout.grid)
     return f"a grid {layout.grid}" + (f" and {outside} tokens outside it" if outside else "")
 

@@ -110,7 +110,7 @@ class ResamplerLength:
     square: bool = False
     """The output tokens fill a grid, and the input tokens must fill one."""
     placed: bool = False
-    """Each input token must have a place in an image; a class token before a square grid needs none."""
+    """Each input token must have a place in an image; class tokens beside the grid need none."""
     frames: int | None = None
     """Most frames of a medium."""
 
@@ -120,16 +120,12 @@ class ResamplerLength:
             raise RecipeError(too_many_frames(grid[0], self.frames))
         if self.square and (len(grid) not in (2, 3) or math.prod(grid) != layout.tokens):
             raise _no_grid("with `kind: query`", layout, "Use `kind: perceiver`")
-        if self.placed and len(grid) not in (2, 3) and not _square_after_class_token(layout):
+        if self.placed and len(grid) not in (2, 3):
             raise _no_grid("with `positions: true`", layout, "Remove `positions`")
         if not self.square:
             return Layout(self.rows)
         side = math.isqrt(self.rows)
         return Layout(math.prod(grid[:-2]) * self.rows, (*grid[:-2], side, side))
-
-
-def _square_after_class_token(layout: Layout) -> bool:
-    return layout.grid is None and layout.tokens > 1 and math.isqrt(layout.tokens - 1) ** 2 == layout.tokens - 1
 
 
 def _no_grid(setting: str, layout: Layout, remedy: str) -> RecipeError:

@@ -28,7 +28,7 @@ class ClipProcessor:
     """A transformers image processor."""
     rows: int
     patches: tuple[int, int] | None
-    """The grid (y, x) that the tokens fill; None if a class token is among them."""
+    """The grid (y, x) of the patches, (0, 0) if there are class tokens alone; None if some places have many tokens."""
     fit: Mode = "crop"
     """What is done to an image before the image processor prepares it."""
     colour: tuple[int, ...] = WHITE

@@ -329,8 +329,9 @@ def _side(inside: Processor) -> tiling.Size:
 
 
 def _patches(inside: Processor) -> tuple[int, int]:
-    grid = layout_of(inside, _prepared(inside, Image.new("RGB", (64, 64)))).grid
-    if grid is None or len(grid) != 2:
+    layout = layout_of(inside, _prepared(inside, Image.new("RGB", (64, 64))))
+    grid = layout.grid
+    if grid is None or len(grid) != 2 or layout.beside != 0:
         raise RecipeError(
             "document encoder: with `joined: true` the tokens of `encoder` must fill a grid (y, x), but they do not. "
             "Set `class_token: drop` in `encoder`, or remove `joined`."

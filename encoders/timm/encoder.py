@@ -13,12 +13,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
 from omnivit_encoders.timm.activation import assumed_activation
 from omnivit_encoders.timm.layouts import for_model
+from omnivit_encoders.timm.positions import above, with_positions_for
 from omnivit_encoders.timm.processor import TimmProcessor
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from torch.nn import functional
 from omnivit.contracts.options import require_within
 from omnivit.media import images
 from omnivit.media.fit import Fill, Mode, colour_of
+from omnivit.model.hf_tower import all_tokens, patch_grid
 from omnivit.model.hub import on_hand
 from omnivit.model.unused import remove, sketching, unused
 from omnivit.plugin import (
@@ -65,11 +67,15 @@ class TimmConfig:
     layer: int | None = None
     """Block (of a vision transformer) or stage whose output is returned, without the final norm: -1 the last, -2 the
     one before it. Default: timm's own features, with the norm."""
+    class_token: Literal["drop", "keep", "only"] = "drop"
+    """The class token of a vision transformer: `drop` removes it, `keep` returns it as the first token, `only` returns
+    it alone. Register tokens are always removed."""
     grid: int | None = None
     """Pool the feature map to grid x grid tokens (adaptive average pooling); default: one token for each place of the
     map."""
     image_size: int | None = None
-    """Image size in pixels (a square); default: the model's own."""
+    """Image size in pixels (a square); default: the model's own. For another size, the position embeddings of `path`
+    are interpolated, as timm does with its own weights."""
     mean: tuple[float, float, float] | None = None
     """Mean of the colour channels, in 0..1, which is subtracted; default: that of timm's weights. Other checkpoints,
     such as BiomedCLIP, need other values."""
@@ -114,6 +120,15 @@ class Layout:
         return output[:, self.prefix :].transpose(1, 2).reshape(-1, self.width, self.y, self.x)
 
 
+class Output(NamedTuple):
+    """What a backbone returns."""
+
+    features: Tensor
+    """In one of the kinds of `Layout`."""
+    class_token: Tensor | None
+    """[M, 1, D], where it was asked for."""
+
+
 class TimmEncoder(Encoder):
     """The last feature map of a timm backbone, row by row ([M, S, D]); the head above it is left out."""
 
@@ -138,8 +153,9 @@ class TimmEncoder(Encoder):
             _, *own = data["input_size"]
             size = (own[0], own[1]) if config.image_size is None else (config.image_size, config.image_size)
             output = _try_forward(skeleton, size, config)
-        self.layout = _layout(skeleton, output, size, config)
-        self.unused = unused(skeleton, output)
+            used = _in_use(output, config)
+        self.layout = _layout(skeleton, output.features, size, config)
+        self.unused = unused(skeleton, used)
         self.width = self.layout.width
         self.grid = (config.grid, config.grid) if config.grid else (self.layout.y, self.layout.x)
         self._size, self._data = size, data
@@ -168,7 +184,9 @@ class TimmEncoder(Encoder):
         backbone = _create(config, config.pretrained, activation)
         remove(backbone, self.unused)
         if config.path:
-            load_strictly(backbone, for_model(read, backbone), config.path, ignored=self.unused)
+            state = for_model(read, backbone)
+            state = state if config.image_size is None else with_positions_for(backbone, state)
+            load_strictly(backbone, state, config.path, ignored=[*self.unused, *above(config.layer)])
         self.backbone = backbone
 
     def processor(self) -> TimmProcessor:
@@ -176,7 +194,7 @@ class TimmEncoder(Encoder):
         config, data = self.config, self._data
         mean = tuple(config.mean or data["mean"])
         return TimmProcessor(
-            patches=self.grid,
+            patches=(0, 0) if config.class_token == "only" else self.grid,
             height=self._size[0],
             width=self._size[1],
             mean=mean,
@@ -187,18 +205,30 @@ class TimmEncoder(Encoder):
             augment=config.augment,
             fit=config.fit,
             colour=colour_of(config.fill, mean),
+            beside=0 if config.class_token == "drop" else 1,
         )
 
+    def configure(self, config: TimmConfig) -> None:
+        """Take another `fit`, `fill`, `augment` or `crop_pct`."""
+        self.config = config
+
     def forward(self, items: Mapping[str, Tensor]) -> Features:
-        """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right, grid (y, x)."""
+        """`pixels` [M, 3, H, W] -> Features [M, S, D], tokens from top left to bottom right.
+
+        The grid is (y, x); (-1, -1) for the class token.
+        """
         pixels = items["pixels"].to(next(self.backbone.parameters()).dtype)
-        feature_map = self.layout.map(_features(self.backbone, pixels, self.config.layer))
+        output = _features(self.backbone, pixels, self.config)
+        outside = torch.full((1, 2), -1, device=pixels.device)
+        if self.config.class_token == "only" and output.class_token is not None:
+            return all_tokens(output.class_token, outside)
+        feature_map = self.layout.map(output.features)
         if self.config.grid:
             feature_map = functional.adaptive_avg_pool2d(feature_map, self.grid)
-        values = feature_map.flatten(2).transpose(1, 2)
-        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        y, x = (torch.arange(side, device=values.device) for side in self.grid)
-        return Features(values, mask, torch.cartesian_prod(y, x).expand(len(values), -1, -1))
+        values, grid = feature_map.flatten(2).transpose(1, 2), patch_grid(self.grid, pixels.device)
+        if output.class_token is not None:
+            values, grid = torch.cat([output.class_token, values], dim=1), torch.cat([outside, grid])
+        return all_tokens(values, grid)
 
 
 def _create(config: TimmConfig, pretrained: bool = False, activation: str | None = None) -> Any:
@@ -224,20 +254,38 @@ def _create(config: TimmConfig, pretrained: bool = False, activation: str | None
         raise RecipeError(f"timm encoder: {name!r} cannot be created: {type(error).__name__}: {error}") from error
 
 
-def _features(model: Any, pixels: Tensor, layer: int | None) -> Any:
+def _features(model: Any, pixels: Tensor, config: TimmConfig) -> Output:
     """The last features of a backbone, or those after a block or stage."""
-    if layer is None:
-        return model.forward_features(pixels)
-    options = {"indices": [layer], "norm": False, "intermediates_only": True, "stop_early": True}
-    return model.forward_intermediates(pixels, **options)[0]
+    with_token = config.class_token != "drop"
+    if config.layer is None:
+        features = model.forward_features(pixels)
+        return Output(features, features[:, :1] if with_token else None)
+    options = {"indices": [config.layer], "norm": False, "intermediates_only": True, "stop_early": True}
+    if not with_token:
+        return Output(model.forward_intermediates(pixels, **options)[0], None)
+    features, prefix = model.forward_intermediates(pixels, return_prefix_tokens=True, **options)[0]
+    return Output(features, prefix[:, :1])
 
 
-def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Tensor:
+def _in_use(output: Output, config: TimmConfig) -> Tensor:
+    """The tensor, or the sum of those, that the encoder's tokens are taken from."""
+    if output.class_token is None:
+        return output.features
+    token = output.class_token.sum()
+    return token if config.class_token == "only" else token + output.features.sum()
+
+
+def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Output:
     name = config.model
+    if config.class_token != "drop" and getattr(model, "cls_token", None) is None:
+        raise RecipeError(
+            f"timm encoder: `class_token` is {config.class_token!r}, but {name!r} has no class token. Set "
+            f"`class_token: drop`."
+        )
     if config.layer is not None and not hasattr(model, "forward_intermediates"):
         raise RecipeError(f"timm encoder: {name!r} does not return features of single layers. Remove `layer`.")
     try:
-        output = _features(model, torch.empty(1, 3, *size), config.layer)
+        output = _features(model, torch.empty(1, 3, *size), config)
     except (AssertionError, IndexError) as error:
         raise RecipeError(f"timm encoder: {name!r} has no layer {config.layer}: {error}") from error
     except Exception as error:  # images of this size do not fit the model, in as many ways as there are models
@@ -245,10 +293,10 @@ def _try_forward(model: Any, size: tuple[int, int], config: TimmConfig) -> Tenso
             f"timm encoder: {name!r} does not accept images of {size[0]} x {size[1]} pixels: {error}. Remove "
             f"`image_size`, or set it to a multiple of the patch size."
         ) from error
-    if not isinstance(output, Tensor):
+    if not isinstance(output.features, Tensor):
         raise RecipeError(
-            f"timm encoder: {name!r} returns {type(output).__name__} with several feature maps, which do not form one "
-            f"grid. Use a backbone with a single feature map."
+            f"timm encoder: {name!r} returns {type(output.features).__name__} with several feature maps, which do not "
+            f"form one grid. Use a backbone with a single feature map."
         )
     return output
 

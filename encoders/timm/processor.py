@@ -20,7 +20,7 @@ class TimmProcessor:
     """One image -> `pixels` [3, H, W] float32, as timm's evaluation transform makes them; picklable, no weights."""
 
     patches: tuple[int, int]
-    """The grid (y, x) of tokens."""
+    """The grid (y, x) of tokens; (0, 0) for a class token alone."""
     height: int
     width: int
     mean: tuple[float, ...]
@@ -32,6 +32,8 @@ class TimmProcessor:
     fit: Mode = field(default="crop", repr=False)
     colour: tuple[int, ...] = field(default=WHITE, repr=False)
     """Of the padding for `fit: pad`."""
+    beside: int = field(default=0, repr=False)  # changes no item, hence not the fingerprint
+    """Class tokens before the grid."""
 
     def __call__(self, media: Media) -> dict[str, Tensor]:
         """Read and prepare one image; augmented only where `media.seed` is set. Raises MediaError."""
@@ -45,7 +47,7 @@ class TimmProcessor:
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of an image: the same for all."""
         del item
-        return self.patches[0] * self.patches[1]
+        return self.beside + self.patches[0] * self.patches[1]
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, int]:
         """The grid of tokens: the same for all."""

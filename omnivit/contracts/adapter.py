@@ -85,6 +85,8 @@ class Adapter(nn.Module, Plugin, ABC):
     """If it is set to the path of a tokenizer (or `bytes`), `forward` gets the turn's instruction."""
     instruction_limit: int = 128
     """Most tokens of an instruction; the tokenizer cuts longer ones."""
+    reads_levels: bool = False
+    """True: `forward` reads `Features.levels`, several hidden states of an encoder."""
     in_encoder: bool = False
     """True: `install` puts parts of the adapter into the encoder, which then runs with gradients while they train."""
     stageable: ClassVar[frozenset[str]] = frozenset()

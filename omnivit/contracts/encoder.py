@@ -53,7 +53,10 @@ class GridProcessor(Processor, Protocol):
     """A processor of an encoder whose tokens may fill a grid."""
 
     def grid(self, item: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-        """Sizes ((t,) y, x) of the grid that the tokens of this item fill in order; None: there is no grid."""
+        """Sizes ((t,) y, x) of the grid that the tokens of this item fill in order; None: there is no grid.
+
+        Where `length` is greater, there are tokens beside the grid (`Layout.beside`): before it, or before each frame.
+        """
         ...
 
 
@@ -111,6 +114,8 @@ class Encoder(nn.Module, Plugin, ABC):
     """The media that it reads: `image`, `video`, `audio`, `points`, ..."""
     width: int
     """D, the width of the tokens that it returns."""
+    levels: int = 0
+    """The number of hidden states in `Features.levels`, which only some adapters read; 0: it gives none."""
     stageable: ClassVar[frozenset[str]] = frozenset()
     """Options that a stage may change (`stages[].inputs`): how media are prepared and encoded, but never the names or
     shapes of parameters. `configure` must be able to change them. An option that is the block of another encoder

@@ -52,6 +52,11 @@ def build_encoder(block: Mapping[str, Any], path: str, modality: str) -> Encoder
             f"{path}: {block['name']!r} reads {cls.modality!r} media, but an encoder for {modality!r} is expected here."
         )
     encoder: Encoder = cls(config)
+    if encoder.levels:
+        raise RecipeError(
+            f"{path}: {block['name']!r} gives {encoder.levels} levels, which the encoder around it does not pass on. "
+            f"Use `join: tokens` or `join: channels`."
+        )
     return encoder
 
 

@@ -73,6 +73,8 @@ class SlotPreparer:
     """Set if an adapter of the slot reads the instruction."""
     combine: Combine = "tokens"
     """What several media of one turn become."""
+    views: tuple[Processor | None, ...] = ()
+    """For each branch that reads its encoder in another way than the encoder's own: the processor with its lengths."""
 
     def __call__(self, media: Media, instruction: str = "") -> dict[str, Tensor]:
         """One medium, and the user's text of its turn -> named tensors. Raises MediaError."""
@@ -131,11 +133,13 @@ class SlotPreparer:
 
     def tokens(self, items: Mapping[str, Tensor]) -> int:
         """The number of the medium's tokens in the LLM's sequence. Raises RecipeError if an adapter cannot take it."""
-        layouts = [
-            layout_of(processor, encoder_items(items, number, len(self.processors)))
-            for number, processor in enumerate(self.processors)
-        ]
-        return sum(length(layouts[number]).tokens for number, length in self.branches)
+        parts = [encoder_items(items, number, len(self.processors)) for number in range(len(self.processors))]
+        layouts = [layout_of(processor, part) for processor, part in zip(self.processors, parts, strict=True)]
+        views = self.views or (None,) * len(self.branches)
+        return sum(
+            length(layouts[number] if view is None else layout_of(view, parts[number])).tokens
+            for (number, length), view in zip(self.branches, views, strict=True)
+        )
 
     def fingerprint(self) -> str:
         """Changes whenever the same medium would give other tensors."""

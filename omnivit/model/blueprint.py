@@ -16,6 +16,7 @@ from omnivit.contracts.head import Head
 from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.renamed import with_current_options
+from omnivit.contracts.views import EncoderView, view_config
 from omnivit.errors import RecipeError
 from omnivit.model import precision
 from omnivit.model.lora import Lora
@@ -78,6 +79,8 @@ class BranchBlueprint:
 
     encoder: Blueprint
     adapter: Blueprint
+    view: Any = None
+    """The `Config` of a branch that reads a shared encoder with other options; None: with the encoder's own."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,9 @@ class ModelBlueprint:
         inputs = {
             slot: tuple(
                 BranchBlueprint(
-                    _component(registries.encoders, branch.encoder, f"{path}.encoder", recipe, known),
+                    encoder := _component(registries.encoders, branch.encoder, f"{path}.encoder", recipe, known),
                     _component(registries.adapters, branch.adapter, f"{path}.adapter", recipe, known),
+                    _view(encoder, branch.encoder, recipe.where(f"{path}.encoder")),
                 )
                 for path, branch in branches_of(recipe, slot)
             )
@@ -130,7 +134,7 @@ class ModelBlueprint:
         adapters: dict[str, tuple[Adapter, int]] = {}
         inputs = {
             slot: [
-                Branch(encoder := self._encoder(plan.encoder, encoders), self._adapter(plan, adapters, encoder, llm))
+                Branch(encoder := self._encoder(plan, encoders), self._adapter(plan, adapters, encoder, llm))
                 for plan in plans
             ]
             for slot, plans in self.inputs.items()
@@ -142,11 +146,15 @@ class ModelBlueprint:
             head: Head = plan.cls(plan.config, llm.width)
         return head
 
-    def _encoder(self, plan: Blueprint, built: dict[str, Encoder]) -> Encoder:
+    def _encoder(self, plans: BranchBlueprint, built: dict[str, Encoder]) -> Encoder:
+        plan = plans.encoder
         if plan.path not in built:
+            branches = (branch for slot in self.inputs.values() for branch in slot if branch.encoder is plan)
+            views = [branch.view for branch in branches if branch.view is not None]
             with seeded(derive_seed(self.seed, "encoders", *plan.keys)), _constructing(plan):
-                built[plan.path] = plan.cls(plan.config)
-        return built[plan.path]
+                built[plan.path] = plan.cls(plan.config, views) if views else plan.cls(plan.config)
+        encoder: Any = built[plan.path]
+        return encoder if plans.view is None else EncoderView(encoder, plans.view)
 
     def _adapter(
         self, plans: BranchBlueprint, built: dict[str, tuple[Adapter, int]], encoder: Encoder, llm: LanguageModel
@@ -161,6 +169,12 @@ class ModelBlueprint:
                 f"{plan.path}: the adapter takes tokens of width {width}, but the encoder {plans.encoder.path}, with "
                 f"which it is shared, returns tokens of width {encoder.width}. Share it only between encoders of the "
                 "same width."
+            )
+        if encoder.levels and not adapter.reads_levels:
+            raise RecipeError(
+                f"{plan.path}: the encoder gives {encoder.levels} levels (`join: levels`), but the adapter "
+                f"{plan.name!r} reads only the first. Use `join: tokens` or `join: channels`, or an adapter that reads "
+                f"levels."
             )
         if adapter.width != llm.width:
             raise RecipeError(
@@ -196,13 +210,21 @@ def _component(
         return known[path]
     kind = path.rpartition(".")[2]
     shared = f"model.inputs.{block['share']}.{kind}"
-    if set(block) != {"share"} or shared not in known:
+    if (set(block) != {"share"} and kind != "encoder") or shared not in known:
         earlier = [name.removeprefix("model.inputs.").rpartition(".")[0] for name in known if name.endswith(f".{kind}")]
         raise RecipeError(
             f"{recipe.where(path)}: `share: {block['share']}` must be the only key, and name an earlier input of the "
             f"recipe, whose {kind} is used. Available: {', '.join(earlier) or 'none'}."
         )
     return known[shared]
+
+
+def _view(encoder: Blueprint, block: dict[str, Any], where: Where) -> Any:
+    """The config of a branch that has options beside `share`; None where there are none."""
+    options = {key: value for key, value in block.items() if key != "share"}
+    if "share" not in block or not options:
+        return None
+    return view_config(encoder.name, encoder.cls, encoder.config, options, where)
 
 
 def _constructing(plan: Blueprint) -> AbstractContextManager[None]:

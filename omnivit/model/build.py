@@ -11,6 +11,7 @@ from torch import nn
 from omnivit.contracts.adapter import Adapter, Positions
 from omnivit.contracts.faults import naming
 from omnivit.contracts.head import Head
+from omnivit.contracts.views import EncoderView, owner_of
 from omnivit.data.box_codecs import codec_named
 from omnivit.data.boxes import BoxWriter
 from omnivit.data.chat import Chat, chat_of
@@ -60,7 +61,7 @@ def parts_of(model: OmniModel, plan: ModelBlueprint) -> dict[Any, Blueprint]:
     parts: dict[Any, Blueprint] = {model.llm: plan.llm}
     for slot, plans in plan.inputs.items():
         for branch, planned in zip(model.branches(slot), plans, strict=True):
-            parts.setdefault(branch.encoder, planned.encoder)
+            parts.setdefault(owner_of(branch.encoder), planned.encoder)
             parts.setdefault(branch.adapter, planned.adapter)
     return parts | {head: plan.heads[name] for name, head in model.named_heads()}
 
@@ -78,7 +79,7 @@ def complete(model: OmniModel, plan: ModelBlueprint) -> None:
             path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
             changing = naming(path, type(branch.adapter), "while it changed the LLM")
             with seeded(derive_seed(seed, "install", slot, *([number] if number else []))), changing:
-                branch.adapter.install(model.llm, branch.encoder, slot)
+                branch.adapter.install(model.llm, owner_of(branch.encoder), slot)
     _add_lora_beside_llm(model, plan)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
@@ -205,12 +206,15 @@ def _slot_preparer(model: OmniModel, slot: str, combine: Combine) -> SlotPrepare
     for encoder in encoders:
         with naming(f"model.inputs.{slot}", type(encoder), "while it created its processor"):
             processors.append(encoder.processor())
+    branches = model.branches(slot)
+    views = tuple(b.encoder.processor() if isinstance(b.encoder, EncoderView) else None for b in branches)
     return SlotPreparer(
         tuple(processors),
-        tuple((encoders.index(branch.encoder), branch.adapter.length) for branch in model.branches(slot)),
-        _positions([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
-        _instruction_reader([branch.adapter for branch in model.branches(slot)], f"model.inputs.{slot}"),
+        tuple((encoders.index(owner_of(branch.encoder)), branch.adapter.length) for branch in branches),
+        _positions([branch.adapter for branch in branches], f"model.inputs.{slot}"),
+        _instruction_reader([branch.adapter for branch in branches], f"model.inputs.{slot}"),
         combine,
+        views if any(views) else (),
     )
 
 

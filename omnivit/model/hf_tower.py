@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -105,23 +106,39 @@ class Tower:
             layer: from 1, or negative from the end; None: all layers.
             key: the setting that counts the layers.
         """
-        count = getattr(settings, key)
+        needed = self.depth(settings, layer, key)
+        settings = copy.deepcopy(settings)
+        setattr(settings, key, needed)
+        return settings
+
+    def depth(self, settings: Any, layer: int | None, key: str = "num_hidden_layers") -> int:
+        """The number of layers below a hidden state. Arguments as of `up_to_layer`; raises RecipeError as it does."""
+        count: int = getattr(settings, key)
         needed = count if layer is None else layer if layer >= 0 else count + 1 + layer
         if not 1 <= needed <= count:
             raise RecipeError(
                 f"{self.name} encoder: `layer` is {layer}, but the model has {count} layers. Available: 1 to {count}, "
                 f"or -1 to -{count}."
             )
-        settings = copy.deepcopy(settings)
-        setattr(settings, key, needed)
-        return settings
+        return needed
 
     def run(self, model: Any, layers: int, pixels: Tensor, **options: Any) -> tuple[Any, Tensor]:
         """Run the model -> its output, and the hidden state after its last layer, before any final norm.
 
+        Arguments as of `run_to`.
+        """
+        output, states = self.run_to(model, layers, (layers,), pixels, **options)
+        return output, states[layers]
+
+    def run_to(
+        self, model: Any, layers: int, depths: Sequence[int], pixels: Tensor, **options: Any
+    ) -> tuple[Any, dict[int, Tensor]]:
+        """Run the model -> its output, and the hidden states below which there are `depths` layers.
+
         Args:
             model: has its layers in an `nn.ModuleList`.
             layers: their number. The first list of this length counts: V-JEPA 2 has layers in its predictor, too.
+            depths: from 1 to `layers`.
             pixels: converted to the model's dtype.
             **options: passed to the model.
         """
@@ -131,18 +148,19 @@ class Tower:
             raise RecipeError(
                 f"{self.name} encoder: {type(model).__name__} has no list of {layers} layers. Try the `timm` encoder."
             )
-        states: list[Tensor] = []
+        states: dict[int, Tensor] = {}
 
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            states.append(output[0] if isinstance(output, tuple) else output)
+        def keep(depth: int, _: nn.Module, __: Any, output: Any) -> None:
+            states[depth] = output[0] if isinstance(output, tuple) else output
 
-        # A hook, and not `output_hidden_states`: not every model returns them, and some apply a norm to the last.
-        hook = stack[-1].register_forward_hook(keep)
+        # Hooks, and not `output_hidden_states`: not every model returns them, and some apply a norm to the last.
+        hooks = [stack[depth - 1].register_forward_hook(partial(keep, depth)) for depth in sorted(set(depths))]
         try:
             output = model(pixels.to(model.dtype), **options)
         finally:
-            hook.remove()
-        return output, states[0]
+            for hook in hooks:
+                hook.remove()
+        return output, states
 
 
 def patch_grid(patches: Sequence[int], device: torch.device) -> Tensor:

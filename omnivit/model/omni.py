@@ -20,6 +20,7 @@ from omnivit.contracts.faults import naming
 from omnivit.contracts.features import Features, joined
 from omnivit.contracts.head import Head, HeadOutput
 from omnivit.contracts.llm import LanguageModel
+from omnivit.contracts.views import encode_all, owner_of
 from omnivit.data.slot import encoder_items, instruction_of
 from omnivit.errors import RecipeError
 from omnivit.model.splice import splice
@@ -79,8 +80,8 @@ class OmniModel(nn.Module):
         return tuple(Branch(encoder, adapter) for encoder, adapter in pairs)  # type: ignore[arg-type]
 
     def slot_encoders(self, slot: str) -> tuple[Encoder, ...]:
-        """The distinct encoders of a slot."""
-        return tuple(dict.fromkeys(branch.encoder for branch in self.branches(slot)))
+        """The distinct encoders of a slot. One of which several branches have views counts once."""
+        return tuple(dict.fromkeys(owner_of(branch.encoder) for branch in self.branches(slot)))
 
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Slot -> rows [M, L, D] of every medium in the batch. Frozen encoders run without grad."""
@@ -130,12 +131,13 @@ class OmniModel(nn.Module):
         instruction = instruction_of(items)
         encoded: dict[Encoder, Features] = {}
         for number, encoder in enumerate(encoders):
-            mine = [branch.adapter for branch in branches if branch.encoder is encoder]
-            parts: list[nn.Module] = [encoder, *(adapter for adapter in mine if adapter.in_encoder)]
+            mine = [branch for branch in branches if owner_of(branch.encoder) is encoder]
+            parts: list[nn.Module] = [encoder, *(branch.adapter for branch in mine if branch.adapter.in_encoder)]
+            readers = list(dict.fromkeys(branch.encoder for branch in mine))
             trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
             grad = torch.set_grad_enabled(trains and torch.is_grad_enabled())
             with grad, naming(f"model.inputs.{slot}", type(encoder), "on a batch"):
-                encoded[encoder] = encoder(encoder_items(items, number, len(encoders)))
+                encoded |= encode_all(readers, encoder_items(items, number, len(encoders)))
         rows = []
         for branch in branches:
             with naming(f"model.inputs.{slot}", type(branch.adapter), "on a batch"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.adapter import Adapter
-from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.features import Features, Layout, places_of
 from omnivit.errors import RecipeError
 from omnivit.seeds import seeded
 from omnivit.testing.adapter_trial import (
@@ -27,7 +27,6 @@ from omnivit.testing.adapter_trial import (
     build,
     layout_text,
     moved,
-    places_of,
     real,
     spoiled,
     spread,

@@ -6,7 +6,6 @@ whose logits are kept, V vocabulary, Q instruction tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from omnivit.contracts.batch import IGNORE, Batch
 from omnivit.contracts.context import Context
 from omnivit.contracts.encoder import Encoder, Processor
 from omnivit.contracts.examples import AdapterExample
-from omnivit.contracts.features import Features, Layout
+from omnivit.contracts.features import Features, Layout, places_of
 from omnivit.contracts.llm import LMOutput
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
@@ -37,7 +36,7 @@ from omnivit.testing.rules import Broken
 SLOT, OTHER = "image", "video"
 USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))
 """Tried where an example names no layouts."""
-PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)), Layout(0))
+PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)), Layout(26, (2, 3, 4)), Layout(0))
 """Tried on every length rule, which takes each or refuses it."""
 WORDS = ("What is this?", "Count them, and name the place.", "Why?", "Is it red or blue, or none of these?")
 
@@ -266,7 +265,7 @@ def layout_text(layout: Layout) -> str:
 
 
 def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int = 0) -> Features:
-    """[M, S, D] random tokens in a layout; those outside the grid come first, with -1 as their place."""
+    """[M, S, D] random tokens in the places of their layouts."""
     most = max(layout.tokens for layout in layouts) + extra
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(most) < torch.tensor([layout.tokens for layout in layouts])[:, None]
@@ -278,14 +277,6 @@ def features_of(layouts: Sequence[Layout], width: int, seed: int = 0, extra: int
     for places, layout in zip(grid, layouts, strict=True):
         places[: layout.tokens] = places_of(layout)
     return Features(values, mask, grid)
-
-
-def places_of(layout: Layout) -> Tensor:
-    """[tokens, k] the place of each token."""
-    sizes = layout.grid or ()
-    found = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
-    beside = torch.full((layout.tokens - math.prod(sizes), len(sizes)), -1)
-    return torch.cat([beside, found])
 
 
 def alone(features: Features, number: int) -> Features:

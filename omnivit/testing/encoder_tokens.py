@@ -6,6 +6,7 @@ Shapes: M media, S tokens a medium, D = `width`, k grid coordinates, T tokens.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.encoder import Encoder, GridProcessor, Processor
-from omnivit.contracts.features import Features
+from omnivit.contracts.features import Features, Layout, places_of
 from omnivit.model.splice import splice
 from omnivit.seeds import seeded
 from omnivit.testing.encoder_processor import ProcessorRules
@@ -80,7 +81,7 @@ class TokenRules(ProcessorRules):
 
     @rule(needs=("length",))
     def test_grid(self, tmp_path: Path) -> None:
-        """Where `processor.grid(item)` gives sizes, the tokens fill that grid in order, the last index fastest."""
+        """Where `processor.grid(item)` gives sizes, the tokens fill that grid in order, after any class tokens."""
         trial = self.trial(tmp_path)
         if not isinstance(trial.processor, GridProcessor):
             raise NotApplicable("its processor has no `grid`: the tokens have no place.")
@@ -269,17 +270,19 @@ def _shape_problems(features: Features, count: int, width: int) -> Iterator[str]
 
 def _check_grid(features: Features, number: int, sizes: tuple[int, ...]) -> None:
     """Raise Broken where the tokens of a medium do not fill the grid in order."""
-    places = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(-1, len(sizes))
     if features.grid is None:
         raise Broken(
             f"`processor.grid` returns {sizes}, and `forward` returns no grid.", "Return `Features(..., grid)`."
         )
+    layout = Layout(int(features.mask[number].sum()), sizes)
+    places = places_of(layout if layout.beside is not None else Layout(math.prod(sizes), sizes))
     found = features.grid[number, features.mask[number]].cpu().long()
     where = difference("place", found, places)
     if where and len(found) <= len(places):  # more tokens are for the rule `length` to tell of
         raise Broken(
             f"`processor.grid` returns {sizes}, and in the grid of `forward` {where}.",
-            "Name places as `torch.cartesian_prod` of the ranges does, or give no grid.",
+            "Name places as `torch.cartesian_prod` of the ranges does, with -1 for class tokens, which come before the "
+            "grid or before each of its frames; or give no grid.",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from matrix_support import RowsConfig, TokensEncoder
+from matrix_support import RowsConfig, RowsEncoder
 from omnivit_adapters.per_frame import PerFrameAdapter, PerFrameConfig
 from torch import Tensor, nn
 
@@ -195,7 +195,7 @@ def test_weights_and_surgery_are_those_of_the_adapter_inside() -> None:
     adapter = build()
     assert (adapter.width, adapter.in_encoder) == (WIDTH, False)
     adapter.load()
-    adapter.install(None, TokensEncoder(RowsConfig()), "image")  # type: ignore[arg-type]  # the one inside needs none
+    adapter.install(None, RowsEncoder(RowsConfig()), "image")  # type: ignore[arg-type]  # the one inside needs none
     assert adapter.adapter.loaded == ["weights", "image"] and adapter.in_encoder
     assert list(adapter.state_dict()) == ["adapter.scale"]
 

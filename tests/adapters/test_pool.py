@@ -275,7 +275,8 @@ def test_what_only_the_rows_show_is_refused_when_they_come() -> None:
     with pytest.raises(RecipeError, match="no token is marked"):
         build(kind="class_token")(Features(rows.values, rows.mask))
     with pytest.raises(RecipeError, match="returned 2 class tokens, but 1 was expected"):
-        build(kind="class_token")(Features(rows.values[:, :2], rows.mask[:, :2], torch.full((1, 2, 2), -1)))
+        lone = torch.tensor([[[-1, -1], [-1, -1], [0, 1]]])  # a patch at a place without the ones before it
+        build(kind="class_token")(Features(rows.values[:, :3], rows.mask[:, :3], lone))
     assert rows.grid is not None
     with pytest.raises(RecipeError, match="kind merge: the tokens must fill a grid"):
         build(kind="merge", n=2)(Features(rows.values, rows.mask, rows.grid.flip(1)))

@@ -32,7 +32,7 @@ def test_padding_has_no_influence(kind: str) -> None:
         assert torch.equal(out.mask[number].sum(), alone.mask.sum())
         torch.testing.assert_close(out.values[number][out.mask[number]], alone.values[0], rtol=1e-4, atol=1e-5)
     assert batch.values.grad is not None
-    assert torch.equal(batch.values.grad != 0, batch.attention_mask[..., None].expand_as(batch.values))
+    assert torch.equal(batch.values.grad != 0, batch.mask[..., None].expand_as(batch.values))
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
 
 
@@ -126,9 +126,9 @@ def test_too_many_frames_are_refused() -> None:
 
 def test_positions_need_places() -> None:
     rule = build("abstractor", positions=True).length
-    for layout in (Layout(9, (3, 3)), Layout(18, (2, 3, 3)), Layout(10)):  # the last: class token, then 3 x 3
+    for layout in (Layout(9, (3, 3)), Layout(18, (2, 3, 3)), Layout(10, (3, 3))):  # the last: class token, then 3 x 3
         assert rule(layout) == Layout(4)
-    for layout in (Layout(9), Layout(10, (10,)), Layout(1)):
+    for layout in (Layout(9), Layout(10), Layout(10, (10,)), Layout(1)):
         with pytest.raises(RecipeError, match=r"`positions: true` the tokens must fill a grid.*Remove `positions`"):
             rule(layout)
     with pytest.raises(RecipeError, match="`positions` is true, but the encoder returned"):
@@ -223,7 +223,7 @@ def test_default_sizes_are_the_papers() -> None:
     assert qwen.network.heads == 32
     assert qwen.length(Layout(1024, (32, 32))) == Layout(256, (16, 16))
     assert owl.network.layers[0].w1.weight.shape == (2816, 1024)
-    assert owl.length(Layout(257)) == Layout(65)
+    assert owl.length(Layout(257, (16, 16))) == Layout(65)
 
 
 @pytest.mark.parametrize("kind", KINDS)

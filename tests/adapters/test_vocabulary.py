@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from golden_support import read_golden
-from matrix_support import RowsConfig, TokensEncoder
+from matrix_support import RowsConfig, RowsEncoder
 from omnivit_adapters.vocabulary import VocabularyAdapter, VocabularyConfig
 from torch import Tensor, nn
 
@@ -59,7 +59,7 @@ def build(llm: CausalLM | None = None, width: int = WIDTH, **options: Any) -> Vo
     adapter = VocabularyAdapter(VocabularyConfig(**{"heads": 4, **options}), width, LLM)
     adapter.load()
     if llm is not None:
-        adapter.install(llm, TokensEncoder(RowsConfig()), "image")
+        adapter.install(llm, RowsEncoder(RowsConfig()), "image")
     return adapter.eval()
 
 

@@ -14,8 +14,10 @@ from omnivit_encoders.timm.layouts import MODULES
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
+from timm.layers import resample_abs_pos_embed
 
-from omnivit.contracts.encoder import Processor
+from omnivit.contracts.encoder import Processor, layout_of
+from omnivit.contracts.features import places_of
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.sample import Media
 from omnivit.errors import RecipeError
@@ -312,3 +314,66 @@ def test_image_tower_of_pmc_clip(tmp_path: Path, layer: int | None, width: int, 
 def test_layers_that_are_not_there(model: str, layer: int) -> None:
     with pytest.raises(RecipeError, match=f"'{model}' has no layer {layer}"):
         build(model, layer=layer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [None, -2])
+def test_class_token_of_a_transformer_kept_or_alone(layer: int | None) -> None:
+    torch.manual_seed(0)
+    reference = timm.create_model("test_vit").eval()
+    pixels = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    theirs = reference.forward_features(pixels)
+    if layer is not None:
+        patches, token = reference.forward_intermediates(
+            pixels, indices=[layer], intermediates_only=True, norm=False, output_fmt="NLC", return_prefix_tokens=True
+        )[0]
+        theirs = torch.cat([token, patches], dim=1)
+    keep, only, pooled = (
+        build("test_vit", class_token=word, layer=layer, grid=grid)
+        for word, grid in (("keep", None), ("only", None), ("keep", 2))
+    )
+    found = keep({"pixels": pixels})
+    torch.testing.assert_close(found.values, theirs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(only({"pixels": pixels}).values, theirs[:, :1], atol=1e-6, rtol=1e-6)
+    layouts = [layout_of(encoder.processor(), {}) for encoder in (keep, only, pooled)]
+    assert [(layout.tokens, layout.beside) for layout in layouts] == [(101, 1), (1, 1), (5, 1)]
+    for encoder, layout in zip((keep, only, pooled), layouts, strict=True):
+        assert torch.equal(encoder({"pixels": pixels}).grid[1], places_of(layout))
+    assert keep.processor().fingerprint() == build("test_vit", layer=layer).processor().fingerprint()  # the same items
+
+
+def test_class_token_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"`class_token` is 'keep', but 'test_resnet' has no class token"):
+        build(class_token="keep")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [224, 96])
+def test_weights_for_another_size_get_positions_as_timm_resamples_them(tmp_path: Path, side: int) -> None:
+    torch.manual_seed(1)
+    state = timm.create_model("test_vit").state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    encoder = build("test_vit", path=str(tmp_path / "model.safetensors"), image_size=side, act_layer="gelu")
+    encoder.load()
+    reference = timm.create_model("test_vit", img_size=side).eval()
+    patches = side // 16
+    table = resample_abs_pos_embed(state["pos_embed"], [patches, patches])
+    reference.load_state_dict({**state, "pos_embed": table})
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
+    theirs = reference.forward_features(pixels)[:, 1:]
+    torch.testing.assert_close(encoder.eval()({"pixels": pixels}).values, theirs, atol=1e-5, rtol=1e-5)
+    # without the option, weights of another size are those of another model
+    small = build("test_vit", path=str(tmp_path / "model.safetensors"), act_layer="gelu")
+    torch.save({**state, "pos_embed": table}, tmp_path / "other.pth")
+    other = build("test_vit", path=str(tmp_path / "other.pth"), act_layer="gelu")
+    small.load()
+    with pytest.raises(RecipeError, match="pos_embed"):
+        other.load()
+
+
+def test_options_of_a_stage_reach_the_processor() -> None:
+    encoder = build("test_vit", class_token="keep")
+    encoder.configure(TimmConfig("test_vit", class_token="keep", fit="pad", crop_pct=1.0))
+    assert (encoder.processor().fit, encoder.processor().crop_pct) == ("pad", 1.0)
+    encoder.configure(TimmConfig("test_vit", class_token="keep"))
+    assert encoder.processor() == build("test_vit", class_token="keep").processor()

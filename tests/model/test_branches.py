@@ -240,8 +240,8 @@ NARROW = f"{{name: '{__name__}:Narrow'}}"
             r"model\.inputs\.detail\.encoder \(command line\): `share: imag` must be the only key.*Available: image\.",
         ),
         (
-            "model.inputs.detail={encoder: {share: image, layer: -1}, adapter: {name: mlp}}",
-            r"model\.inputs\.detail\.encoder \(command line\): `share: image` must be the only key",
+            "model.inputs.detail={encoder: {share: image, image_size: 64}, adapter: {name: mlp}}",
+            r"model\.inputs\.detail\.encoder\.image_size \(command line\): `image_size` cannot stand beside `share`",
         ),
         (
             f"model.inputs.image=[{SAME_ENCODER}, {FIRST}]",
