@@ -32,6 +32,7 @@ VERBS = MappingProxyType(
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",
         "media": "show what files contain, which inputs accept them, and how many tokens a recipe gives them",
+        "data": "show what a data file contains, what a recipe trains on in it, and whether training would fail",
         "doctor": "show the installation: library versions and tested ranges, devices and their speed, plugins, disk",
         "cache": "list the contents of the cache folder with their sizes, or clear it",
         "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",

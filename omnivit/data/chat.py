@@ -223,6 +223,10 @@ class Chat:
             return self._guard.encode(spans), False
         return self._guard.encode_first(spans, room, exact)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """Token ids [T] -> text, with all special tokens."""
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Token ids [T] -> text, without special tokens, except those that data may write."""
         values = ids.tolist() if isinstance(ids, Tensor) else list(ids)

@@ -79,7 +79,7 @@ def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: 
         asks: the samples are questions of an evaluation, whose answers carry no loss.
     """
     look = _Look(mixture, preparer, asks)
-    some = range(len(mixture)) if everything else _spread(len(mixture))
+    some = range(len(mixture)) if everything else spread(len(mixture))
     opened = [
         sample
         for index in track(some, "checking", "record", patient=True)
@@ -168,6 +168,6 @@ def key_of(sample: Sample) -> bytes:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _spread(count: int) -> Sequence[int]:
+def spread(count: int) -> Sequence[int]:
     """Up to `SAMPLED` indices, evenly spread."""
     return range(count) if count <= SAMPLED else [k * count // SAMPLED for k in range(SAMPLED)]
