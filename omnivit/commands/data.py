@@ -173,11 +173,14 @@ def _tokens(report: DataReport, opened: Opened) -> Iterator[str]:
     share = report.supervised / max(1, sum(lengths))
     yield (
         f"  tokens in stage {opened.stage}: {min(lengths)} to {max(lengths)}, median {median(lengths):.0f}; "
-        f"{share:.0%} are learnt; media of {report.decoded:,} records were decoded, others count as the shortest of these"
+        f"{share:.0%} are learnt"
     )
-    most = max(count for _, _, count in histogram(lengths))
-    for low, high, count in histogram(lengths):
-        yield f"    {low:>6} to {high:<6} {'#' * -(-count * _BAR // most):<{_BAR}} {count:,}".rstrip()
+    yield f"    (the media of {report.decoded:,} records were decoded; all others count as the shortest of these)"
+    bins = histogram(lengths)
+    most = max(count for _, _, count in bins)
+    for low, high, count in bins:
+        lengths_of = f"{low}" if low == high else f"{low} to {high}"
+        yield f"    {lengths_of:<16} {'#' * -(-count * _BAR // most):<{_BAR}} {count:,}"
     if report.cut:
         yield f"  {report.cut:,} records are longer than data.max_length ({opened.max_length}) and are cut"
 
