@@ -198,7 +198,7 @@ def completed(read: dict[str, Any]) -> dict[str, Any]:
     recipe: dict[str, Any] = {"model": {"llm": {"name": "causal", "path": "some/model"}}, "stages": []}
     if "model" in read or "init_from" in read:
         return recipe | read
-    if set(read) <= set(hints(Stage)):
+    if set(read) <= set(hints(Stage)) and set(read) != {"inputs"}:  # those alone are the model's
         return recipe | {"stages": [{"name": "s", "data": [{"path": "a.jsonl"}], "train": {"llm.*": 1e-5}, **read}]}
     slots = {"image": read} if set(read) <= set(hints(Slot)) else read.get("inputs", read)
     return recipe | {"model": {**recipe["model"], "inputs": slots}}
