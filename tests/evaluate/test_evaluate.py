@@ -55,6 +55,9 @@ class Refusing:
     def __init__(self, broken: str) -> None:
         self.broken = broken
 
+    def resolved(self, sample: Sample) -> Sample:
+        return self.wordings(sample)
+
     def __call__(self, sample: Sample, generate: bool) -> None:
         assert generate and sample.messages[-1].role == "user"
         if any(self.broken in m.source for m in sample.media()):

@@ -103,7 +103,7 @@ def test_eval_shows_it(
 
 def test_what_a_metric_may_not_do() -> None:
     with pytest.raises(
-        DataError, match=r"'length_error' cannot be computed. A reference is empty. .* accuracy, length"
+        DataError, match=r"'length_error' cannot be computed. A reference is empty. .* accuracy, .*length"
     ):
         score([Answered(Sample("s", ()), "", "x")], metric="length_error")
     with pytest.raises(PluginError, match=r"'plain' returned an object of type float.*omnivit\.plugin\.Interval"):
