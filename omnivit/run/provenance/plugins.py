@@ -40,7 +40,8 @@ def record_evaluation(recipe: Recipe) -> dict[str, dict[str, str | int]]:
     if evaluation is None:
         return {}
     readers = {source.reader for source in [*evaluation.data, *evaluation.linear_probe]} - {AUTO}
-    used = [(registries.metrics, evaluation.metric), *((registries.readers, name) for name in sorted(readers))]
+    used: list[tuple[registry.Registry[Any], str]] = [(registries.metrics, evaluation.metric)]
+    used += [(registries.readers, name) for name in sorted(readers)]
     return {f"{known.group}:{name}": known.provenance(name) for known, name in used}
 
 
