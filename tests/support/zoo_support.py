@@ -45,12 +45,28 @@ class Prepared:
     root: Path
 
 
+def _guanaco(hub: Path) -> None:
+    """A LoRA as peft saves it, for the small LLaMA-7B."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    write_hub(hub, ["huggyllama/llama-7b"])
+    torch.manual_seed(0)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = LlamaForCausalLM.from_pretrained(hub / "huggyllama/llama-7b")
+    get_peft_model(model, LoraConfig(r=64, lora_alpha=16, target_modules=targets)).save_pretrained(
+        hub / "timdettmers/guanaco-7b"
+    )
+
+
 def prepare(system: Mapping[str, Any], hub: Path, root: Path) -> Prepared:
     """Write the small models and the data that the unchanged recipe names, and load it."""
     path = FOLDER / f"{system['recipe']}.yaml"
     root.mkdir(parents=True)
     recipe = load(path, [*SMALL, *system.get("small", []), f"data.root={root}"])
-    names = set(_paths(recipe.model))
+    names = {*_paths(recipe.model), *_paths(recipe.init_from)}
+    if "timdettmers/guanaco-7b" in names and not (hub / "timdettmers/guanaco-7b").exists():
+        _guanaco(hub)
     write_hub(hub, sorted(names & set(PUBLISHED)))
     for name in names & set(FILES):
         if not (hub / name).exists():
@@ -79,8 +95,9 @@ def write_source(source: DataSource, root: Path, slots: list[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     records = [WRITERS[source.reader](source, folder, slots, number) for number in range(RECORDS)]
-    lines = file.suffix == ".jsonl"
-    file.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(records), encoding="utf-8")
+    lines, key = file.suffix == ".jsonl", source.options.get("records")
+    content: Any = {key: records} if key else records
+    file.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(content), encoding="utf-8")
 
 
 def _llava(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
@@ -114,9 +131,37 @@ def _messages(source: DataSource, folder: Path, slots: list[str], number: int) -
     return {"id": str(number), "messages": [{"role": "user", "content": question}, answer]}
 
 
+FIELD = re.compile(r"{(\w+)(\|?)[^}]*}")
+QUESTION = {"qa": ("{question}", "{answer}"), "alpaca": ("{instruction}\n{input|}", "{output}")}
+"""Reader -> its defaults for question and answer."""
+
+
+def _question(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
+    """A record of `qa` or `alpaca` with the keys that the options name."""
+    del slots
+    options = source.options
+    question, answer = QUESTION[source.reader]
+    texts = [options.get("question", question), options.get("answer", answer)]
+    texts = texts[1:] if "prompt" in options else texts
+    record: dict[str, Any] = {name: f"{name} {number}" for text in texts for name, _ in FIELD.findall(text)}
+    for template in options.get("choices", []):
+        record |= {name: ["a boat", "a tree"] for name, _ in FIELD.findall(template)}
+        record |= {name: 1 for name, _ in FIELD.findall(options["label"])}
+    if "answers" in options:
+        record["answer"] = ["a boat", "a boat", "a ship"]
+    for slot, template in options.get("slots", {}).items():
+        path = FIELD.sub(str(number), template)
+        suffix = "" if "." in template else SUFFIX[slot]
+        record |= {name: f"{number}{suffix}" for name, _ in FIELD.findall(template)}
+        medium(slot, folder / f"{path}{suffix}")
+    return record
+
+
 WRITERS: Mapping[str, Callable[[DataSource, Path, list[str], int], dict[str, Any]]] = {
     "llava": _llava,
     "messages": _messages,
+    "qa": _question,
+    "alpaca": _question,
 }
 """Reader -> a record in its published form."""
 SUFFIX = {"image": ".png", "video": ".gif", "audio": ".wav", "points": ".npy", "page": ".png"}
@@ -156,8 +201,32 @@ def _imagebind() -> dict[str, torch.Tensor]:
 
 
 SMALL_PART = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
+
+
+def _flamingo() -> dict[str, torch.Tensor]:
+    """As OpenFlamingo publishes it: a perceiver over CLIP, gated layers before every fourth layer of the LLM."""
+    from omnivit_adapters.gated_cross_attention import GatedCrossAttentionConfig, GatedLayer
+    from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
+
+    torch.manual_seed(0)
+    perceiver = ResamplerAdapter(ResamplerConfig(projection=False), VISION, LLM)
+    weights = perceiver.network.state_dict()
+    state = {f"perceiver.{name}": value for name, value in weights.items()}
+    layer = GatedLayer(GatedCrossAttentionConfig(), VISION, LLM)
+    prefix = "lang_encoder.gated_cross_attn_layers.3."
+    return state | {f"{prefix}{name}": value for name, value in layer.state_dict().items()}
+
+
+def _linear(prefix: str, width: int) -> dict[str, torch.Tensor]:
+    return {f"{prefix}weight": 0.02 * torch.randn(LLM, width), f"{prefix}bias": torch.zeros(LLM)}
+
+
+VISION, LLM = 32, 64
+"""Widths of the small towers and LLMs of the hub folder."""
 FILES: Mapping[str, Callable[[], dict[str, torch.Tensor]]] = {
     "imagebind_huge.pth": _imagebind,
+    "llava-7b-v0/mm_projector.bin": lambda: _linear("model.mm_projector.", VISION),
+    "openflamingo/OpenFlamingo-9B-deprecated/checkpoint.pt": _flamingo,
     "RunsenXu/PointLLM_7B_v1.2_init/point_bert_v1.2.pt": _point_bert,
 }
 """Files of weights in their authors' form, by their place in the hub folder -> their content."""
