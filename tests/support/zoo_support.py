@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def prepare(system: Mapping[str, Any], hub: Path, root: Path) -> Prepared:
     path = FOLDER / f"{system['recipe']}.yaml"
     root.mkdir(parents=True)
     recipe = load(path, [*SMALL, *system.get("small", []), f"data.root={root}"])
-    names = {*_paths(recipe.model), *_paths(recipe.init_from)}
+    names = {*paths_of(recipe.model), *paths_of(recipe.init_from)}
     if "timdettmers/guanaco-7b" in names and not (hub / "timdettmers/guanaco-7b").exists():
         _guanaco(hub)
     write_hub(hub, sorted(names & set(PUBLISHED)))
@@ -78,13 +79,13 @@ def prepare(system: Mapping[str, Any], hub: Path, root: Path) -> Prepared:
     return Prepared(system, recipe, root)
 
 
-def _paths(block: Any) -> list[str]:
+def paths_of(block: Any) -> list[str]:
     """Every `path` and tokenizer of a model, at any depth."""
     if isinstance(block, str):
         return [block]
     values = block.values() if isinstance(block, dict) else block if isinstance(block, list) else []
     fields = vars(block).values() if hasattr(block, "__dataclass_fields__") else values
-    return [name for value in fields for name in _paths(value)]
+    return [name for value in fields for name in paths_of(value)]
 
 
 def write_source(source: DataSource, root: Path, slots: list[str]) -> None:
@@ -94,6 +95,9 @@ def write_source(source: DataSource, root: Path, slots: list[str]) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    if source.reader == "tar":
+        _shard(file)
+        return
     records = [WRITERS[source.reader](source, folder, slots, number) for number in range(RECORDS)]
     lines, key = file.suffix == ".jsonl", source.options.get("records")
     content: Any = {key: records} if key else records
@@ -124,11 +128,23 @@ def _keys(options: Mapping[str, Any]) -> list[str]:
 
 
 def _messages(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
-    del source
+    if "text" in source.path or "baize" in source.path:
+        turns = [
+            {"role": "user", "content": "What floats?"},
+            {"role": "assistant", "content": f"Wood, {number} times."},
+        ]
+        return {"id": str(number), "messages": turns}
     part = {"type": slots[0], slots[0]: medium(slots[0], folder / f"{number}{SUFFIX[slots[0]]}")}
     question = [part, {"type": "text", "text": "What is it?"}]
-    answer = {"role": "assistant", "content": f"It is a thing, number {number}."}
-    return {"id": str(number), "messages": [{"role": "user", "content": question}, answer]}
+    answer: list[dict[str, Any]] = [{"type": "text", "text": f"It is a thing, number {number}."}]
+    if source.path in WITH_BOXES:  # well inside of what is left of an image of 56 x 40 pixels that is cropped
+        answer += [{"type": "boxes", "boxes": [[14, 6, 30, 20 + number]], "of": 0, "unit": "pixel"}]
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": str(number), "messages": turns}
+
+
+WITH_BOXES = ("refcoco.jsonl", "mgvlid.jsonl")
+"""Files whose answers have boxes."""
 
 
 FIELD = re.compile(r"{(\w+)(\|?)[^}]*}")
@@ -157,11 +173,45 @@ def _question(source: DataSource, folder: Path, slots: list[str], number: int) -
     return record
 
 
+def _dialogue(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
+    """As SparklesDialogue: all turns so far are text, the images are a list."""
+    del source
+    names = [f"{number}{letter}" for letter in "ab"]
+    for name in names:
+        medium(slots[0], folder / f"{name}.jpg")
+    images = [{"image_id": name} for name in names]
+    question = "What links IMAGE#1<Img><ImageHere></Img> and IMAGE#2<Img><ImageHere></Img>?"
+    return {"question": question, "answer": f"Both show {number} boats.", "tgt_imgs": images}
+
+
+def _regions(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
+    """As Shikra-RD: phrases with the numbers of their boxes."""
+    del source
+    path = medium(slots[0], folder / f"{number}.jpg")
+    question, answer = "Where is <ph_st>the boat<ph_ed>?", f"<ph_st>The boat<ph_ed> lies here, {number} times."
+    boxes = {"boxes": [[10, 4, 40, 30]], "question_boxes_seq": [[0]], "answer_boxes_seq": [[0]]}
+    return {"img_path": path, "question": question, "cot_with_ans": answer, "answer": "Here.", **boxes}
+
+
+def _shard(file: Path) -> None:
+    """A tar shard of webdataset: an image and its caption under one stem."""
+    with tarfile.open(file, "w") as shard:
+        for number in range(RECORDS):
+            image = file.with_name(f"{number:05}.jpg")
+            medium("image", image)
+            shard.add(image, image.name)
+            text = file.with_name(f"{number:05}.txt")
+            text.write_text(f"a thing, number {number}", encoding="utf-8")
+            shard.add(text, text.name)
+
+
 WRITERS: Mapping[str, Callable[[DataSource, Path, list[str], int], dict[str, Any]]] = {
     "llava": _llava,
     "messages": _messages,
     "qa": _question,
     "alpaca": _question,
+    "dialogue": _dialogue,
+    "regions": _regions,
 }
 """Reader -> a record in its published form."""
 SUFFIX = {"image": ".png", "video": ".gif", "audio": ".wav", "points": ".npy", "page": ".png"}
@@ -226,6 +276,7 @@ VISION, LLM = 32, 64
 FILES: Mapping[str, Callable[[], dict[str, torch.Tensor]]] = {
     "imagebind_huge.pth": _imagebind,
     "llava-7b-v0/mm_projector.bin": lambda: _linear("model.mm_projector.", VISION),
+    "mmaaz60/LLaVA-7B-Lightening-v1-1/mm_projector.bin": lambda: _linear("model.mm_projector.", VISION),
     "openflamingo/OpenFlamingo-9B-deprecated/checkpoint.pt": _flamingo,
     "RunsenXu/PointLLM_7B_v1.2_init/point_bert_v1.2.pt": _point_bert,
 }
