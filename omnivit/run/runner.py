@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from omnivit.contracts.renamed import with_current_options
+from omnivit.data.prepare import Preparer
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.staging import configure
+from omnivit.model.start import Start
 from omnivit.recipe import Recipe
 from omnivit.run import provenance
 from omnivit.run.precision import settled_here
@@ -72,19 +75,12 @@ def train(
         record.documents if record is not None else dict,
         allow_changes,
     )
-    preparers = {}
-    for stage in recipe.stages:
-        # so that a template or an option which does not fit is not found hours later
-        preparers[stage.name] = run.preparer_of(stage)
-        if is_leader():
-            warn_of_open_end(preparers[stage.name].chat, stage)
+    preparers = _preparers(run)
     if record is not None:
         if not resume:
             remember(recipe)
-        changed = [f"{stage.name}: {preparers[stage.name].fingerprint()}" for stage in recipe.stages if stage.inputs]
-        facts = provenance.of(recipe, mixtures, "\n".join([run.preparer.fingerprint(), *changed]))
-        facts |= {} if start is None else {"start": keep(start, recipe, path)}
-        record.settle(facts | {"weights": components(model), "execution": execution(bare_trainer(recipe))})
+        _settle(record, run, preparers, start)
+    start = None  # its tensors are in the model now, and may be as large
     if standing is not None:
         index = standing.state["stage_index"]
         run.merged.update(standing.merged())
@@ -96,6 +92,24 @@ def train(
     results = [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
     configure(model, recipe)  # for the evaluation, also where no stage was left to train
     return run, results
+
+
+def _preparers(run: Run) -> dict[str, Preparer]:
+    """The preparer of each stage, so that a template or an option which does not fit is not found hours later."""
+    preparers = {stage.name: run.preparer_of(stage) for stage in run.recipe.stages}
+    if is_leader():
+        for stage in run.recipe.stages:
+            warn_of_open_end(preparers[stage.name].chat, stage)
+    return preparers
+
+
+def _settle(record: Record, run: Run, preparers: Mapping[str, Preparer], start: Start | None) -> None:
+    """Write down what the run is made with, or compare it with what a resumed run was made with."""
+    recipe = run.recipe
+    changed = [f"{stage.name}: {preparers[stage.name].fingerprint()}" for stage in recipe.stages if stage.inputs]
+    facts = provenance.of(recipe, run.mixtures, "\n".join([run.preparer.fingerprint(), *changed]))
+    facts |= {} if start is None else {"start": keep(start, recipe, run.path)}
+    record.settle(facts | {"weights": components(run.model), "execution": execution(bare_trainer(recipe))})
 
 
 def _check_stage(recipe: Recipe, standing: checkpoint.Checkpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from omnivit.data.chat import Chat
 from omnivit.data.mixture import Mixture
@@ -36,7 +36,7 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
     names = list(parameters)
     trained: set[str] = set()
     for number, stage in enumerate(recipe.stages):
-        _check_merge(recipe, number, model)
+        _check_merge(recipe, number, model, trained)
         where = f"stages.{stage.name}.train"
         matched = match(names, stage.train, where)
         check_trainable(((name, parameters[name]) for name in matched), where)
@@ -80,11 +80,18 @@ def warn_of_open_end(chat: Chat, stage: Stage) -> None:
     )
 
 
-def _check_merge(recipe: Recipe, number: int, model: OmniModel) -> None:
-    """Refuse `merge_lora` where there is no LoRA to merge, or none that can be merged."""
+def _check_merge(recipe: Recipe, number: int, model: OmniModel, trained: Collection[str]) -> None:
+    """Refuse `merge_lora` where there is no LoRA to merge, or none that can be merged.
+
+    Args:
+        recipe: the recipe.
+        number: of the stage.
+        model: the model.
+        trained: names of the parameters that the stages before it train.
+    """
     if not recipe.stages[number].merge_lora:
         return
     where = recipe.where(f"stages[{number}].merge_lora")
     check_mergeable(lora_layers(model), where)
-    if number == 0 and not recipe.init_from:
-        raise RecipeError(f"{where}: nothing has trained LoRA before the first stage. Remove `merge_lora`.")
+    if not recipe.init_from and not any(".lora_" in name for name in trained):
+        raise RecipeError(f"{where}: no stage before this one trains LoRA, so nothing can be merged. Remove it.")

@@ -87,8 +87,10 @@ def test_a_run_that_merges_resumes_and_opens_with_the_same_bits(load_recipe: Loa
 def test_what_cannot_be_merged_is_refused(load_recipe: Load) -> None:
     recipe = three_stages(load_recipe)
     first = replace(recipe, stages=[replace(recipe.stages[0], merge_lora=True)])
-    with pytest.raises(RecipeError, match=r"stages\[0\]\.merge_lora.*nothing has trained LoRA before the first stage"):
-        check(first, with_data=False)
+    late = replace(recipe, stages=[recipe.stages[0], replace(recipe.stages[0], name="again", merge_lora=True)])
+    for number, refused in enumerate((first, late)):
+        with pytest.raises(RecipeError, match=rf"stages\[{number}\]\.merge_lora.*no stage before this one trains LoRA"):
+            check(refused, with_data=False)
     with pytest.raises(RecipeError, match=r"stages\[2\]\.merge_lora.*has DoRA, which cannot be merged"):
         check(replace(recipe, model=load_recipe("model.llm.lora.dora=true").model), with_data=False)
     with pytest.raises(RecipeError, match=r"the recipe has no `lora`, so nothing can be merged"):
