@@ -101,9 +101,15 @@ class LayerPatching:
                 )
 
     def apply(self) -> None:
-        """Make the changes. Called once, after LoRA."""
+        """Make the changes. Called once, after LoRA.
+
+        Raises:
+            RecipeError: the model does not pass its arguments to its layers.
+        """
         if not self._changes:
             return
+        if not _reaches_layers(self.model, self.layers[0].block):
+            raise self._unreachable()
         self.model.register_forward_pre_hook(self._tell, with_kwargs=True)
         for name, function in self._changes:
             change(self.model.get_submodule(name), functools.partial(self._with_context, function))
@@ -154,16 +160,53 @@ class LayerPatching:
     def _enter(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Around every layer: modules inside see the context in the layer's arguments."""
         if self._told is not None and _KEY not in kwargs:
-            kind = type(self.model).__name__
-            raise RecipeError(f"{kind} does not pass its arguments to its layers, so adapters cannot change them.")
+            raise self._unreachable()
         before, self._current = self._current, kwargs.pop(_KEY, None)
         try:
             return plain(*args, **kwargs)
         finally:
             self._current = before
 
+    def _unreachable(self) -> RecipeError:
+        kind = type(self.model).__name__
+        return RecipeError(f"{kind} does not pass its arguments to its layers, so adapters cannot change them.")
+
     def _with_context(self, function: Around, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(plain, self._current, *args, **kwargs)
+
+
+class _Arrived(Exception):
+    """A forward pass has come to the first layer."""
+
+
+@torch.no_grad()
+def _reaches_layers(model: Any, first: nn.Module) -> bool:
+    """Whether an argument of a model comes to its first layer: a forward pass of one token, which ends there.
+
+    It runs on the meta device too, so that `omnivit check` knows it. A model that cannot be tried in this way is taken
+    for one that passes its arguments; the first step of training tells.
+    """
+    arrived: list[bool] = []
+
+    def stop(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del block, args
+        arrived.append(_KEY in kwargs)
+        raise _Arrived
+
+    table = model.get_input_embeddings().weight
+    token = torch.zeros(1, 1, model.get_input_embeddings().embedding_dim, device=table.device)
+    hook = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(inputs_embeds=token, use_cache=False, **{_KEY: None})
+    except _Arrived:
+        return arrived[0]
+    except TypeError as error:  # the model takes no arguments but its own
+        return _KEY not in str(error)
+    except Exception:
+        return True
+    finally:
+        hook.remove()
+    return True
 
 
 def change(module: nn.Module, function: Callable[..., Any]) -> None:

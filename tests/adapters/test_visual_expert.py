@@ -172,7 +172,7 @@ def test_lora_changes_what_text_goes_through() -> None:
     media = batch_of((Medium(0.1),))
     reference = model_of(plain, {"image": adapter_of()})
     shift(reference.adapters)
-    assert torch.equal(model(media, media.mask).logits, reference(media, media.mask).logits)
+    assert torch.equal(model(media, media.attention_mask).logits, reference(media, media.attention_mask).logits)
 
 
 @pytest.mark.parametrize("own", [torch.bfloat16, torch.float32], ids=str)

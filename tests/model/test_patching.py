@@ -78,7 +78,7 @@ def test_outside_a_batch_with_media_nothing_is_changed(family: str, adapter: typ
     assert torch.equal(model(text, text.attention_mask).logits, plain_logits(plain, model, text))
     media = batch_of(ONE, TWO)
     assert torch.equal(plain_logits(model.llm, model, media), plain_logits(plain, model, media))
-    assert not torch.allclose(model(media, media.mask).logits, plain_logits(plain, model, media), atol=1e-3)
+    assert not torch.allclose(model(media, media.attention_mask).logits, plain_logits(plain, model, media), atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -241,6 +241,17 @@ def test_an_llm_that_keeps_its_arguments_from_its_layers_is_refused() -> None:
     decoder.forward = lambda inputs_embeds, **_: forward(decoder, inputs_embeds=inputs_embeds)
     with pytest.raises(RecipeError, match="LlamaForCausalLM does not pass its arguments to its layers"):
         model(batch_of(ONE))
+
+
+def test_an_llm_that_keeps_its_arguments_from_its_layers_is_refused_before_any_weight_is_read() -> None:
+    """As MPT in transformers does: `omnivit check` says so, on the meta device, and not the first step of training."""
+    with torch.device("meta"):
+        sizes = {"model_type": "mpt", "d_model": WIDTH, "n_heads": 2, "n_layers": 2}
+        llm = CausalLM(CausalConfig(config=sizes, tokenizer="bytes"))
+        layers = llm.patching
+        layers.around(layers.layers[0].mlp, lambda plain, context, *args: plain(*args))
+        with pytest.raises(RecipeError, match="MptForCausalLM does not pass its arguments to its layers"):
+            layers.apply()
 
 
 def test_batches_of_any_kind_can_follow_each_other() -> None:
