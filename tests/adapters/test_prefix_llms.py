@@ -213,7 +213,7 @@ def test_beside_maps_of_another_input() -> None:
     fill(model.adapters, 3.0)
     sample: tuple[Item, ...] = (5, 9, Medium(0.6, count=2, slot="sound"), 17)
     both = batch_of(sample, NONE, slots=("image", "sound"))
-    found = model(both, both.mask).logits
+    found = model(both, both.attention_mask).logits
     alone = batch_of(sample, slots=("image", "sound")), batch_of(NONE, slots=("image", "sound"))
     expected = torch.cat([model(batch, batch.attention_mask).logits for batch in alone])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

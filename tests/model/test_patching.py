@@ -249,7 +249,7 @@ def test_an_llm_that_keeps_its_arguments_from_its_layers_is_refused_before_any_w
         sizes = {"model_type": "mpt", "d_model": WIDTH, "n_heads": 2, "n_layers": 2}
         llm = CausalLM(CausalConfig(config=sizes, tokenizer="bytes"))
         layers = llm.patching
-        layers.around(layers.layers[0].mlp, lambda plain, context, *args: plain(*args))
+        layers.around(layers.layers[0].mlp, lambda plain, _, *args: plain(*args))
         with pytest.raises(RecipeError, match="MptForCausalLM does not pass its arguments to its layers"):
             layers.apply()
 
