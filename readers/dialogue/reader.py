@@ -31,7 +31,7 @@ class DialogueReader(RecordReader):
         if "conversation" in record:
             return listed(record, self.config, self.root, self.ignore)
         if "QA" in record:
-            return rounds(record, self.config, self.root)
+            return rounds(record, self.config, self.root, self.ignore)
         if "tgt_imgs" in record:
             return packed(record, self.config, self.root)
         raise DataError(

@@ -83,8 +83,16 @@ def _listed_turn(
     return Message(role, (Text(text),))
 
 
-def rounds(record: Mapping[str, Any], config: DialogueConfig, root: str | None) -> tuple[Message, ...]:
+def rounds(
+    record: Mapping[str, Any], config: DialogueConfig, root: str | None, ignore: Collection[str]
+) -> tuple[Message, ...]:
     """The messages of a record in VideoChat's form."""
+    for key in ("start", "end"):
+        if not values.empty(record.get(key)) and key not in ignore:
+            raise DataError(
+                f"the key {key!r} is not read: a video is used as a whole. Cut the video, or write `ignore: [{key}]` "
+                "next to the file's `path` in the recipe."
+            )
     slots = config.slots or {slot: f"{{{slot}}}" for slot in ("image", "video", "audio") if slot in record}
     if not isinstance(record["QA"], (list, tuple)) or not record["QA"]:
         raise DataError(f"QA is {values.spelled(record['QA'])}; expected a list of {{q, a}}.")
@@ -92,7 +100,7 @@ def rounds(record: Mapping[str, Any], config: DialogueConfig, root: str | None) 
     messages: list[Message] = []
     for k, item in enumerate(record["QA"]):
         pair = values.mapping(item, f"QA[{k}]")
-        check_keys(pair, {"q", "a", "i"}, f"QA[{k}]", (), {})
+        check_keys(pair, {"q", "a", "i"}, f"QA[{k}]", ignore, {})
         question, instruction = values.text(pair.get("q"), f"QA[{k}].q"), pair.get("i")
         if not values.empty(instruction) and k == 0:
             words = values.text(instruction, "QA[0].i")
