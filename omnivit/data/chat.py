@@ -23,13 +23,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence, Set
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Media, Message, Text, Token
+from omnivit.contracts.sample import Media, Message, Text
+from omnivit.data.chat_checks import check_lengths, check_tokens
 from omnivit.data.guard import ANY, GuardedToken, GuardedTokenizer
 from omnivit.data.habits import habits_of
 from omnivit.data.labels import Assembly, EncodedChat, Piece
@@ -93,7 +95,7 @@ class Chat:
         ends: Sequence[str] = (),
     ) -> None:
         self._given = (tokenizer, template, placeholders, add_special_tokens)
-        self._further: dict[str, Sequence[str]] = {"content": content, "ends": ends}
+        self._extra, self._ends = tuple(content), tuple(ends)
         self._tokenizer, self._markup = tokenizer, markup
         self._guard = GuardedTokenizer(tokenizer, markup or ())
         self._placeholders, self._heads = dict(placeholders or {}), dict(tokens or {})
@@ -121,7 +123,7 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token.
         """
-        return Chat(*self._given, tokens=tokens, markup=self._markup, **self._further)
+        return Chat(*self._given, tokens, self._markup, self._extra, self._ends)
 
     def with_markup(self, markup: Sequence[str] | None) -> Chat:
         """The same with other tokens that answers may contain.
@@ -129,7 +131,7 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token, or it ends an answer.
         """
-        return Chat(*self._given, tokens=self._heads, markup=markup, **self._further)
+        return Chat(*self._given, self._heads, markup, self._extra, self._ends)
 
     def undeclared(self, messages: Sequence[Message]) -> str | None:
         """A token whose text is in an answer and that `markup` could declare, if `markup` is None; None: no such."""
@@ -144,6 +146,15 @@ class Chat:
     def open_end(self) -> str | None:
         """The characters after an answer, if the template teaches no end of it; None: it teaches one, or is unknown."""
         return self._habits.open_end
+
+    @cached_property
+    def inserts_space(self) -> bool:
+        """Whether the tokenizer puts a space between a token and the word after it, as Llama's does."""
+        token = next(iter([*self._content, *self._heads.values()]), None)
+        if token is None:
+            return False
+        ids = [encoded.id for encoded in self._guard.encode([TextSpan(token), TextSpan("a", typed=True)])]
+        return self.decode(ids)[len(self.decode(ids[:1])) :].startswith(" ")
 
     def content_ids(self) -> dict[int, str]:
         """Id -> each token that data may write as a part."""
@@ -187,8 +198,8 @@ class Chat:
                 nothing is supervised, or the text cannot be encoded in plain tokens.
         """
         media = [part for message in messages for part in message.parts if isinstance(part, Media)]
-        _check_lengths(media, lengths)
-        self._check_tokens(messages)
+        check_lengths(media, lengths)
+        check_tokens(messages, self._content, self._apart)
         # labels come from the roles of turns, before there is any text (Law 4)
         learnt = set() if generate else _assistant_turns(messages, supervise)
         answers = {index for index, message in enumerate(messages) if message.role == "assistant"}
@@ -242,7 +253,7 @@ class Chat:
         facts += [sorted(self._heads.items())] if self._heads else []
         facts += [sorted(self._guard.markup)] if self._guard.markup else []
         facts += [{"end": self.stop_texts}] if self.stop_texts else []
-        facts += [{name: list(tokens)} for name, tokens in self._further.items() if tokens]
+        facts += [{name: tokens} for name, tokens in (("content", self._extra), ("ends", self._ends)) if tokens]
         facts.append(sorted((name, str(token)) for name, token in self._tokenizer.special_tokens_map.items()))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -326,19 +337,6 @@ class Chat:
                 )
         return frozenset(tokens)
 
-    def _check_tokens(self, messages: Sequence[Message]) -> None:
-        """Refuse parts that are tokens which the recipe does not declare."""
-        for number, message in enumerate(messages):
-            for part in message.parts:
-                if not isinstance(part, Token) or part.token in self._content:
-                    continue
-                if part.token in self._apart:
-                    reason = f"which {self._apart[part.token]}, so that data cannot write it."
-                else:
-                    known = suggest(part.token, self._content)
-                    reason = f"which the recipe does not declare in `llm.tokens` or in the stage's `markup`; {known}"
-                raise DataError(f"message {number + 1} contains the token {part.token!r}, {reason}")
-
     def _hold_back(self, markup: Sequence[str]) -> None:
         """Exclude tokens that have another meaning from those that answers may contain."""
         ends = {token for token, id in self._guard.controls.items() if id in self.stop_ids}
@@ -370,11 +368,3 @@ def _assistant_turns(messages: Sequence[Message], supervise: Supervise) -> set[i
     """The turns to train on: those that `supervise` selects, without those that their record excludes."""
     turns = [index for index, message in enumerate(messages) if message.role == "assistant"]
     return {index for index in (turns if supervise == "all" else turns[-1:]) if messages[index].learn}
-
-
-def _check_lengths(media: Sequence[Media], lengths: Sequence[int]) -> None:
-    if len(media) != len(lengths):
-        raise DataError(f"The conversation contains {len(media)} media, but {len(lengths)} lengths are given.")
-    for medium, length in zip(media, lengths, strict=True):
-        if length < 0:
-            raise DataError(f"Medium {medium} (slot {medium.slot!r}) has {length} tokens; expected at least 0.")

@@ -91,7 +91,7 @@ def source_of(tokenizer: PreTrainedTokenizerBase, template: str | ChatTemplate |
     """
     block = template if isinstance(template, ChatTemplate) else ChatTemplate(template)
     text, named = _text(tokenizer, block.jinja), block.jinja in NAMED
-    style = NAMED[block.jinja] if block.jinja in NAMED else Style()
+    style = NAMED.get(block.jinja or "", Style())
     if block.end:
         style = replace(style, end=block.end)
     if block.bos is not None:

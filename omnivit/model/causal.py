@@ -172,9 +172,14 @@ class CausalLM(LanguageModel):
     def chat(self, template: str | ChatTemplate | None = None) -> Chat:
         """The chat encoder; `template` overrides the recipe's."""
         config = self.config
-        tokens = {"content": config.tokens, "ends": config.ends}
-        template = template or config.template
-        return Chat(self.tokenizer(), template, config.placeholders, config.add_special_tokens, **tokens)
+        return Chat(
+            self.tokenizer(),
+            template or config.template,
+            config.placeholders,
+            config.add_special_tokens,
+            content=config.tokens,
+            ends=config.ends,
+        )
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [B, T] -> input embeddings [B, T, D]."""

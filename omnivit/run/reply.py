@@ -108,16 +108,19 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
 def _parts(ids: Sequence[int], chat: Chat) -> Iterator[Part]:
     parts: dict[int, Part] = {id: Token(token) for id, token in chat.content_ids().items()}
     parts |= {id: Target(head) for head, id in chat.token_ids().items()}
-    words: list[int] = []
-    for id in [*ids, None]:
+    start = 0  # of the characters that no part has yet
+    for place, id in enumerate([*ids, None]):
         if id is not None and id not in parts:
-            words.append(id)
             continue
-        if words and (text := chat.decode(words)):
+        # the text of all tokens up to here: that of some tokens alone may lack the space before their first word
+        text = chat.decode(ids[:place])[start:]
+        if start and chat.inserts_space:
+            text = text.removeprefix(" ")
+        if text:
             yield Text(text)
-        words = []
         if id is not None:
             yield parts[id]
+            start = len(chat.decode(ids[: place + 1]))
 
 
 def _entries(prediction: Any) -> Iterator[Any]:

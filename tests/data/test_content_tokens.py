@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ends_support import GROUNDED, QWEN, llama_like, qwen_like
+from small_tokenizers import byte_level, metaspace
 
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Part, Sample, Target, Text, Token
@@ -131,6 +133,19 @@ def test_tokens_of_content_are_shown_and_ends_are_hidden() -> None:
         chat.content_ids(),
         chat.fingerprint(),
     )
+
+
+@pytest.mark.parametrize("make", [llama_like, metaspace, byte_level])
+def test_an_answer_is_the_same_tokens_in_the_history_of_the_next_question(make: Callable[[], Any]) -> None:
+    """Also behind a token, where the space before a word is part of the word's token, or inserted by the tokenizer."""
+    tokenizer = make()
+    chat = own(tokenizer, "<p>", "</p>")
+    answer = said("It is ", Token("<p>"), " the cat", Token("</p>"), " and ", Token("<p>"), "a dog", Token("</p>"), ".")
+    found = chat.encode([user("?"), answer], [])
+    ids = found.labels[found.labels != IGNORE].tolist()
+    again = message_of(cut(ids, chat), chat)
+    assert again.parts == answer.parts
+    assert chat.encode([user("?"), again], []).ids.tolist() == found.ids.tolist()
 
 
 def test_a_part_that_is_no_token_of_the_stage_is_refused_with_its_sample() -> None:
