@@ -57,6 +57,10 @@ class ClipEncoder(ViewableEncoder):
         tokens="one for each patch: 576 (24 x 24) for CLIP ViT-L/14 at 336 pixels, 256 (16 x 16) at 224",
     )
 
+    tower: Any
+    unused: list[str]
+    """Parts that the tower does without."""
+
     def __init__(self, config: ClipConfig, views: Sequence[ClipConfig] = ()) -> None:
         """Raises RecipeError if the model cannot be found or built, or has no such layer, class token or norm."""
         super().__init__(config, views)
@@ -178,7 +182,7 @@ class ClipEncoder(ViewableEncoder):
             values = torch.cat([state[:, :1], values], dim=1)
         if config.norm:
             values = towers.final_norm(tower, self._settings.model_type)(values)
-        return tower.visual_projection(values) if config.project else values  # type: ignore[no-any-return]
+        return tower.visual_projection(values) if config.project else values
 
     def _run(self, tower: Any, pixels: Tensor) -> States:
         usual = pair(self._settings.image_size) if hasattr(self._settings, "image_size") else pixels.shape[2:]

@@ -126,4 +126,4 @@ def encode_all(readers: Sequence[Encoder], items: Mapping[str, Tensor]) -> dict[
     owner = owner_of(readers[0])
     assert isinstance(owner, ViewableEncoder)
     states = owner.encode(items)
-    return {reader: owner.read(states, reader.config) for reader in readers}  # type: ignore[attr-defined]
+    return {reader: owner.read(states, reader.config) for reader in readers}
