@@ -47,7 +47,7 @@ class AdapterContract(TokenRules):
 
     @rule(needs=("tokens_of_batches",))
     def test_gradients(self, tmp_path: Path) -> None:
-        """Through the LLM, every parameter gets a finite gradient, those too that `install` adds, in every batch."""
+        """Every parameter, also each one that `install` adds, gets a finite gradient through the LLM in every batch."""
         trial = self.trial(tmp_path)
         trial.adapter.train()
         if not any(parameter.requires_grad for parameter in trial.adapter.parameters()):
@@ -194,7 +194,7 @@ class AdapterContract(TokenRules):
 
     @rule(needs=("install",))
     def test_text_alone(self, tmp_path: Path) -> None:
-        """A batch without media passes the LLM; it gives what the plain LLM gives, where the example claims so."""
+        """A batch without media works, and gives the logits of the plain LLM if the example sets `text_unchanged`."""
         trial = self.trial(tmp_path)
         batch = trial.batch(())
         logits = trial.logits(batch, {})

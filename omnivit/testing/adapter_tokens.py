@@ -184,7 +184,7 @@ class TokenRules(ConfiguredContract):
 
     @rule(needs=("tokens",))
     def test_memory(self, tmp_path: Path) -> None:
-        """What earlier adapters of a chain keep in `features.memory` comes out again, for the layers of the LLM."""
+        """It returns what earlier adapters of a chain wrote to `features.memory`, for the layers of the LLM."""
         trial = self.trial(tmp_path)
         for media in trial.groups():
             features = trial.features(media)

@@ -91,7 +91,7 @@ class ProcessorRules(ConfiguredContract):
 
     @rule(needs=("items",))
     def test_description(self, tmp_path: Path) -> None:
-        """What a processor tells the LLM after a medium is text, and follows from the prepared medium alone."""
+        """What a processor writes after a medium is text, and depends on the prepared medium alone."""
         trial = self.trial(tmp_path)
         if not isinstance(trial.processor, DescribingProcessor):
             raise NotApplicable("its processor has no `description`: the LLM reads nothing after a medium.")
@@ -129,7 +129,7 @@ class ProcessorRules(ConfiguredContract):
 
     @rule(needs=("pickle", "determinism"))
     def test_worker(self, tmp_path: Path) -> None:
-        """A loader worker started by spawn makes the same tensors, and makes no weights."""
+        """A loader worker that is started with spawn prepares the same tensors, and creates no weights."""
         trial = self.trial(tmp_path)
         own = steady_items(trial.processor, trial.media)
         sent, weights = pickled(trial.processor)
@@ -144,7 +144,7 @@ class ProcessorRules(ConfiguredContract):
 
     @rule(needs=("pickle",))
     def test_fingerprint(self, tmp_path: Path) -> None:
-        """The fingerprint is a text that is the same for the same settings, in every process."""
+        """The fingerprint is a string that is the same for the same settings, in every process."""
         trial = self.trial(tmp_path)
         fingerprint: object = trial.processor.fingerprint()
         if not isinstance(fingerprint, str) or not fingerprint:
@@ -160,7 +160,7 @@ class ProcessorRules(ConfiguredContract):
 
     @rule(needs=("fingerprint", "seed"))
     def test_fingerprint_changes(self, tmp_path: Path) -> None:
-        """The fingerprint changes when the same medium would give other tensors: caches and exact resume need it."""
+        """The fingerprint changes if the same medium would give other tensors: caches and exact resume need it."""
         trial = self.trial(tmp_path)
         media = [medium[0] for medium in trial.slots.values()]
         seen = [replace(medium, seed=seed) for medium in media for seed in (None, 7)]

@@ -112,7 +112,7 @@ class TokenRules(ProcessorRules):
 
     @rule(needs=("shapes",))
     def test_batch(self, tmp_path: Path) -> None:
-        """A medium gives the same in a batch as alone, within 1e-5, for any other media and sizes in it."""
+        """A medium gives the same tokens in a batch as alone, within 1e-5, with any other media and sizes in it."""
         trial = self.trial(tmp_path)
         for items in _by_slot(trial):
             alone = [real_tokens(encoded(trial.encoder, [item]), 0) for item in items]

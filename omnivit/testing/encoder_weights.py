@@ -28,7 +28,7 @@ class WeightRules(TokenRules):
 
     @rule
     def test_meta(self, tmp_path: Path) -> None:
-        """Under `torch.device("meta")` it is built without memory; its processor works as ever, as `check` needs it."""
+        """Under `torch.device("meta")` it is built without memory, and its processor works: `check` needs both."""
         trial = self.trial(tmp_path)
         check_meta(lambda: trial.cls(trial.config))
         with torch.device("meta"):
@@ -49,7 +49,7 @@ class WeightRules(TokenRules):
 
     @rule(needs=("shapes",))
     def test_gradient(self, tmp_path: Path) -> None:
-        """Every parameter that trains gets a gradient, or DDP waits for it; what is not used is left out or frozen."""
+        """Every parameter that trains gets a gradient, or DDP waits for it: remove or freeze unused parameters."""
         trial = self.trial(tmp_path)
         if not any(parameter.requires_grad for parameter in trial.encoder.parameters()):
             raise NotApplicable("it has no parameters that train.")
@@ -84,7 +84,7 @@ class WeightRules(TokenRules):
 
     @rule(needs=("shapes",))
     def test_saved(self, tmp_path: Path) -> None:
-        """An encoder of another seed gives the same tokens after loading this one's state from a safetensors file."""
+        """Built from another seed, it gives the same tokens after loading this state from a safetensors file."""
         trial = self.trial(fresh(tmp_path))
         other = built(trial.cls, trial.config, SEED + 1)
         save_and_load(trial.encoder, other, tmp_path)
@@ -106,12 +106,12 @@ class WeightRules(TokenRules):
 
     @rule(needs=("shapes",))
     def test_double(self, tmp_path: Path) -> None:
-        """After `.to(torch.float64)` it takes the same items and gives the same tokens in float64, rounded nowhere."""
+        """After `.to(torch.float64)` it accepts the same items and gives the same tokens in float64, never rounded."""
         self._check_dtype(tmp_path, torch.float64, CLOSE)
 
     @rule(needs=("double",))
     def test_bfloat16(self, tmp_path: Path) -> None:
-        """After `.to(torch.bfloat16)` it takes the same items and gives nearly the same tokens, in bfloat16."""
+        """After `.to(torch.bfloat16)` it accepts the same items and gives nearly the same tokens, in bfloat16."""
         self._check_dtype(tmp_path, torch.bfloat16, ROUGH)
 
     def _check_dtype(self, folder: Path, dtype: torch.dtype, tolerance: float) -> None:

@@ -45,7 +45,7 @@ class HeadContract(ConfiguredContract):
 
     @rule
     def test_token(self, tmp_path: Path) -> None:
-        """A head names its trigger token: a text such as `[SEG]`, in brackets, so that no word of an answer is one."""
+        """A head names its token: a text in brackets such as `[SEG]`, because no word of an answer looks like it."""
         token = getattr(self.trial(tmp_path).head, "token", None)
         if not isinstance(token, str) or len(token.split()) != 1 or token != token.strip():
             raise Broken(f"`token` is {token!r}.", "Write `token = '[BOX]'` in the class.")
@@ -57,7 +57,7 @@ class HeadContract(ConfiguredContract):
 
     @rule
     def test_targets(self, tmp_path: Path) -> None:
-        """`processor()` goes to loader workers without weights, and gives there the same finite tensors as here."""
+        """`processor()` is sent to loader workers without weights, and returns the same finite tensors there."""
         trial = self.trial(tmp_path)
         here = [trial.head.processor()(target) for target in trial.given]
         for target, item in zip(trial.given, here, strict=True):
@@ -71,7 +71,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("targets",))
     def test_bad_targets(self, tmp_path: Path) -> None:
-        """What cannot be a target is a DataError: nothing else is raised, and no NaN comes of it."""
+        """What cannot be a target raises a DataError: no other exception, and no NaN in the result."""
         trial = self.trial(tmp_path)
         processor = trial.head.processor()
         for what, target in bad_targets(trial.given, fresh(tmp_path)):
@@ -127,7 +127,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_sums(self, tmp_path: Path) -> None:
-        """A loss is a sum over the occurrences: that of a batch is the sum of those of its parts."""
+        """A loss is a sum over the occurrences: the loss of a batch is the sum of the losses of its parts."""
         trial = self.trial(tmp_path)
         parts = [trial.run(number, number + 1).losses for number in range(COUNT)]
         for name, whole in trial.run().losses.items():
@@ -140,7 +140,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("sums",))
     def test_training(self, tmp_path: Path) -> None:
-        """In `train()` too, an occurrence does not depend on the others: its gradient is the same next to any."""
+        """In `train()` too, an occurrence does not depend on the others: its gradient is the same in any batch."""
         trial = self.trial(tmp_path)
         first = trial.gradient()
         trial.states[1:] = trial.states[1:].flip(-1) * 0.5 + 0.25
@@ -153,7 +153,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_untold(self, tmp_path: Path) -> None:
-        """Without targets it gives the same prediction and no loss: there are none when the model answers."""
+        """Without targets it gives the same prediction and no loss, because an answer comes without targets."""
         trial = self.trial(tmp_path)
         with_targets, untold = trial.run(), trial.of(trial.states, None)
         if untold.losses:
@@ -210,7 +210,7 @@ class HeadContract(ConfiguredContract):
 
     @rule(needs=("deterministic",))
     def test_saved(self, tmp_path: Path) -> None:
-        """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
+        """Built from another seed, it gives the same results after loading this state from a safetensors file."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
         save_and_load(trial.head, other.head, tmp_path)
         loaded = other.run().losses

@@ -56,7 +56,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("embedding",))
     def test_tokenizer(self, tmp_path: Path) -> None:
-        """The tokenizer gives ids that have an embedding, and of them the text again."""
+        """The tokenizer returns ids that have an embedding, and decodes them to the same text."""
         trial = self.trial(tmp_path)
         tokenizer, rows = trial.llm.tokenizer(), len(trial.llm.embedding())
         for text in trial.texts:
@@ -69,7 +69,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("tokenizer",))
     def test_chat(self, tmp_path: Path) -> None:
-        """A conversation becomes tokens, of which the answer's are learnt, and no others but what ends the turn."""
+        """Of the tokens of a conversation, only those of the answer and of what ends its turn are learnt."""
         trial = self.trial(tmp_path)
         question, answer = trial.texts[:2]
         chat = chat_of(trial.llm)
@@ -117,7 +117,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_states(self, tmp_path: Path) -> None:
-        """With `states=True` the output has the states [B, T, width] of all tokens too; heads read them."""
+        """With `states=True` the output also contains the states [B, T, width] of all tokens, which heads read."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         found = trial.llm(*prompts, prompts.mask, states=True).states
@@ -128,7 +128,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_padding(self, tmp_path: Path) -> None:
-        """A sample gives the same alone and in a batch with longer ones, padded on either side with any numbers."""
+        """A sample gives the same alone and next to longer ones, padded on the left or right with any numbers."""
         trial = self.trial(tmp_path)
         for number, length in enumerate(trial.lengths):
             alone = trial.run(one := trial.prompts([number]), one.mask)
@@ -161,7 +161,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_generation(self, tmp_path: Path) -> None:
-        """`generate` continues left-padded prompts as by computing everything anew, to the end that it is told.
+        """`generate` continues left-padded prompts like full forward passes do, and ends at the given end tokens.
 
         Where adapters may change its layers, these are shown the window of the batch that belongs to their tokens.
         """
@@ -179,10 +179,10 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("generation",))
     def test_stops(self, tmp_path: Path) -> None:
-        """`generate` ends an answer where it contains a text of its option `stop`, each of a batch for itself."""
+        """`generate` ends each answer of a batch where that answer contains a text of the option `stop`."""
         trial = self.trial(tmp_path)
         if type(trial.llm).generate is LanguageModel.generate:
-            raise NotApplicable("it has no `generate` of its own: everything is computed anew.")
+            raise NotApplicable("it does not override `generate`: every step is a full forward pass.")
         prompts = trial.prompts(left=True)
         stop = word_of(trial.llm.tokenizer(), generate_anew(trial.llm, *prompts, **AT_LENGTH))
         expected = generate_anew(trial.llm, *prompts, **AT_LENGTH, stop=[stop])
@@ -191,7 +191,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("generation",))
     def test_streamer(self, tmp_path: Path) -> None:
-        """`generate` hands every new id to the `streamer`, as it comes: `omnivit chat` writes while it thinks."""
+        """`generate` passes every new id to the `streamer` at once: `omnivit chat` prints the answer as it grows."""
         trial = self.trial(tmp_path)
         prompts, heard = trial.prompts([0], left=True), _Heard()
         with torch.no_grad():
@@ -204,7 +204,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_gradients(self, tmp_path: Path) -> None:
-        """Every parameter gets a finite gradient, and so does every embedding that goes in: media learn by it."""
+        """Every parameter and every input embedding gets a finite gradient: encoders and adapters learn through it."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         embeds = (prompts.embeds + 0).requires_grad_()  # not detached: the table of embeddings gets its gradient too
@@ -222,7 +222,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("gradients",))
     def test_new_tokens(self, tmp_path: Path) -> None:
-        """`add_tokens` makes a text one token; only its rows (`tokens.*`) train; other logits do not change."""
+        """`add_tokens` turns a text into one token; only its rows (`tokens.*`) train; other logits do not change."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         before = trial.run(prompts, prompts.mask)
@@ -251,7 +251,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_saved(self, tmp_path: Path) -> None:
-        """Its state goes through a safetensors file into one built from another seed, which then gives the same."""
+        """Built from another seed, it gives the same results after loading this state from a safetensors file."""
         trial, other = self.trial(tmp_path), self.trial(tmp_path, seed=1)
         save_and_load(trial.llm, other.llm, tmp_path)
         prompts = trial.prompts()
@@ -284,7 +284,7 @@ class LLMContract(ConfiguredContract):
 
     @rule(needs=("logits",))
     def test_bfloat16(self, tmp_path: Path) -> None:
-        """After `.to(torch.bfloat16)`, embeddings in bfloat16 give nearly float32's logits: large models run so."""
+        """After `.to(torch.bfloat16)`, embeddings in bfloat16 give nearly the logits of float32."""
         trial = self.trial(tmp_path)
         prompts = trial.prompts()
         wanted = trial.run(prompts, prompts.mask)

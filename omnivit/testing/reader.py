@@ -95,7 +95,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_lengths(self, tmp_path: Path) -> None:
-        """`lengths()` returns about the bytes of text and the number of media of each sample, for batching."""
+        """`lengths()` returns the approximate bytes of text and the number of media of each sample."""
         with self.opened(tmp_path) as (reader, _):
             text, media = reader.lengths()
             for name, found in (("text", text), ("media", media)):
@@ -133,7 +133,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_fingerprint(self, tmp_path: Path) -> None:
-        """The fingerprint follows the content of the file, not its time: a resumed run knows its data by it."""
+        """The fingerprint depends on the content of the file, not on its time: a resumed run compares it."""
         with self.opened(tmp_path) as (reader, example):
             first, samples = reader.fingerprint(), list(_all(reader))
             os.utime(example.path, ns=(1_000_000_000, 1_000_000_000))
@@ -149,7 +149,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_media(self, tmp_path: Path) -> None:
-        """Media are references: a path is as the file gives it, with the root that it must stay in, and no seed."""
+        """Media are references: the path as it is in the file, the root that it must stay in, and no seed."""
         with self.opened(tmp_path) as (reader, example):
             media = [(i, medium) for i, sample in enumerate(_all(reader)) for medium in sample.media()]
             if not media:
@@ -167,7 +167,7 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_bad_files(self, tmp_path: Path) -> None:
-        """Opening a bad file, or reading a sample of it, is a DataError that names the file, and a sample's line."""
+        """Opening a bad file, or reading a sample of it, raises a DataError with the file, and the sample's line."""
         with self.opened(tmp_path) as (_, example):
             for path in example.bad:
                 if self._refusal(path, example) is None:
