@@ -8,7 +8,8 @@ Supervised is everything that the model has to generate: the text of the assista
 that is not part of a generation prompt (the space after `ASSISTANT:`); what it writes between reasoning and answer; and
 what ends the turn: the first control token after the text, or the text that the template's block in the recipe calls
 its `end`, such as `###`. A token is supervised if at least one of its characters is. If a template writes neither after
-an answer, the model does not learn to end one; `open_end` says so.
+an answer, the model does not learn to end one; `open_end` says so. Two templates also learn the names of roles, as their
+original code does (`omnivit.data.roles`).
 
 Ids and labels are those of LLaVA's train.py, with two exceptions. To place its labels, it counts the tokens of rounds
 that it encodes again, and masks the entire conversation if the counts differ (a tokenizer that is not "legacy", several
@@ -19,6 +20,7 @@ Shapes: T tokens, those of media included.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -36,6 +38,7 @@ from omnivit.data.guard import ANY, GuardedToken, GuardedTokenizer
 from omnivit.data.habits import habits_of
 from omnivit.data.labels import Assembly, EncodedChat, Piece
 from omnivit.data.marks import Segment
+from omnivit.data.roles import with_roles
 from omnivit.data.template import Template
 from omnivit.data.text_span import TextSpan
 from omnivit.errors import DataError, RecipeError, suggest
@@ -108,6 +111,7 @@ class Chat:
         self.pad_id: int = next(id for id in reserved if id is not None)
         stop = self._template.style.stop
         self.stop_texts: tuple[str, ...] = () if not stop or stop in self._guard.controls else (stop,)
+        self._roles = self._template.style.roles
         self._habits = habits_of(self._template, self._end_of)
         self.stop_ids: tuple[int, ...] = self._stop_ids(ends)
         self._hold_back(markup or ())
@@ -116,6 +120,14 @@ class Chat:
         special |= set(tokenizer.all_special_ids)
         self._visible = special & self.content_ids().keys()
         self._hidden = special - self._visible
+
+    def in_use(self) -> Chat:
+        """The same for a model that answers: answers alone have labels, not the names of roles."""
+        if not self._roles:
+            return self
+        chat = copy.copy(self)
+        chat._roles = False
+        return chat
 
     def with_heads(self, tokens: Mapping[str, str]) -> Chat:
         """The same for conversations with targets; head -> its token.
@@ -253,6 +265,7 @@ class Chat:
         facts += [sorted(self._heads.items())] if self._heads else []
         facts += [sorted(self._guard.markup)] if self._guard.markup else []
         facts += [{"end": self.stop_texts}] if self.stop_texts else []
+        facts += [{"roles": True}] if self._roles else []
         facts += [{name: tokens} for name, tokens in (("content", self._extra), ("ends", self._ends)) if tokens]
         facts.append(sorted((name, str(token)) for name, token in self._tokenizer.special_tokens_map.items()))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -280,10 +293,12 @@ class Chat:
                     segments[index - 1] if index else None,
                     segments[index + 1] if index + 1 < len(segments) else None,
                 )
-                pieces += self._literal(segment.text, before, after, supervised)
+                pieces += self._literal(segment.text, before, after, supervised, answers)
         return pieces
 
-    def _literal(self, text: str, before: Segment | None, after: Segment | None, supervised: Set[int]) -> list[Piece]:
+    def _literal(
+        self, text: str, before: Segment | None, after: Segment | None, supervised: Set[int], answers: Set[int]
+    ) -> list[Piece]:
         """The template's text between two segments of content, cut into supervised and other pieces."""
         left, right = (None if near is None else near.turn for near in (before, after))
         if left == right and left in supervised and before is not None and after is not None:
@@ -296,7 +311,10 @@ class Chat:
         rest = text[len(end) :]
         lead = self._lead_of(rest) if right in supervised else ""
         prompt = rest[: len(rest) - len(lead)]
-        return [Piece(TextSpan(end), True), Piece(TextSpan(prompt)), Piece(TextSpan(lead), True)]
+        pieces = [Piece(TextSpan(end), True), Piece(TextSpan(prompt)), Piece(TextSpan(lead), True)]
+        if self._roles and not {left, right} & (answers - supervised):  # nothing of an answer that is not learnt
+            return pieces[:1] + with_roles(prompt, lead, self._template.style.stop, right, answers)
+        return pieces
 
     def _lead_of(self, text: str) -> str:
         """The part of the template's text before an answer that a generation prompt does not contain."""

@@ -29,6 +29,8 @@ class Style:
     """Roles whose text the template omits on purpose."""
     needs: tuple[str, ...] = ()
     """Control tokens that the tokenizer must have."""
+    roles: bool = False
+    """Training learns the names of roles before answers, and the mark before a question, too, as the original does."""
 
     @property
     def stop(self) -> str:
@@ -60,8 +62,8 @@ NAMED: Mapping[str, Style] = {
     "pandagpt": Style(prefix=True, end="\n###"),
     "plain_text": Style(needs=_EOS),
     "sparkles": Style(prefix=True, end="###"),
-    "vicuna_v0": Style(prefix=True, end="\n###"),
-    "video_llama": Style(prefix=True, end="\n###"),
+    "vicuna_v0": Style(prefix=True, end="\n###", roles=True),
+    "video_llama": Style(prefix=True, end="\n###", roles=True),
 }
 """The templates of `templates/*.jinja`."""
 

@@ -133,7 +133,7 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         asked = _question_tokens(chat, [stage for stage in stages if stage.markup_questions])
         chat = chat.with_markup(_markup(stages))
     return Preparer(
-        chat,
+        chat if stage is not None else chat.in_use(),
         {slot: _slot_preparer(model, slot, _combine(model, recipe, slot)) for slot in model.encoders},
         recipe.data.max_length,
         recipe.data.truncate,

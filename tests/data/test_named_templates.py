@@ -36,7 +36,7 @@ PICTURED = ("pandagpt", "minigpt_4", "minigpt_v2", "otter", "mplug_owl", "multim
 """Systems whose golden conversations begin with an image; in those of CogVLM it is before the last question."""
 SEAMS = ("minigpt_4", "clever_flamingo", "cogvlm_chat")
 ROLES = ("vicuna_v0", "video_llama")
-"""Systems that train on the names of the roles, too."""
+"""Systems that train on the names of roles, too."""
 
 
 def conversation(name: str, number: int) -> list[Message]:
@@ -89,18 +89,25 @@ def apart(ids: list[int], learnt: list[bool], space: int) -> tuple[list[int], li
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_the_original_learns_the_names_of_roles_beside_what_is_learnt_here(name: str) -> None:
+def test_the_original_learns_the_names_of_roles_and_a_model_in_use_does_not(name: str) -> None:
     tokenizer = llama_like()
     chat = Chat(tokenizer, name)
     for number in range(len(ROUNDS)):
         (ids, learnt), (expected, labels) = encoded(chat, name, number), original(name, number)
         assert ids == expected
-        assert all(theirs for ours, theirs in zip(learnt, labels, strict=True) if ours)
-        more = [id for id, ours, theirs in zip(ids, learnt, labels, strict=True) if theirs and not ours]
-        rounds = len(ROUNDS[number])
-        words = tokenizer.decode(more).replace(" ", "")
-        # the first ### begins the first question; all others end an answer, and are learnt here, too
-        assert words == "###" + "###Assistant:" * rounds
+        assert learnt == labels
+        _, scored = encoded(chat.in_use(), name, number)
+        more = [id for id, training, using in zip(ids, learnt, scored, strict=True) if training and not using]
+        # the first ### begins the first question; all others end an answer, and are part of it
+        assert tokenizer.decode(more).replace(" ", "") == "###" + "###Assistant:" * len(ROUNDS[number])
+        said = "".join(f"{answer}\n###" for _, answer in ROUNDS[number])
+        answers = tokenizer.decode([id for id, one in zip(ids, scored, strict=True) if one])
+        assert answers.replace(" ", "") == said.replace(" ", "")
+    assert chat.fingerprint() != chat.in_use().fingerprint()
+    turns = conversation(name, 4)
+    last = chat.encode(turns, [], supervise="last")
+    once = tokenizer.decode(last.labels[last.labels != IGNORE])
+    assert once.replace(" ", "").count("Assistant:") == 1 and "helpful" not in once
 
 
 def test_docowl_encodes_its_pieces_apart() -> None:
@@ -170,7 +177,8 @@ def test_every_template_teaches_an_end_and_stops_there(name: str) -> None:
     assert chat.open_end is None
     stops = {"pandagpt", "minigpt_4", "sparkles", "vicuna_v0", "video_llama"}
     assert chat.stop_texts == (("###",) if name in stops else ())
-    found = chat.encode([Message("user", (IMAGE, Text("a"))), Message("assistant", (Text("b"),))], [2])
+    turns = [Message("user", (IMAGE, Text("a"))), Message("assistant", (Text("b"),))]
+    found = chat.in_use().encode(turns, [2])
     learnt = found.labels[found.labels != IGNORE].tolist()
     assert chat.decode(learnt).strip() in ("b", "b\n###", "b###")
     assert chat.stop_texts or learnt[-1] in chat.stop_ids
