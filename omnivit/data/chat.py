@@ -8,8 +8,8 @@ Supervised is everything that the model has to generate: the text of the assista
 that is not part of a generation prompt (the space after `ASSISTANT:`); what it writes between reasoning and answer; and
 what ends the turn: the first control token after the text, or the text that the template's block in the recipe calls
 its `end`, such as `###`. A token is supervised if at least one of its characters is. If a template writes neither after
-an answer, the model does not learn to end one; `open_end` says so. Two templates also learn the names of roles, as their
-original code does (`omnivit.data.roles`).
+an answer, the model does not learn to end one; `open_end` says so. Two templates teach the names of roles, too, as
+their original code does (`omnivit.data.roles`).
 
 Ids and labels are those of LLaVA's train.py, with two exceptions. To place its labels, it counts the tokens of rounds
 that it encodes again, and masks the entire conversation if the counts differ (a tokenizer that is not "legacy", several
