@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
 from omnivit.console import reserved
+from omnivit.data.containers.dataset import is_on_hub
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.run.trust import add_trust_argument
@@ -125,7 +126,7 @@ def _opened(args: argparse.Namespace, root: Path) -> Reader:
     from omnivit.recipe import load
     from omnivit.run.folder import RECIPE
 
-    path = args.data.resolve()
+    path = args.data if is_on_hub(args.data) else args.data.resolve()
     if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
         return open_reader(args.reader or "messages", path, root)
     recipe = load(args.run / RECIPE)

@@ -48,12 +48,17 @@ def open_reader(
     """
     options, where = options or {}, where or Where(("options",))
     cls = registries.readers.get(_reader_of(path, root, options, where) if name == AUTO else name)
-    reader = _constructed(cls, path, root, options, where)
+    reader = construct(cls, path, root, options, where)
     return reader.ignoring(ignore) if ignore else reader
 
 
-def _constructed(cls: type[Reader], path: Path, root: Path, options: Mapping[str, Any], where: Where) -> Reader:
-    """The reader; its options are merged with its own `Config`, where it has one."""
+def construct(cls: type[Reader], path: Path, root: Path, options: Mapping[str, Any], where: Where) -> Reader:
+    """A reader of a file; its options are merged with its own `Config`, where it has one.
+
+    Raises:
+        RecipeError: it has no such option, or no options at all.
+        DataError: the file is missing, damaged or empty.
+    """
     construct: Any = cls
     if cls.Config is None or len(inspect.signature(cls).parameters) < 3:  # a subclass may take no `config`
         if options:

@@ -60,6 +60,14 @@ class PluginContract(Contract):
         """Build what the other rules try from the example; its files go to `folder`."""
 
 
+def require_documented(config: type[Any]) -> None:
+    """Raise Broken if a field of a `Config` has no docstring."""
+    bare = [found.name for found in describe_config(config) if not found.doc]
+    if bare:
+        more = f", and {len(bare) - 1} others have none either" if len(bare) > 1 else ""
+        raise Broken(f"`{bare[0]}` has none{more}.", f'Write """What it does.""" on the line after `{bare[0]}`.')
+
+
 class ConfiguredContract(PluginContract):
     """Rules for plugins that have a `Config`."""
 
@@ -67,10 +75,7 @@ class ConfiguredContract(PluginContract):
     def test_config_documented(self, tmp_path: Path) -> None:
         """Each field of `Config` is followed by a docstring, which `omnivit plugins info` shows to users."""
         del tmp_path
-        bare = [found.name for found in describe_config(self.plugin().Config) if not found.doc]
-        if bare:
-            more = f", and {len(bare) - 1} others have none either" if len(bare) > 1 else ""
-            raise Broken(f"`{bare[0]}` has none{more}.", f'Write """What it does.""" on the line after `{bare[0]}`.')
+        require_documented(self.plugin().Config)
 
     @rule
     def test_config_serialisable(self, tmp_path: Path) -> None:

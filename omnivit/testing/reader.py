@@ -20,12 +20,13 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from omnivit.contracts.examples import ReaderExample
-from omnivit.contracts.options import merge_options
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Boxes, Media, Message, Points, Prompt, Role, Sample, Target, Text, Token
+from omnivit.data.opening import construct
 from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
-from omnivit.testing.plugin import PluginContract, example_of, fresh
+from omnivit.recipe.convert import Where
+from omnivit.testing.plugin import PLACE, PluginContract, example_of, fresh, require_documented
 from omnivit.testing.reader_files import changed, damaged, plain, read_elsewhere, unreadable
 from omnivit.testing.rules import Broken, NotApplicable, rule
 
@@ -51,6 +52,14 @@ class ReaderContract(PluginContract):
             for i, sample in enumerate(_all(reader)):
                 if problem := _problem(sample):
                     raise Broken(f"sample {i}: {problem}.")
+
+    @rule(needs=())
+    def test_config_documented(self, tmp_path: Path) -> None:
+        """Each field of `Config` is followed by a docstring, which `omnivit plugins info` shows to users."""
+        del tmp_path
+        if self.plugin().Config is None:
+            raise NotApplicable("it has no options")
+        require_documented(self.plugin().Config)
 
     @rule(needs=("samples",))
     def test_index(self, tmp_path: Path) -> None:
@@ -204,12 +213,7 @@ class ReaderContract(PluginContract):
 
     def _open(self, example: ReaderExample, path: Path | None = None) -> Reader:
         """The example's file, or another one, opened with the options of the example."""
-        plugin, file = self.plugin(), path or example.path
-        if plugin.Config is None:
-            reader: Reader = plugin(file, example.root)
-        else:
-            reader = plugin(file, example.root, merge_options(plugin.Config, example.config, "example.config"))
-        return reader
+        return construct(self.plugin(), path or example.path, example.root, example.config, Where.of(PLACE))
 
     def _refusal(self, path: Path, example: ReaderExample) -> DataError | None:
         """The error that opening a file, or reading all of it, ends with; None: it is read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ class Captions(Reader):
         path.write_text("\n".join(LINES), encoding="utf-8")
         bad.write_text("\n".join([LINES[0], "boat.png\tWhat floats there?"]), encoding="utf-8")
         return ReaderExample(path, folder, [bad])
+
+
+@dataclass
+class Unexplained:
+    """Options."""
+
+    columns: int = 3
+
+
+class ExplainsNoOption(Captions):
+    """Its option has no docstring."""
+
+    Config = Unexplained
+
+    def __init__(self, path: Path, root: Path, config: Unexplained | None = None) -> None:
+        super().__init__(path, root)
+        self.columns = (config or Unexplained()).columns
 
 
 class CallsAskersHuman(Captions):

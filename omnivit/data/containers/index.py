@@ -15,7 +15,7 @@ import re
 import stat
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Start(NamedTuple):
 class Layout(Protocol):
     """How records lie in a file. It pickles small."""
 
-    suffixes: tuple[str, ...]
+    suffixes: ClassVar[tuple[str, ...]]
     """Of the files that have it, for errors."""
 
     def key(self) -> tuple[str, ...]:

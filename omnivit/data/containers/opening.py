@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from omnivit.data.containers import parquet_file, tar_file
 from omnivit.data.containers.base import RecordOptions, Records
 from omnivit.data.containers.csv_file import DELIMITERS, TableRecords
 from omnivit.data.containers.dataset import DatasetRecords, is_on_hub, is_saved
 from omnivit.data.containers.joined import JoinedRecords
 from omnivit.data.containers.json_file import JsonRecords
+from omnivit.data.containers.parquet_file import SUFFIX as PARQUET
 from omnivit.data.containers.parquet_file import ParquetRecords
 from omnivit.data.containers.tar_file import TarRecords
 from omnivit.errors import DataError
+from omnivit.media.archive import SUFFIX as TAR
 from omnivit.media.locate import natural
 
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 _MOST_FILES = 1_000_000
-_SHARDS = (tar_file.SUFFIX, parquet_file.SUFFIX)
+_SHARDS = (TAR, PARQUET)
 """Kinds of which a folder may be full."""
 
 
@@ -60,9 +61,9 @@ def _file(path: Path, root: Path, options: RecordOptions, mark: re.Pattern[bytes
         _refuse(path, "a table", records=options.records, **of_dataset)
         return TableRecords(path, mark, options.columns)
     if suffix in _SHARDS:
-        kind = "a tar archive" if suffix == tar_file.SUFFIX else "Parquet"
+        kind = "a tar archive" if suffix == TAR else "Parquet"
         _refuse(path, kind, records=options.records, columns=options.columns, **of_dataset)
-        return TarRecords(path, root) if suffix == tar_file.SUFFIX else ParquetRecords(path)
+        return TarRecords(path, root) if suffix == TAR else ParquetRecords(path)
     _refuse(path, "JSON", columns=options.columns, **of_dataset)
     return JsonRecords(path, mark, options.records)
 
@@ -97,8 +98,8 @@ def _ranged(pattern: str) -> Iterator[Path]:
         count *= len(numbers)
     if not 0 < count <= _MOST_FILES:
         raise DataError(f"{pattern} names {count:,} files. Correct the range: `{{FIRST..LAST}}`.")
-    for numbers in product(*ranges):
-        texts = zip(pieces[3::3], numbers, strict=True)
+    for chosen in product(*ranges):
+        texts = zip(pieces[3::3], chosen, strict=True)
         yield Path(pieces[0] + "".join(f"{number}{text}" for text, number in texts))
 
 

@@ -6,6 +6,7 @@ N: rows of the file; G: row groups.
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class ParquetRecords:
             raise DataError(
                 f"{self.path} cannot be read as Parquet: {_first_line(error)}. Download it again."
             ) from error
-        self._ends = np.cumsum(self._rows)
+        self._ends, self._owner = np.cumsum(self._rows), os.getpid()
         self._groups: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
@@ -119,6 +120,8 @@ class ParquetRecords:
 
     def _group(self, group: int) -> Any:
         """The table of a row group; the last ones that were used are kept."""
+        if self._owner != os.getpid():  # a forked loader worker has threads of pyarrow that do not run
+            self._open()
         if group in self._groups:
             self._groups.move_to_end(group)
             return self._groups[group]

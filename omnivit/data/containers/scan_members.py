@@ -146,6 +146,7 @@ class _Cursor:
 
     def __init__(self, file: int, at: int) -> None:
         self._file = file
+        self._base, self._place, self._block = at, 0, b""
         self._load(at)
 
     @property
