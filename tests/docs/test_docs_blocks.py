@@ -24,7 +24,7 @@ from docs_support import FENCE, PAGES, ROOT, blocks, is_command
 from omnivit import cli
 from omnivit.contracts import registries
 from omnivit.contracts.options import merge_options
-from omnivit.contracts.sample import Boxes, Target
+from omnivit.contracts.sample import Boxes, Target, Token
 from omnivit.data.records import typed_messages
 from omnivit.recipe import Slot, Stage, load
 from omnivit.recipe.convert import hints
@@ -240,7 +240,7 @@ def new_head(block: dict[str, Any], folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("text", [pytest.param(text, id=page) for page, text in of_language("json")])
 def test_a_record_is_one_that_is_read(text: str) -> None:
     parts = [part for message in typed_messages(json.loads(text), None) for part in message.parts]
-    assert any(isinstance(part, Target | Boxes) for part in parts)
+    assert any(isinstance(part, Target | Boxes | Token) for part in parts)
 
 
 def test_pages_with_yaml_have_a_test() -> None:
