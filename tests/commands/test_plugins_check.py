@@ -50,8 +50,8 @@ def test_a_broken_rule_shows_what_was_found_and_what_to_do(capsys: pytest.Captur
     lines = out.splitlines()
     at = next(number for number, line in enumerate(lines) if line.split()[:2] == ["BROKEN", "length"])
     assert status == 1
-    assert "is the number of rows that `forward` returns" in lines[at]
-    assert lines[at + 1].strip().startswith("found: `length` says 1, and the mask shows 2 rows")
+    assert "is the number of tokens that `forward` returns" in lines[at]
+    assert lines[at + 1].strip().startswith("found: `length` returns 1, and the mask shows 2 tokens")
     assert lines[at + 2].strip().startswith("do: Count in `length` what `forward` computes")
     assert sum(line.startswith("encoder ") for line in lines) == 2
 

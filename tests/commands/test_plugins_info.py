@@ -135,9 +135,9 @@ licence  MIT
 weights  CC-BY-4.0, of Doe
 
 Tokens of its example
-  1 row: 1 row
-  7 rows: 4 rows
-  12 rows in a grid (3, 4): not accepted
+  1 token: 1 token
+  7 tokens: 4 tokens
+  12 tokens in a grid (3, 4): not accepted
   with {step: {n: 2}}
 
 Options
@@ -199,7 +199,7 @@ def test_json_holds_all_of_it(install: Install, capsys: pytest.CaptureFixture[st
     assert record == as_record(sheet_of("shrink"))
     assert {field.name for field in dataclasses.fields(Sheet)} - {"card"} <= {*record, "licence"}
     assert record["licence"] == {"code": "MIT", "weights": "CC-BY-4.0, of Doe"}
-    assert record["measured"]["rows"]["7 rows"] == "4 rows"
+    assert record["measured"]["rows"]["7 tokens"] == "4 tokens"
     step = {"path": "step", "type": "mapping: Step", "mandatory": True, "default": None, "doc": "What is kept."}
     assert record["options"][0] == step
     assert record["options"][3]["default"] == ["a", "yes"]
@@ -208,7 +208,7 @@ def test_json_holds_all_of_it(install: Install, capsys: pytest.CaptureFixture[st
 def test_the_rows_of_an_encoders_example() -> None:
     measured = sheet_of("features").measured
     assert measured is not None and measured.options == {"width": 8, "layout": "HWD"}
-    assert measured.rows["2. features, y 3, x 5, width 8"] == "15 rows in a grid (3, 5)"
+    assert measured.rows["2. features, y 3, x 5, width 8"] == "15 tokens in a grid (3, 5)"
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,9 @@ class PcmProcessor:
     def preface(self, media: Media) -> str:
         return f"{len(samples_of(media))} samples:\n"
 
+    def description(self, item: Mapping[str, Tensor]) -> str:
+        return f"\n{int(item['frames'])} frames"
+
     def length(self, item: Mapping[str, Tensor]) -> int:
         return int(item["frames"])
 
