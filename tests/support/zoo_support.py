@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -107,7 +108,11 @@ def write_source(source: DataSource, root: Path, slots: list[str]) -> None:
 def _llava(source: DataSource, folder: Path, slots: list[str], number: int) -> dict[str, Any]:
     paths = source.options.get("slots", {})
     slot = next(iter(paths), None) or slots[0]
-    tag = "" if source.options.get("tags") == "first" else "<point>\n" if slot == "points" else f"<{slot}>\n"
+    default = "<point>" if slot == "points" else f"<{slot}>"
+    named = source.options.get("tag_names", {}).get(slot, default)
+    tag = "" if source.options.get("tags") == "first" else f"{named}\n"
+    if slot == "video" and source.path in OF_IMAGES and "image" in slots:
+        slot, tag = "image", "<image>\n"
     turns = [("human", f"{tag}What is it?"), ("gpt", f"It is a thing, number {number}.")]
     record: dict[str, Any] = {"id": str(number)}
     record["conversations"] = [{"from": speaker, "value": text} for speaker, text in turns]
@@ -147,6 +152,8 @@ WITH_BOXES = ("refcoco.jsonl", "mgvlid.jsonl")
 """Files whose answers have boxes."""
 
 
+OF_IMAGES = ("cc3m.json", "llava_instruct_150k.json")
+"""Files of images, where a recipe has videos too."""
 FIELD = re.compile(r"{(\w+)(\|?)[^}]*}")
 QUESTION = {"qa": ("{question}", "{answer}"), "alpaca": ("{instruction}\n{input|}", "{output}")}
 """Reader -> its defaults for question and answer."""
@@ -158,7 +165,7 @@ def _question(source: DataSource, folder: Path, slots: list[str], number: int) -
     options = source.options
     question, answer = QUESTION[source.reader]
     texts = [options.get("question", question), options.get("answer", answer)]
-    texts = texts[1:] if "prompt" in options else texts
+    texts = texts[1:] if options.get("prompt", "vqa") != "vqa" else texts
     record: dict[str, Any] = {name: f"{name} {number}" for text in texts for name, _ in FIELD.findall(text)}
     for template in options.get("choices", []):
         record |= {name: ["a boat", "a tree"] for name, _ in FIELD.findall(template)}
@@ -214,7 +221,7 @@ WRITERS: Mapping[str, Callable[[DataSource, Path, list[str], int], dict[str, Any
     "regions": _regions,
 }
 """Reader -> a record in its published form."""
-SUFFIX = {"image": ".png", "video": ".gif", "audio": ".wav", "points": ".npy", "page": ".png"}
+SUFFIX = {"image": ".png", "video": ".gif", "audio": ".wav", "points": ".npy", "picture": ".png"}
 
 
 def medium(slot: str, path: Path) -> str:
@@ -224,7 +231,7 @@ def medium(slot: str, path: Path) -> str:
         np.save(path, np.abs(synthetic.noise(300, 6)).astype(np.float32).clip(0, 1))
         return path.name
     makers: dict[str, Callable[[], str]] = {
-        ".gif": lambda: synthetic.clip(path, 6, 40, 56),
+        ".gif": lambda: synthetic.clip(path, 10, 40, 56),
         ".wav": lambda: synthetic.sound(path, 2.5),
     }
     return makers.get(path.suffix, lambda: synthetic.picture(path, 40, 56))()
@@ -267,6 +274,31 @@ def _flamingo() -> dict[str, torch.Tensor]:
     return state | {f"{prefix}{name}": value for name, value in layer.state_dict().items()}
 
 
+def _qformer() -> dict[str, torch.Tensor]:
+    """A Q-Former with instruction as LAVIS's first stage saves it, with the sizes that `small` of the systems set."""
+    from omnivit_adapters.qformer import QFormerAdapter, QFormerConfig
+
+    torch.manual_seed(0)
+    sizes = {"layers": 2, "heads": 2, "hidden": 24, "intermediate": 48}
+    tokenizer = "google-bert/bert-base-uncased"
+    config = QFormerConfig(**sizes, instruction_tokenizer=tokenizer, projection=False, input_norm=True)
+    state = QFormerAdapter(config, VISION, LLM).state_dict()
+    return {name.replace("input_norm.", "ln_vision."): value for name, value in state.items()}
+
+
+def _mplug_owl() -> dict[str, torch.Tensor]:
+    """The abstractor and the LLM of mPLUG-Owl."""
+    from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    state = ResamplerAdapter(ResamplerConfig(kind="abstractor"), VISION, LLM).network.state_dict()
+    folder = Path(os.environ["OMNIVIT_HUB"]) / "huggyllama/llama-7b"
+    llm = LlamaForCausalLM.from_pretrained(folder).state_dict()
+    names = {"abstractor": state, "language_model": llm}
+    return {f"{part}.{name}": value.clone() for part, tensors in names.items() for name, value in tensors.items()}
+
+
 def _linear(prefix: str, width: int) -> dict[str, torch.Tensor]:
     return {f"{prefix}weight": 0.02 * torch.randn(LLM, width), f"{prefix}bias": torch.zeros(LLM)}
 
@@ -277,6 +309,9 @@ FILES: Mapping[str, Callable[[], dict[str, torch.Tensor]]] = {
     "imagebind_huge.pth": _imagebind,
     "llava-7b-v0/mm_projector.bin": lambda: _linear("model.mm_projector.", VISION),
     "mmaaz60/LLaVA-7B-Lightening-v1-1/mm_projector.bin": lambda: _linear("model.mm_projector.", VISION),
+    "pretrained_minigpt4_stage1.pth": lambda: _linear("llama_proj.", 24),
+    "blip2_pretrained.pth": _qformer,
+    "MAGAer13/mplug-owl-llama-7b/pytorch_model.bin": _mplug_owl,
     "openflamingo/OpenFlamingo-9B-deprecated/checkpoint.pt": _flamingo,
     "RunsenXu/PointLLM_7B_v1.2_init/point_bert_v1.2.pt": _point_bert,
 }

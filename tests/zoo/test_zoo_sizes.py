@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("system", WITH_RECIPE, ids=[system["recipe"] for system in WITH_RECIPE])
 def test_published_sizes(system: dict[str, Any], facts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNIVIT_HUB", str(facts))
-    recipe = load(FOLDER / f"{system['recipe']}.yaml", ["data.root=/data"])
+    recipe = replace(load(FOLDER / f"{system['recipe']}.yaml", ["data.root=/data"]), init_from=[])
     names = set(paths_of(recipe.model))
     write_hub(facts, sorted(names & set(PUBLISHED)), weights=False)
     for name in names:

@@ -120,7 +120,7 @@ def _instructblip(model: Published, folder: Path, weights: bool) -> None:
     from transformers import BlipImageProcessor, InstructBlipConfig, InstructBlipForConditionalGeneration
 
     vision, tokenizer = _settings(model, weights), bert_tokenizer()
-    text = {"model_type": "llama", **TEXT, "num_key_value_heads": 2, "vocab_size": 64}
+    text = {"model_type": "llama", **SMALL["llama"], "vocab_size": 64}
     qformer = (QFORMER | {"vocab_size": len(tokenizer)} if weights else {}) | {
         "encoder_hidden_size": vision["hidden_size"]
     }
