@@ -28,7 +28,7 @@ def test_all_parts_of_a_run_are_measured_and_extrapolated(
 
     def slow(self: StageModule, micro: Any, batch_idx: int) -> Any:
         steps.append(self.position.index)
-        time.sleep(0.3 if steps.count(self.position.index) == 1 else 0.1)  # the first step prepares
+        time.sleep(1.0 if steps.count(self.position.index) == 1 else 0.1)  # the first step prepares
         return usual(self, micro, batch_idx)
 
     monkeypatch.setattr(StageModule, "training_step", slow)
@@ -45,7 +45,7 @@ def test_all_parts_of_a_run_are_measured_and_extrapolated(
         ("linear probe", 40, "sample"),
     ]
     assert steps == [0] * 3 + [1] * 3 * recipe.stages[1].accumulate
-    assert 0.1 <= parts[1].each < 0.3 and parts[1].seconds == pytest.approx(1000 * parts[1].each)
+    assert 0.1 <= parts[1].each < 1.0 and parts[1].seconds == pytest.approx(1000 * parts[1].each)
     assert all(part.each > 0 for part in parts)
     assert sorted(tmp_path.rglob("*")) == before
 
