@@ -67,7 +67,7 @@ def test_a_table_smaller_than_the_tokenizer_is_refused() -> None:
 def test_padding_has_no_part_in_it(options: Any) -> None:
     adapter, (features, instruction) = make(**options), inputs()
     wild = features.values.masked_fill(~features.mask[..., None], float("nan"))
-    words = replace(instruction, ids=instruction.input_ids.masked_fill(~instruction.attention_mask, 7))
+    words = replace(instruction, input_ids=instruction.input_ids.masked_fill(~instruction.attention_mask, 7))
     together = adapter(features.with_values(wild), words).values
     assert torch.equal(together, adapter(features, instruction).values)
     for number, (rows, tokens) in enumerate(

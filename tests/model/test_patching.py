@@ -201,7 +201,8 @@ def test_one_slot_with_media_and_one_without() -> None:
     alone = changed()
     alone.adapters["image"].load_state_dict(model.adapters["image"].state_dict())
     expected = batch_of((5, Medium(0.1), 7))
-    torch.testing.assert_close(model(image_alone, image_alone.mask).logits, alone(expected, expected.mask).logits)
+    logits = model(image_alone, image_alone.attention_mask).logits
+    torch.testing.assert_close(logits, alone(expected, expected.attention_mask).logits)
 
 
 def test_rows_in_another_order_and_their_gradient() -> None:
