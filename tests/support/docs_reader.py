@@ -7,12 +7,14 @@ and samples are written by the modules in tools/ that write the true ones.
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import asset_anatomy
+import asset_boxes
 import asset_furniture
 import asset_pages
 import asset_speech
@@ -101,6 +103,19 @@ def _speech(folder: Path) -> None:
     _both(folder, [asset_speech.asked(clip) for clip in clips], ("kind", "heldout_kind"))
 
 
+def _boxes(folder: Path) -> None:
+    (folder / "pages").mkdir()
+    draw = random.Random(0)
+    records = []
+    for number in range(ANSWERS):
+        drawing = asset_boxes.drawings_of(asset_boxes.SAMPLES / "heldout_category.jsonl")[number]
+        page, box = asset_boxes.placed(Image.open(drawing), draw)
+        name = f"pages/heldout_{number:04d}.png"
+        page.save(folder / name)
+        records.append(asset_boxes.record(str(number), name, box))
+    _both(folder, records)
+
+
 def _sprites(folder: Path) -> None:
     (folder / "clips").mkdir()
     records = []
@@ -145,8 +160,8 @@ def _pages(folder: Path) -> None:
 
 
 ASSETS: dict[str, Callable[[Path], None]] = {
-    "anatomy": _anatomy, "furniture": _furniture, "pages": _pages, "speech": _speech, "sprites": _sprites,
-    "whisper": _whisper,
+    "anatomy": _anatomy, "boxes": _boxes, "furniture": _furniture, "pages": _pages, "speech": _speech,
+    "sprites": _sprites, "whisper": _whisper,
 }  # fmt: skip
 """Name -> makes the asset in an empty folder."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import asset_anatomy
+import asset_boxes
 import asset_furniture
 import asset_pages
 import asset_speech
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from asset_pages import Shape
 from asset_speech import Clip
+from PIL import Image
 
 
 @pytest.mark.parametrize(
@@ -164,3 +167,15 @@ def test_the_names_of_regions(tmp_path: Path) -> None:
     file = tmp_path / "aal.txt"
     file.write_text("1 Precentral_L 2001\n2 Precentral_R 2002\n\n")
     assert asset_anatomy._regions(file) == {1: "Precentral_L", 2: "Precentral_R"}
+
+
+def test_the_box_of_a_drawing_is_what_differs_from_its_page() -> None:
+    drawing = Image.new("RGB", (128, 128), "white")
+    drawing.paste((10, 20, 30), (30, 40, 90, 70))
+    for seed in range(10):
+        page, box = asset_boxes.placed(drawing, random.Random(seed))
+        ink = (np.asarray(page).max(axis=2) < 60).nonzero()
+        assert box == (ink[1].min(), ink[0].min(), ink[1].max() + 1, ink[0].max() + 1)
+        assert abs((box[2] - box[0]) / (box[3] - box[1]) - 2) < 0.2
+    train, heldout = (set(asset_boxes.drawings_of(asset_boxes.SAMPLES / name)) for name in asset_boxes.SOURCES.values())
+    assert len(train) > 1000 and len(heldout) > 100 and not train & heldout
