@@ -302,19 +302,19 @@ _HOME = {
     ),
 }
 """Module -> what it exports through the door."""
-_MODULES = {"synthetic": "omnivit.media.synthetic", "values": "omnivit.data.records.values"}
+MODULES = {"synthetic": "omnivit.media.synthetic", "values": "omnivit.data.records.values"}
 """Modules that are exported whole."""
 HOME = {name: module for module, names in _HOME.items() for name in names}
 """Name -> the module that defines it."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
+    if name in MODULES:
+        return importlib.import_module(MODULES[name])
     if name not in HOME:
         return moved.renamed(__name__, name)
     return getattr(importlib.import_module(HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*HOME, *_MODULES])
+    return sorted([*HOME, *MODULES])

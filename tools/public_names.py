@@ -59,6 +59,10 @@ def names() -> list[str]:
     found = [*plugins(), *recipe_keys(), *verbs(), *rules()]
     for module, wanted in MODULES.items():
         found += module_names(importlib.import_module(module), wanted)
+    for name, module in plugin.MODULES.items():  # exported as modules, with all that they define
+        path = f"python {plugin.__name__}.{name}"
+        lines = module_names(importlib.import_module(module))
+        found += [path, *(line.replace(f"python {module}", path, 1) for line in lines)]
     return found
 
 

@@ -38,7 +38,7 @@ USUAL = (Layout(1), Layout(7), Layout(12, (3, 4)))
 """Tried where an example names no layouts."""
 PROBES = (*USUAL, Layout(13, (3, 4)), Layout(10, (2, 5)), Layout(24, (2, 3, 4)), Layout(26, (2, 3, 4)), Layout(0))
 """Tried on every length rule, which takes each or refuses it."""
-WORDS = ("What is this?", "Count them, and name the place.", "Why?", "Is it red or blue, or none of these?")
+WORDS = ("What is this?", "Count them, and say where.", "Why?", "Is it red or blue, or none of these?")
 
 
 class TokensEncoder(Encoder):

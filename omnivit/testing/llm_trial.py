@@ -21,7 +21,7 @@ from omnivit.testing.plugin import config_of, example_of, fresh
 from omnivit.testing.rules import Broken, NotApplicable
 from omnivit.testing.trial import difference
 
-TEXTS = ("What is this?", "Count them, and name their places.", "Why?")
+TEXTS = ("What is this?", "Count them, and say where they are.", "Why?")
 EVERY = 3
 """Of this number of embeddings of a prompt, one is not a token's, as in a medium."""
 NEW = "[OMNIVIT-NEW]"
