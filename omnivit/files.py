@@ -7,6 +7,8 @@ exchanges a link, and opening a pipe would wait for ever. This module knows no f
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import stat
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 CACHE_VARIABLE = "OMNIVIT_CACHE"
 CACHED = MappingProxyType(
@@ -194,3 +196,36 @@ def cache_dir() -> Path:
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "omnivit"
+
+
+class PartStream(io.RawIOBase):
+    """A stream over a part of an open file, which it closes. Its position is its own: a descriptor that was duplicated,
+    also by a fork, shares that of the file."""
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = descriptor, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        content = os.pread(self._file, wanted, self._offset + self._at)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self._at = at
+        return at
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+        super().close()

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from omnivit.files import cache_dir, replacing
 
@@ -35,13 +35,11 @@ class Stamp(NamedTuple):
     """Hash of the first and last 4 KiB; of a file of at most 64 KiB, of all bytes."""
 
 
-def stamp_of(file: BinaryIO) -> Stamp:
-    """The stamp of an open file, whose position changes. Raises OSError."""
-    info = os.fstat(file.fileno())
-    file.seek(0)
-    edges = file.read(_SMALL if info.st_size <= _SMALL else _EDGE)
-    file.seek(max(0, info.st_size - _EDGE))
-    edges += file.read(_EDGE)
+def stamp_of(file: int) -> Stamp:
+    """The stamp of an open file, by its descriptor, whose position does not change. Raises OSError."""
+    info = os.fstat(file)
+    edges = os.pread(file, _SMALL if info.st_size <= _SMALL else _EDGE, 0)
+    edges += os.pread(file, _EDGE, max(0, info.st_size - _EDGE))
     return Stamp(info.st_size, info.st_mtime_ns, digest(edges))
 
 
@@ -86,7 +84,7 @@ def remove_stale(kept: Path) -> None:
 def fingerprint(path: Path) -> str:
     """`content_hash`, computed again only if the file has changed. Raises OSError."""
     with path.open("rb") as file:
-        stamp = stamp_of(file)
+        stamp = stamp_of(file.fileno())
     kept = cached("index", (str(path), "content"), stamp, ".fingerprint")
     try:
         text = kept.read_text("ascii")

@@ -10,6 +10,7 @@ M: members of an archive that are files.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import tarfile
 from bisect import bisect_left
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit.errors import MediaError, suggest
+from omnivit.files import PartStream
 from omnivit.stamps import Stamp, cached, remove_stale, save, stamp_of
 
 SUFFIX = ".tar"
@@ -87,8 +89,7 @@ def archive_of(file: int, path: Path) -> Archive:
         MediaError: it is no tar archive, or is compressed or damaged.
     """
     try:
-        with os.fdopen(os.dup(file), "rb") as stream:
-            stamp = stamp_of(stream)
+        stamp = stamp_of(file)
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror or error}.") from error
     return _opened(path, stamp, file)
@@ -123,10 +124,9 @@ def _read_saved(kept: Path, size: int) -> Archive | None:
 
 
 def _build(path: Path, stamp: Stamp, file: int, kept: Path) -> Archive:
-    with os.fdopen(os.dup(file), "rb") as stream:
-        stream.seek(0)
+    with io.BufferedReader(PartStream(os.dup(file), 0, stamp.size)) as stream:
         members = list(_members(path, stream, stamp.size))
-        if stamp_of(stream) != stamp:
+        if stamp_of(file) != stamp:
             raise MediaError(f"{path} changed while it was in use. Do not change the data during a run.")
     raw = [member.name.encode("utf-8", "surrogateescape") for member in members]
     rows = np.empty(len(members), dtype=_ROW)

@@ -8,7 +8,6 @@ archive), which is read where it is. When it is pickled for the helper process
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from omnivit.errors import MediaError, OmniVitError
-from omnivit.files import name_of, open_descriptor
+from omnivit.files import PartStream, name_of, open_descriptor
 from omnivit.media.advice import download_again
 
 
@@ -42,38 +41,6 @@ def reading(name: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, at most 200 characters."""
     return (str(error).strip().splitlines() or ["no details"])[0][:200]
-
-
-class _Window(io.RawIOBase):
-    """A stream over a part of an open file, which it closes."""
-
-    def __init__(self, descriptor: int, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = descriptor, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._at))
-        content = os.pread(self._file, wanted, self._offset + self._at)
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        if at < 0:
-            raise OSError(errno.EINVAL, "Invalid argument")
-        self._at = at
-        return at
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._file)
-        super().close()
 
 
 class Source:
@@ -177,7 +144,7 @@ class Source:
     def _stream(self, descriptor: int) -> BinaryIO:
         """A stream over the content, which owns the descriptor."""
         if self._is_part:
-            return io.BufferedReader(_Window(descriptor, self._offset, self.size))
+            return io.BufferedReader(PartStream(descriptor, self._offset, self.size))
         file = os.fdopen(descriptor, "rb")
         file.seek(0)  # on some systems, duplicated descriptors share one position in the file
         return file

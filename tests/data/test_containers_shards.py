@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import re
 import sys
@@ -74,6 +75,25 @@ def test_members_of_one_stem_are_a_record(tmp_path: Path) -> None:
     assert opened(path, tmp_path).fingerprint() != first
     with pytest.raises(DataError, match="changed while it was in use"):
         pickle.loads(data)
+
+
+def test_forked_workers_read_the_same_archive_at_once(tmp_path: Path) -> None:
+    """Descriptors that are inherited share one position in the file, which nothing may use."""
+    write_tar(tmp_path / "s.tar", {f"{k:04}.txt": b"text %d" % k for k in range(300)})
+    records = opened(tmp_path / "s.tar")
+    records.read(0)  # the archive is open before the fork
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def read(first: int) -> None:
+        answers.put([records.read(i)["txt"] == f"text {i}" for _ in range(5) for i in range(first, 300, 3)])
+
+    workers = [context.Process(target=read, args=(first,)) for first in range(3)]
+    for worker in workers:
+        worker.start()
+    assert all(all(answers.get(timeout=120)) for _ in workers)
+    for worker in workers:
+        worker.join()
 
 
 def test_shards_are_one_source(tmp_path: Path) -> None:

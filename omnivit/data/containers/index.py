@@ -177,7 +177,7 @@ def stamp_or_refuse(path: Path, suffixes: tuple[str, ...]) -> Stamp:
             expected = " or ".join(suffixes)
             raise DataError(f"{path} is {what}; expected a {expected} file. {_neighbours(path, suffixes)}")
         with path.open("rb") as file:
-            return stamp_of(file)
+            return stamp_of(file.fileno())
     except FileNotFoundError:
         raise DataError(f"data file {path} does not exist. {_neighbours(path, suffixes)}") from None
     except OSError as error:
