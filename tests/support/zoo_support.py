@@ -23,6 +23,12 @@ from omnivit.testing.hub import PUBLISHED, write_hub
 FOLDER = Path(__file__).parents[2] / "recipes" / "zoo"
 SYSTEMS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "systems.yaml").read_text(encoding="utf-8"))["systems"]
 WITH_RECIPE = [system for system in SYSTEMS if "recipe" in system]
+ALL_RECIPES = [
+    one
+    for system in WITH_RECIPE
+    for one in (system, *(system | {"then": []} | then for then in system.get("then", [])))
+]
+"""Each with what its recipes have in common; `then`: the recipes that continue the first."""
 RECORDS = 4
 SMALL = [
     "stages.*.steps=2",
@@ -61,11 +67,19 @@ def _guanaco(hub: Path) -> None:
     )
 
 
-def prepare(system: Mapping[str, Any], hub: Path, root: Path) -> Prepared:
-    """Write the small models and the data that the unchanged recipe names, and load it."""
+def prepare(system: Mapping[str, Any], hub: Path, root: Path, before: Path | None = None) -> Prepared:
+    """Write the small models and the data that the unchanged recipe names, and load it.
+
+    Args:
+        system: of systems.yaml.
+        hub: the folder that stands for the hub.
+        root: for the data.
+        before: the run that the recipe continues.
+    """
     path = FOLDER / f"{system['recipe']}.yaml"
     root.mkdir(parents=True)
-    recipe = load(path, [*SMALL, *system.get("small", []), f"data.root={root}"])
+    start = [] if before is None else [f"init_from.0.run={before}"]
+    recipe = load(path, [*SMALL, *system.get("small", []), f"data.root={root}", *start])
     names = {*paths_of(recipe.model), *paths_of(recipe.init_from)}
     if "timdettmers/guanaco-7b" in names and not (hub / "timdettmers/guanaco-7b").exists():
         _guanaco(hub)

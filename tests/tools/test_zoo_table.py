@@ -25,7 +25,7 @@ def test_states() -> None:
 
 def test_every_recipe_is_of_one_system_and_every_test_exists() -> None:
     systems = zoo.read()["systems"]
-    recipes = [system["recipe"] for system in systems if "recipe" in system]
+    recipes = [part["recipe"] for system in systems if "recipe" in system for part in (system, *system.get("then", []))]
     assert sorted(recipes) == sorted(path.stem for path in zoo.FOLDER.glob("*.yaml") if path != zoo.DATA)
     for name in {name for system in systems for name in system.get("parity", [])}:
         file, _, test = name.partition("::")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from zoo_support import FOLDER, SUFFIX, WITH_RECIPE, cut_back, medium, prepare
+from zoo_support import ALL_RECIPES, FOLDER, SUFFIX, WITH_RECIPE, cut_back, medium, prepare
 
 import omnivit
 from omnivit.run import folder
@@ -33,7 +33,16 @@ def test_a_recipe_of_the_zoo(
 ) -> None:
     monkeypatch.setenv("OMNIVIT_HUB", str(hub))
     monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "cache"))
-    prepared = prepare(system, hub, tmp_path / "data")
+    before = None
+    for number, part in enumerate([system, *(system | then for then in system.get("then", []))]):
+        folder_of_part = tmp_path / str(number)
+        folder_of_part.mkdir()
+        before = run_recipe(part, hub, folder_of_part, before)
+
+
+def run_recipe(system: dict[str, Any], hub: Path, tmp_path: Path, before: Path | None) -> Path:
+    """Check, train, resume and ask; returns the run."""
+    prepared = prepare(system, hub, tmp_path / "data", before)
     recipe = prepared.recipe
     summary = check(recipe)
     for slot, tokens in system.get("tokens", {}).items():
@@ -64,7 +73,8 @@ def test_a_recipe_of_the_zoo(
     path = prepared.root / f"question{SUFFIX[slot]}"
     medium(slot, path)
     assert isinstance(assistant.ask("What is it?", max_new_tokens=2, **{slot: path}), str)
+    return run
 
 
 def test_every_recipe_is_of_a_system() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} - {"systems"} == {system["recipe"] for system in WITH_RECIPE}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} - {"systems"} == {system["recipe"] for system in ALL_RECIPES}

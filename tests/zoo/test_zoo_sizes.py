@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from zoo_support import FOLDER, WITH_RECIPE, paths_of
+from zoo_support import ALL_RECIPES, FOLDER, paths_of
 
 from omnivit.recipe import load
 from omnivit.run.check import build_on_meta
@@ -24,10 +23,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("system", WITH_RECIPE, ids=[system["recipe"] for system in WITH_RECIPE])
+@pytest.mark.parametrize("system", ALL_RECIPES, ids=[system["recipe"] for system in ALL_RECIPES])
 def test_published_sizes(system: dict[str, Any], facts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNIVIT_HUB", str(facts))
-    recipe = replace(load(FOLDER / f"{system['recipe']}.yaml", ["data.root=/data"]), init_from=[])
+    recipe = load(FOLDER / f"{system['recipe']}.yaml", ["data.root=/data", "init_from=[]"])
     names = set(paths_of(recipe.model))
     write_hub(facts, sorted(names & set(PUBLISHED)), weights=False)
     for name in names:
