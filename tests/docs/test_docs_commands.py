@@ -40,7 +40,7 @@ NO_COMMANDS = {
     "The model uses its media: ": "the same",
     "samples/pictures/emoji/laptop.webp: ": "the same",
     "line of a dataset file": "the stages of the data flow",
-    "errors, files, seeds, console": "the order of packages",
+    "errors, files, seeds, stamps": "the order of packages",
     "runs/first/recipe.yaml, provenance.json": "the files of a run",
     "align: step 12/115": "the progress of a training",
 }
