@@ -33,12 +33,14 @@ def llama_tokenizer() -> Any:
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return LlamaTokenizerFast(tokenizer_object=backend, **tokens)  # type: ignore[no-untyped-call]
+    return LlamaTokenizerFast(tokenizer_object=backend, **tokens)
 
 
 def bert_tokenizer() -> Any:
     """As BERT's: lower case, pieces of words, `[CLS]` and `[SEP]` around a text; of the same class."""
-    from transformers import BertTokenizerFast
+    import transformers
+
+    library: Any = transformers  # type checkers do not see the class
 
     words = [word.strip("▁").lower() for word in WORDS if word.strip("▁").isalpha()]
     letters = [letter for letter in LETTERS[1:] if letter == letter.lower()]
@@ -51,4 +53,4 @@ def bert_tokenizer() -> Any:
     backend.add_special_tokens(names[:5])
     ends = [(name, names.index(name)) for name in ("[CLS]", "[SEP]")]
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    return BertTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+    return library.BertTokenizerFast(tokenizer_object=backend)

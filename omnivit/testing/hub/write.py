@@ -69,7 +69,7 @@ def write_hub(folder: Path, names: Iterable[str] | None = None, weights: bool = 
 
 
 def _settings(model: Published, small: bool) -> dict[str, Any]:
-    return {**model.config, **(SMALL[model.kind] | dict(model.small) if small else {})}
+    return {**model.config, **({**SMALL[model.kind], **model.small} if small else {})}
 
 
 def _save(config: Any, cls: Any, folder: Path, weights: bool) -> None:
