@@ -84,7 +84,7 @@ def _rows(content: Mapping[str, Any]) -> Iterator[str]:
         missing = [content["capabilities"][code] for code in system.get("missing", [])]
         differs = "; ".join(system.get("deviations", missing)) or "-"
         cells = (name, state(system), differs, *(system[key] for key in ("group", "encoder", "adapter", "llm")))
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 if __name__ == "__main__":
