@@ -43,7 +43,7 @@ REGISTER = "Make what it computes with `nn.Parameter` or buffers of modules, and
 
 
 class AdapterContract(TokenRules):
-    """What every adapter keeps."""
+    """The rules for every adapter."""
 
     @rule(needs=("tokens_of_batches",))
     def test_gradients(self, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ class AdapterContract(TokenRules):
         trial = self.trial(tmp_path)
         trial.adapter.train()
         if not any(parameter.requires_grad for parameter in trial.adapter.parameters()):
-            raise NotApplicable("nothing of it trains")
+            raise NotApplicable("it has no parameters that train")
         for layout in trial.layouts:
             trial.adapter.zero_grad()
             _backward(trial.answer([layout]))
@@ -76,7 +76,7 @@ class AdapterContract(TokenRules):
                     what = "no gradient" if gradient is None else "a gradient that is zero or not finite"
                     raise Broken(
                         f"the tokens of a medium, {layout_text(layout)}, get {what}.",
-                        "Leave out `detach`, `no_grad`, rounding and choosing, or put what learns in their place.",
+                        "Remove `detach`, `no_grad`, rounding and selection, or use differentiable operations.",
                     )
 
     @rule(needs=("gradient_of_tokens",))
@@ -88,18 +88,18 @@ class AdapterContract(TokenRules):
         for media in trial.groups():
             features = trial.features(media)
             if any(tokens.requires_grad for tokens in real(trial.run(features))):
-                raise Broken("all its parameters are frozen, and what comes out asks for a gradient.", REGISTER)
+                raise Broken("all its parameters are frozen, but its output requires a gradient.", REGISTER)
             values = features.values.requires_grad_()
             features_out = trial.run(features.with_values(values))
             results = real(features_out)
             if any(tokens.numel() for tokens in results) and not any(tokens.requires_grad for tokens in results):
                 raise Broken(
-                    "while it is frozen, no gradient goes through it to an encoder that trains.", "No `no_grad`."
+                    "while it is frozen, no gradient goes through it to an encoder that trains.", "Remove `no_grad`."
                 )
             trial.logits(trial.batch(media), {SLOT: features_out})
         for name, value in adapter.state_dict().items():
             if where := difference(name, value, before[name]):
-                raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Move it only in training.")
+                raise Broken(f"frozen and in `eval()`, after a forward pass: {where}.", "Change it only in training.")
 
     @rule(needs=("tokens_of_batches", "deterministic"))
     def test_saved(self, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ class AdapterContract(TokenRules):
         for media in trial.groups():
             with torch.no_grad():
                 if where := difference("the LLM's answer", reloaded.answer(media), trial.answer(media), SAME):
-                    raise Broken(f"with the one that loaded the state: {where}.", REGISTER)
+                    raise Broken(f"in a second one that loaded the state:  {where}.", REGISTER)
 
     @rule(needs=("tokens_of_batches",))
     def test_instruction(self, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ class AdapterContract(TokenRules):
             assert told is not None
             wanted = real(trial.run(features, told))
             for found, other in zip(real(trial.run(features, _padded(told))), wanted, strict=True):
-                if where := difference("what comes out", found, other, CLOSE):
+                if where := difference("the output", found, other, CLOSE):
                     raise Broken(
                         f"with more padding after the instruction, of other ids: {where}.",
                         "Read only tokens where `instruction.attention_mask` is True.",
@@ -141,7 +141,9 @@ class AdapterContract(TokenRules):
                 f"without an instruction it raises {error!r}.", "Raise ValueError with this reason."
             ) from error
         else:
-            raise Broken("without an instruction it answers as if it had one.", "Raise ValueError with this reason.")
+            raise Broken(
+                "without an instruction it returns a result, as if it had one.", "Raise ValueError with this reason."
+            )
 
     @rule(needs=("tokens_of_batches",))
     def test_instruction_of_others(self, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ class AdapterContract(TokenRules):
         for media in trial.groups():
             features, told = trial.features(media), instruction_from("bytes", 16, len(media))
             for found, wanted in zip(real(trial.run(features, told)), real(trial.run(features)), strict=True):
-                if where := difference("what comes out", found, wanted, SAME):
+                if where := difference("the output", found, wanted, SAME):
                     raise Broken(f"given an instruction: {where}.", "Set `instruction_tokenizer` to read it.")
 
     @rule
@@ -190,7 +192,7 @@ class AdapterContract(TokenRules):
                     )
         asks = trial.encoded(trial.features(trial.layouts[:1])).values.requires_grad
         if asks and not trial.adapter.in_encoder:
-            raise Broken("it put parts of it into the encoder, and `in_encoder` is False.", "Set it in `install`.")
+            raise Broken("it added parts to the encoder, but `in_encoder` is False.", "Set `in_encoder` in `install`.")
 
     @rule(needs=("install",))
     def test_text_alone(self, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ class AdapterContract(TokenRules):
         try:
             trial = Trial.start(self.plugin(), tmp_path, slots=(SLOT, OTHER))
         except RecipeError as error:
-            raise NotApplicable(f"it refuses: {error}") from error
+            raise NotApplicable(f"it refuses to be shared: {error}") from error
         for media in trial.groups():
             if not bool(trial.answer(media).isfinite().all()):
                 raise Broken("for a batch with media of two inputs that share it, the LLM's logits are not finite.")
@@ -244,7 +246,7 @@ def _backward(logits: Tensor) -> None:
 
 
 def _padded(told: Instruction) -> Instruction:
-    """The same words with three tokens more, and other ids, where there are none."""
+    """The same instructions with three more tokens of padding, and other ids in all padding."""
     ids = nn.functional.pad(told.input_ids.masked_fill(~told.attention_mask, 7), (0, 3), value=9)
     return Instruction(ids, nn.functional.pad(told.attention_mask, (0, 3), value=False))
 

@@ -128,7 +128,7 @@ class TokenRules(ConfiguredContract):
         for layout, here, there in zip(trial.layouts, said, found, strict=True):
             if here != there:
                 raise Broken(
-                    f"for {layout_text(layout)}, it says {layout_text(here)} here and {layout_text(there)} in a worker."
+                    f"for {layout_text(layout)}, it is {layout_text(here)} here and {layout_text(there)} in a worker."
                 )
 
     @rule(needs=("tokens_of_batches",))
@@ -162,7 +162,7 @@ class TokenRules(ConfiguredContract):
                 asked = None if instruction is None else instruction.of_medium(number)
                 if where := _apart(alone(together, number), trial.run(alone(features, number), asked), CLOSE):
                     raise Broken(
-                        f"{_together(media)}, the one of {layout_text(layout)} against itself alone: {where}.",
+                        f"{_together(media)}, the one of {layout_text(layout)} compared with itself alone: {where}.",
                         "Compute no sum, mean or norm over the media of a batch or over padding.",
                     )
 
@@ -202,7 +202,7 @@ class TokenRules(ConfiguredContract):
                 if tokens is None or not _contains(tokens, kept.values[number]):
                     state = "nothing" if tokens is None else f"{len(tokens)} others"
                     raise Broken(
-                        f"{layout_text(layout)} with 2 tokens in `features.memory`: {state} in what comes out.",
+                        f"{layout_text(layout)} with 2 tokens in `features.memory`: {state} in the output.",
                         "Pass it on: `Features(values, mask, grid, features.memory)`.",
                     )
 
@@ -214,7 +214,9 @@ class TokenRules(ConfiguredContract):
         for layout in trial.layouts:
             features = trial.features([layout])
             if where := _apart(trial.run(features), trial.run(features)):
-                raise Broken(f"{layout_text(layout)}, twice: {where}.", "Draw only while `self.training`.")
+                raise Broken(
+                    f"{layout_text(layout)}, twice: {where}.", "Draw random numbers only if `self.training` is True."
+                )
 
     @rule
     def test_meta(self, tmp_path: Path) -> None:
@@ -312,12 +314,12 @@ def _contains(tokens: Tensor, kept: Tensor) -> bool:
 
 
 def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:
-    """What comes out, and the gradients of the parameters and of the real tokens, by what to call them."""
+    """The output, and the gradients of the parameters and of the real tokens, by name."""
     trial.adapter.zero_grad()
     values = features.values.clone().requires_grad_()
     with seeded(0):
         found = real(trial.run(features.with_values(values)))
-    results = dict(zip(("what comes out", "what is kept in memory"), found, strict=False))
+    results = dict(zip(("the output", "what is kept in memory"), found, strict=False))
     loss = torch.stack([tokens.float().square().sum() for tokens in found]).sum()
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -330,7 +332,7 @@ def _with_gradients(trial: Trial, features: Features) -> dict[str, Tensor]:
 
 
 def _apart(found: Features, wanted: Features, tolerance: float = 0.0) -> str:
-    """Where real tokens differ, in words; empty where they do not."""
-    names = ("what comes out", "what is kept in memory")
+    """Describes where real tokens differ; empty if they are equal."""
+    names = ("the output", "what is kept in memory")
     pairs = zip(names, real(found), real(wanted), strict=False)
     return next((where for name, one, other in pairs if (where := difference(name, one, other, tolerance))), "")

@@ -42,7 +42,7 @@ WORDS = ("What is this?", "Count them, and say where.", "Why?", "Is it red or bl
 
 
 class TokensEncoder(Encoder):
-    """Gives tokens of a width through two transformer-like blocks, so that adapters find a place in it."""
+    """Returns tokens of a given width through two transformer-like blocks, which adapters can change."""
 
     modality = "anything"
 
@@ -53,7 +53,7 @@ class TokensEncoder(Encoder):
             self.blocks = nn.ModuleList(Block(width) for _ in range(2))
 
     def processor(self) -> Processor:
-        """There is none: rules give the tokens."""
+        """There is no processor: the rules provide the tokens."""
         return NoProcessor()
 
     def forward(self, items: Mapping[str, Tensor]) -> Features:
@@ -95,7 +95,7 @@ class NoProcessor:
 
 @dataclass
 class Trial:
-    """An adapter made from its example and installed into a small LLM, all in `eval()`."""
+    """An adapter that is built from its example and installed into a small LLM, all in `eval()`."""
 
     adapter: Adapter
     encoder: TokensEncoder
@@ -150,12 +150,12 @@ class Trial:
         return cast(Features, self.encoder({key: value for key, value in items.items() if value is not None}))
 
     def instruction(self, count: int) -> Instruction | None:
-        """[count, Q] words for each medium, where the adapter reads any."""
+        """[count, Q] instruction tokens for each medium, if the adapter reads an instruction."""
         tokenizer = self.adapter.instruction_tokenizer
         return None if tokenizer is None else instruction_from(tokenizer, self.adapter.instruction_limit, count)
 
     def run(self, features: Features, instruction: Instruction | None = None) -> Features:
-        """What the adapter makes of an encoder's tokens; with an instruction, if it reads one."""
+        """The output of the adapter for an encoder's tokens; with an instruction, if it reads one."""
         told = self.instruction(len(features.mask)) if instruction is None else instruction
         found = self.adapter(features, told)
         if not isinstance(found, Features):
@@ -174,7 +174,7 @@ class Trial:
         """Samples with one medium, with all others, and with none; every token of text is supervised.
 
         With `at_ends` the first, which is the longest, begins with its medium, and the second ends with its media:
-        whoever takes a new token for the first or the last one of the prompts is seen by it.
+        this finds adapters that confuse a new token with the first or the last one of the prompts.
         """
         counts = [self.adapter.length(layout).tokens for layout in layouts]
         media = [(number,) for number in range(len(counts))]
@@ -186,14 +186,14 @@ class Trial:
         return collate(encoded, (SLOT, OTHER), pad_id=0, pad_left=left)
 
     def logits(self, batch: Batch, features: Mapping[str, Features]) -> Tensor:
-        """[N, V] of all real tokens; `features` are what the adapter gave, by slot."""
+        """[N, V] of all real tokens; `features` are the outputs of the adapter, by slot."""
         embeds, context = self.embed(batch, features)
         return cast(
             LMOutput, self.llm(embeds, batch.attention_mask, batch.position_ids, batch.attention_mask, context)
         ).logits
 
     def embed(self, batch: Batch, features: Mapping[str, Features]) -> tuple[Tensor, Context]:
-        """[B, T, D_llm] embeddings with media in place, and what the layers may know."""
+        """[B, T, D_llm] embeddings with media in place, and the context for the layers."""
         wide = {slot: found.with_values(self.bridge(found.values)) for slot, found in features.items()}
         return splice(self.llm.embed(batch.input_ids), wide, batch), Context.of(batch, wide)
 
@@ -242,7 +242,8 @@ def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
     """
     if not example.layouts and not any(taken(adapter, layout) for layout in USUAL):
         raise Broken(
-            f"the length rule takes none of {'; '.join(map(layout_text, USUAL))}, and the example names no `layouts`.",
+            f"the length rule accepts none of {'; '.join(map(layout_text, USUAL))}, "
+            "and the example names no `layouts`.",
             "Name layouts that it accepts in the example: `AdapterExample(layouts=[Layout(24, (2, 3, 4))])`.",
         )
     probes = [layout for layout in PROBES if layout.tokens and taken(adapter, layout) is not None]
@@ -251,7 +252,7 @@ def layouts_of(adapter: Adapter, example: AdapterExample) -> tuple[Layout, ...]:
 
 
 def taken(adapter: Adapter, layout: Layout) -> Layout | None:
-    """What comes out for a layout; None where the adapter refuses it."""
+    """The output for a layout; None if the adapter refuses it."""
     try:
         return adapter.length(layout)
     except RecipeError:
@@ -309,33 +310,35 @@ def spread(features: Features) -> Features:
 
 
 def moved(features: Features, told: Instruction | None, device: str) -> tuple[Features, Instruction | None]:
-    """What an adapter is given, on another device."""
+    """The input of an adapter, on another device."""
     grid = None if features.grid is None else features.grid.to(device)
     there = Features(features.values.to(device), features.mask.to(device), grid)
     return there, None if told is None else Instruction(told.input_ids.to(device), told.attention_mask.to(device))
 
 
 def real(features: Features) -> list[Tensor]:
-    """The tokens that count, [tokens, D'], and those kept in memory."""
+    """The real tokens, [tokens, D'], and those in memory."""
     return [part.values[part.mask] for part in (features, features.memory) if part is not None]
 
 
 def instruction_from(tokenizer: str, limit: int, count: int) -> Instruction:
-    """[count, Q] words of differing number, as a batch gives them."""
+    """[count, Q] instructions of different lengths, as in a batch."""
     reader = InstructionReader(read_tokenizer(tokenizer), limit)
     read = [reader(WORDS[number % len(WORDS)]) for number in range(count)]
     return cast(Instruction, instruction_of({key: torch.stack([item[key] for item in read]) for key in read[0]}))
 
 
 def llm_of(width: int) -> CausalLM:
-    """A small LLM of four layers with weights that are random, and always the same.
+    """A small LLM of four layers with random weights that are always the same.
 
     Raises:
         Broken: no such LLM has this width.
     """
     heads = next((heads for heads in (4, 2, 1) if width % (2 * heads) == 0), None)
     if heads is None:
-        raise Broken(f"the example's llm_width is {width}, and no LLM is.", "Take an even number, such as 32.")
+        raise Broken(
+            f"the example's llm_width is {width}, which is not possible for an LLM.", "Use an even number, such as 32."
+        )
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4, "initializer_range": 0.2}
     attention = {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2)}
     settings = {"model_type": "llama", **sizes, **attention, "max_position_embeddings": 4096}

@@ -1,4 +1,4 @@
-"""Media that cannot be used, made from those of an example: what every user's data set contains sooner or later."""
+"""Media that cannot be used, created from those of an example: large data sets contain such files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def file_of(media: Media) -> Path | None:
 
 
 def _outside(base: Media, good: Path, folder: Path) -> Iterator[Bad]:
-    """A good file, but outside the data root, by three ways."""
+    """A good file outside the data root, reached in three ways."""
     outside = folder / f"outside{good.suffix}"
     outside.write_bytes(good.read_bytes())
     yield Bad("a path that climbs out of the data root", replace(base, source=f"../{outside.name}"), name="outside")

@@ -1,4 +1,4 @@
-"""Finds conversions to 16 bits inside of a forward pass that computes in 64: they lose what the caller paid for.
+"""Finds conversions to 16 bits inside of a forward pass that computes in 64: they lose the requested precision.
 
 Float32 is allowed: libraries compute angles and softmax in it.
 """

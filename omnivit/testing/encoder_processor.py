@@ -114,7 +114,7 @@ class ProcessorRules(ConfiguredContract):
                 str(error), "Make it a dataclass of plain settings at the top of its module: no lambdas, no open files."
             ) from error
         if size > LARGEST:
-            raise Broken(f"{size:,} bytes.", "Keep settings in it, and leave tables and models to the encoder.")
+            raise Broken(f"{size:,} bytes.", "Keep only settings in it: tables and models belong to the encoder.")
 
     @rule(needs=("pickle",))
     def test_weightless(self, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ class ProcessorRules(ConfiguredContract):
             numbers = sum(found.numel() for found in weights)
             raise Broken(
                 f"its pickle contains {len(weights)} parameters ({numbers:,} numbers), first {list(weights[0].shape)}.",
-                "Do what needs weights in `forward`; give the processor only settings.",
+                "Use weights in `forward`; give the processor only settings.",
             )
 
     @rule(needs=("pickle", "determinism"))
@@ -140,7 +140,7 @@ class ProcessorRules(ConfiguredContract):
                 raise Broken(f"{media}: {where}, in the worker.", "Make the tensors depend on pickled settings only.")
         made = report.weights - len(weights)
         if made > 0:
-            raise Broken(f"{made} parameters were created in the worker.", "Do what needs weights in `forward`.")
+            raise Broken(f"{made} parameters were created in the worker.", "Use weights in `forward`.")
 
     @rule(needs=("pickle",))
     def test_fingerprint(self, tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ class ProcessorRules(ConfiguredContract):
         trial = self.trial(tmp_path)
         fingerprint: object = trial.processor.fingerprint()
         if not isinstance(fingerprint, str) or not fingerprint:
-            raise Broken(f"it is {fingerprint!r}.", "Return a short text, such as `repr` of a dataclass of settings.")
+            raise Broken(f"it is {fingerprint!r}.", "Return a short string, such as `repr` of a dataclass of settings.")
         again = built(trial.cls, trial.config).processor().fingerprint()
         there = work(pickled(trial.processor)[0], ()).fingerprint
         for where, other in (("of an encoder built again", again), ("in another process", there)):
             if other != fingerprint:
                 raise Broken(
                     f"it is {_short(fingerprint)} here and {_short(other)} {where}.",
-                    "Make it of settings alone: no addresses, no times, no `hash()`.",
+                    "Build it from settings alone: no addresses, no times, no `hash()`.",
                 )
 
     @rule(needs=("fingerprint", "seed"))
@@ -178,7 +178,7 @@ class ProcessorRules(ConfiguredContract):
 
 
 def check_item(item: object, name: str) -> None:
-    """Raise Broken where this is no item."""
+    """Raise Broken if this is not an item."""
     if not isinstance(item, dict) or not item:
         raise Broken(f"{name} becomes {type(item).__name__} {_short(str(item))}.", "Return a dict of tensors.")
     for key, value in item.items():
@@ -219,7 +219,7 @@ def _check_alike(item: Item, first: Item, names: str) -> None:
 
 
 def _check_repeats(processor: Processor, media: list[Media], how: str) -> None:
-    """Raise Broken where media become other tensors in another order and after other draws."""
+    """Raise Broken if media become different tensors in another order or after other random draws."""
     with _shaken(1):
         first = [processor(medium) for medium in media]
     with _shaken(2):

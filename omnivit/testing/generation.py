@@ -1,6 +1,6 @@
-"""What rules ask of generated text: the LLM's numbers at each step, and which tokens its layers are shown.
+"""Checks of generation: the LLM's log-probabilities at each step, and the tokens that its layers are given.
 
-Ids that are the likeliest hardly move where a layer sees the wrong token; the numbers behind them do.
+The most probable ids hardly change if a layer sees the wrong token; their log-probabilities do.
 
 Shapes: B samples, T tokens of the prompts, K new tokens, D LLM width, V vocabulary.
 """
@@ -44,7 +44,7 @@ ADVICE = "Read the places of media from the `Context` of the call: in generation
 
 @dataclass(frozen=True)
 class Prompted:
-    """What an LLM is asked to continue."""
+    """Prompts that an LLM continues."""
 
     embeds: Tensor
     """[B, T, D], padded on the left."""
@@ -55,7 +55,7 @@ class Prompted:
     context: Context
 
     def with_new(self, llm: LanguageModel, ids: Tensor) -> Prompted:
-        """The prompts with tokens [B or a multiple of it, K] behind them: what the LLM has read when it chooses."""
+        """The prompts with tokens [B or a multiple of it, K] after them: the input of the LLM at the next step."""
         count, beams = ids.shape[1], len(ids) // len(self.mask)
         embeds, mask, positions = (
             part.repeat_interleave(beams, dim=0) for part in (self.embeds, self.mask, self.positions)
@@ -77,7 +77,7 @@ class Prompted:
 
 
 class _Steps(LogitsProcessor):
-    """Notes what an LLM chooses from: new ids up to then, and the log-probabilities of the next one.
+    """Records the new ids before each step, and the log-probabilities of the next one.
 
     With `forced` tokens [B, K] it makes the LLM choose them: a small LLM repeats itself, and where all new tokens are
     alike, a layer that sees the wrong one computes the right numbers.
@@ -120,14 +120,14 @@ def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: 
                 if where := difference("log-probability", row_scores, expected_row, CLOSE):
                     raise Broken(
                         f"{names[row * len(names) // len(scores)]} of a batch {what}: {way}for new token {number + 1} "
-                        f"behind {ids[row].tolist()}, with a cache {where}, which is what it is without.",
+                        f"behind {ids[row].tolist()}, with a cache {where}, which is the value without one.",
                         ADVICE,
                     )
 
 
 @dataclass
 class _Probe:
-    """Notes the windows of a batch that a changed layer is shown."""
+    """Records the windows of a batch that a changed layer is given."""
 
     seen: list[tuple[int, Context | None]] = field(default_factory=list)
     """Of each call: how many tokens it is given, and their window."""
@@ -162,7 +162,7 @@ def check_windows(llm: LanguageModel, places: int) -> None:
         if context is None or not _same(context, expected):
             raise Broken(
                 f"call {number + 1}, with tokens {start} to {before - 1} of prompts of {columns}, shows a changed "
-                f"layer {_words(context)}; to these tokens belongs {_words(expected)}.",
+                f"layer {_words(context)}; these tokens need {_words(expected)}.",
                 "Call `generate` inside `patching.telling(context)`, and count the tokens of the cache.",
             )
     if before < columns + 1:

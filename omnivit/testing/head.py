@@ -38,7 +38,7 @@ from omnivit.testing.trial import difference, item_difference
 
 
 class HeadContract(ConfiguredContract):
-    """What every head keeps."""
+    """The rules for every head."""
 
     kind = "head"
     head: ClassVar[type[Head]]
@@ -67,7 +67,7 @@ class HeadContract(ConfiguredContract):
             if where := item_difference(again, item):
                 raise Broken(f"of the target {target}, in a worker: {where}.", "Draw from `target.seed` alone.")
         if not trial.head.processor().fingerprint() or not isinstance(trial.head.processor().fingerprint(), str):
-            raise Broken("`processor().fingerprint()` is no text.", "Return its settings as a short text.")
+            raise Broken("`processor().fingerprint()` is not a string.", "Return its settings as a short string.")
 
     @rule(needs=("targets",))
     def test_bad_targets(self, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ class HeadContract(ConfiguredContract):
         for name, loss in output.losses.items():
             _check_loss(name, loss)
             if not loss.requires_grad:
-                raise Broken(f"the loss {name!r} depends on nothing that trains.", "Do not detach; no `no_grad`.")
+                raise Broken(f"the loss {name!r} depends on nothing that trains.", "Remove `detach` and `no_grad`.")
 
     @rule(needs=("losses",))
     def test_deterministic(self, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ class HeadContract(ConfiguredContract):
         again = trial.run().losses
         for name, loss in trial.run().losses.items():
             if where := difference(f"loss {name!r}", again[name], loss):
-                raise Broken(f"called twice: {where}.", "Draw only while `self.training`.")
+                raise Broken(f"called twice: {where}.", "Draw random numbers only if `self.training` is True.")
 
     @rule(needs=("deterministic",))
     def test_gradients(self, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ class HeadContract(ConfiguredContract):
         gradient = trial.states.grad
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "no gradient" if gradient is None else "a gradient that is zero or not finite"
-            raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Leave out `detach` and rounding.")
+            raise Broken(f"the states {list(trial.states.shape)} get {what}.", "Remove `detach` and rounding.")
 
     @rule(needs=("deterministic",))
     def test_sums(self, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class HeadContract(ConfiguredContract):
             for name, found in together.items():
                 if where := difference(name, found[number], alone[name][0], CLOSE):
                     raise Broken(
-                        f"occurrence {number} of {COUNT} against itself alone: {where}.",
+                        f"occurrence {number} of {COUNT} compared with itself alone: {where}.",
                         "Compute no mean, norm or softmax over the occurrences.",
                     )
 
@@ -200,13 +200,13 @@ class HeadContract(ConfiguredContract):
         trial.head.requires_grad_(False)
         before = {name: value.clone() for name, value in trial.head.state_dict().items()}
         if total(trial.run()).requires_grad:
-            raise Broken("all its parameters are frozen, and a loss asks for a gradient.", "Register parameters.")
+            raise Broken("all its parameters are frozen, but a loss requires a gradient.", "Register parameters.")
         trial.states.requires_grad_()
         if not total(trial.run()).requires_grad:
-            raise Broken("while it is frozen, no gradient goes through it to the states.", "Leave out `no_grad`.")
+            raise Broken("while it is frozen, no gradient goes through it to the states.", "Remove `no_grad`.")
         for name, value in trial.head.state_dict().items():
             if where := difference(name, value, before[name]):
-                raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
+                raise Broken(f"after a forward pass: {where}.", "Change it only if `self.training` is True.")
 
     @rule(needs=("deterministic",))
     def test_saved(self, tmp_path: Path) -> None:
@@ -216,7 +216,10 @@ class HeadContract(ConfiguredContract):
         loaded = other.run().losses
         for name, loss in trial.run().losses.items():
             if where := difference(f"loss {name!r}", loaded[name], loss):
-                raise Broken(f"with the one that loaded the state: {where}.", "Make what it learns a parameter.")
+                raise Broken(
+                    f"in a second one that loaded the state:  {where}.",
+                    "Register everything that it learns as a parameter.",
+                )
 
     @rule
     def test_meta(self, tmp_path: Path) -> None:
@@ -274,7 +277,7 @@ def _check_same(losses: Mapping[str, Tensor], expected: Mapping[str, Tensor], to
 
 
 def _each(prediction: Any, count: int) -> dict[str, Any]:
-    """The parts of a prediction, by what to call them; each has one entry for an occurrence.
+    """The parts of a prediction by name; each has one entry for an occurrence.
 
     Raises:
         NotApplicable: there is none.
@@ -287,7 +290,9 @@ def _each(prediction: Any, count: int) -> dict[str, Any]:
         if listed or (isinstance(part, Tensor) and part.ndim):
             entries[f"the prediction {name!r}" if name else "the prediction"] = part
     if not entries:
-        raise NotApplicable("its prediction is no tensor, and no list of them, with one for each occurrence")
+        raise NotApplicable(
+            "its prediction is neither a tensor nor a list of tensors, with one entry for each occurrence"
+        )
     for name, part in entries.items():
         if len(part) != count:
             raise Broken(f"for N = {count}, {name} has {len(part)} entries.", "Return one for each occurrence.")

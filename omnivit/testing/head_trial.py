@@ -1,4 +1,4 @@
-"""A head as its example builds it, and the targets that it is tried with, good and bad.
+"""A head that is built from its example, and good and bad targets for it.
 
 Shapes: N occurrences of the token, D LLM width.
 """
@@ -29,7 +29,7 @@ NAME = "example"
 
 @dataclass
 class HeadTrial:
-    """A head made from its example, in `eval()`, and what it is tried with."""
+    """A head that is built from its example, in `eval()`, and its targets."""
 
     head: Head
     states: Tensor
@@ -99,7 +99,7 @@ def check_item(name: str, item: object) -> None:
         raise Broken(f"{name} becomes a {type(item).__name__}.", "Return named tensors: `{'box': ...}`.")
     for key, value in item.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise Broken(f"{name} becomes a {key!r} that is not finite.", "Refuse it by a DataError.")
+            raise Broken(f"{name} becomes a {key!r} that is not finite.", "Raise a DataError for it.")
 
 
 def check_usable(trial: HeadTrial, item: Mapping[str, Tensor], what: str) -> None:

@@ -1,8 +1,8 @@
 """Finds tensors that would stay behind on another device, also where there is no other device.
 
-A tensor is homeless that was made without `device=`, or that a module holds as neither parameter nor buffer, and that
-was not moved since: on a GPU it would lie on the CPU. An operation that mixes it with others fails there; here it is
-told.
+A tensor is homeless if it was created without `device=`, or is an attribute of a module but neither parameter nor
+buffer, and was not moved since: on a GPU it would stay on the CPU. An operation that mixes it with others fails there;
+here it is reported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TORCH = str(Path(torch.__file__).parent)
 
 
 class Homes(TorchFunctionMode):
-    """Inside, an operation that mixes homeless tensors with others raises Broken, which says where they are from."""
+    """Inside, an operation that mixes homeless tensors with others raises Broken with the place that they come from."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -85,14 +85,14 @@ class Homes(TorchFunctionMode):
         strays = [tensor for tensor in lost if tensor.ndim]  # a single number goes with tensors of any device
         if strays and len(lost) < len(given):
             raise Broken(
-                f"a tensor {list(strays[0].shape)}, {self._lost[strays[0]]}, meets the others in "
+                f"a tensor {list(strays[0].shape)}, {self._lost[strays[0]]}, is combined with the others in "
                 f"`{getattr(func, '__name__', func)}`, {plugin_line()}.",
                 "Create it on their device (`torch.arange(n, device=x.device)`), or register it as a buffer.",
             )
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that modules keep as plain attributes, alone or in lists and the like."""
+    """The tensors that modules keep as plain attributes, alone or in containers such as lists."""
     for prefix, part in module.named_modules():
         for name, value in vars(part).items():
             if name not in ("_parameters", "_buffers", "_modules"):

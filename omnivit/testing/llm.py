@@ -3,7 +3,7 @@
     class TestTiny(LLMContract):
         llm = TinyLLM
 
-An LLM is tried on prompts of its own tokenizer, some of whose embeddings are exchanged for others, as media's are.
+An LLM is tried on prompts of its own tokenizer, in which some embeddings are replaced, as by media.
 
 Shapes: B samples, T tokens, D = `width`, N kept tokens, V vocabulary.
 """
@@ -33,7 +33,7 @@ from omnivit.testing.trial import difference
 
 
 class LLMContract(ConfiguredContract):
-    """What every LLM keeps."""
+    """The rules for every LLM."""
 
     kind = "llm"
     llm: ClassVar[type[LanguageModel]]
@@ -65,7 +65,10 @@ class LLMContract(ConfiguredContract):
                 raise Broken(f"{text!r} becomes the ids {ids}; the table of embeddings has {rows} rows.")
             again = str(tokenizer.decode(ids))
             if again.split() != text.split():
-                raise Broken(f"{text!r} becomes {ids}, and that {again!r}.", "Use a tokenizer that loses nothing.")
+                raise Broken(
+                    f"{text!r} becomes {ids}, which is decoded to {again!r}.",
+                    "Use a tokenizer that preserves the text.",
+                )
 
     @rule(needs=("tokenizer",))
     def test_chat(self, tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ class LLMContract(ConfiguredContract):
         learnt = chat.decode(found.labels[found.labels != IGNORE].tolist())
         if answer.strip() not in learnt or question.strip() in learnt:
             raise Broken(
-                f"of the answer {answer!r} to {question!r}, learnt is {learnt!r}.",
+                f"of the answer {answer!r} to {question!r}, the learnt text is {learnt!r}.",
                 "Return `Chat(self.tokenizer(), template)`; omnivit.data.chat describes templates.",
             )
 
@@ -92,7 +95,7 @@ class LLMContract(ConfiguredContract):
         with seeded(2):
             again = trial.run(prompts, prompts.mask)
         if where := difference("row", again, first):
-            raise Broken(f"called twice: {where}.", "Draw only while `self.training`.")
+            raise Broken(f"called twice: {where}.", "Draw random numbers only if `self.training` is True.")
 
     @rule(needs=("deterministic",))
     def test_logits(self, tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ class LLMContract(ConfiguredContract):
             where = difference("row", trial.run(prompts, keep), every[keep[prompts.mask]], CLOSE)
             if where:
                 raise Broken(
-                    f"with {int(keep.sum())} of {len(every)} tokens kept, {where}, against keeping all.",
+                    f"with {int(keep.sum())} of {len(every)} tokens kept, {where}, compared with keeping all.",
                     "Compute all states, and take `states[keep]` before the output head.",
                 )
 
@@ -139,8 +142,9 @@ class LLMContract(ConfiguredContract):
                 if where:
                     side = "left" if left else "right"
                     raise Broken(
-                        f"of {length} tokens, among {trial.lengths} and padded on the {side}, {where}, against alone.",
-                        "Leave out tokens where `mask` is False; count places by `positions`, not by column.",
+                        f"of {length} tokens, among {trial.lengths} and padded on the {side}, {where}, "
+                        "compared with the result alone.",
+                        "Leave out tokens where `mask` is False; use `positions`, not the column.",
                     )
 
     @rule(needs=("logits",))
@@ -155,7 +159,7 @@ class LLMContract(ConfiguredContract):
         changed = trial.run(prompts._replace(embeds=other), keep)
         if where := difference("row", changed, trial.run(prompts, keep), CLOSE):
             raise Broken(
-                f"with other tokens from place {half} on, {where}.",
+                f"with other tokens from position {half} on, {where}.",
                 "Let each token attend only to itself and earlier ones.",
             )
 
@@ -198,7 +202,8 @@ class LLMContract(ConfiguredContract):
             found = trial.llm.generate(*prompts, **GREEDILY, streamer=heard)
         if heard.ids != found[0].tolist() or not heard.ended:
             raise Broken(
-                f"it gives the ids {found[0].tolist()}, and told {heard.ids}{'' if heard.ended else ', and no end'}.",
+                f"it returns the ids {found[0].tolist()}, but the streamer received {heard.ids}"
+                f"{'' if heard.ended else ', and no end'}.",
                 "Call `streamer.put(ids)` for each step, and `streamer.end()`.",
             )
 
@@ -215,8 +220,8 @@ class LLMContract(ConfiguredContract):
             found = gradient[number, prompts.mask[number]]
             if not bool(found.isfinite().all()) or bool((found == 0).all(dim=1).any()):
                 raise Broken(
-                    f"an embedding of the {length} of a sample gets no gradient, or one that is not finite or zero.",
-                    "Leave out `detach` and `no_grad`.",
+                    f"one of the {length} embeddings of a sample gets no gradient, or one that is not finite or zero.",
+                    "Remove `detach` and `no_grad`.",
                 )
         check_gradients(trial.llm)
 
@@ -229,7 +234,7 @@ class LLMContract(ConfiguredContract):
         try:
             trial.llm.add_tokens([NEW])
         except RecipeError as error:
-            raise NotApplicable(f"it takes no new tokens: {error}") from error
+            raise NotApplicable(f"it does not support new tokens: {error}") from error
         if len(ids := trial.ids(NEW)) != 1:
             raise Broken(f"{NEW!r} becomes the ids {ids}.", "Keep one tokenizer, and add the text to it.")
         check_new_token(trial, prompts, before, ids[0])
@@ -241,13 +246,13 @@ class LLMContract(ConfiguredContract):
         llm, prompts = trial.llm.requires_grad_(False), Prompts(*(tensor.detach() for tensor in trial.prompts()))
         before = {name: value.clone() for name, value in llm.state_dict().items()}
         if llm(*prompts, prompts.mask).logits.requires_grad:
-            raise Broken("all its parameters are frozen, and its logits ask for a gradient.", "Register parameters.")
+            raise Broken("all its parameters are frozen, but its logits require a gradient.", "Register parameters.")
         embeds = prompts.embeds.clone().requires_grad_()
         if not llm(*prompts._replace(embeds=embeds), prompts.mask).logits.requires_grad:
-            raise Broken("while it is frozen, no gradient goes through it to the embeddings.", "Leave out `no_grad`.")
+            raise Broken("while it is frozen, no gradient goes through it to the embeddings.", "Remove `no_grad`.")
         for name, value in llm.state_dict().items():
             if where := difference(name, value, before[name]):
-                raise Broken(f"after a forward pass: {where}.", "Move it only while `self.training`.")
+                raise Broken(f"after a forward pass: {where}.", "Change it only if `self.training` is True.")
 
     @rule(needs=("logits",))
     def test_saved(self, tmp_path: Path) -> None:
@@ -256,7 +261,10 @@ class LLMContract(ConfiguredContract):
         save_and_load(trial.llm, other.llm, tmp_path)
         prompts = trial.prompts()
         if where := difference("row", other.run(prompts, prompts.mask), trial.run(prompts, prompts.mask)):
-            raise Broken(f"with the one that loaded the state: {where}.", "Make what it learns a parameter.")
+            raise Broken(
+                f"in a second one that loaded the state:  {where}.",
+                "Register everything that it learns as a parameter.",
+            )
 
     @rule
     def test_meta(self, tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ class LLMContract(ConfiguredContract):
         half = prompts._replace(embeds=prompts.embeds.bfloat16())
         if where := difference("row", trial.run(half, half.mask), wanted, ROUGH):
             raise Broken(
-                f"in bfloat16, {where}, which is more than rounding.", "Make no tensor of a fixed dtype in it."
+                f"in bfloat16, {where}, which is more than rounding.", "Do not create tensors with a fixed dtype."
             )
 
     def trial(self, folder: Path, seed: int = 0) -> LLMTrial:

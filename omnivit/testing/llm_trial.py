@@ -1,4 +1,4 @@
-"""An LLM as its example builds it, and prompts for it: text of its own tokenizer, with other embeddings among it.
+"""An LLM that is built from its example, and prompts for it: text of its tokenizer, mixed with other embeddings.
 
 Shapes: B samples, T tokens, D = `width`, N kept tokens, V vocabulary.
 """
@@ -43,7 +43,7 @@ class Prompts(NamedTuple):
 
 @dataclass
 class LLMTrial:
-    """An LLM made from its example, in `eval()`, and what it is asked."""
+    """An LLM that is built from its example, in `eval()`, and its prompts."""
 
     llm: LanguageModel
     texts: tuple[str, ...] = TEXTS
@@ -100,7 +100,7 @@ class LLMTrial:
 
 
 def _mixed(embeds: Tensor) -> Tensor:
-    """[T, D] with every third one exchanged for random numbers of the same size."""
+    """[T, D] with every third one replaced by random numbers of the same size."""
     size = embeds.detach().std()
     with seeded(len(embeds)):
         others = torch.randn(embeds.shape) * size
@@ -109,7 +109,7 @@ def _mixed(embeds: Tensor) -> Tensor:
 
 
 def check_new_token(trial: LLMTrial, prompts: Prompts, before: Tensor, id: int) -> None:
-    """A token that was added has an embedding and a logit, which train alone.
+    """Check that a token that was added has an embedding and a logit, and that only these train.
 
     Args:
         trial: whose LLM took it.
@@ -118,14 +118,14 @@ def check_new_token(trial: LLMTrial, prompts: Prompts, before: Tensor, id: int) 
         id: its own.
 
     Raises:
-        Broken: it has not.
+        Broken: this is not the case.
     """
     after = trial.run(prompts, prompts.mask)
     if after.shape[1] <= id:
         raise Broken(f"its id is {id}, and the logits have {after.shape[1]} columns.", "Give it a column at its id.")
     others = [column for column in range(before.shape[1]) if column != id]
     if where := difference("row", after[:, others], before[:, others], CLOSE):
-        raise Broken(f"of the other tokens' logits, {where}, against before.", "Do not change the other rows.")
+        raise Broken(f"the logits of the other tokens have changed: {where}.", "Do not change the other rows.")
     rows = {name: row for name, row in trial.llm.named_parameters() if name.startswith("tokens.")}
     if not rows:
         raise Broken("the LLM has no parameter `tokens.*`.", "Keep its rows in `self.tokens`, as `NewTokens` does.")

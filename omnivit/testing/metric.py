@@ -19,7 +19,7 @@ from omnivit.testing.rules import Broken, rule
 
 
 class MetricContract(PluginContract):
-    """What every metric keeps."""
+    """The rules for every metric."""
 
     kind = "metric"
     metric: ClassVar[type[Metric]]

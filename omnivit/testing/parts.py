@@ -38,7 +38,7 @@ def check_meta(build: Callable[[], nn.Module]) -> None:
     for name, parameter in light.named_parameters():
         if parameter.device.type != "meta":
             raise Broken(
-                f"under `torch.device('meta')`, parameter {name!r} lies on {parameter.device}.",
+                f"under `torch.device('meta')`, parameter {name!r} is on {parameter.device}.",
                 "Create tensors with torch's functions without `device=`, and read files only in `load`.",
             )
     shapes = [{name: list(value.shape) for name, value in made.state_dict().items()} for made in (light, heavy)]
@@ -86,7 +86,7 @@ def save_and_load(source: nn.Module, target: nn.Module, folder: Path) -> None:
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise Broken(
-            f"its state contains {strange[0]!r}, which is no tensor.",
+            f"its state contains {strange[0]!r}, which is not a tensor.",
             "Keep settings in `Config`, and only tensors here.",
         )
     try:
@@ -153,6 +153,6 @@ class _Weightless(pickle.Pickler):
                 f"a tensor {list(entry.shape)}" if isinstance(entry, Tensor) else f"the module {type(entry).__name__}"
             )
             raise Broken(
-                f"holds {kind}, which every loader worker would get a copy of.",
+                f"contains {kind}, which every loader worker would get a copy of.",
                 "Make it a frozen dataclass of plain numbers, not a method of the plugin.",
             )

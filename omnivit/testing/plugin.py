@@ -1,4 +1,4 @@
-"""Rules that hold for plugins of every kind, and those for all that a recipe configures."""
+"""Rules for plugins of every kind, and rules for plugins with options in a recipe."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def _through_yaml(name: str, value: Any) -> Any:
         return yaml.safe_load(yaml.safe_dump(_plain(value)))
     except yaml.YAMLError as error:
         raise Broken(
-            f"`{name}` holds a {type(value).__name__}, which YAML cannot write.",
-            "Use a number, a text or a list in the recipe, and make the object from it in the constructor.",
+            f"`{name}` contains a {type(value).__name__}, which YAML cannot write.",
+            "Use a number, a string or a list in the recipe, and create the object from it in the constructor.",
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """With lists for tuples and texts for paths, as a recipe has them."""
+    """With lists for tuples and strings for paths, as in a recipe."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

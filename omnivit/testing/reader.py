@@ -36,7 +36,7 @@ LEAST, MOST = 0.5, 20
 
 
 class ReaderContract(PluginContract):
-    """What every reader keeps."""
+    """The rules for every reader."""
 
     kind = "reader"
     reader: ClassVar[type[Reader]]
@@ -100,7 +100,9 @@ class ReaderContract(PluginContract):
                         "Count lines from 1; where a format has no lines, count records.",
                     )
                 if sample.origin != reader.where(i):
-                    raise Broken(f"sample {i} says {sample.origin!r}, and `where({i})` {reader.where(i)!r}.")
+                    raise Broken(
+                        f"sample {i} has the origin {sample.origin!r}, and `where({i})` returns {reader.where(i)!r}."
+                    )
 
     @rule(needs=("samples",))
     def test_lengths(self, tmp_path: Path) -> None:
@@ -114,7 +116,8 @@ class ReaderContract(PluginContract):
                 size = sum(len(message.text.encode()) for message in sample.messages)
                 if not LEAST * size <= text[i] <= MOST * size + 1000:
                     raise Broken(
-                        f"sample {i} has {size} bytes of text, but `lengths` returns {text[i]}.", "Estimate closer."
+                        f"sample {i} has {size} bytes of text, but `lengths` returns {text[i]}.",
+                        "Return a closer estimate.",
                     )
             count = [sum(1 for _ in sample.media()) for sample in _all(reader)]
             for i, wanted in enumerate(count):
@@ -128,7 +131,9 @@ class ReaderContract(PluginContract):
             wanted = [plain(sample) for sample in _all(reader)]
             for i in [*reversed(range(len(reader))), 0, len(reader) - 1, 0]:
                 if plain(reader[i]) != wanted[i]:
-                    raise Broken(f"sample {i}, out of turn, is {reader[i].messages}.", "Find records by their number.")
+                    raise Broken(
+                        f"sample {i}, read out of order, is {reader[i].messages}.", "Find records by their number."
+                    )
 
     @rule(needs=("ids",))
     def test_worker(self, tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ class ReaderContract(PluginContract):
             found = read_elsewhere(reader, tmp_path / "cache")
             for i, sample in enumerate(_all(reader)):
                 if found[i] != plain(sample):
-                    raise Broken(f"sample {i} is another one in a worker: {found[i]}.")
+                    raise Broken(f"sample {i} is different in a worker: {found[i]}.")
 
     @rule(needs=("samples",))
     def test_fingerprint(self, tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ class ReaderContract(PluginContract):
                     )
                 if medium.seed is not None:
                     raise Broken(
-                        f"sample {i}: {medium} has the seed {medium.seed}.", "Leave it out: the trainer draws it."
+                        f"sample {i}: {medium} has the seed {medium.seed}.", "Do not set it: the trainer draws it."
                     )
 
     @rule(needs=("samples",))
@@ -180,7 +185,7 @@ class ReaderContract(PluginContract):
         with self.opened(tmp_path) as (_, example):
             for path in example.bad:
                 if self._refusal(path, example) is None:
-                    raise Broken(f"{path.name}, which the example calls bad, is read without an error.")
+                    raise Broken(f"{path.name}, which is in `bad` of the example, is read without an error.")
             for path in unreadable(tmp_path / "unreadable", example.path.suffix):
                 if self._refusal(path, example) is None:
                     raise Broken(f"{path.name} is read without an error.", "Raise DataError, and name what is wrong.")
@@ -216,10 +221,10 @@ class ReaderContract(PluginContract):
         return construct(self.plugin(), path or example.path, example.root, example.config, Where.of(PLACE))
 
     def _refusal(self, path: Path, example: ReaderExample) -> DataError | None:
-        """The error that opening a file, or reading all of it, ends with; None: it is read.
+        """The error that opening a file or reading all of it raises; None if there is none.
 
         Raises:
-            Broken: it ends with another one, or does not say where.
+            Broken: it raises another error, or one that does not name the place.
         """
         reader, number = None, 0
         try:
@@ -252,7 +257,7 @@ def _form(found: object) -> str:
 
 
 def _problem(sample: object) -> str:
-    """What is wrong with a sample; empty: nothing."""
+    """What is wrong with a sample; empty if nothing is wrong."""
     if not isinstance(sample, Sample):
         return f"is a {type(sample).__name__}, not a Sample"
     if not isinstance(sample.id, str) or not sample.id:

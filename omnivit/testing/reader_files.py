@@ -18,7 +18,7 @@ from omnivit.testing.worker import LARGEST, call
 
 
 def plain(sample: Sample) -> tuple[Any, ...]:
-    """A sample as something that compares, arrays in memory too."""
+    """A sample as values that can be compared, arrays in memory too."""
     messages = tuple(
         (message.role, tuple(map(_part, message.parts)), message.learn, message.thought) for message in sample.messages
     )
@@ -68,9 +68,9 @@ def _read(pickled: bytes, cache: str, i: int) -> tuple[Any, ...]:
 
 
 def changed(path: Path, samples: Sequence[Sample]) -> str | None:
-    """Change one letter of a sample's text in the file, but not the file's size and time; says what was changed.
+    """Change one letter of a sample's text in the file, but not the file's size and time; returns what was changed.
 
-    None: no text of the samples stands in the file as it is.
+    None if no text of the samples is in the file literally.
     """
     content, info = path.read_bytes(), path.stat()
     for word in _words(samples):

@@ -1,7 +1,7 @@
 """What a rule of the plugin contract is, and how a contract lists its rules and tries them.
 
-A contract is a class that pytest collects, with a method `test_...` for each rule. Knows no kind of plugin, and needs
-neither pytest nor torch.
+A contract is a class that pytest collects, with a method `test_...` for each rule. This module is independent of the
+kinds of plugins, and needs neither pytest nor torch.
 """
 
 from __future__ import annotations

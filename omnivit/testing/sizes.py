@@ -1,4 +1,4 @@
-"""Media of many sizes, made from one of an example: a length that is wrong at one size in eight is seen there.
+"""Media of many sizes, created from one of an example, to find a length that is wrong at one size in eight.
 
 An image is resized, an array cut or repeated, the text of a file cut by lines, any other file by bytes. Formats that
 refuse to be cut (most compressed ones) have only the sizes of the example.

@@ -1,4 +1,4 @@
-"""An encoder as its example builds it, what its media become, and how two results are compared.
+"""An encoder that is built from its example, its prepared media, and how two results are compared.
 
 Shapes: M media of one batch, S tokens a medium, D width.
 """
@@ -32,7 +32,7 @@ SEED = 20
 
 @dataclass(frozen=True)
 class Trial:
-    """What the rules work on."""
+    """An encoder and its media, on which the rules are tried."""
 
     cls: type[Encoder]
     config: Any
@@ -113,7 +113,7 @@ def real_tokens(features: Features, number: int) -> Tensor:
 
 
 def difference(name: str, actual: Tensor, expected: Tensor, tolerance: float = 0.0) -> str:
-    """Where two tensors differ first, in words; empty where they do not.
+    """Describes where two tensors differ first; empty if they are equal.
 
     Args:
         name: what they are.
@@ -138,7 +138,7 @@ def difference(name: str, actual: Tensor, expected: Tensor, tolerance: float = 0
 
 
 def item_difference(found: Item, expected: Item) -> str:
-    """Where two prepared media differ first, in words; empty where they do not."""
+    """Describes where two prepared media differ first; empty if they are equal."""
     if found.keys() != expected.keys():
         return f"its keys are {sorted(found)} instead of {sorted(expected)}"
     return next(filter(None, (difference(key, found[key], value) for key, value in expected.items())), "")

@@ -13,10 +13,10 @@ from omnivit.recipe.convert import hints
 
 
 def variants(plugin: type[Encoder], config: Any) -> Iterator[tuple[str, Processor]]:
-    """What was changed, in words, and the processor of an encoder so built, without weights.
+    """A description of each change, and the processor of an encoder that is built with it, without weights.
 
-    Only settings that stand for themselves are changed: numbers, truth values and choices, not names or blocks. What
-    the plugin refuses is passed over.
+    Only independent settings are changed: numbers, booleans and choices, not names or blocks. Values that
+    the plugin refuses are skipped.
     """
     for name, wanted in hints(type(config)).items():
         for value in _others(wanted, getattr(config, name)):
@@ -25,11 +25,11 @@ def variants(plugin: type[Encoder], config: Any) -> Iterator[tuple[str, Processo
                     processor = plugin(dataclasses.replace(config, **{name: value})).processor()
             except Exception:
                 continue
-            yield f"`{name}` {value!r} in place of {getattr(config, name)!r}", processor
+            yield f"`{name}` {value!r} instead of {getattr(config, name)!r}", processor
 
 
 GUESSES: Mapping[Any, list[Any]] = {bool: [True, False], int: [1, 8, 32], float: [0.5, 2.0]}
-"""What may be said in place of null."""
+"""Values to try instead of null."""
 
 
 def _others(annotation: Any, value: Any) -> list[Any]:

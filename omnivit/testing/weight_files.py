@@ -1,4 +1,4 @@
-"""Notices files of weights that are read while a plugin is built: `omnivit check` builds models larger than memory."""
+"""Finds files of weights that are read while a plugin is built: `omnivit check` builds models larger than memory."""
 
 from __future__ import annotations
 

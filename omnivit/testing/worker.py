@@ -73,7 +73,7 @@ def _awaited(work: Callable[..., bytes], pickled: bytes, arguments: tuple[Any, .
         ) from error
     except NoAnswer as error:
         raise Broken(
-            f"the worker has not answered for {LONGEST} seconds.", "Look for locks and endless loops."
+            f"the worker did not answer within {LONGEST} seconds.", "Look for locks and endless loops."
         ) from error
 
 
@@ -84,7 +84,7 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _work(path: list[str], pickled: bytes, media: tuple[Media, ...]) -> bytes:
-    """In the child. Bytes go back: tensors would travel through shared memory, of which containers have little."""
+    """Runs in the child process. Returns bytes, because containers have little shared memory for tensors."""
     sys.path[:] = path
     torch.set_num_threads(1)
     before = _parameters()
@@ -111,7 +111,7 @@ class Unpicklable(NotApplicable):
 
 
 class _Weighing(pickle.Pickler):
-    """Notes the parameters among all that it pickles."""
+    """Records the parameters among the objects that it pickles."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)

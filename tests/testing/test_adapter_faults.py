@@ -30,9 +30,9 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.ReturnsTensor: ("tokens", "forward returns Tensor, not Features."),
     faulty.NamesNoLayouts: (
         "example",
-        "the length rule takes none of 1 token in no grid; 7 tokens in no grid; 12 tokens in a",
+        "the length rule accepts none of 1 token in no grid; 7 tokens in no grid; 12 tokens in a",
     ),
-    faulty.WantsOddLLM: ("example", "the example's llm_width is 31, and no LLM is."),
+    faulty.WantsOddLLM: ("example", "the example's llm_width is 31, which is not possible for an LLM."),
     faulty.RefusesItsExample: ("example", "its example is refused: example.config.hidden: unknown key"),
     faulty.CountsPadding: (
         "tokens_of_batches",
@@ -44,7 +44,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     ),
     faulty.RefusesByValueError: ("refuses", "for 0 tokens in no grid it raises ValueError: no tokens"),
     faulty.LambdaLength: ("length_in_workers", "`length` does not pickle: "),
-    faulty.HeavyLength: ("length_in_workers", "`length` holds the module HeavyLength, which every loader worker"),
+    faulty.HeavyLength: ("length_in_workers", "`length` contains the module HeavyLength, which every loader worker"),
     faulty.SumsPadding: (
         "padding",
         "media of 1 token in no grid, 7 tokens in no grid in a batch, with other numbers",
@@ -53,13 +53,16 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
         "padding_anywhere",
         "1 token in no grid, with padding before, between and after: what",
     ),
-    faulty.CentresBatch: ("alone_and_together", "the one of 1 token in no grid against itself alone: what comes out["),
+    faulty.CentresBatch: (
+        "alone_and_together",
+        "the one of 1 token in no grid compared with itself alone: the output[",
+    ),
     faulty.ChangesInput: (
         "input_kept",
         "1 token in no grid: after forward, `features.values`[0, 1, 0] is 0 instead of",
     ),
-    faulty.DropsMemory: ("memory", "1 token in no grid with 2 tokens in `features.memory`: nothing in what comes out."),
-    faulty.Trembles: ("deterministic", "1 token in no grid, twice: what comes out["),
+    faulty.DropsMemory: ("memory", "1 token in no grid with 2 tokens in `features.memory`: nothing in the output."),
+    faulty.Trembles: ("deterministic", "1 token in no grid, twice: the output["),
     faulty.ReadsWeights: ("meta", "parameter 'join.bias' lies on cpu"),
     faulty.HoldsTensor: ("device", "a tensor [32], "),
     faulty.MakesTensorAnywhere: ("device", "a tensor [32], created without a `device` in faulty_adapters.py line "),
@@ -68,9 +71,9 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     faulty.Detaches: ("gradient_of_tokens", "the tokens of a medium, 1 token in no grid, get no gradient."),
     faulty.CountsCalls: ("frozen", "after a forward pass: calls is "),
     faulty.DrawsSecretly: ("saved", "with the one that loaded the state: the LLM's answer["),
-    faulty.ObeysOthers: ("instruction_of_others", "given an instruction: what comes out["),
+    faulty.ObeysOthers: ("instruction_of_others", "given an instruction: the output["),
     faulty.CountsFromOne: ("positions", "for 1 tokens it gives [1]."),
-    inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: what comes out["),
+    inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: the output["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example sets `text_unchanged`, but for text alone"),
     inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),
@@ -79,7 +82,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     inside.ChangesTheLLM: ("install", "the LLM's hf.model.embed_tokens.weight["),
     inside.RenamesKeys: ("install", "the LLM lost the key 'hf.model.layers.3.mlp.gate_proj.weight'"),
     inside.ClaimsTheTable: ("install", "the LLM's own parameter is the adapter's 'table' too."),
-    inside.EntersTheEncoder: ("install", "it put parts of it into the encoder, and `in_encoder` is False."),
+    inside.EntersTheEncoder: ("install", "it added parts to the encoder, but `in_encoder` is False."),
     inside.ServesOneInput: ("shared", "KeyError: 'video'"),
 }
 """Adapter -> the rule that finds its fault, and what it shows."""

@@ -14,7 +14,7 @@ from omnivit.testing.plugin import ConfiguredContract
 
 FAULTS: dict[type[Box], Expected] = {
     faulty.HasNoToken: (("token",), "`token` is ''."),
-    faulty.SendsItself: (("targets",), "`processor()` holds"),
+    faulty.SendsItself: (("targets",), "`processor()` contains"),
     faulty.TrustsTargets: (("bad_targets",), "NoneType 'None' raises RuntimeError: Could not infer dtype of NoneType"),
     faulty.LosesPerBox: (("losses",), "the loss 'box' is [3] of torch.float32."),
     faulty.NamesAnotherLoss: (("losses",), "it gives the losses ['box'], and `losses` is ('corners',)."),

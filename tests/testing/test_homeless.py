@@ -69,7 +69,7 @@ AT_HOME: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("run", STRAY.values(), ids=STRAY)
 def test_a_stray_is_found(run: Callable[[], object]) -> None:
-    with pytest.raises(Broken, match=r"a tensor \[.*meets the others in `.*`, .* line \d+\."), Homes(LAYER):
+    with pytest.raises(Broken, match=r"a tensor \[.*is combined with the others in `.*`, .* line \d+\."), Homes(LAYER):
         run()
 
 

@@ -15,7 +15,7 @@ from omnivit.testing.plugin import ConfiguredContract
 FAULTS: dict[type[LanguageModel], Expected] = {
     faulty.HasMoreTokens: (("tokenizer",), "the table of embeddings has 100 rows."),
     faulty.ForgetsCapitals: (("tokenizer",), "and that '<pad> h a t i s t h i s ?'."),
-    faulty.LearnsQuestions: (("chat",), "learnt is 'user\\nWhat is this?"),
+    faulty.LearnsQuestions: (("chat",), "the learnt text is 'user\\nWhat is this?"),
     faulty.EmbedsOneByOne: (("embedding",), "`embedding()` is [16, 264] of torch.float32; [16, 16] of"),
     faulty.KeepsAll: (
         ("logits",),
@@ -30,7 +30,7 @@ FAULTS: dict[type[LanguageModel], Expected] = {
         "call 2, with tokens 8 to 8 of prompts of 8, shows a changed layer ",
     ),
     faulty.TalksOn: (("stops",), "with `stop` ['"),
-    faulty.SaysNothing: (("streamer",), "and told [], and no end."),
+    faulty.SaysNothing: (("streamer",), "but the streamer received [], and no end."),
     faulty.DetachesEmbeddings: (
         ("gradients",),
         "an embedding of the 13 of a sample gets no gradient",

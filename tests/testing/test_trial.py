@@ -92,13 +92,13 @@ class Many(Pcm):
 def test_settings_are_changed_one_by_one_to_what_the_plugin_takes() -> None:
     changes = [change for change, _ in variants(Many, ManyConfig())]
     assert changes == [
-        "`width` 3 in place of 6",
-        "`scale` 2.0 in place of 1.0",
-        "`scale` 0.5 in place of 1.0",
-        "`noise` 0.2 in place of 0.1",
-        "`noise` 0.05 in place of 0.1",
-        "`kind` 'b' in place of 'a'",
-        "`loud` True in place of False",
-        "`rate` 0.5 in place of None",
-        "`rate` 2.0 in place of None",
+        "`width` 3 instead of 6",
+        "`scale` 2.0 instead of 1.0",
+        "`scale` 0.5 instead of 1.0",
+        "`noise` 0.2 instead of 0.1",
+        "`noise` 0.05 instead of 0.1",
+        "`kind` 'b' instead of 'a'",
+        "`loud` True instead of False",
+        "`rate` 0.5 instead of None",
+        "`rate` 2.0 instead of None",
     ]
