@@ -110,7 +110,7 @@ class AdapterContract(TokenRules):
         for media in trial.groups():
             with torch.no_grad():
                 if where := difference("the LLM's answer", reloaded.answer(media), trial.answer(media), SAME):
-                    raise Broken(f"in a second one that loaded the state:  {where}.", REGISTER)
+                    raise Broken(f"in a second one that loaded the state: {where}.", REGISTER)
 
     @rule(needs=("tokens_of_batches",))
     def test_instruction(self, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def check_steps(llm: CausalLM, prompts: Prompted, names: tuple[str, ...], what: 
                 if where := difference("log-probability", row_scores, expected_row, CLOSE):
                     raise Broken(
                         f"{names[row * len(names) // len(scores)]} of a batch {what}: {way}for new token {number + 1} "
-                        f"behind {ids[row].tolist()}, with a cache {where}, which is the value without one.",
+                        f"after {ids[row].tolist()}, with a cache {where}, which is the value without one.",
                         ADVICE,
                     )
 

@@ -217,7 +217,7 @@ class HeadContract(ConfiguredContract):
         for name, loss in trial.run().losses.items():
             if where := difference(f"loss {name!r}", loaded[name], loss):
                 raise Broken(
-                    f"in a second one that loaded the state:  {where}.",
+                    f"in a second one that loaded the state: {where}.",
                     "Register everything that it learns as a parameter.",
                 )
 

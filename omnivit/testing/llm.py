@@ -262,7 +262,7 @@ class LLMContract(ConfiguredContract):
         prompts = trial.prompts()
         if where := difference("row", other.run(prompts, prompts.mask), trial.run(prompts, prompts.mask)):
             raise Broken(
-                f"in a second one that loaded the state:  {where}.",
+                f"in a second one that loaded the state: {where}.",
                 "Register everything that it learns as a parameter.",
             )
 

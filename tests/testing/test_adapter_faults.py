@@ -63,22 +63,22 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     ),
     faulty.DropsMemory: ("memory", "1 token in no grid with 2 tokens in `features.memory`: nothing in the output."),
     faulty.Trembles: ("deterministic", "1 token in no grid, twice: the output["),
-    faulty.ReadsWeights: ("meta", "parameter 'join.bias' lies on cpu"),
+    faulty.ReadsWeights: ("meta", "parameter 'join.bias' is on cpu"),
     faulty.HoldsTensor: ("device", "a tensor [32], "),
     faulty.MakesTensorAnywhere: ("device", "a tensor [32], created without a `device` in faulty_adapters.py line "),
     faulty.InsistsOnFloat: ("bfloat16", "RuntimeError: expected float32 tokens"),
     faulty.HasSpare: ("gradients", "parameter 'spare' [32] has no gradient"),
     faulty.Detaches: ("gradient_of_tokens", "the tokens of a medium, 1 token in no grid, get no gradient."),
     faulty.CountsCalls: ("frozen", "after a forward pass: calls is "),
-    faulty.DrawsSecretly: ("saved", "with the one that loaded the state: the LLM's answer["),
+    faulty.DrawsSecretly: ("saved", "in a second one that loaded the state: the LLM's answer["),
     faulty.ObeysOthers: ("instruction_of_others", "given an instruction: the output["),
     faulty.CountsFromOne: ("positions", "for 1 tokens it gives [1]."),
     inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: the output["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example sets `text_unchanged`, but for text alone"),
-    inside.ForgetsTheWindow: ("generation", "for new token 2 behind ["),
-    inside.ForgetsAfterSixTokens: ("generation", "for new token 8 behind ["),
-    inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 behind ["),
+    inside.ForgetsTheWindow: ("generation", "for new token 2 after ["),
+    inside.ForgetsAfterSixTokens: ("generation", "for new token 8 after ["),
+    inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 after ["),
     inside.ChangesTheLLM: ("install", "the LLM's hf.model.embed_tokens.weight["),
     inside.RenamesKeys: ("install", "the LLM lost the key 'hf.model.layers.3.mlp.gate_proj.weight'"),
     inside.ClaimsTheTable: ("install", "the LLM's own parameter is the adapter's 'table' too."),
@@ -124,7 +124,7 @@ def test_layers_that_are_shown_the_first_token_at_every_step_are_found(
     assert outcome(contract, rule).status == "kept"
     monkeypatch.setattr(patching, "step_of", lambda *arguments: replace(step_of(*arguments), start=0))
     found = outcome(contract, rule)
-    assert found.status == "broken" and "for new token 2 behind" in found.message
+    assert found.status == "broken" and "for new token 2 after" in found.message
 
 
 @pytest.mark.parametrize("adapter", FAULTS, ids=lambda adapter: adapter.__name__)

@@ -28,9 +28,9 @@ FAULTS: dict[type[Box], Expected] = {
     faulty.ScalesTargets: (("input_kept",), "after forward, `box`["),
     faulty.DropsAlways: (("deterministic",), "called twice: loss 'box' is "),
     faulty.CountsBoxes: (("frozen",), "after a forward pass: seen is "),
-    faulty.KeepsTensor: (("device",), "a tensor [4], `sides`, neither parameter nor buffer, meets"),
+    faulty.KeepsTensor: (("device",), "a tensor [4], `sides`, neither parameter nor buffer, is combined"),
     faulty.InsistsOnFloat: (("bfloat16",), "RuntimeError: "),
-    faulty.BuiltOnCpu: (("meta",), "parameter 'layers.2.bias' lies on cpu."),
+    faulty.BuiltOnCpu: (("meta",), "parameter 'layers.2.bias' is on cpu."),
     faulty.IsAWord: (("token",), "`token` is 'box', which an answer may contain as plain text."),
     faulty.NormalisesBoxes: (("training",), "in `train()`, occurrence 0 of 3, next to other states: gradient["),
     faulty.TrustsNumbersOfFiles: (("bad_targets",), "an array with NaN in a file: the target "),
@@ -38,7 +38,7 @@ FAULTS: dict[type[Box], Expected] = {
         ("bad_targets",),
         "an array of one axis more in a file becomes 'box' of ",
     ),
-    faulty.DrawsSecretly: (("saved",), "with the one that loaded the state: loss 'box' is "),
+    faulty.DrawsSecretly: (("saved",), "in a second one that loaded the state: loss 'box' is "),
 }
 """Head -> the rules that find its fault, the one that is meant for it first, and what that shows."""
 

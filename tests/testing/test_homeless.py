@@ -80,8 +80,11 @@ def test_what_has_a_home_is_let_pass(run: Callable[[], object]) -> None:
 
 
 def test_it_says_where_the_stray_is_from() -> None:
-    made = r"a tensor \[4\], created without a `device` in test_homeless.py line \d+, meets"
+    made = r"a tensor \[4\], created without a `device` in test_homeless.py line \d+, is combined"
     with pytest.raises(Broken, match=made), Homes(LAYER):
         X + torch.ones(4)
-    with pytest.raises(Broken, match=r"a tensor \[4\], `plain`, neither parameter nor buffer, meets"), Homes(LAYER):
+    with (
+        pytest.raises(Broken, match=r"a tensor \[4\], `plain`, neither parameter nor buffer, is combined"),
+        Homes(LAYER),
+    ):
         X + LAYER.plain

@@ -14,7 +14,7 @@ from omnivit.testing.plugin import ConfiguredContract
 
 FAULTS: dict[type[LanguageModel], Expected] = {
     faulty.HasMoreTokens: (("tokenizer",), "the table of embeddings has 100 rows."),
-    faulty.ForgetsCapitals: (("tokenizer",), "and that '<pad> h a t i s t h i s ?'."),
+    faulty.ForgetsCapitals: (("tokenizer",), "which is decoded to '<pad> h a t i s t h i s ?'."),
     faulty.LearnsQuestions: (("chat",), "the learnt text is 'user\\nWhat is this?"),
     faulty.EmbedsOneByOne: (("embedding",), "`embedding()` is [16, 264] of torch.float32; [16, 16] of"),
     faulty.KeepsAll: (
@@ -23,7 +23,7 @@ FAULTS: dict[type[LanguageModel], Expected] = {
     ),
     faulty.HidesStates: (("states",), "`states` is None; [3, 35, 16] is expected."),
     faulty.CountsPadding: (("padding",), "among [13, 35, 4] and padded on the left, row[0, 0] is "),
-    faulty.LooksAhead: (("causal",), "with other tokens from place 17 on, row[0, 0] is "),
+    faulty.LooksAhead: (("causal",), "with other tokens from position 17 on, row[0, 0] is "),
     faulty.GoesOnForEver: (("generation",), "sample 0 continues with "),
     faulty.ShowsTheBeginning: (
         ("generation",),
@@ -33,19 +33,19 @@ FAULTS: dict[type[LanguageModel], Expected] = {
     faulty.SaysNothing: (("streamer",), "but the streamer received [], and no end."),
     faulty.DetachesEmbeddings: (
         ("gradients",),
-        "an embedding of the 13 of a sample gets no gradient",
+        "one of the 13 embeddings of a sample gets no gradient",
     ),
     faulty.HasSpareLayer: (("gradients",), "parameter 'spare.weight' [2, 2] has no gradient"),
     faulty.ForgetsNewTokens: (("new_tokens",), "'[OMNIVIT-NEW]' becomes the ids [91, 79, 77,"),
     faulty.HasNoColumn: (("new_tokens",), "its id is 264, and the logits have 264 columns."),
     faulty.HidesRows: (("new_tokens",), "the LLM has no parameter `tokens.*`."),
-    faulty.DrawsAnew: (("new_tokens",), "of the other tokens' logits, row[0, 0] is "),
+    faulty.DrawsAnew: (("new_tokens",), "the logits of the other tokens have changed: row[0, 0] is "),
     faulty.FreezesRows: (("new_tokens",), "the parameter 'tokens.spare' gets no gradient"),
     faulty.CountsCalls: (("frozen",), "after a forward pass: calls is 2 instead of 0"),
     faulty.DropsAlways: (("deterministic",), "called twice: row[0, 0] is "),
-    faulty.DrawsSecretly: (("saved",), "with the one that loaded the state: row[0, 0] is "),
-    faulty.BuiltOnCpu: (("meta",), "parameter 'head.bias' lies on cpu."),
-    faulty.KeepsTensor: (("device",), "a tensor [16], `scale`, neither parameter nor buffer, meets"),
+    faulty.DrawsSecretly: (("saved",), "in a second one that loaded the state: row[0, 0] is "),
+    faulty.BuiltOnCpu: (("meta",), "parameter 'head.bias' is on cpu."),
+    faulty.KeepsTensor: (("device",), "a tensor [16], `scale`, neither parameter nor buffer, is combined"),
     faulty.InsistsOnFloat: (("bfloat16",), "RuntimeError: "),
 }
 """LLM -> the rules that find its fault, the one that is meant for it first, and what that shows."""
