@@ -51,7 +51,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     ),
     faulty.FirstRowsAreReal: (
         "padding_anywhere",
-        "1 token in no grid, with padding before, between and after: what",
+        "1 token in no grid, with padding before, between and after: the output",
     ),
     faulty.CentresBatch: (
         "alone_and_together",
