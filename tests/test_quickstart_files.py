@@ -17,7 +17,7 @@ SAMPLES = ROOT / "samples"
 FILES = sorted(SAMPLES.glob("*.jsonl"))
 TRAIN = ("align", "category", "category_short", "instruct")
 HELD_OUT = ("heldout", "heldout_category", "heldout_category_short")
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "zoo")
 
 
 def records(name: str) -> list[dict[str, Any]]:

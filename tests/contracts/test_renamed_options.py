@@ -19,7 +19,8 @@ from omnivit.model.blueprint import ModelBlueprint
 from omnivit.recipe import Recipe, to_yaml
 from omnivit.recipe.convert import Where
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "systems.yaml")
 OLD = "model.inputs.image.adapter={name: chain, steps: [{name: mlp}, {name: visual_expert, every: 2, ends: true}]}"
 
 
