@@ -27,6 +27,12 @@ _BYTES_PER_TOKEN = 4.0
 _ALIKE, _ALIKE_TOKENS = 0.1, 4.0  # lengths closer than a tenth and four tokens count as equal: see `_blurred`
 
 
+def weights_of(ratios: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Weights with which sources are used in these ratios, whatever their sizes; an epoch has the sum of the sizes."""
+    share = sum(sizes) / sum(ratios)
+    return [ratio * share / size for ratio, size in zip(ratios, sizes, strict=True)]
+
+
 class Mixture:
     """Several sources in one space of indices: `mixture[i]` is a sample, i in [0, N)."""
 

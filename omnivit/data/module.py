@@ -25,13 +25,13 @@ from omnivit.contracts.reader import Reader
 from omnivit.data import privacy
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.loader import Loader
-from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, split
+from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, split, weights_of
 from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
 from omnivit.data.prompted import PromptedReader
 from omnivit.data.transport import owned, packed
 from omnivit.data.wording import bank_of
-from omnivit.errors import DataError
+from omnivit.errors import DataError, RecipeError
 from omnivit.recipe import LM, Data, DataSource, Stage
 from omnivit.recipe.convert import Where
 from omnivit.seeds import derive_seed
@@ -102,10 +102,38 @@ def open_source(source: DataSource, root: str | Path, where: Where | None = None
 
 
 def open_mixture(sources: Sequence[DataSource], root: str | Path, where: Where | None = None) -> Mixture:
-    """Open several data sources as one weighted mixture; `where` is the place of their list in the recipe."""
+    """Open several data sources as one weighted mixture; `where` is the place of their list in the recipe.
+
+    Raises:
+        DataError, PluginError: a source cannot be opened.
+        RecipeError: only some sources have a `ratio`, or one has a `weight` too.
+    """
     place = where or Where(("data",))
+    ratios = _ratios(sources, place)
     readers = [open_source(source, root, place / number) for number, source in enumerate(sources)]
-    return Mixture(readers, [s.weight for s in sources], [s.limit for s in sources])
+    limits = [source.limit for source in sources]
+    if ratios is None:
+        return Mixture(readers, [source.weight for source in sources], limits)
+    sizes = [
+        len(reader) if limit is None else min(limit, len(reader)) for reader, limit in zip(readers, limits, strict=True)
+    ]
+    return Mixture(readers, weights_of(ratios, sizes), limits)
+
+
+def _ratios(sources: Sequence[DataSource], place: Where) -> list[float] | None:
+    """The ratios of all sources; None where they have weights."""
+    ratios = [source.ratio for source in sources if source.ratio is not None]
+    if not ratios:
+        return None
+    for number, source in enumerate(sources):
+        if source.ratio is None:
+            raise RecipeError(
+                f"{place / number}: `ratio` is missing, which other files of this list have. Set it for all files, or "
+                "use `weight`."
+            )
+        if source.weight != 1:
+            raise RecipeError(f"{place / number / 'weight'}: a file has a `weight` or a `ratio`. Remove one of them.")
+    return ratios
 
 
 class PreparedSamples(Dataset["EncodedSample | BadSample"]):

@@ -87,6 +87,9 @@ class DataSource:
     """Name of a registered reader; `auto` chooses a built-in reader by the keys of the file's first record."""
     weight: Annotated[float, Range(gt=0)] = 1.0
     """How often each sample of this file is used in an epoch: with 2, twice; with 0.5, once in two epochs."""
+    ratio: Annotated[float, Range(gt=0)] | None = None
+    """The file's part of the samples that are used, relative to the `ratio` of the stage's other files and independent
+    of the sizes of the files. It replaces `weight`; all files of a stage have one, or none has."""
     media_root: str | None = None
     """The folder inside `data.root` where media paths of this file start; default: `data.root`."""
     limit: Count | None = None

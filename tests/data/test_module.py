@@ -26,7 +26,7 @@ from omnivit.data.module import (
     open_mixture,
     open_source,
 )
-from omnivit.errors import DataError, PluginError
+from omnivit.errors import DataError, PluginError, RecipeError
 from omnivit.recipe import Data, DataSource, Stage
 from omnivit.seeds import derive_seed
 
@@ -175,6 +175,20 @@ def test_a_limit_and_a_weight(mixture: Mixture, tmp_path: Path) -> None:
     del mixture  # wrote the file
     limited = open_mixture([DataSource("data.jsonl", limit=5), DataSource("data.jsonl", limit=4, weight=2.0)], tmp_path)
     assert limited.sizes == (5, 4) and plan(limited, epochs=1).samples == 5 + 8
+
+
+def test_ratios_hold_whatever_the_sizes_of_the_files(mixture: Mixture, tmp_path: Path) -> None:
+    del mixture
+    sources = [DataSource("data.jsonl", limit=COUNT, ratio=1), DataSource("data.jsonl", limit=4, ratio=3)]
+    mixed = open_mixture(sources, tmp_path)
+    assert [weight * size for weight, size in zip(mixed.weights, mixed.sizes, strict=True)] == pytest.approx(
+        [(COUNT + 4) / 4, 3 * (COUNT + 4) / 4]
+    )
+    assert plan(mixed, epochs=1).samples == COUNT + 4  # an epoch has as many samples as the files
+    with pytest.raises(RecipeError, match=r"data\[1\].*: `ratio` is missing"):
+        open_mixture([DataSource("data.jsonl", ratio=1), DataSource("data.jsonl")], tmp_path)
+    with pytest.raises(RecipeError, match=r"data\[0\]\.weight.*: a file has a `weight` or a `ratio`"):
+        open_mixture([DataSource("data.jsonl", ratio=1, weight=2.0)], tmp_path)
 
 
 def test_sources_outside_the_root_are_refused(mixture: Mixture, tmp_path: Path) -> None:
