@@ -33,6 +33,11 @@ def weights_of(ratios: Sequence[float], sizes: Sequence[int]) -> list[float]:
     return [ratio * share / size for ratio, size in zip(ratios, sizes, strict=True)]
 
 
+def size_of(reader: Reader, limit: int | None) -> int:
+    """The number of samples of a source that are used, from its start; without a limit, all."""
+    return len(reader) if limit is None else min(limit, len(reader))
+
+
 class Mixture:
     """Several sources in one space of indices: `mixture[i]` is a sample, i in [0, N)."""
 
@@ -59,10 +64,7 @@ class Mixture:
                 raise RecipeError(f"data[{k}].limit is {limit}; expected at least 1, or null for all samples.")
         self.readers = tuple(readers)
         self.weights = tuple(float(weight) for weight in weights)
-        self.sizes = tuple(
-            len(reader) if limit is None else min(limit, len(reader))
-            for reader, limit in zip(readers, limits, strict=True)
-        )
+        self.sizes = tuple(map(size_of, readers, limits))
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:

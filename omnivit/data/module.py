@@ -25,7 +25,7 @@ from omnivit.contracts.reader import Reader
 from omnivit.data import privacy
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.loader import Loader
-from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, split, weights_of
+from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, size_of, split, weights_of
 from omnivit.data.opening import open_reader
 from omnivit.data.prepare import Preparer
 from omnivit.data.prompted import PromptedReader
@@ -114,9 +114,7 @@ def open_mixture(sources: Sequence[DataSource], root: str | Path, where: Where |
     limits = [source.limit for source in sources]
     if ratios is None:
         return Mixture(readers, [source.weight for source in sources], limits)
-    sizes = [
-        len(reader) if limit is None else min(limit, len(reader)) for reader, limit in zip(readers, limits, strict=True)
-    ]
+    sizes = list(map(size_of, readers, limits))
     return Mixture(readers, weights_of(ratios, sizes), limits)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from omnivit.contracts.sample import Media
+from omnivit.contracts.sample import Frames, Media
 from omnivit.errors import MediaError
 from omnivit.files import NotRegularError, listed, open_descriptor, place_of
 from omnivit.media.advice import download_again
@@ -121,9 +121,10 @@ def resolve(media: Media) -> Path:
 
 
 def files_of(media: Media) -> list[Media]:
-    """The files that a medium names: those of its list or of its folder (see `folder_files`), else itself."""
-    if isinstance(media.source, (list, tuple)):
-        return [replace(media, source=source) for source in media.source]
+    """The files that a medium names: those of its list, frames or folder (see `folder_files`), else itself."""
+    sources = media.source.paths if isinstance(media.source, Frames) else media.source
+    if isinstance(sources, (list, tuple)):
+        return [replace(media, source=source) for source in sources]
     return folder_files(media) or [media]
 
 

@@ -8,7 +8,7 @@ record, and a medium that is too long or unreadable in those whose media are ope
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -79,18 +79,47 @@ def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: 
         asks: the samples are questions of an evaluation, whose answers carry no loss.
     """
     look = _Look(mixture, preparer, asks)
-    some = range(len(mixture)) if everything else spread(len(mixture))
-    opened = [
-        sample
-        for index in track(some, "checking", "record", patient=True)
-        if (sample := look.at(index, preparer)) is not None
-    ]
-    blind = without_media(preparer, opened)
-    for index in track(sorted(set(range(len(mixture))) - set(some)), "checking", "record", patient=True):
-        look.at(index, blind)
+    opened = look_at_all(len(mixture), preparer, everything, look.at)
     refused = [look.refused[index] for index in sorted(look.refused)]
     share = look.supervised / max(1, look.tokens)
     return Checked(opened, len(mixture), refused, frozenset(look.keys), look.longest, share)
+
+
+def look_at_all(
+    count: int, preparer: Preparer, everything: bool, look: Callable[[int, Preparer], EncodedSample | None]
+) -> list[EncodedSample]:
+    """Look at some records with their media, then at all others with stand-ins of the shortest media that were seen.
+
+    Args:
+        count: the number of records.
+        preparer: opens media.
+        everything: look at all records with their media.
+        look: encodes a record with a preparer; None where it is bad.
+
+    Returns:
+        The good records whose media were opened.
+    """
+    some = range(count) if everything else _spread(count)
+    looked = (look(index, preparer) for index in track(some, "checking", "record", patient=True))
+    opened = [sample for sample in looked if sample is not None]
+    blind = without_media(preparer, opened)
+    for index in track(sorted(set(range(count)) - set(some)), "checking", "record", patient=True):
+        look(index, blind)
+    return opened
+
+
+def exactly(encode: Callable[[Preparer], EncodedSample], preparer: Preparer, exact: Preparer) -> EncodedSample:
+    """A record that a preparer with stand-ins refuses is encoded with its media, which may be shorter than those.
+
+    Raises:
+        DataError: the record is bad with its own media.
+    """
+    try:
+        return encode(preparer)
+    except DataError:
+        if preparer is exact:
+            raise
+    return encode(exact)
 
 
 @dataclass
@@ -122,12 +151,7 @@ class _Look:
 
     def _encode(self, sample: Sample, preparer: Preparer) -> EncodedSample:
         asked = question(sample) if self.asks else sample
-        try:
-            return preparer(asked, generate=self.asks)
-        except DataError:
-            if preparer is self.preparer:
-                raise
-        return self.preparer(asked, generate=self.asks)  # its media may be shorter than those that were seen
+        return exactly(lambda chosen: chosen(asked, generate=self.asks), preparer, self.preparer)
 
 
 def without_media(preparer: Preparer, opened: Iterable[EncodedSample]) -> Preparer:
@@ -168,6 +192,6 @@ def key_of(sample: Sample) -> bytes:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def spread(count: int) -> Sequence[int]:
+def _spread(count: int) -> Sequence[int]:
     """Up to `SAMPLED` indices, evenly spread."""
     return range(count) if count <= SAMPLED else [k * count // SAMPLED for k in range(SAMPLED)]

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field, replace
 from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.reader import Reader
-from omnivit.contracts.sample import Media, Prompt, Sample, Text
+from omnivit.contracts.sample import Frames, Media, Prompt, Sample, Text
 from omnivit.data.collate import EncodedSample
 from omnivit.data.prepare import Preparer
 from omnivit.errors import DataError
 from omnivit.media.locate import files_of, opened
-from omnivit.run.check_samples import key_of, spread, without_media
+from omnivit.run.check_samples import exactly, key_of, look_at_all
 
 _ROOM = 8
 """Records are encoded up to this multiple of `data.max_length`, to know how long they are."""
+_SPARE = 8
+"""For each example that is shown, records from the start that may become it; others may be bad."""
 _KEPT = 1000
 """Problems and duplicates whose text is kept; all are counted."""
 
@@ -104,13 +106,11 @@ class _Examination:
         self._first: dict[bytes, int] = {}
         self._refused: dict[int, str] = {}
         self._found: dict[int, Example] = {}
-        some = range(len(reader)) if everything and preparer is not None else spread(len(reader))
-        encoded = [self._look(index, preparer) for index in track(some, "reading", "record", patient=True)]
-        self.report.decoded = sum(one is not None for one in encoded) if preparer is not None else 0
-        # the other records are encoded with stand-ins of the shortest media that were seen
-        blind = None if preparer is None else without_media(preparer, [one for one in encoded if one is not None])
-        for index in track(sorted(set(range(len(reader))) - set(some)), "reading", "record", patient=True):
-            self._look(index, blind)
+        if preparer is None:
+            for index in track(range(len(reader)), "reading", "record", patient=True):
+                self._look(index, None)
+        else:
+            self.report.decoded = len(look_at_all(len(reader), preparer, everything, self._look))
         self.report.problems = [Problem(reader.where(i), self._refused[i]) for i in sorted(self._refused)[:_KEPT]]
         self.report.bad = len(self._refused)
         self.report.examples = [self._found[index] for index in sorted(self._found)[:examples]]
@@ -125,7 +125,7 @@ class _Examination:
         except DataError as error:
             self._refused[index] = str(error)
             return None
-        if index < self.examples * _ROOM:  # a few more than are shown: some of them may be bad
+        if index < self.examples * _SPARE:  # a few more than are shown: some of them may be bad
             pieces = _plain(sample) if encoded is None or preparer is None else _labelled(encoded, preparer)
             self._found[index] = Example(self.reader.where(index), tuple(pieces))
         return encoded
@@ -152,14 +152,21 @@ class _Examination:
             raise refusal
 
     def _encode(self, sample: Sample, preparer: Preparer) -> EncodedSample:
+        assert self.preparer is not None
+        return exactly(lambda chosen: self._measured(sample, chosen), preparer, self.preparer)
+
+    def _measured(self, sample: Sample, preparer: Preparer) -> EncodedSample:
         """The record as it is trained on; its length counts before it is cut."""
         roomy = replace(preparer, max_length=_ROOM * preparer.max_length, truncate=False)
         try:
             complete = roomy(sample)
-        except DataError:
-            return preparer(sample)  # it says why, by the limit of the recipe
-        fitting = complete if len(complete.ids) <= preparer.max_length else preparer(sample)
-        self.report.cut += fitting is not complete
+        except DataError:  # bad by the recipe's own limit too, unless it is only too long for this look
+            complete = fitting = preparer(sample)
+            cut = True
+        else:
+            cut = len(complete.ids) > preparer.max_length
+            fitting = preparer(sample) if cut else complete
+        self.report.cut += cut
         self.report.lengths.append(len(complete.ids))
         self.report.supervised += int((complete.labels != IGNORE).sum())
         return fitting
@@ -167,7 +174,7 @@ class _Examination:
 
 def _open_files(media: Media) -> None:
     """Raise MediaError where a file of a medium cannot be opened. Objects in memory are not checked."""
-    if not isinstance(media.source, (str, bytes, list, tuple)):
+    if not isinstance(media.source, (str, bytes, list, tuple, Frames)):
         return
     for file in files_of(media):
         opened(file).close()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests_support import picture_record, text_record, write_jsonl
 
@@ -114,3 +115,46 @@ def test_a_reader_with_options(data: Callable[..., Outcome], data_root: Path) ->
     options = ("slots={image: '{file}'}", "question=Which colour?", "answer='{what}'")
     status, out, _ = data(table, "--reader", "qa", *(part for option in options for part in ("--option", option)))
     assert status == 0 and "image: 2 media, all files exist" in out and "Which colour?" in out and "[[red]]" in out
+
+
+def test_a_record_whose_medium_is_shorter_than_those_that_were_decoded_is_good(
+    data: Callable[..., Outcome], data_root: Path, recipe_file: Path
+) -> None:
+    """Only 16 of the 17 media are decoded; with the tokens of these, the last record would be too long."""
+    records = []
+    for number in range(17):
+        long = number < 16
+        np.save(data_root / f"{number}.npy", np.ones((300 if long else 1, 24), dtype=np.float32))
+        part = {"type": "image", "image": f"{number}.npy"}
+        text = {"type": "text", "text": "short" if long else "long " * 60}
+        question = {"role": "user", "content": [part, text]}
+        records.append({"messages": [question, {"role": "assistant", "content": "yes"}]})
+    write_jsonl(data_root / "features.jsonl", records)
+    text = recipe_file.read_text(encoding="utf-8")
+    begin, end = text.index("      encoder:"), text.index("      adapter:")
+    recipe_file.write_text(
+        f"{text[:begin]}      encoder: {{name: features, width: 24}}\n{text[end:]}", encoding="utf-8"
+    )
+    status, out, _ = data(data_root / "features.jsonl", "--recipe", recipe_file, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["bad"] == 0 and found["tokens"]["decoded"] == 16
+    assert sum(column["records"] for column in found["tokens"]["histogram"]) == 17
+
+
+def test_a_record_far_above_the_limit_is_counted_as_cut(
+    data: Callable[..., Outcome], data_root: Path, recipe_file: Path
+) -> None:
+    file = data_root / "train.jsonl"
+    write_jsonl(file, [text_record("long", "Say it", "it " * 3000)])
+    cutting = recipe_file.with_name("cut.yaml")
+    cutting.write_text(f"extends: {recipe_file.name}\ndata: {{truncate: true}}\n", encoding="utf-8")
+    found = json.loads(data(file, "--recipe", cutting, "--json")[1])
+    assert (found["bad"], found["tokens"]["cut"]) == (0, 1)
+
+
+def test_frames_in_files_are_looked_for(data: Callable[..., Outcome], data_root: Path) -> None:
+    record = {"video": ["red.png", "blue.png", "lost.png"], "conversations": [
+        {"from": "human", "value": "<video>\nWhat changes?"}, {"from": "gpt", "value": "The colour."}]}  # fmt: skip
+    write_jsonl(data_root / "frames.jsonl", [record])
+    status, out, _ = data(data_root / "frames.jsonl", "--reader", "llava")
+    assert status == 1 and "video: 1 media, 1 missing" in out and "lost.png" in out

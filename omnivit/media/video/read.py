@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -162,10 +162,7 @@ class _Files:
 @contextmanager
 def _opened_files(media: Media) -> Iterator[_Files]:
     """Open the files of a video. Raises MediaError if there are too many files, or one cannot be opened."""
-    fps = None
-    if isinstance(media.source, Frames):
-        fps = media.source.fps
-        media = replace(media, source=media.source.paths)
+    fps = media.source.fps if isinstance(media.source, Frames) else None
     frames = files_of(media)
     if not 0 < len(frames) <= MAX_FRAME_FILES:
         raise MediaError(
