@@ -49,8 +49,12 @@ def test_this_machine_is_measured_once_and_left_as_it_was() -> None:
 def test_the_rate_is_that_of_real_products() -> None:
     """A product of twice the rows takes about twice the time that the rate foretells; it is no constant."""
     a, b = torch.ones(1024, 576), torch.ones(1536, 576)
-    least = precision._best(lambda: torch.nn.functional.linear(a, b), 0.05)  # on one thread, as conftest sets it
-    assert 2e-9 * 1024 * 576 * 1536 / least == pytest.approx(measure().gflops["float32"], rel=0.5)
+    products, rates_of_float32 = [], []
+    for _ in range(3):  # in turn, and the best of each: work beside slows some of them, and not the others
+        least = precision._best(lambda: torch.nn.functional.linear(a, b), 0.05)  # on one thread, as conftest sets it
+        products.append(2e-9 * 1024 * 576 * 1536 / least)
+        rates_of_float32.append(measure.__wrapped__().gflops["float32"])  # now, not when this process first did
+    assert max(products) == pytest.approx(max(rates_of_float32), rel=0.5)
 
 
 @pytest.mark.parametrize(
