@@ -15,7 +15,7 @@ from omnivit.contracts.sample import Sample
 from omnivit.data import privacy
 from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
-from omnivit.errors import DataError, PluginError, RecipeError
+from omnivit.errors import DataError, PluginError, RecipeError, suggest
 from omnivit.evaluate.choosing import candidates_of, choose
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference
 from omnivit.evaluate.heads import head_losses
@@ -54,6 +54,8 @@ class Questions:
 
     samples: tuple[Sample, ...]
     refused: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    """Of the samples in their file, from 0."""
 
 
 def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path) -> dict[str, Score]:
@@ -70,15 +72,14 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
     files = [_open(source, data_root, assistant) for source in evaluation.data]
     scores: dict[str, Score] = {}
     for name in evaluation.conditions:
-        answered = [
-            ask(assistant, file.samples, name, evaluation.max_new_tokens, evaluation.batch_size, evaluation.choices)
-            for file in files
-        ]
-        total = score([each for part in answered for each in part], _refused(files), evaluation.metric)
+        answered = [_ask_file(assistant, evaluation, number, file, name) for number, file in enumerate(files)]
+        everything = tuple(each for part in answered for each in part)
+        total = score(everything, _refused(files), evaluation.metric)
         parts = {source.path: score(part) for source, part in zip(evaluation.data, answered, strict=True)}
-        asked = [each.sample for part in answered for each in part]
+        asked = [each.sample for each in everything]
         heads = head_losses(assistant.model, assistant.preparer, asked, _joined(files), evaluation.batch_size)
-        scores[name] = replace(total, by_file=parts if len(parts) > 1 else {}, heads=heads, choices=evaluation.choices)
+        by_file = parts if len(parts) > 1 else {}
+        scores[name] = replace(total, by_file=by_file, heads=heads, choices=evaluation.choices, answers=everything)
     if evaluation.linear_probe:
         train = [_open(source, data_root, assistant) for source in evaluation.linear_probe]
         accuracy = linear_probe(
@@ -116,6 +117,20 @@ def check_evaluation(evaluation: Evaluation, data_root: str | Path, where: Where
             reader = open_source(source, data_root, place / name / number)
             if name == "data" and evaluation.choices != GENERATE:
                 _check_choices(reader, source.limit)
+            if name == "data" and evaluation.by is not None:
+                _check_key(reader, evaluation.by, place / "by")
+
+
+def _check_key(reader: Reader, key: str, where: Where) -> None:
+    """Raise RecipeError where the first good record of a file lacks the key that answers are grouped by."""
+    for number in range(len(reader)):
+        try:
+            keys = reader[number].extra
+        except DataError:
+            continue
+        if key not in keys:
+            raise RecipeError(f"{where}: the records have no key {key!r} beside their messages; {suggest(key, keys)}")
+        return
 
 
 def _check_choices(reader: Reader, limit: int | None) -> None:
@@ -142,10 +157,11 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
     data = assistant.recipe.data
     skip = data.on_bad_sample == "skip"
     count = len(reader) if limit is None else min(limit, len(reader))
-    samples, refused = [], []
+    samples, numbers, refused = [], [], []
     for i in range(count):
         try:
             samples.append(_checked(reader[i], assistant.preparer, media=skip))
+            numbers.append(i)
         except DataError as error:
             if not skip:
                 raise
@@ -158,7 +174,7 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
     if not samples:
         why = f"All {count} are bad. The last one: {refused[-1]}" if refused else "`limit` is 0."
         raise DataError(f"There is no sample to evaluate. {why}")
-    return Questions(tuple(samples), tuple(refused))
+    return Questions(tuple(samples), tuple(refused), tuple(numbers))
 
 
 def ask(
@@ -196,6 +212,18 @@ def ask(
         else:
             answers = assistant.answer(asked, max_new_tokens, batch_size, done)
     return [Answered(*each) for each in zip(asked, references, answers, strict=True)]
+
+
+def _ask_file(
+    assistant: Answerer, evaluation: Evaluation, file_number: int, questions: Questions, condition: str
+) -> list[Answered]:
+    """Ask the questions of one file; each answer knows its place in the recipe's data."""
+    settings = evaluation.max_new_tokens, evaluation.batch_size, evaluation.choices
+    answered = ask(assistant, questions.samples, condition, *settings)
+    return [
+        replace(each, place=f"sample {number} of evaluation.data[{file_number}]")
+        for each, number in zip(answered, questions.numbers, strict=True)
+    ]
 
 
 def _open(source: DataSource, data_root: str | Path, assistant: Answerer) -> Questions:

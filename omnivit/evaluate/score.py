@@ -23,6 +23,8 @@ class Answered:
     """As it was asked: without its last answer, with the media of the condition."""
     reference: str
     prediction: str
+    place: str = ""
+    """The number of the sample and its data source: its only name where `data.privacy` is true."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Score:
     """`HEAD.LOSS` -> its mean over the targets of given answers."""
     choices: str = "generate"
     """How the questions were answered: see `evaluation.choices`."""
+    answers: tuple[Answered, ...] = field(default=(), repr=False)
+    """All questions with their answers, in the order of the files; of a linear probe none."""
 
     @property
     def accuracy(self) -> Interval:

@@ -265,6 +265,9 @@ class Evaluation:
     metric: str = "accuracy"
     """A metric that is computed in addition to exact matches (`accuracy`) and token F1: the name of a plugin, such as
     `word_error_rate` for transcripts."""
+    by: str | None = None
+    """A key of the records, such as `scanner` or `task`: the report has the accuracy for each of its values. Default:
+    for each reference answer, where the answers of the file are few and short, as classes are."""
     max_new_tokens: Count = 16
     batch_size: Count = 16
     choices: Choices = "generate"

@@ -5,7 +5,9 @@ RUN/provenance.json      what the run was made with (see omnivit.run.provenance)
 RUN/start.safetensors    with `init_from`: the weights that it began with (see omnivit.run.start)
 RUN/checkpoints/         one folder a checkpoint (see omnivit.train.checkpoint)
 RUN/logs/                CSV and TensorBoard, one folder a stage
-RUN/report.md, report.json, loss.png
+RUN/report.md, report.json, loss.png, confusion.png
+RUN/answers.jsonl        the answers of the evaluation (see omnivit.run.answers)
+RUN/pictures/            small images of wrong answers, for report.md
 RUN/.lock                who trains it (see omnivit.run.lock)
 """
 
@@ -29,7 +31,8 @@ from omnivit.train.checkpoint import CHECKPOINTS
 
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
-       "precision.json", "start.safetensors", "report.md", "report.json", "loss.png")  # fmt: skip
+       "precision.json", "start.safetensors", "report.md", "report.json", "loss.png", "confusion.png",
+       "answers.jsonl", "pictures/wrong-*.png")  # fmt: skip
 """What training writes into a run folder in addition to the recipe, and may therefore remove from it. Other files in
 the folder are never touched."""
 

@@ -13,6 +13,7 @@ from omnivit.evaluate.run import evaluate
 from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Recipe
 from omnivit.run import folder
+from omnivit.run.answers import answers_of, write_answers
 from omnivit.run.assistant import Assistant
 from omnivit.run.report import write_report
 from omnivit.run.runner import train
@@ -37,6 +38,10 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
         print(console_table(scores))
     curves = loss_curves(path, [stage.name for stage in recipe.stages])
     with folder.explained(path):
+        if recipe.evaluation is not None:
+            answers = answers_of(scores, recipe.data.root, recipe.evaluation.by)
+            places = [each.place for score in scores.values() for each in score.answers]
+            write_answers(path, answers, places, recipe.data.privacy)
         plot_losses(path, curves, {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results})
         write_report(path, recipe, scores, results, peak_memory_mb(), curves)
     print(f"Report: {path / 'report.md'}")

@@ -16,12 +16,13 @@ from omnivit.data.chat import Chat
 from omnivit.data.module import open_source
 from omnivit.data.prepare import Preparer
 from omnivit.data.wording import Wordings
-from omnivit.errors import DataError, OmniVitError, RecipeError
+from omnivit.errors import CheckpointError, DataError, OmniVitError, RecipeError
 from omnivit.evaluate.run import check_evaluation, evaluate
 from omnivit.model.omni import OmniModel
 from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import DataSource, Evaluation, Recipe
 from omnivit.run import folder
+from omnivit.run.answers import Medium, answers_of, read_answers, write_answers
 from omnivit.run.assistant import load
 from omnivit.run.train import train_and_report
 
@@ -175,3 +176,31 @@ def test_training_ends_with_a_report(
     assert record["stages"][0]["first_loss"] > 0 and record["seconds"] > 0
     assert (path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "| torch |" in (path / "report.md").read_text()
+    answers = list(read_answers(path))
+    assert [each.condition for each in answers] == ["true"] * 4 + ["shuffled"] * 4 + ["none"] * 4
+    assert answers[0].question == "Which colour?" and answers[0].media == (Medium("image", "red.png"),)
+    assert answers[0].origin == "train.jsonl:1" and [each.reference for each in answers[:2]] == ["red", "green"]
+    assert sum(each.right for each in answers[:4]) == 4 * record["accuracy"]["true"]["mean"]
+    assert str(tmp_path) not in (path / "answers.jsonl").read_text()
+
+
+def test_answers_without_content_of_records(looking: Looking, data_root: Path, tmp_path: Path) -> None:
+    scores = evaluate(looking, Evaluation([DataSource("train.jsonl", limit=3)], ["true"], batch_size=1), data_root)
+    places = [each.place for each in scores["true"].answers]
+    write_answers(tmp_path, answers_of(scores, str(data_root)), places, private=True)
+    text = (tmp_path / "answers.jsonl").read_text()
+    assert [each.id for each in read_answers(tmp_path)] == [f"sample {k} of evaluation.data[0]" for k in range(3)]
+    assert not any(word in text.lower() for word in ('"red', "green", "colour", "png", "train.jsonl", "p1"))
+    (tmp_path / "answers.jsonl").write_text(text + "{}\n")
+    with pytest.raises(CheckpointError, match="line 4: this is not an answer"):
+        list(read_answers(tmp_path))
+
+
+def test_answers_are_grouped_by_a_key_of_the_records(looking: Looking, data_root: Path) -> None:
+    records = [{**picture_record(f"p{k}", "red.png", "red"), "scanner": "AB"[k % 2]} for k in range(4)]
+    write_jsonl(data_root / "scans.jsonl", records)
+    asked = Evaluation([DataSource("scans.jsonl")], ["true"], batch_size=1, by="scanner")
+    scores = evaluate(looking, asked, data_root)
+    assert [each.group for each in answers_of(scores, str(data_root), "scanner")] == ["A", "B", "A", "B"]
+    with pytest.raises(RecipeError, match=r"evaluation.by: the records have no key 'scaner' .* did you mean 'scanner'"):
+        check_evaluation(Evaluation([DataSource("scans.jsonl")], by="scaner"), data_root)
