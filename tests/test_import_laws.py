@@ -31,6 +31,7 @@ ORDER = (
     {"data"},
     {"model"},
     {"train", "evaluate"},
+    {"engine"},
     {"run", "testing", "scaffold"},
     {"commands"},
     {"cli", "plugin"},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.combining import tokens_of_media
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
+from omnivit.engine import GREEDY, Engine, Request, Sampling
 from omnivit.errors import CheckpointError, DataError, suggest
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.device import device_named
@@ -33,12 +34,12 @@ from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.registry.versions import warn_once
 from omnivit.run import provenance
+from omnivit.run.answering import Answering
 from omnivit.run.folder import RECIPE, no_run, require_plugins
-from omnivit.run.listener import Listener
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.reply import Reply, message_of, read_heads
 from omnivit.run.start import started
-from omnivit.run.stopping import cut
+from omnivit.run.stopping import Answer, cut
 from omnivit.run.trust import require as require_trust
 from omnivit.seeds import seeded
 from omnivit.train.checkpoint import CHECKPOINTS
@@ -50,33 +51,6 @@ from omnivit.train.merging import merging_stages, restore
 TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. A temperature of 0 takes the likeliest: the same question gives the same answer."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    """Of the draws; None: torch's global generator, which goes on from where it stands."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise DataError(
-                f"temperature is {self.temperature}, but must not be negative; 0 is greedy, 1 the model's distribution."
-            )
-        if not 0 < self.top_p <= 1:
-            raise DataError(f"top_p is {self.top_p}, but must be greater than 0 and at most 1.")
-
-    def options(self) -> dict[str, Any]:
-        """Options of `LanguageModel.generate`; every one that a model folder might set otherwise is named."""
-        if self.temperature == 0:
-            return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        return {"do_sample": True, "num_beams": 1, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-
-
-GREEDY = Sampling()
 
 
 def load(run: str | Path, device: str | None = None, trust: bool = False, checkpoint: str | None = None) -> Assistant:
@@ -132,6 +106,8 @@ class Assistant:
 
     Attributes:
         slots: the input slots that questions may have media for.
+        engine: answers questions in a thread of its own, which runs while there are any. Assign another one for other
+            numbers of requests that run and wait.
     """
 
     def __init__(self, model: OmniModel, preparer: Preparer, recipe: Recipe) -> None:
@@ -140,6 +116,7 @@ class Assistant:
             preparer, max_length=self.context, truncate=False, reads_targets=False, too_long=TOO_LONG
         )
         self.slots = tuple(preparer.slots)
+        self.engine = Engine(self.model, preparer.chat)
 
     @property
     def context(self) -> int:
@@ -220,15 +197,48 @@ class Assistant:
         Raises:
             DataError: unreadable media, or too long for the LLM's context.
         """
+        answering = self.start(messages, max_new_tokens=max_new_tokens, sampling=sampling)
+        try:
+            if on_text is not None:
+                for piece in answering:
+                    on_text(piece)
+            return answering.reply()
+        finally:
+            answering.cancel()  # where the caller was interrupted; else it is complete
+
+    def start(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+    ) -> Answering:
+        """Begin an answer, and return while it grows in the engine's thread; several grow at once.
+
+        Args:
+            messages, max_new_tokens, sampling: as for `respond`.
+            stop: texts that end the answer, besides those of the template.
+            logprobs: the number of the likeliest alternatives to report for each token (`answering.generated`); 0: the
+                log-probability of the token alone.
+
+        Raises:
+            DataError: unreadable media, or too long for the LLM's context.
+            EngineBusy: too many others wait.
+        """
         encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
-        chat = self.preparer.chat
-        listener = None if on_text is None else Listener(self._text, on_text, chat.stop_texts)
-        answer = cut(self.generate([encoded], max_new_tokens, sampling, listener)[0].tolist(), chat)
-        text = answer.text.strip()
-        if listener is not None:
-            listener.finish(text)
-        reply = Reply(text, message_of(answer, chat), read_heads(self.model, encoded, answer.ids, chat))
-        return reply.with_areas(self.preparer.areas_in(text, [m for turn in messages for m in turn.media()]))
+        chat, media = self.preparer.chat, [medium for turn in messages for medium in turn.media()]
+
+        def read(answer: Answer) -> Reply:
+            text = answer.text.strip()
+            with self.engine.exclusive():
+                predictions = read_heads(self.model, encoded, answer.ids, chat)
+            reply = Reply(text, message_of(answer, chat), predictions)
+            return reply.with_areas(self.preparer.areas_in(text, media))
+
+        request = Request(encoded, max_new_tokens, sampling, tuple(stop), logprobs)
+        return Answering(self.engine.submit(request), chat, read)
 
     def answer(
         self,
@@ -332,16 +342,15 @@ class Assistant:
         samples: Sequence[EncodedSample],
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
-        listener: Listener | None = None,
     ) -> Tensor:
         """Prompts that end with the generation prompt -> new token ids [B, new], padded after each answer's end."""
         chat = self.preparer.chat
         llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
-        options = sampling.options() | {"max_new_tokens": max_new_tokens, "streamer": listener}
+        options = sampling.options() | {"max_new_tokens": max_new_tokens}
         if chat.stop_texts:  # only then: an LLM written for an earlier version may have no such option
             options["stop"] = chat.stop_texts
-        with seeded(sampling.seed, devices=True):
+        with self.engine.exclusive(), seeded(sampling.seed, devices=True):
             embeds, context = self.model.embed(batch)
             return llm.generate(
                 embeds,
@@ -356,7 +365,8 @@ class Assistant:
     @torch.inference_mode()
     def _score(self, samples: Sequence[EncodedSample]) -> list[Tensor]:
         batch = self._collate(samples)
-        log_probs = token_log_probs(self.model(batch).logits, batch).cpu()
+        with self.engine.exclusive():
+            log_probs = token_log_probs(self.model(batch).logits, batch).cpu()
         return list(torch.split(log_probs, batch.targets().sum(dim=1).tolist()))
 
     def _collate(self, samples: Sequence[EncodedSample], pad_left: bool = False) -> Batch:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
 from omnivit.run.stopping import before_stop
 
 
 class Listener:
-    """Turns token ids into text while they come; what `transformers.generate` calls a streamer.
+    """Turns token ids into text while they come.
 
     Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
     answer, not the beginning of a text that may end it (`stops`).
@@ -23,14 +21,11 @@ class Listener:
         self._ids: list[int] = []
         self._told = ""
 
-    def put(self, ids: Tensor) -> None:
-        """Take the next ids; of a prompt in embeddings there are none."""
-        self._ids += ids.flatten().tolist()
+    def put(self, ids: Sequence[int]) -> None:
+        """Take the next ids."""
+        self._ids += ids
         text = self._decode(self._ids).rstrip("\ufffd").rstrip()
         self.finish(before_stop(text, self._stops).rstrip())
-
-    def end(self) -> None:
-        """The last id has come; `finish` tells what is left."""
 
     def finish(self, text: str) -> None:
         """Tell what of `text` has not been told."""

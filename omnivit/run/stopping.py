@@ -24,12 +24,12 @@ class Answer:
     """Its text; with the characters before the stop text in the token in which that begins."""
 
 
-def cut(ids: Sequence[int], chat: Chat) -> Answer:
-    """New ids [n], padding after the end included, -> the answer."""
+def cut(ids: Sequence[int], chat: Chat, stops: Sequence[str] = ()) -> Answer:
+    """New ids [n], padding after the end included, -> the answer; `stops` end it besides the texts of the template."""
     end = next((place for place, id in enumerate(ids) if id in chat.stop_ids), len(ids))
     answer = list(ids[:end])
     text = chat.decode(answer)
-    places = [place for stop in chat.stop_texts if (place := text.find(stop)) >= 0]
+    places = [place for stop in (*chat.stop_texts, *stops) if (place := text.find(stop)) >= 0]
     if not places:
         return Answer(answer, text)
     text = text[: min(places)]

@@ -1,0 +1,202 @@
+"""The engine thread: takes requests of many callers and lets one model answer them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from omnivit.contracts.generate import stopping
+from omnivit.contracts.llm import LanguageModel
+from omnivit.data.chat import Chat
+from omnivit.data.collate import collate
+from omnivit.engine.alone import continued
+from omnivit.engine.request import EngineBusy, Generation, Request
+from omnivit.engine.row import Row
+from omnivit.errors import DataError, OmniVitError
+from omnivit.model.omni import OmniModel
+
+LINGER = 1.0
+"""Seconds that the thread waits for another request before it ends; the next request starts a new one."""
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers requests in a thread of its own, which runs while there are requests.
+
+    Args:
+        model: in `eval()`.
+        chat: of the model.
+        slots: the most requests that run together.
+        queue: the most requests that wait besides.
+        media_cache_mb: memory for encoded media that later requests may use again, in MB; 0: none.
+    """
+
+    def __init__(
+        self, model: OmniModel, chat: Chat, *, slots: int = 8, queue: int = 64, media_cache_mb: int = 256
+    ) -> None:
+        self.model, self.chat, self.slots, self.queue = model, chat, slots, queue
+        self.media_cache_mb = media_cache_mb
+        self.inputs = tuple(model.encoders)
+        self._changed = threading.Condition()
+        self._waiting: deque[Generation] = deque()
+        self._running: list[Row] = []
+        self._tokens = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._turn = threading.Condition()
+        self._guests, self._in_use = 0, False
+
+    def submit(self, request: Request) -> Generation:
+        """Take a request; its answer comes through what is returned.
+
+        Raises:
+            DataError: prompt and answer do not fit into the LLM's context.
+            EngineBusy: the queue is full.
+            OmniVitError: the engine is closed.
+        """
+        self._check(request)
+        generation = Generation(request, self._cancelled)
+        with self._changed:
+            if self._closed:
+                raise OmniVitError("The engine is closed, and takes no requests.")
+            if len(self._waiting) + len(self._running) >= self.slots + self.queue:
+                raise EngineBusy(
+                    f"The queue is full: {len(self._running)} requests run, and {len(self._waiting)} wait. "
+                    f"Ask again later, or raise `slots` or `queue`."
+                )
+            self._waiting.append(generation)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="omnivit-engine", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return generation
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine does now, and has done: running, waiting, tokens, kind."""
+        with self._changed:
+            return {
+                "kind": "one at a time",
+                "running": len(self._running),
+                "waiting": len(self._waiting),
+                "tokens": self._tokens,
+                "media_hits": 0,
+                "media_misses": 0,
+                "media_mb": 0.0,
+            }
+
+    def close(self) -> None:
+        """Cancel all requests, and take no more."""
+        with self._changed:
+            self._closed = True
+            generations = [*self._waiting, *(row.generation for row in self._running)]
+            thread = self._thread
+            self._changed.notify_all()
+        for generation in generations:
+            generation.cancel()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Inside, the model is the caller's: the engine rests between two of its steps."""
+        with self._turn:
+            self._guests += 1
+            self._turn.wait_for(lambda: not self._in_use)
+            self._in_use = True
+        try:
+            yield
+        finally:
+            self._hand_back(guests=1)
+
+    def _hand_back(self, guests: int = 0) -> None:
+        with self._turn:
+            self._guests -= guests
+            self._in_use = False
+            self._turn.notify_all()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """As `exclusive`, for the engine itself: others go first."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._in_use and not self._guests)
+            self._in_use = True
+        try:
+            yield
+        finally:
+            self._hand_back()
+
+    def _check(self, request: Request) -> None:
+        llm = self.model.llm
+        assert isinstance(llm, LanguageModel)
+        length = len(request.prompt.ids)
+        if request.max_new_tokens < 1:
+            raise DataError(f"max_new_tokens is {request.max_new_tokens}, but must be at least 1.")
+        if llm.context is not None and length + request.max_new_tokens > llm.context:
+            raise DataError(
+                f"{request.prompt.name}: {length} tokens and up to {request.max_new_tokens} of the answer do not fit "
+                f"into the LLM's context of {llm.context}."
+            )
+
+    def _cancelled(self, generation: Generation) -> None:
+        with self._changed:
+            waits = generation in self._waiting
+            if waits:
+                self._waiting.remove(generation)
+        if waits:
+            generation.end("cancelled")
+
+    def _serve(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._has_work():
+                    with self._in_turn():
+                        self._work()
+        except BaseException as error:  # nobody may wait for a thread that is gone
+            _log.exception("the engine thread broke; all of its requests fail")
+            self._fail_all(error)
+
+    def _has_work(self) -> bool:
+        """Wait for requests; False: there are none, and the thread ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._running or self._closed, LINGER)
+            if self._waiting or self._running:
+                return True
+            self._thread = None
+            return False
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            generations = [*(row.generation for row in self._running), *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+            self._thread = None
+        for generation in generations:
+            generation.end(None, error)
+
+    def _work(self) -> None:
+        with self._changed:
+            if not self._waiting:
+                return
+            generation = self._waiting.popleft()
+            stops = self.chat.stop_texts
+            llm = self.model.llm
+            assert isinstance(llm, LanguageModel)
+            device = next(self.model.parameters()).device
+            row = Row(generation, self.chat, stopping(llm.tokenizer(), stops) if stops else None, device)
+            self._running.append(row)
+        try:
+            batch = collate([row.request.prompt], self.inputs, self.chat.pad_id, pad_left=True).to(device)
+            embeds, context = self.model.embed(batch)
+            continued(self.model, self.chat, row, (batch, embeds, context), self.inputs)
+        except Exception as error:
+            generation.end(None, error)
+        with self._changed:
+            self._tokens += len(row.ids)
+            self._running.remove(row)
+        row.close()
