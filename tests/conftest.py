@@ -12,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny models lose more to th
 import pytest
 from PIL import Image
 from registry_support import GROUP, Install, installing
+from run_support import train_tiny
 from tests_support import COLOURS, RECIPE, picture_record, text_record, write_jsonl
 
 
@@ -57,3 +58,9 @@ def eyes() -> Any:
     from omnivit.registry import Registry
 
     return Registry(GROUP, "eyebase:Eye")
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two short stages have trained and an evaluation has scored. Tests copy it before they change it."""
+    return train_tiny(tmp_path_factory.mktemp("trained"), "run")

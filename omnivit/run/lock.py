@@ -13,13 +13,15 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from omnivit.errors import CheckpointError
+from omnivit.errors import CheckpointError, Interrupted
 from omnivit.run.folder import LOCK, explained
 
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+"""How the process that held a run last has ended; without an entry it was killed."""
 _held: set[int] = set()
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,10 @@ def hold(run: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _holder().encode(), 0)
         yield
+        _note_end(descriptor, FINISHED)
+    except BaseException as error:
+        _note_end(descriptor, STOPPED if isinstance(error, (Interrupted, KeyboardInterrupt)) else FAILED)
+        raise
     finally:
         if descriptor in _held:  # not in a forked child, which has closed it already
             _remove_unused(run, file)
@@ -88,6 +94,24 @@ def is_held(run: Path) -> bool:
         os.close(descriptor)
 
 
+def last_end(run: Path) -> str | None:
+    """How the last process that held a run has ended; None: it still runs, was killed, or never was."""
+    try:
+        return json.loads((run / LOCK).read_text(encoding="utf-8")).get("ended")  # type: ignore[no-any-return]
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _note_end(descriptor: int, ended: str) -> None:
+    """Write into the lock file how its holder ends: the kernel's lock only tells that it has ended."""
+    if descriptor not in _held:  # a forked child, which holds nothing
+        return
+    with suppress(OSError):  # a full disk: the run is then said to have stopped
+        text = _holder(ended).encode()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+
+
 def _locked(descriptor: int, run: Path) -> bool:
     """Take the lock; True where another process has it."""
     try:
@@ -102,9 +126,10 @@ def _locked(descriptor: int, run: Path) -> bool:
     return False
 
 
-def _holder() -> str:
+def _holder(ended: str | None = None) -> str:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}) + "\n"
+    record: dict[str, object] = {"host": socket.gethostname(), "process": os.getpid(), "since": now}
+    return json.dumps(record | ({} if ended is None else {"ended": ended})) + "\n"
 
 
 def _refusal(run: Path, file: Path) -> str:
