@@ -106,15 +106,15 @@ def curves(folder: Path) -> dict[str, Curve]:
     Steps are counted over all stages: the second stage goes on where the first has ended. Of a step that was done
     again, after a resume, the latest value counts.
     """
-    found: dict[str, dict[int, float]] = {LOSS: {}, VALIDATION_LOSS: {}, LR: {}}
+    values: dict[str, dict[int, float]] = {LOSS: {}, VALIDATION_LOSS: {}, LR: {}}
     offset = 0
     for stage in _stages(_recipe(folder)):
         last = offset
         for name, step, value in _logged(folder, str(stage.get("name"))):
-            found[name][offset + step] = value
+            values[name][offset + step] = value
             last = max(last, offset + step)
         offset = last
-    return {name: sorted(points.items()) for name, points in found.items() if points}
+    return {name: sorted(points.items()) for name, points in values.items() if points}
 
 
 def stage_ends(folder: Path) -> list[tuple[str, int]]:
