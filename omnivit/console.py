@@ -42,7 +42,7 @@ class Display:
         total: number of units.
         unit: name of a unit in lines, such as `step`.
         terminal: whether to draw a bar on standard error; default: whether that is a terminal.
-        say: receives the lines where there is no bar; default: they are printed on standard error.
+        say: receives the lines where there is no bar; default: they are printed on standard error, with the time.
         every: seconds between two lines.
         patient: print nothing about work that ends before the first line is due.
     """
@@ -76,8 +76,18 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=f"{done}/{self.total}  {text}")
             return
+        self._line(done, text, due=done >= self.total and not self._silent)
+
+    def meanwhile(self, done: int, text: str) -> None:
+        """Report something that happens between two units, such as a validation; it is no unit itself."""
+        if self._bar is not None:
+            self._bar.update(self._task, text=f"{done}/{self.total}  {text}")
+        else:
+            self._line(done, text, due=False)
+
+    def _line(self, done: int, text: str, due: bool) -> None:
         now = time.monotonic()
-        if self._said is None or now - self._said >= self.every or (done >= self.total and not self._silent):
+        if self._said is None or now - self._said >= self.every or due:
             self._said, self._silent = now, False
             self._say(f"{self.label}: {self.unit} {done}/{self.total}  {text}".rstrip())
 
@@ -142,7 +152,8 @@ def joined(parts: Iterable[str]) -> str:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Print a line with the time of day, which logs without a terminal need."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -49,6 +49,8 @@ class EncodedSample:
     """In reading order."""
     seconds: tuple[float, ...] = ()
     """The seconds that reading and preparing each medium took; they change no tensor."""
+    source: int = 0
+    """The number of its data source."""
 
 
 def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:

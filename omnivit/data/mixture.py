@@ -77,10 +77,14 @@ class Mixture:
 
     def locate(self, i: int) -> tuple[Reader, int]:
         """The source of global index `i`, and the sample's index in it."""
+        k = self.source_of(i)
+        return self.readers[k], int(i) - int(self._ends[k]) + self.sizes[k]
+
+    def source_of(self, i: int) -> int:
+        """The number of the source of global index `i`."""
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} is out of range: the mixture has {len(self)} samples")
-        k = int(np.searchsorted(self._ends, i, side="right"))
-        return self.readers[k], int(i) - int(self._ends[k]) + self.sizes[k]
+        return int(np.searchsorted(self._ends, i, side="right"))
 
     def lengths(self) -> tuple[Ints, Ints]:
         """Approximate bytes of text [N] and number of media [N]."""

@@ -57,6 +57,10 @@ class MicroBatch:
     """In a stage that trains heads: head -> its targets in the entire step on this rank; `lm` -> supervised tokens."""
     loading: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """Slot -> the number of its media, and the seconds that reading and preparing them took."""
+    slowest: tuple[tuple[float, str, str], ...] = ()
+    """The medium of each slot that took longest: seconds, slot, name of its sample."""
+    sources: tuple[int, ...] = ()
+    """The number of the data source of each sample in the batch."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         return replace(self, batch=self.batch.to(device) if self.batch else None)
@@ -152,12 +156,13 @@ class PreparedSamples(Dataset["EncodedSample | BadSample"]):
             encoded = self.preparer(self.mixture[position], seed)
         except DataError as error:
             return BadSample(privacy.reason(error, self._place(position), self.private))
-        return replace(encoded, name=self._place(position)) if self.private else encoded
+        name = self._place(position) if self.private else encoded.name
+        return replace(encoded, name=name, source=self.mixture.source_of(position))
 
     def _place(self, position: int) -> str:
         """The sample's number, from 0, and that of its data source."""
-        reader, number = self.mixture.locate(position)
-        return f"sample {number} of data[{self.mixture.readers.index(reader)}]"
+        _, number = self.mixture.locate(position)
+        return f"sample {number} of data[{self.mixture.source_of(position)}]"
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ class Collator:
         batch = collate(good, self.slots, self.pad_id) if good else None
         if batch is not None and get_worker_info() is not None:  # it has to cross a process
             batch = packed(batch)
-        return MicroBatch(batch, refused, loading=_loading(good))
+        sources = tuple(sample.source for sample in good)
+        return MicroBatch(batch, refused, loading=_loading(good), slowest=_slowest(good), sources=sources)
 
 
 def _loading(samples: Sequence[EncodedSample]) -> dict[str, tuple[int, float]]:
@@ -184,6 +190,16 @@ def _loading(samples: Sequence[EncodedSample]) -> dict[str, tuple[int, float]]:
             count, total = loading.get(span.slot, (0, 0.0))
             loading[span.slot] = count + 1, total + seconds
     return loading
+
+
+def _slowest(samples: Sequence[EncodedSample]) -> tuple[tuple[float, str, str], ...]:
+    """The medium of each slot that took longest: seconds, slot, name of its sample."""
+    slowest: dict[str, tuple[float, str, str]] = {}
+    for sample in samples:
+        for span, seconds in zip(sample.spans, sample.seconds, strict=True):
+            if seconds > slowest.get(span.slot, (-1.0,))[0]:
+                slowest[span.slot] = seconds, span.slot, sample.name
+    return tuple(slowest.values())
 
 
 class CountedSteps:

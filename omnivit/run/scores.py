@@ -19,6 +19,9 @@ HEADS_HEADER = ("loss of a head", "asked with", "mean", INTERVAL, "targets")
 
 CHOSEN = "Answers are the most probable of each question's candidates (`evaluation.choices: likelihood`)."
 
+MANY_EMPTY = 0.2
+"""The share of empty answers from which the verdict begins with them."""
+
 Scores = Mapping[str, Score]
 """Condition -> score."""
 Row = tuple[str, ...]
@@ -124,7 +127,8 @@ def verdict(scores: Scores) -> list[str]:
         return []
     true = scores["true"].accuracy
     control = next((name for name in CONTROLS if name in scores), None)
-    sentences = [] if control is None else [_compared(scores["true"], scores[control], LABELS[control])]
+    sentences = _emptiness(scores["true"])
+    sentences += [] if control is None else [_compared(scores["true"], scores[control], LABELS[control])]
     if control is not None:
         sentences += _compared_heads(scores["true"], scores[control], LABELS[control])
     if LINEAR_PROBE in scores:
@@ -154,6 +158,18 @@ def _score_row(condition: str, score: Score, metrics: Mapping[str, Metric]) -> R
 def _but_accuracy(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """The metrics whose columns follow the number of questions."""
     return {name: metric for name, metric in metrics.items() if name != ACCURACY}
+
+
+def _emptiness(true: Score) -> list[str]:
+    """A sentence where many answers are empty: then scores say little about media."""
+    empty, count = sum(not each.prediction.strip() for each in true.answers), len(true.answers)
+    if not count or empty < MANY_EMPTY * count:
+        return []
+    those = f"All {count}" if empty == count else f"{empty} of {count}"
+    return [
+        f"{those} answers with the true media are empty: the model ends them before it writes anything, so the scores "
+        "say little about what it sees. Look at the end of answers in the chat template, and at the number of steps."
+    ]
 
 
 def _compared(true: Score, control: Score, label: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from omnivit.evaluate.run import evaluate
 from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Recipe
 from omnivit.run import folder
-from omnivit.run.answers import answers_of, write_answers
 from omnivit.run.assistant import Assistant
 from omnivit.run.report import write_report
+from omnivit.run.report.facts import Facts, facts_of
+from omnivit.run.report.training import validation_curve
 from omnivit.run.runner import train
-from omnivit.run.scores import console_table
+from omnivit.run.scores import Scores, console_table
 from omnivit.train.leader import is_leader
 from omnivit.train.signals import signals
+from omnivit.train.stages import StageResult
 
 
 def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
@@ -28,23 +31,26 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
     signals.all_trained()
     if not is_leader():
         return
-    recipe = run.recipe
-    scores = {}
+    recipe, began = run.recipe, time.perf_counter()
+    scores: Scores = {}
     if recipe.evaluation is not None:
         device = "cpu" if trainer_device(recipe.trainer) == "cpu" else default_device()
         model = run.model.to(device).eval()  # Lightning leaves it on the CPU
         assistant = Assistant(model, run.preparer, recipe)
         scores = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(scores))
-    curves = loss_curves(path, [stage.name for stage in recipe.stages])
+    facts = facts_of(run.model, recipe, time.perf_counter() - began)
     with folder.explained(path):
-        if recipe.evaluation is not None:
-            answers = answers_of(scores, recipe.data.root, recipe.evaluation.by)
-            places = [each.place for score in scores.values() for each in score.answers]
-            write_answers(path, answers, places, recipe.data.privacy)
-        plot_losses(path, curves, {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results})
-        write_report(path, recipe, scores, results, peak_memory_mb(), curves)
+        _write(path, recipe, scores, results, facts)
     print(f"Report: {path / 'report.md'}")
+
+
+def _write(path: Path, recipe: Recipe, scores: Scores, results: Sequence[StageResult], facts: Facts) -> None:
+    """Write the report and its pictures."""
+    curves = loss_curves(path, [stage.name for stage in recipe.stages])
+    skipped = {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results}
+    plot_losses(path, curves, skipped, {stage.name: validation_curve(stage) for stage in results})
+    write_report(path, recipe, scores, results, peak_memory_mb(), curves, facts)
 
 
 def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

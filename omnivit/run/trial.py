@@ -79,7 +79,7 @@ def _stage(run: Run, work: Work, index: int, stage: Stage) -> Part:
     progress = StageProgress(work, show=False)
     fit(run, learning_rates, plan, StagePosition(short, index, plan.steps, plan.distinct), None, [progress])
     # Workers read ahead while the first step prepares: in the long run a step takes no less than they need for it.
-    loading = sum(seconds for _, seconds in progress.waiting.media.values()) / plan.steps
+    loading = sum(seconds for _, seconds in progress.waiting.tally.media.values()) / plan.steps
     each = max(progress.clock.seconds, loading / max(1, run.recipe.data.workers))
     return Part(stage.name, work.stages[index].steps, "step", each)
 

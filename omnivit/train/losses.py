@@ -20,6 +20,9 @@ from omnivit.errors import PluginError
 from omnivit.model.omni import ModelOutput
 from omnivit.recipe import LM
 
+ROWS = 256
+"""Rows of logits whose losses `lm_loss_by_sample` computes together."""
+
 
 def lm_loss_sum(logits: Tensor, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over the supervised tokens, in float32.
@@ -37,6 +40,18 @@ def token_log_probs(logits: Tensor, batch: Batch) -> Tensor:
     labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
     scores = torch.log_softmax(logits.float(), dim=-1)
     return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+@torch.no_grad()
+def lm_loss_by_sample(logits: Tensor, batch: Batch) -> Tensor:
+    """[B] what each sample adds to `lm_loss_sum`, in float32; for reports. A few rows at a time, to need no memory."""
+    labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
+    parts = zip(logits.detach().split(ROWS), labels.split(ROWS), strict=True)
+    losses = [functional.cross_entropy(rows.float(), row_labels, reduction="none") for rows, row_labels in parts]
+    samples = torch.arange(len(batch.labels), device=labels.device)
+    owners = samples.repeat_interleave(batch.targets()[:, :-1].sum(1))
+    sums = torch.zeros(len(samples), device=labels.device)
+    return sums.index_add(0, owners, torch.cat(losses)) if losses else sums
 
 
 def step_loss(output: ModelOutput, batch: Batch, weights: Mapping[str, float], step: Mapping[str, float]) -> Tensor:

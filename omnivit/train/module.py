@@ -27,7 +27,7 @@ from omnivit.seeds import derive_seed, seed_all
 from omnivit.train.finite import StepGuard, gradients_are_finite
 from omnivit.train.freeze import buffers_beside, set_modes
 from omnivit.train.idle_lora import LoraWatch
-from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
+from omnivit.train.losses import check_losses, lm_loss_by_sample, lm_loss_sum, step_loss
 from omnivit.train.optimizer import adamw, schedule_factor
 from omnivit.train.ranks import gathered
 from omnivit.train.state import StagePosition
@@ -52,7 +52,8 @@ class StageModule(LightningModule):
         """Trained parameters in the optimizer's order."""
         self.weights = {name: weight for name, weight in position.stage.losses.items() if weight > 0}
         self.heads = [name for name in self.weights if name != LM]
-        self.window = Window({name: head.losses for name, head in model.named_heads() if name in self.heads})
+        losses = {name: head.losses for name, head in model.named_heads() if name in self.heads}
+        self.window = Window(losses, sources=len(position.stage.data))
         buffers = dict(model.named_buffers())
         self.guard = StepGuard(
             position, nan_budget, [buffers[n] for n in sorted(buffers_beside(model, set(learning_rates)))]
@@ -103,8 +104,20 @@ class StageModule(LightningModule):
         self.lora_watch.look(micro.batch.media)
         total = step_loss(output, micro.batch, self.weights, step)
         self.window.add(total.detach(), len(output.logits), int(micro.batch.attention_mask.sum()))
+        self._count_sources(micro.batch, micro.sources, output)
         self.guard.saw(total, micro.batch.names)
         return total if total.requires_grad else self._no_loss()
+
+    def _count_sources(self, batch: Batch, sources: Sequence[int], output: ModelOutput) -> None:
+        """Note samples, supervised tokens and losses by data source; the losses only where there are several."""
+        count = self.window.source_count
+        owners = torch.tensor(sources, device=output.logits.device)
+        targets = batch.targets()[:, :-1].sum(1)
+        losses = (
+            lm_loss_by_sample(output.logits, batch) if count > 1 else torch.zeros(len(sources), device=owners.device)
+        )
+        columns = torch.stack([torch.ones_like(losses), targets.to(losses.dtype), losses], 1)
+        self.window.count(torch.zeros(count, 3, device=owners.device).index_add(0, owners, columns))
 
     def _ask(self, batch: Batch) -> ModelOutput:
         """The model's output, whose heads' losses are noted."""
@@ -130,6 +143,8 @@ class StageModule(LightningModule):
         broken = float(not gradients_are_finite(parameters))
         (broken, refused), (loss, targets, tokens, heads) = self._sums(broken, float(len(self.refused)))
         self._count_refused(refused > 0)
+        self.position.tally.tokens += round(tokens)
+        self.position.tally.add_sources(self.window.summed_sources)
         loss = loss / max(targets, 1.0)
         self._log_step(optimizer, loss, tokens)
         self.log_dict({f"loss/{name}": value for name, value in heads.items()}, rank_zero_only=True)
@@ -212,10 +227,16 @@ class Window:
 
     Args:
         heads: head -> names of its losses.
+        sources: number of data sources.
+
+    Attributes:
+        summed_sources: samples, supervised tokens and summed loss of each source, over all ranks, after `means`.
     """
 
-    def __init__(self, heads: Mapping[str, Sequence[str]]) -> None:
-        self.heads = heads
+    def __init__(self, heads: Mapping[str, Sequence[str]], sources: int) -> None:
+        self.heads, self.source_count = heads, sources
+        self.summed_sources: list[tuple[float, float, float]] = []
+        self.sources: Tensor = torch.zeros(sources, 3)
         self.began = time.perf_counter()
         self.loss: Tensor | float = 0.0
         self.targets = self.tokens = 0
@@ -233,13 +254,21 @@ class Window:
         for name, loss in losses.items():
             self.noted[f"{head}.{name}"] += loss.detach()
 
+    def count(self, sources: Tensor) -> None:
+        """Add samples, supervised tokens and summed loss of each data source: [sources, 3]."""
+        self.sources = self.sources.to(sources.device) + sources
+
     def sums(self, device: torch.device) -> Tensor:
         """[3 + n] float64: summed loss, target tokens, real tokens; then what `means` takes."""
-        values = [float(self.loss), self.targets, self.tokens, *map(float, self.noted.values())]
+        counts = self.sources.flatten().tolist()
+        values = [float(self.loss), self.targets, self.tokens, *counts, *map(float, self.noted.values())]
         return torch.tensor(values, dtype=torch.float64, device=device)
 
     def means(self, noted: Sequence[float]) -> dict[str, float]:
-        """`HEAD.LOSS` -> mean over the head's targets, for heads that had any."""
+        """`HEAD.LOSS` -> mean over the head's targets, for heads that had any; takes out the sums of the sources."""
+        size = 3 * self.source_count
+        counts, noted = noted[:size], noted[size:]
+        self.summed_sources = list(zip(counts[::3], counts[1::3], counts[2::3], strict=True))
         sums = dict(zip(self.noted, noted, strict=True))
         names = [(head, f"{head}.{loss}") for head, losses in self.heads.items() for loss in losses]
         return {name: sums[name] / sums[head] for head, name in names if sums[head]}
@@ -249,6 +278,7 @@ class Window:
         now = time.perf_counter()
         seconds, self.began = now - self.began, now
         self.loss, self.targets, self.tokens = 0.0, 0, 0
+        self.sources = torch.zeros(self.source_count, 3)
         names = [name for head, losses in self.heads.items() for name in (head, *(f"{head}.{x}" for x in losses))]
         self.noted = dict.fromkeys(names, 0.0)
         return seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,6 +14,7 @@ from omnivit.console import Display, duration, joined
 from omnivit.data.module import MicroBatch
 from omnivit.train.forecast import Clock, Work, left
 from omnivit.train.module import StageModule
+from omnivit.train.tally import Tally
 
 AVERAGED = 20
 """Steps over which loss and speed are averaged."""
@@ -34,7 +35,7 @@ class StageProgress(Callback):
     """
 
     def __init__(self, work: Work, show: bool = True, display: Callable[[str, int], Display] = Display) -> None:
-        self.work, self.clock, self.waiting = work, Clock(), Waiting()
+        self.work, self.clock, self.waiting = work, Clock(), Waiting(Tally())
         self._make = display if show else None
         self._display: Display | None = None
         self._speeds: deque[float] = deque(maxlen=AVERAGED)
@@ -42,6 +43,8 @@ class StageProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         position = pl_module.position
+        position.tally.devices, position.tally.kind = trainer.world_size, trainer.strategy.root_device.type
+        self.waiting = Waiting(position.tally)
         if self._make is not None and trainer.is_global_zero:
             self._display = self._make(position.stage.name, position.total)
         self.clock.start()
@@ -49,7 +52,8 @@ class StageProgress(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         del trainer, pl_module, batch_idx
-        self.waiting.loaded(batch.loading if isinstance(batch, MicroBatch) else {})
+        assert isinstance(batch, MicroBatch)
+        self.waiting.loaded(batch.loading, batch.slowest)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,6 +69,21 @@ class StageProgress(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
         self.clock.pause()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        del outputs, batch, dataloader_idx
+        assert isinstance(pl_module, StageModule)
+        if self._display is not None:
+            count = f"{batch_idx + 1}/{sum(map(int, trainer.num_val_batches))}"
+            self._display.meanwhile(_done(trainer, pl_module), f"validating: batch {count}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
@@ -103,6 +122,7 @@ class StageProgress(Callback):
                     f"loss {sum(recent) / len(recent):.3f}" if recent else "",
                     f"lr {_lr(trainer):.1e}",
                     f"{sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "",
+                    f"waiting for data {share:.0%}" if (share := self.waiting.share) is not None else "",
                     left(self.clock, self.work, position.index, done, validations),
                 )
             ),
@@ -112,13 +132,15 @@ class StageProgress(Callback):
 
 
 class Waiting:
-    """The share of the time in which the model waits for data, and which media take how long to read and prepare."""
+    """The share of the time in which the model waits for data, and which media take how long to read and prepare.
 
-    def __init__(self) -> None:
-        self.waited = self.worked = 0.0
-        self.steps = 0
-        self.media: dict[str, list[float]] = {}
-        """Slot -> number of media, and seconds."""
+    Args:
+        tally: of the stage; the times are added to it.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally, self.steps = tally, 0
+        self._waited = self._worked = 0.0
         self._since = time.monotonic()
         self._said = False
 
@@ -126,36 +148,41 @@ class Waiting:
         """The stage begins. What the first batch takes is not counted: workers start then."""
         self._since = time.monotonic()
 
-    def loaded(self, media: Mapping[str, tuple[int, float]]) -> None:
+    @property
+    def share(self) -> float | None:
+        """The share of the time of this process in which it waited for data; None before the second batch."""
+        seconds = self._waited + self._worked
+        return self._waited / seconds if seconds else None
+
+    def loaded(self, media: Mapping[str, tuple[int, float]], slowest: Sequence[tuple[float, str, str]] = ()) -> None:
         """A batch has come, with its media by slot: how many, and the seconds that they took."""
         now = time.monotonic()
         if self.steps:
-            self.waited += now - self._since
+            self._waited += now - self._since
+            self.tally.waited += now - self._since
         self._since = now
-        for slot, (count, seconds) in media.items():
-            total = self.media.setdefault(slot, [0, 0.0])
-            total[0] += count
-            total[1] += seconds
+        self.tally.loaded(media, slowest)
 
     def computed(self) -> None:
         """The model has done with a batch, or with something else that is no waiting."""
         now = time.monotonic()
         if self.steps:
-            self.worked += now - self._since
+            self._worked += now - self._since
+            self.tally.worked += now - self._since
         self._since = now
         self.steps += 1
 
     def verdict(self) -> str:
         """`waiting for data 62% of the time; the slowest: video, 0.8 s each`, once; else empty."""
-        elapsed = self.waited + self.worked
-        if self._said or self.steps <= WAIT_STEPS or elapsed < WAIT_SECONDS or self.waited < WAIT_SHARE * elapsed:
+        elapsed = self._waited + self._worked
+        if self._said or self.steps <= WAIT_STEPS or elapsed < WAIT_SECONDS or self._waited < WAIT_SHARE * elapsed:
             return ""
         self._said = True
-        share = f"waiting for data {self.waited / elapsed:.0%} of the time"
-        each = {slot: seconds / count for slot, (count, seconds) in self.media.items() if count}
+        share = f"waiting for data {self._waited / elapsed:.0%} of the time"
+        each = {slot: seconds / count for slot, (count, seconds) in self.tally.media.items() if count}
         if not each:
             return share
-        slowest = max(each, key=lambda slot: self.media[slot][1])
+        slowest = max(each, key=lambda slot: self.tally.media[slot][1])
         return f"{share}; the slowest: {slowest}, {_short(each[slowest])} each"
 
 

@@ -34,7 +34,8 @@ from omnivit.train.module import StageModule
 from omnivit.train.precision import SamePrecision
 from omnivit.train.progress import StageProgress
 from omnivit.train.saving import Saver
-from omnivit.train.state import SkippedStep, StagePosition
+from omnivit.train.state import SkippedStep, StagePosition, Validated
+from omnivit.train.tally import Tally
 from omnivit.train.trainer import check_split, stage_trainer
 from omnivit.train.validation import is_owed, make_up
 
@@ -58,6 +59,10 @@ class StageResult:
     """Reason of every skipped sample."""
     not_finite: Sequence[SkippedStep] = ()
     """Steps that were skipped because their loss or gradient was not finite."""
+    validations: Sequence[Validated] = ()
+    """What validations measured."""
+    tally: Tally = field(default_factory=Tally)
+    """Where the time went and what each data source gave."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,16 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
         _recall(position, run.checkpoints)
     if position.step < plan.steps or is_owed(position):
         _fit(run, learning_rates, plan, position, here)
-    return StageResult(stage.name, plan.steps, plan.samples, position.elapsed, position.skipped, position.not_finite)
+    return StageResult(
+        stage.name,
+        plan.steps,
+        plan.samples,
+        position.elapsed,
+        position.skipped,
+        position.not_finite,
+        position.validations,
+        position.tally,
+    )
 
 
 def _fit(run: Run, learning_rates: dict[str, float], plan: StagePlan, position: StagePosition,

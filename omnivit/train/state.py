@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omnivit.recipe import Stage
+from omnivit.train.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class StagePosition:
     """The scale of the loss and its history, with `16-mixed`; else empty."""
     losses: list[float] = field(default_factory=list)
     """Loss of every step that this process took; finite ones only."""
+    tally: Tally = field(default_factory=Tally)
+    """Where the time went and what each data source gave, in all processes."""
 
     seconds: float = 0.0
     """Training time of the processes before this one."""
@@ -111,6 +114,7 @@ class StagePosition:
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], list(state["skipped"])
         self.validated, self.scaler = state.get("validated", 0), state.get("scaler", {})
         self.validations = [Validated.from_json(entry) for entry in state.get("validations", [])]
+        self.tally = Tally.from_json(state.get("tally", {}))
         self.not_finite = [
             SkippedStep(entry["step"], entry["what"], tuple(entry["samples"]), entry["counted"])
             for entry in state.get("not_finite", [])
@@ -129,6 +133,7 @@ class StagePosition:
             "validations": [asdict(past) for past in self.validations],
             "scaler": self.scaler,
             "seconds": self.elapsed,
+            "tally": self.tally.to_json(),
             # Sampler, loader and random generators are functions of these (see omnivit.data.module, train.module):
             "seed": seed,
             "next_micro_batch": done * self.stage.accumulate,

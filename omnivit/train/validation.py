@@ -7,10 +7,9 @@ between a step and its validation, the next process makes up for it.
 
 from __future__ import annotations
 
-import sys
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from omnivit.console import Display
 from omnivit.data.module import MicroBatch, StageData
 from omnivit.recipe import Stage
 from omnivit.train.module import StageModule
@@ -69,7 +68,5 @@ def make_up(trainer: Trainer, module: StageModule, data: StageData, show: bool) 
     loss = trainer.callback_metrics.get("validation_loss")
     if show and trainer.is_global_zero and loss is not None:
         position = module.position
-        print(
-            f"{position.stage.name}: step {position.step}/{position.total}  validation loss {float(loss):.3f}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        line = f"{position.stage.name}: step {position.step}/{position.total}  validation loss {float(loss):.3f}"
+        Display(position.stage.name, position.total, terminal=False).note(line)

@@ -3,19 +3,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.evaluate.intervals import wilson
-from omnivit.evaluate.plot import plot_losses, smoothed
-from omnivit.evaluate.score import Score
+from omnivit.evaluate.plot import _draw, plot_losses, smoothed
+from omnivit.evaluate.score import Answered, Score, score
 from omnivit.recipe import Recipe
 from omnivit.run.report import duration, end_losses, write_report
+from omnivit.run.report.facts import Component, Facts
+from omnivit.run.report.stills import SIDE, still
 from omnivit.run.scores import console_table, verdict
 from omnivit.train.stages import StageResult
-from omnivit.train.state import SkippedStep
+from omnivit.train.state import SkippedStep, Validated
+from omnivit.train.tally import SlowMedium, SourceTally, Tally
 
 SCORES = {
     "true": Score({"accuracy": wilson(67, 100), "token_f1": wilson(70, 100)}, refused=("sample 'x':\nno | picture",)),
@@ -157,6 +164,22 @@ def test_plot_losses(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
 
 
+def test_the_axis_of_the_losses_fits_them_and_validation_is_drawn() -> None:
+    panel = Figure().subplots()
+    _draw(panel, "flat", [(step, 6.47 - step / 1000) for step in range(80)], set(), [(79, 6.5)])
+    low, high = panel.get_ylim()
+    assert 6.3 < low < 6.391 and 6.5 < high < 6.6 and panel.get_yscale() == "linear"
+    first, last = panel.get_xlim()
+    assert first < 0 and last > 79  # no point lies on the frame
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["training, smoothed", "validation"]
+    steep = Figure().subplots()
+    _draw(steep, "steep", [(1, 9.0), (2, 0.5)], set(), [])
+    assert steep.get_yscale() == "log" and steep.get_ylim()[0] < 0.5 and steep.get_ylim()[1] > 9.0
+    broken = Figure().subplots()
+    _draw(broken, "broken", [(1, math.nan)], set(), [(1, math.inf)])
+    assert "no loss is finite" in [text.get_text() for text in broken.texts]
+
+
 def test_steps_that_are_not_finite_are_seen(report: Callable[..., Path], load_recipe: Callable[..., Recipe]) -> None:
     """In the picture, in report.md, and as null in report.json, since JSON has no NaN."""
     path = report({}, {"align": [(1, float("nan")), (2, 3.0)]})
@@ -176,6 +199,109 @@ def test_steps_that_are_not_finite_are_seen(report: Callable[..., Path], load_re
     plot_losses(path, {"align": [(1, 3.1), (2, 3.0), (3, 2.9)]})
     with Image.open(path / "loss.png") as picture:
         assert reds > 100 and all(red < green + 80 for red, green, _ in picture.convert("RGB").getdata())
+
+
+FACTS = Facts("2026-11-29 07:00:00+00:00", "omnivit train a.yaml", "2 CPU cores", [
+    Component("llm", 1000, {"align": 0, "in|struct": 0}), Component("llm (LoRA)", 50, {"align": 0, "in|struct": 50}),
+], 90.0, 30.0, {"image": "image"})  # fmt: skip
+
+
+def answered(reference: str, prediction: str, picture: str, root: Path, **extra: str) -> Answered:
+    media = Media("image", picture, str(root))
+    turn = Message("user", (media, Text("Which | <b>one</b>?")))
+    return Answered(
+        Sample("s", (turn,), f"{root}/q.jsonl:1", dict(extra)), reference, prediction, "sample 1 of data[0]"
+    )
+
+
+@pytest.fixture
+def asked(load_recipe: Callable[..., Recipe], data_root: Path) -> tuple[Recipe, dict[str, Score]]:
+    """18 questions about two classes; a third of the answers is wrong, three of them are empty."""
+    pairs = [("red", "Red."), ("red", "green"), ("green", "green"), ("green", ""), ("red", "red"), ("green", "green")]
+    answers = tuple(answered(*pair, f"{pair[0]}.png", data_root, scanner="AB"[k % 2])
+                    for k, pair in enumerate(pairs * 3))  # fmt: skip
+    scores = {"true": replace(score(answers), answers=answers)}
+    return load_recipe("evaluation={data: [{path: train.jsonl}]}"), scores
+
+
+def test_the_report_shows_answers(asked: tuple[Recipe, dict[str, Score]], tmp_path: Path) -> None:
+    recipe, scores = asked
+    run = tmp_path / "run"
+    run.mkdir()
+    sources = [SourceTally(16, 90, 45.0)]
+    tally = Tally(1.0, 3.0, 4000, 2, "cuda", {"image": [8, 0.4]}, [SlowMedium(0.2, "image", "sample 's'")], sources)
+    stages = [replace(STAGES[0], tally=tally, validations=[Validated(92, {"validation_loss": 2.5})]), STAGES[1]]
+    write_report(run, recipe, scores, stages, 1.0, CURVES, FACTS)
+    text, record = (run / "report.md").read_text(), json.loads((run / "report.json").read_text())
+    assert "Written on 2026-11-29 07:00:00+00:00, by `omnivit train a.yaml`." in text
+    assert "to answer `red` every time would be right in 50.0%" in text
+    assert "The model gives `green` in 50.0% of its answers (9 of 18). 3 of 18 answers are empty (16.7%)." in text
+    assert "| `green` | 0.667 | 0.354 to 0.879 | 9 | (empty) |" in text
+    assert "6 of 18 answers are wrong. Here are all of them" in text
+    assert "| ![image](pictures/wrong-01.png) | `Which \\| <b>one</b>?` | `red` | `green` |" in text
+    with Image.open(run / "pictures/wrong-01.png") as picture:
+        assert picture.size == (40, 36) and picture.getpixel((5, 5)) == (220, 30, 30)
+    assert len(list((run / "pictures").iterdir())) == 6 and (run / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+    assert record["confusion"] == {
+        "rows": ["green", "red"], "columns": ["green", "red", "(empty)"], "counts": [[6, 0, 3], [3, 6, 0]],
+    }  # fmt: skip
+    assert (record["answers"]["empty"], record["answers"]["most_frequent_answer_text"]) == (3, "green")
+    assert "| llm (LoRA) | 50 | 0 | 50 |" in text and "| all | 1,050 | 0 (0.00%) | 50 (4.76%) |" in text
+    assert "| align | 92 | 1,472 | 1 min 41 s | 3.862 | 1.812 | 2.500 | 0 |" in text
+    assert "| align | 40 | 25.0% | image 50.0 ms |" in text and "The slowest media: sample 's', image, 200 ms." in text
+    assert "The evaluation took 30 s. Training used 0.06 GPU hours." in text
+    stage = record["stages"][0]
+    assert (stage["validation_loss"], stage["tokens"], stage["waiting"]) == ([[92, 2.5]], 4000, 0.25)
+    assert record["parameters"]["llm (LoRA)"] == {"all": 50, "trained": {"align": 0, "in|struct": 50}}
+
+
+def test_answers_by_a_key_of_the_records(asked: tuple[Recipe, dict[str, Score]], tmp_path: Path) -> None:
+    recipe, scores = asked
+    assert recipe.evaluation is not None
+    write_report(
+        tmp_path, replace(recipe, evaluation=replace(recipe.evaluation, by="scanner")), scores, STAGES, 1.0, {}
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert "### Accuracy by `scanner`" in text and "| `B` | 0.333 | 0.121 to 0.646 | 9 | `green` |" in text
+
+
+def test_a_private_report_has_no_content_of_records(asked: tuple[Recipe, dict[str, Score]], tmp_path: Path) -> None:
+    recipe, scores = asked
+    write_report(tmp_path, replace(recipe, data=replace(recipe.data, privacy=True)), scores, STAGES, 1.0, {}, FACTS)
+    text = (tmp_path / "report.md").read_text()
+    assert "`data.privacy` is true" in text and "3 of 18 answers are empty" in text
+    everything = text + (tmp_path / "report.json").read_text() + (tmp_path / "answers.jsonl").read_text()
+    assert "green" not in everything and "Which" not in everything and "q.jsonl" not in everything
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) >= ["answers.jsonl", "report.json"]
+    assert not (tmp_path / "pictures").exists() and not (tmp_path / "confusion.png").exists()
+
+
+def test_empty_answers_are_said_before_any_verdict(data_root: Path) -> None:
+    empty = tuple(answered("red", "", "red.png", data_root) for _ in range(24))
+    scores = {name: replace(score(empty), answers=empty) for name in ("true", "shuffled")}
+    first, second = verdict(scores)
+    assert first.startswith("All 24 answers with the true media are empty") and second.startswith("No sign")
+
+
+@pytest.mark.parametrize("modality", ["image", "video", "audio", "volume", "page", "points", "features"])
+def test_stills_of_media(modality: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sources = {
+        "image": np.zeros((300, 200, 3), np.uint8),
+        "video": np.zeros((5, 300, 200, 3), np.uint8),
+        "audio": (rng.normal(size=8000).astype(np.float32) / 9, 16_000),
+        "volume": np.zeros((4, 90, 60, 3), np.uint8),
+        "page": Image.new("RGB", (300, 400), "white"),
+        "points": rng.normal(size=(500, 6)).clip(0, 1).astype(np.float32),
+        "features": np.zeros((3, 4)),
+    }
+    image = still(Media("slot", sources[modality]), modality)
+    if modality == "features":
+        assert image is None
+        return
+    assert image is not None and max(image.size) <= SIDE * (3 if modality == "video" else 1) and image.mode == "RGB"
+    (tmp_path / "broken").write_bytes(b"nothing")
+    assert still(Media("slot", str(tmp_path / "broken")), modality) is None
 
 
 def test_nothing_to_plot(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from omnivit.train import stages
 from omnivit.train.forecast import Clock, StageWork, Work, left
 from omnivit.train.progress import StageProgress, Waiting
 from omnivit.train.stages import open_stages
+from omnivit.train.tally import Tally
 
 Load = Callable[..., Recipe]
 SHORT = ["trainer.progress=true", "trainer.loggers=[]", "stages.align.steps=4", "stages.instruct.steps=2"]
@@ -39,8 +40,9 @@ def test_a_stage_says_step_loss_rate_speed_and_time_left(
     number = r"\d+\.\d{3}"
     assert re.fullmatch(rf"align: step 1/4  loss {number}  lr 1\.0e-02  [\d,]+ tokens/s  about \d+ s left.*", lines[0])
     validated = [line for line in lines if re.fullmatch(rf"align: step [24]/4  validation loss {number}", line)]
-    assert len(validated) == 2 and len(lines) == 4 + 2 + 2
-    assert re.fullmatch(rf"instruct: step 2/2  loss {number}  lr .*  [\d,]+ tokens/s", lines[-1])
+    validating = [line for line in lines if re.fullmatch(r"align: step [24]/4  validating: batch 1/1", line)]
+    assert len(validated) == len(validating) == 2 and len(lines) == 4 + 2 + 2 + 2
+    assert re.fullmatch(rf"instruct: step 2/2  loss {number}  lr .*  [\d,]+ tokens/s  waiting for data \d+%", lines[-1])
 
 
 @pytest.mark.parametrize("option", ["progress", "enable_progress_bar"])
@@ -106,7 +108,7 @@ def test_waiting_for_data_is_said_once_with_the_slowest_media(monkeypatch: pytes
     monkeypatch.setattr("omnivit.train.progress.time.monotonic", lambda: now[0])
 
     def said(waits: float, works: float) -> list[str]:
-        waiting, found = Waiting(), list[str]()
+        waiting, found = Waiting(Tally()), list[str]()
         waiting.start()
         for _ in range(30):
             now[0] += waits
@@ -131,7 +133,7 @@ def test_media_are_timed_where_they_are_prepared(
         return usual(self, *arguments)
 
     monkeypatch.setattr(SlotPreparer, "__call__", slow)
-    monkeypatch.setattr(Waiting, "loaded", lambda _, media: seen.append(dict(media)))
+    monkeypatch.setattr(Waiting, "loaded", lambda _, media, _slowest: seen.append(dict(media)))
     train(load_recipe(*SHORT), tmp_path / "run")
     assert sum(count for batch in seen for count, _ in batch.values()) > 10
     assert all(seconds >= 0.02 * count for batch in seen for count, seconds in batch.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +28,9 @@ def run(load_recipe: Callable[..., Recipe], path: Path, every: int, resume: bool
     train(recipe, path, resume=resume)
 
 
-def validated(text: str) -> list[str]:
-    """`STEP LOSS` of each line about a validation."""
-    return [
-        line.removeprefix("s: step ").replace("/7  validation loss", "") for line in text.splitlines() if "val" in line
-    ]
+def validated(text: str) -> list[tuple[str, str]]:
+    """Step and loss of each line about a validation."""
+    return re.findall(r"s: step (\d+)/7  validation loss (\S+)", text)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(3, ["3", "6", "7"]), (0, ["7"]), (100, ["7"]), (7, ["7"])])
@@ -41,7 +40,7 @@ def test_it_validates_at_multiples_and_at_the_end(
 ) -> None:  # fmt: skip
     """Also where `every` is more than the stage has steps."""
     run(load_recipe, tmp_path / "run", every)
-    assert [line.split()[0] for line in validated(capsys.readouterr().err)] == steps
+    assert [step for step, _ in validated(capsys.readouterr().err)] == steps
     with (tmp_path / "run/logs/s/version_0/metrics.csv").open() as rows:
         assert len([row for row in csv.DictReader(rows) if row.get("validation_loss")]) == len(steps)
 
