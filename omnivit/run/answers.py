@@ -76,8 +76,8 @@ def write_answers(folder: Path, answers: Sequence[Answer], places: Sequence[str]
         private: as `data.privacy`.
     """
     pairs = zip(answers, places, strict=True)
-    shown = [_withheld(answer, place) if private else answer for answer, place in pairs]
-    lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in shown)
+    records = [_withheld(answer, place) if private else answer for answer, place in pairs]
+    lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in records)
     write_text(folder / ANSWERS, "".join(lines))
 
 

@@ -65,7 +65,7 @@ def draw_wrong(
 
     wrong = [number for number, answer in enumerate(answers) if not answer.right]
     chosen = [wrong[k * len(wrong) // SHOWN] for k in range(SHOWN)] if len(wrong) > SHOWN else wrong
-    shown = []
+    rows: list[tuple[Answer, str]] = []
     for position, number in enumerate(chosen, 1):
         media = next(answered[number].sample.media(), None)
         image = None if media is None else still(media, modalities.get(media.slot, media.slot))
@@ -74,8 +74,8 @@ def draw_wrong(
             (folder / PICTURES).mkdir(exist_ok=True)
             with replacing(folder / path) as partial:
                 image.save(partial, format="PNG")
-        shown.append((answers[number], path))
-    return shown
+        rows.append((answers[number], path))
+    return rows
 
 
 def answers_record(answers: Sequence[Answer], private: bool) -> dict[str, Any]:
