@@ -1,9 +1,10 @@
 """`markers`: learned embeddings before, after and between the tokens of a medium.
 
 CogVLM puts one before and one after an image (arXiv 2311.03079), mPLUG-Owl one after it (arXiv 2304.14178), LLaVA-NeXT
-one after every row of patches ("image newline"), so that the LLM knows the shape of the image.
+one after every row of patches ("image newline"), so that the LLM knows the shape of the image. Valley puts a pair
+around the pooled patches of a video and another pair around the class tokens of its frames (arXiv 2306.07207).
 
-Shapes: M media, S tokens of a medium, L tokens with markers, D width.
+Shapes: M media, S tokens of a medium, L tokens with markers, D width, G groups of tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.options import require_within
 from omnivit.plugin import Adapter, AdapterExample, Card, Features, Instruction, Layout, RecipeError
 
 
@@ -30,10 +32,16 @@ class MarkersConfig:
     """Add an embedding after every row of the grid. The tokens must have a grid (y, x) or (t, y, x)."""
     frame: bool = False
     """Add an embedding after every frame. The tokens must have a grid (t, y, x)."""
+    split: int | None = None
+    """Divide the tokens into two groups, the first of this size, and give each group its own `begin` and `end`. In
+    Valley, after `{name: pool, kind: temporal}`, it is the number of patches of a frame. Default: one group."""
 
     def __post_init__(self) -> None:
         if not (self.begin or self.end or self.row or self.frame):
             raise ValueError("no marker is set. Set at least one of `begin`, `end`, `row` and `frame` to true.")
+        require_within(self, 1, None, "split")
+        if self.split is not None and (self.row or self.frame):
+            raise ValueError("`split` is for `begin` and `end`. Remove `row` and `frame`, or remove `split`.")
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,18 @@ class MarkersLength:
     end: bool
     row: bool
     frame: bool
+    split: int | None = None
 
     def __call__(self, layout: Layout) -> Layout:
-        """Raises RecipeError if `row` or `frame` is set and the tokens do not fill a grid with rows or frames."""
+        """Add the markers.
+
+        Raises:
+            RecipeError: `row` or `frame` is set and the tokens do not fill a grid with rows or frames; or `split`
+                leaves no tokens for the second group.
+        """
+        if self.split is not None:
+            require_two_groups(layout.tokens, self.split)
+            return Layout(layout.tokens + 2 * (self.begin + self.end))
         axes = 3 if self.frame else 2 if self.row else 0
         grid = layout.grid or ()
         if axes and (len(grid) < axes or math.prod(grid) != layout.tokens):
@@ -65,15 +82,17 @@ class MarkersLength:
 class MarkersAdapter(Adapter):
     """Tokens [M, S, D] -> [M, L, D], of the same width: in a chain it is after the step that maps to the LLM's width.
 
-    Parameters are `begin`, `end`, `row` and `frame`, [D] each, those that are set; initialised as LLaVA's image
-    newline, from a normal distribution with deviation 1 / sqrt(D).
+    Parameters are `begin`, `end`, `row` and `frame`, [D] each, those that are set; with `split`, `begin` and `end` are
+    [2, D], one for each group. Initialised as LLaVA's image newline, from a normal distribution with deviation 1 /
+    sqrt(D).
     """
 
     Config = MarkersConfig
     contract = 1
     card = Card(
         paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
-        tokens="those of the medium, plus 1 for `begin`, for `end`, for each row (`row`) and each frame (`frame`)",
+        tokens="those of the medium, plus 1 for `begin`, for `end` (2 with `split`), for each row (`row`) and each "
+        "frame (`frame`)",
     )
     begin: nn.Parameter | None
     end: nn.Parameter | None
@@ -83,9 +102,11 @@ class MarkersAdapter(Adapter):
     def __init__(self, config: MarkersConfig, width: int, llm_width: int) -> None:
         super().__init__(config, width, llm_width)
         self.width = width
-        self.length = MarkersLength(config.begin, config.end, config.row, config.frame)
+        self.split = config.split
+        self.length = MarkersLength(config.begin, config.end, config.row, config.frame, config.split)
+        shape = (width,) if config.split is None else (2, width)
         for name in ("begin", "end", "row", "frame"):
-            embedding = nn.Parameter(torch.randn(width) * width**-0.5) if getattr(config, name) else None
+            embedding = nn.Parameter(torch.randn(shape) * width**-0.5) if getattr(config, name) else None
             self.register_parameter(name, embedding)
 
     @classmethod
@@ -106,14 +127,34 @@ class MarkersAdapter(Adapter):
 
     def _marked(self, rows: Tensor, grid: Tensor | None) -> Tensor:
         """[S, D] tokens of one medium and their places [S, k] -> [L, D]."""
-        parts = [] if self.begin is None else [self.begin[None]]
-        for piece, line_ends, frame_ends in _lines(rows, grid, self.row is not None, self.frame is not None):
-            parts.append(piece)
-            parts += [self.row[None]] if line_ends and self.row is not None else []
-            parts += [self.frame[None]] if frame_ends and self.frame is not None else []
-        parts += [] if self.end is None else [self.end[None]]
+        begins, ends = (None if marker is None else marker.view(-1, 1, self.width) for marker in (self.begin, self.end))
+        parts: list[Tensor] = []
+        for number, group in enumerate(self._groups(rows)):
+            parts += [] if begins is None else [begins[number]]
+            for piece, line_ends, frame_ends in _lines(group, grid, self.row is not None, self.frame is not None):
+                parts.append(piece)
+                parts += [self.row[None]] if line_ends and self.row is not None else []
+                parts += [self.frame[None]] if frame_ends and self.frame is not None else []
+            parts += [] if ends is None else [ends[number]]
         dtype = next(self.parameters()).dtype
         return torch.cat([part.to(dtype) for part in parts])
+
+    def _groups(self, rows: Tensor) -> list[Tensor]:
+        """[S, D] tokens of one medium -> those of each group, G of them."""
+        if self.split is None:
+            return [rows]
+        require_two_groups(len(rows), self.split)
+        return [rows[: self.split], rows[self.split :]]
+
+
+def require_two_groups(tokens: int, split: int) -> None:
+    """Raises RecipeError if `split` leaves no tokens for the second group."""
+    if tokens <= split:
+        raise RecipeError(
+            f"markers: `split: {split}` divides the tokens of a medium into {split} and all others, but this medium "
+            f"has {tokens} tokens. Set `split` to the tokens of the first group: the patches of a frame, if `pool` "
+            f"with `kind: temporal` is before it."
+        )
 
 
 def _media(features: Features) -> list[tuple[Tensor, Tensor | None]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
+from golden_support import read_golden
 from omnivit_adapters.markers import MarkersAdapter, MarkersConfig
+from omnivit_adapters.pool import PoolAdapter, PoolConfig
 
 from omnivit.contracts.features import Features, Layout
 from omnivit.errors import RecipeError
@@ -14,7 +17,12 @@ from omnivit.errors import RecipeError
 BEGIN, END, ROW, FRAME = 100.0, 200.0, 300.0, 400.0
 
 
-def build(**options: bool) -> MarkersAdapter:
+def waves(*shape: int, speed: float, shift: float = 0.0) -> torch.Tensor:
+    steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return torch.sin(steps * speed + shift).reshape(shape).float()
+
+
+def build(**options: Any) -> MarkersAdapter:
     adapter = MarkersAdapter(MarkersConfig(**options), 1, 8)
     for name, value in (("begin", BEGIN), ("end", END), ("row", ROW), ("frame", FRAME)):
         if options.get(name):
@@ -88,3 +96,34 @@ def test_every_vector_learns_and_starts_like_an_image_newline() -> None:
     features = Features(torch.randn(1, 4, 4096), torch.ones(1, 4, dtype=torch.bool), clip((2, 2)).grid)
     adapter(features).values.sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in adapter.parameters())
+
+
+@pytest.mark.parametrize("case", read_golden("adapters/markers")["valley"]["cases"], ids=["video", "image"])
+def test_two_groups_are_those_of_valley(case: dict[str, Any]) -> None:
+    frames = case["frames"]
+    grid = torch.cat([torch.cat([torch.tensor([[t, -1, -1]]), clip((1, 2, 2)).grid[0] + torch.tensor([t, 0, 0])])
+                      for t in range(frames)])  # fmt: skip
+    values = waves(1, 5 * frames, 8, speed=1.3)
+    tokens = Features(values, torch.ones(1, 5 * frames, dtype=torch.bool), grid[None])
+    pooled = PoolAdapter(PoolConfig(kind="temporal"), 8, 8)(tokens)
+    adapter = MarkersAdapter(MarkersConfig(begin=True, end=True, split=4), 8, 8)
+    table = waves(16, 8, speed=0.7, shift=0.3)  # <im_start>, <im_end>, <vi_start>, <vi_end> are its rows 12 to 15
+    adapter.load_state_dict({"begin": table[[12, 14]], "end": table[[13, 15]]})
+    out = adapter(pooled)
+    torch.testing.assert_close(out.values[0], torch.tensor(case["values"]), rtol=0, atol=1e-6)
+    assert adapter.length(Layout(4 + frames)).tokens == out.values.shape[1] == 4 + frames + 4
+
+
+def test_groups_of_media_of_different_lengths() -> None:
+    features = Features(torch.arange(10.0).reshape(2, 5, 1), torch.arange(5) < torch.tensor([[5], [3]]))
+    adapter = build(begin=True, split=2)
+    torch.nn.init.constant_(adapter.begin[1], 2 * BEGIN)  # type: ignore[index,arg-type]
+    assert rows_of(adapter, features) == [[BEGIN, 0, 1, 2 * BEGIN, 2, 3, 4], [BEGIN, 5, 6, 2 * BEGIN, 7]]
+
+
+def test_the_second_group_is_not_empty() -> None:
+    adapter = build(end=True, split=4)
+    with pytest.raises(RecipeError, match=r"`split: 4` .* this medium has 4 tokens"):
+        adapter.length(Layout(4))
+    with pytest.raises(ValueError, match="Remove `row` and `frame`"):
+        MarkersConfig(begin=True, row=True, split=4)
