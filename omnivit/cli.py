@@ -37,6 +37,7 @@ VERBS = MappingProxyType(
         "doctor": "show the installation: library versions and tested ranges, devices and their speed, plugins, disk",
         "cache": "list the contents of the cache folder with their sizes, or clear it",
         "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",
+        "export": "write a trained model as files that other programs load: transformers, peft, safetensors, ...",
         "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
     }
 )

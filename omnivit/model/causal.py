@@ -249,6 +249,11 @@ class CausalLM(LanguageModel):
             ids: Tensor = self.hf.generate(use_cache=True, **prompts, **options)
         return ids
 
+    def stored_dtype(self) -> torch.dtype | None:
+        """The dtype in which `path` holds the weights, as its config says; None where it says none."""
+        stored = getattr(self._settings(), "dtype", None)
+        return stored if isinstance(stored, torch.dtype) else None
+
     def _telling(self, context: Context | None) -> AbstractContextManager[None]:
         return nullcontext() if self._patching is None else self._patching.telling(context)
 

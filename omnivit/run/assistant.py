@@ -67,13 +67,27 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
         PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
         RecipeError: the recipe cannot be built here, brings code that is not trusted, or there is no such device.
     """
-    warn_once()
     folder = Path(run)
+    return assistant_of(folder, checked_recipe(folder, trust), device, checkpoint)
+
+
+def checked_recipe(folder: Path, trust: bool = False) -> Recipe:
+    """The recipe of a run whose model can be built here. Raises as `load`, whose arguments these are."""
+    warn_once()
     if not (folder / RECIPE).is_file():
         raise CheckpointError(no_run(folder))
     recipe = load_recipe(folder / RECIPE)
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
+    return recipe
+
+
+def assistant_of(folder: Path, recipe: Recipe, device: str | None = None, checkpoint: str | None = None) -> Assistant:
+    """The model of a recipe with the weights of a run's checkpoint. Raises as `load`, whose arguments these are.
+
+    Args:
+        recipe: that of the run, or one with the same parameters (another dtype, say).
+    """
     standing = read_named(
         folder / CHECKPOINTS,
         checkpoint,
