@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Subset
 
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.mixture import epoch_order
-from omnivit.data.module import PreparedSamples, open_mixture
+from omnivit.data.module import PreparedSamples
+from omnivit.data.sources import open_mixture
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import DataSource, load
 from omnivit.recipe.yaml_tree import dump

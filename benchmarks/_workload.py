@@ -66,7 +66,7 @@ def write_workload(folder: Path, dims: Dims, samples: int, seed: int) -> dict[st
     Returns:
         Facts to print: parameter counts and mean lengths.
     """
-    from omnivit.data.module import open_mixture
+    from omnivit.data.sources import open_mixture
     from omnivit.model.build import load_model, preparer_of
     from omnivit.recipe import DataSource, load
     from omnivit.run.import_hf import import_llava

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from omnivit.commands.generate import add_sampling_arguments, result_lines
+from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
@@ -26,13 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
     with reserved():
-        from omnivit.console import quieten_transformers
-
-        quieten_transformers()
-        from omnivit.run.assistant import Sampling, load
+        assistant = open_assistant(args, announce=True)
+        from omnivit.run.assistant import Sampling
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)
-        assistant = load(args.run, args.device, args.trust, args.checkpoint)
     Repl(assistant, args.max_new_tokens, sampling).run()  # line editing needs the real standard output
     return 0
 

@@ -58,11 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
     from omnivit.console import quieten_transformers
+    from omnivit.contracts.blocks import require_known
     from omnivit.recipe import load
 
-    quieten_transformers()
     recipe = load(args.recipe, args.overrides)
     require_trust(recipe, args.trust, args.recipe)
+    require_known(recipe)
+    quieten_transformers()  # imports transformers: a wrong recipe is refused before
     from omnivit.run.check import check
 
     return recipe, check(recipe, with_data=not args.without_data, everything=args.all)

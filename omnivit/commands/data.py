@@ -93,8 +93,8 @@ def _opened(args: argparse.Namespace) -> Opened:
 
 
 def _of_recipe(args: argparse.Namespace, options: dict[str, Any]) -> Opened:
-    from omnivit.data.module import open_source, skips_allowed
     from omnivit.data.opening import AUTO, open_reader
+    from omnivit.data.sources import open_source, skips_allowed
     from omnivit.model.build import preparer_of
     from omnivit.recipe import load
     from omnivit.run.check import build_on_meta

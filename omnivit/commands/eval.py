@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
+from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.data.containers.dataset import is_on_hub
 from omnivit.data.opening import open_reader
@@ -75,15 +76,11 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     if not root.is_dir():
         raise DataError(f"--root {root} is not a folder.")
     reader = _opened(args, root)
-    from omnivit.console import quieten_transformers
-
-    quieten_transformers()
+    assistant = open_assistant(args)
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather
     from omnivit.evaluate.score import metric_named, score
-    from omnivit.run.assistant import load
 
-    assistant = load(args.run, args.device, args.trust, args.checkpoint)
     evaluation = assistant.recipe.evaluation
     metric = evaluation.metric if evaluation else ACCURACY
     choices = args.choices or (evaluation.choices if evaluation else "generate")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.errors import DataError
 from omnivit.run.trust import add_trust_argument
@@ -95,13 +96,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reply(args: argparse.Namespace, question: str) -> Reply:
-    from omnivit.console import quieten_transformers
-
-    quieten_transformers()
-    from omnivit.run.assistant import Sampling, load
+    assistant = open_assistant(args)
+    from omnivit.run.assistant import Sampling
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)
-    assistant = load(args.run, args.device, args.trust, args.checkpoint)
     turn = assistant.turn(question, args.media or [])
     return assistant.respond([turn], max_new_tokens=args.max_new_tokens, sampling=sampling)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.console import reserved
-from omnivit.errors import OmniVitError, PluginError
+from omnivit.errors import DataError, OmniVitError, PluginError
 from omnivit.run.trust import add_trust_argument
 from omnivit.run.trust import require as require_trust
 
@@ -68,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the results; the status is 1 if a file cannot be used."""
+    if not any(file.exists() for file in args.files):
+        raise DataError(f"{', '.join(map(str, args.files))}: no such file. Name files that exist.")
     from omnivit.console import quieten_transformers
 
     quieten_transformers()

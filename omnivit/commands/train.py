@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from omnivit.commands.opening import contents
 from omnivit.errors import RecipeError
 from omnivit.processes import end_with_announced_parent
 from omnivit.recipe import Recipe
@@ -38,16 +40,12 @@ def run(args: argparse.Namespace) -> int:
     """Train, and react to signals."""
     end_with_announced_parent()
     with signals.listening():
-        from omnivit.console import quieten_lightning, quieten_transformers
-
-        quieten_transformers()
-        quieten_lightning()
         return _resume(args) if args.resume is not None else _begin(args)
 
 
 def _resume(args: argparse.Namespace) -> int:
+    from omnivit.contracts.renamed import with_current_options
     from omnivit.run import folder
-    from omnivit.run import precision as run_precision
 
     if args.recipe is not None or args.run_dir is not None or args.overwrite:
         raise RecipeError(
@@ -55,6 +53,10 @@ def _resume(args: argparse.Namespace) -> int:
             "--overwrite from the command."
         )
     recipe = folder.reopen(args.resume, args.trust)
+    _announce(args.resume, recipe)
+    recipe = with_current_options(recipe, warn=False)  # nobody edits the recipe of a run
+    from omnivit.run import precision as run_precision
+
     line = run_precision.resumed_line(args.resume, recipe)
     with _held(args.resume):
         if is_leader():
@@ -64,10 +66,10 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _begin(args: argparse.Namespace) -> int:
+    from omnivit.contracts.blocks import require_known
     from omnivit.contracts.renamed import with_current_options
     from omnivit.recipe import load
     from omnivit.run import folder
-    from omnivit.run import precision as run_precision
 
     if args.recipe is None:
         raise RecipeError("No recipe is given. Usage: omnivit train RECIPE, or omnivit train --resume RUN.")
@@ -76,6 +78,10 @@ def _begin(args: argparse.Namespace) -> int:
     recipe, path = load(args.recipe, args.overrides), _run_dir(args)
     if is_leader():
         folder.check_free(path, args.overwrite)
+    require_known(recipe)
+    _announce(args.recipe, recipe)
+    from omnivit.run import precision as run_precision
+
     with _held(path):
         settled = run_precision.settled_for(path, with_current_options(recipe))
         if is_leader():
@@ -84,6 +90,16 @@ def _begin(args: argparse.Namespace) -> int:
             print(settled.line, flush=True)
         _train(settled.recipe, path)
     return 0
+
+
+def _announce(source: Path, recipe: Recipe) -> None:
+    """Say what is loaded, then import what training needs: seconds in which nothing else would be said."""
+    if is_leader():
+        print(f"Loading {source}: {contents(recipe)} ...", file=sys.stderr, flush=True)
+    from omnivit.console import quieten_lightning, quieten_transformers
+
+    quieten_transformers()
+    quieten_lightning()
 
 
 def _run_dir(args: argparse.Namespace) -> Path:

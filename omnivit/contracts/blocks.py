@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omnivit.contracts import registries
+from omnivit.errors import PluginError
 from omnivit.recipe import Recipe
 from omnivit.recipe.convert import Where, convert
-from omnivit.registry import Registry
+from omnivit.registry import REFERENCE, Registry
 
 _KINDS: Mapping[str, Registry[Any]] = {
     "llm": registries.llms,
@@ -72,6 +73,24 @@ def blocks_in(value: Any, where: Where, registry: Registry[Any] | None = None, n
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             yield from blocks_in(item, where / number, registry, nested)
+
+
+def require_known(recipe: Recipe) -> None:
+    """Refuse plugins that no installed distribution registers, before anything is imported.
+
+    A class that is named directly (`module:Class`) is left to whoever imports it.
+
+    Raises:
+        PluginError: names the place, and the plugins that are available.
+    """
+    for block in blocks_of(recipe):
+        registry, name = block.registry, block.name
+        if registry is None or block.nested or not name or registry.knows(name) or REFERENCE.fullmatch(name):
+            continue
+        try:
+            registry.get(name)
+        except PluginError as error:
+            raise PluginError(f"{block.where / 'name'}: {error}") from error
 
 
 def change_blocks(

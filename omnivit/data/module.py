@@ -7,33 +7,25 @@ Shapes: a step is one optimizer step; it has `accumulate` micro-batches on each 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from omnivit.contracts.batch import Batch
-from omnivit.contracts.reader import Reader
 from omnivit.data import privacy
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.loader import Loader
-from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size, size_of, split, weights_of
-from omnivit.data.opening import open_reader
+from omnivit.data.mixture import Mixture, split
+from omnivit.data.plan import StagePlan
 from omnivit.data.prepare import Preparer
-from omnivit.data.prompted import PromptedReader
 from omnivit.data.transport import owned, packed
-from omnivit.data.wording import bank_of
-from omnivit.errors import DataError, RecipeError
-from omnivit.recipe import LM, Data, DataSource, Stage
-from omnivit.recipe.convert import Where
+from omnivit.errors import DataError
+from omnivit.recipe import LM, Data
 from omnivit.seeds import derive_seed
 
 Index = tuple[int, int]
@@ -67,75 +59,6 @@ class MicroBatch:
 
     def pin_memory(self) -> MicroBatch:
         return replace(self, batch=self.batch.pin_memory() if self.batch else None)
-
-
-def skips_allowed(data: Data, samples: int) -> int:
-    """How many of a number of different samples may be bad. At least one, unless the budget is 0: a fraction of a
-    small set would allow none."""
-    return max(1, int(data.skip_budget * samples)) if data.skip_budget else 0
-
-
-def open_source(source: DataSource, root: str | Path, where: Where | None = None) -> Reader:
-    """Open one data source with its reader.
-
-    Args:
-        source: what the recipe says of it.
-        root: `data.root`.
-        where: its place in the recipe, for errors.
-
-    Raises:
-        DataError: the file is missing or outside the root.
-        PluginError: no such reader.
-        RecipeError: the reader has no such option, or the prompts cannot be read.
-    """
-    base = Path(root)
-    media_root = (base / (source.media_root or ".")).resolve()
-    on_hub = source.path.startswith("hf://")
-    path = Path(source.path) if on_hub else (base / source.path).resolve()
-    for what, resolved in (("path", media_root if on_hub else path), ("media_root", media_root)):
-        if not resolved.is_relative_to(base.resolve()):
-            raise DataError(
-                f"{what} {resolved} of a data source is outside `data.root` {base.resolve()}. Move it inside, or set "
-                "`data.root` to a folder that contains it."
-            )
-    place = where or Where.of("data")
-    reader = open_reader(source.reader, path, media_root, source.ignore, source.options, place / "options")
-    if source.prompts is None:
-        return reader
-    return PromptedReader(path, media_root, reader, bank_of(source.prompts, base, place / "prompts"))
-
-
-def open_mixture(sources: Sequence[DataSource], root: str | Path, where: Where | None = None) -> Mixture:
-    """Open several data sources as one weighted mixture; `where` is the place of their list in the recipe.
-
-    Raises:
-        DataError, PluginError: a source cannot be opened.
-        RecipeError: only some sources have a `ratio`, or one has a `weight` too.
-    """
-    place = where or Where(("data",))
-    ratios = _ratios(sources, place)
-    readers = [open_source(source, root, place / number) for number, source in enumerate(sources)]
-    limits = [source.limit for source in sources]
-    if ratios is None:
-        return Mixture(readers, [source.weight for source in sources], limits)
-    sizes = list(map(size_of, readers, limits))
-    return Mixture(readers, weights_of(ratios, sizes), limits)
-
-
-def _ratios(sources: Sequence[DataSource], place: Where) -> list[float] | None:
-    """The ratios of all sources; None where they have weights."""
-    ratios = [source.ratio for source in sources if source.ratio is not None]
-    if not ratios:
-        return None
-    for number, source in enumerate(sources):
-        if source.ratio is None:
-            raise RecipeError(
-                f"{place / number}: `ratio` is missing, which other files of this list have. Set it for all files, or "
-                "use `weight`."
-            )
-        if source.weight != 1:
-            raise RecipeError(f"{place / number / 'weight'}: a file has a `weight` or a `ratio`. Remove one of them.")
-    return ratios
 
 
 class PreparedSamples(Dataset["EncodedSample | BadSample"]):
@@ -231,52 +154,6 @@ def losses_in(batch: Batch | None) -> dict[str, int]:
     if batch is None:
         return {}
     return {LM: int(batch.targets().sum())} | {head: len(trigger.places) for head, trigger in batch.triggers.items()}
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """The samples of each optimizer step of a stage."""
-
-    mixture: Mixture
-    stage: Stage
-    seed: int
-    medium_tokens: float
-    """Approximate number of LLM tokens of one medium, to estimate lengths for grouping."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        samples = epoch_size(self.mixture.sizes, self.mixture.weights)
-        return max(1, math.ceil(samples / self.stage.batch_size))
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the stage."""
-        return self.stage.steps or self.stage.epochs * self.steps_per_epoch
-
-    @property
-    def samples(self) -> int:
-        """Samples that the stage will use, repeats included."""
-        per_epoch = epoch_size(self.mixture.sizes, self.mixture.weights)
-        epochs, rest = divmod(self.steps, self.steps_per_epoch)  # the last batch of an epoch may be short
-        return epochs * per_epoch + rest * self.stage.batch_size
-
-    @property
-    def distinct(self) -> int:
-        """Different samples that the stage will use."""
-        return min(self.samples, len(self.mixture))
-
-    def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """(epoch, sample indices) of every step from `start` to the end."""
-        lengths = self.mixture.estimated_lengths(self.medium_tokens)
-        step = start
-        while step < self.steps:
-            # `skip` is above 0 only in the first epoch: a resumed run begins inside it
-            epoch, skip = divmod(step, self.steps_per_epoch)
-            order = epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
-            planned = batches(order, lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length)
-            for indices in planned[skip : skip + self.steps - step]:
-                yield epoch, indices
-                step += 1
 
 
 class MicroBatches(Sampler[list[Index]]):

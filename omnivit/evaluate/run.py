@@ -13,8 +13,8 @@ from omnivit.console import Display, Pace
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Sample
 from omnivit.data import privacy
-from omnivit.data.module import open_source, skips_allowed
 from omnivit.data.prepare import Preparer
+from omnivit.data.sources import open_source, skips_allowed
 from omnivit.errors import DataError, PluginError, RecipeError, suggest
 from omnivit.evaluate.choosing import candidates_of, choose
 from omnivit.evaluate.conditions import CONDITIONS, check_conditions, question, reference

@@ -148,9 +148,11 @@ def read(path: Path, extended_by: str = "") -> Node:
 
 
 def _neighbours(path: Path) -> str:
-    names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
     if not path.parent.is_dir():
         return f": there is no folder {short_path(path.parent)}."
+    names = sorted(p.name for p in path.parent.glob("*.y*ml") if not p.name.startswith("."))
+    if not names and (path.parent / "recipes").is_dir():
+        return _neighbours(path.parent / "recipes" / path.name)
     return f"{near(path.name, names)} Recipes in {short_path(path.parent)}: {', '.join(names[:20]) or 'none'}."
 
 

@@ -31,16 +31,14 @@ from omnivit.model.device import device_named
 from omnivit.model.omni import OmniModel
 from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
-from omnivit.recipe import load as load_recipe
 from omnivit.registry.versions import warn_once
 from omnivit.run import provenance
 from omnivit.run.answering import Answering
-from omnivit.run.folder import RECIPE, no_run, require_plugins
+from omnivit.run.folder import open_recipe
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.reply import Reply, message_of, read_heads
 from omnivit.run.start import started
 from omnivit.run.stopping import Answer, cut
-from omnivit.run.trust import require as require_trust
 from omnivit.seeds import seeded
 from omnivit.train.checkpoint import CHECKPOINTS
 from omnivit.train.freeze import trained_so_far
@@ -68,18 +66,8 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
         RecipeError: the recipe cannot be built here, brings code that is not trusted, or there is no such device.
     """
     folder = Path(run)
-    return assistant_of(folder, checked_recipe(folder, trust), device, checkpoint)
-
-
-def checked_recipe(folder: Path, trust: bool = False) -> Recipe:
-    """The recipe of a run whose model can be built here. Raises as `load`, whose arguments these are."""
     warn_once()
-    if not (folder / RECIPE).is_file():
-        raise CheckpointError(no_run(folder))
-    recipe = load_recipe(folder / RECIPE)
-    require_trust(recipe, trust, folder, readers=False)
-    require_plugins(folder, recipe)
-    return recipe
+    return assistant_of(folder, open_recipe(folder, trust), device, checkpoint)
 
 
 def assistant_of(folder: Path, recipe: Recipe, device: str | None = None, checkpoint: str | None = None) -> Assistant:

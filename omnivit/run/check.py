@@ -13,7 +13,8 @@ from torch import nn
 
 from omnivit.contracts.sample import Media
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import StagePlan, open_mixture, skips_allowed
+from omnivit.data.plan import StagePlan
+from omnivit.data.sources import open_mixture, open_stages, skips_allowed
 from omnivit.data.wording import Wordings
 from omnivit.errors import DataError
 from omnivit.evaluate.run import check_evaluation
@@ -25,11 +26,9 @@ from omnivit.run.check_samples import Checked, check_samples, complaint
 from omnivit.run.precision import settled_here
 from omnivit.run.start_sources import open_sources
 from omnivit.seeds import derive_seed
-from omnivit.train.check import check_stages, warn_of_open_end
+from omnivit.train.check import check_stages, warn_of_emulation, warn_of_open_end
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
-from omnivit.train.precision import warn_of_emulation
-from omnivit.train.stages import open_stages
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from omnivit.contracts import registries
-from omnivit.contracts.renamed import with_current_options
+from omnivit.contracts.blocks import require_known
 from omnivit.errors import CheckpointError, suggest
 from omnivit.files import write_text
 from omnivit.recipe import Recipe, load, to_yaml
@@ -138,7 +138,28 @@ def reopen(folder: Path, trust: bool = False) -> Recipe:
     recipe = load(folder / RECIPE)
     require_trust(recipe, trust, folder)
     require_plugins(folder, recipe, registries.ALL)
-    return with_current_options(recipe, warn=False)  # nobody edits the recipe of a run
+    return recipe
+
+
+def open_recipe(folder: Path, trust: bool = False) -> Recipe:
+    """The recipe of a run that is to be used: what of a run can be refused without a tensor is refused here.
+
+    Args:
+        folder: of the run.
+        trust: run code that its recipe brings or names, where it was not trained here.
+
+    Raises:
+        RecipeError: the recipe brings code that is not trusted.
+        CheckpointError: there is no run.
+        PluginError: as `require_plugins`, or no installed distribution registers a plugin.
+    """
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(no_run(folder))
+    recipe = load(folder / RECIPE)
+    require_trust(recipe, trust, folder, readers=False)
+    require_plugins(folder, recipe)
+    require_known(recipe)
+    return recipe
 
 
 def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugins.MODEL) -> None:

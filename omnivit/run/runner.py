@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omnivit.contracts.renamed import with_current_options
 from omnivit.data.prepare import Preparer
+from omnivit.data.sources import open_stages
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.evaluate.run import check_evaluation
 from omnivit.model.build import load_model, preparer_of
@@ -23,12 +24,11 @@ from omnivit.run.provenance.weights import components
 from omnivit.run.start import begin, keep
 from omnivit.run.trust import remember
 from omnivit.train import checkpoint
-from omnivit.train.check import check_stages, warn_of_open_end
+from omnivit.train.check import check_stages, warn_of_emulation, warn_of_open_end
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.leader import is_leader
 from omnivit.train.merging import merging_stages, restore
-from omnivit.train.precision import warn_of_emulation
-from omnivit.train.stages import Run, StageResult, open_stages, run_stage
+from omnivit.train.stages import Run, StageResult, run_stage
 from omnivit.train.trainer import bare_trainer
 from omnivit.train.trainer_options import check_trainer_options
 

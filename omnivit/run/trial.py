@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omnivit.data.module import StagePlan, open_source
+from omnivit.data.plan import StagePlan
+from omnivit.data.sources import open_source, open_stages
 from omnivit.evaluate.probe import common_slots, views
 from omnivit.evaluate.run import ask, gather
 from omnivit.model.build import load_model, preparer_of
@@ -23,7 +24,7 @@ from omnivit.run.start_sources import open_sources
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze
 from omnivit.train.progress import StageProgress
-from omnivit.train.stages import Run, fit, open_stages, rows_of
+from omnivit.train.stages import Run, fit, rows_of
 from omnivit.train.state import StagePosition
 
 MEASURED = 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Mapping
 
 from omnivit.data.chat import Chat
 from omnivit.data.mixture import Mixture
 from omnivit.errors import RecipeError
+from omnivit.model.device import trainer_device
 from omnivit.model.lora import check_mergeable, lora_layers
 from omnivit.model.omni import OmniModel
+from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe, Stage
 from omnivit.train.blind import check_inputs_are_fed
 from omnivit.train.freeze import base_beside_lora, high_learning_rates, match
@@ -95,3 +98,10 @@ def _check_merge(recipe: Recipe, number: int, model: OmniModel, trained: Collect
     check_mergeable(lora_layers(model), where)
     if not recipe.init_from and not any(".lora_" in name for name in trained):
         raise RecipeError(f"{where}: no stage before this one trains LoRA, so nothing can be merged. Remove it.")
+
+
+def warn_of_emulation(recipe: Recipe, model: OmniModel) -> None:
+    """Warn where training computes in a dtype that this machine emulates."""
+    text = emulation(asked(model, recipe.trainer.get("precision")), trainer_device(recipe.trainer))
+    if text:
+        warnings.warn(text, EmulatedPrecision, stacklevel=2)

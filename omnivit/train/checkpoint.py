@@ -18,17 +18,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from omnivit import moved
 from omnivit.errors import CheckpointError
 from omnivit.files import PARTIAL, appearing, fsync
 from omnivit.train import manifest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MERGED = "merged.safetensors"
@@ -94,6 +95,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    from safetensors.torch import load_file  # here: what lists runs and their checkpoints does without torch
+
     try:
         return load_file(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: it vanished between two of its steps
@@ -125,6 +128,8 @@ def save(
     Raises:
         CheckpointError: the disk is full or not writable; what was there before still is.
     """
+    from safetensors.torch import save_file
+
     final = folder / name
     if final.exists():
         return final
@@ -282,6 +287,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path, 
         CheckpointError: a tensor is missing, has no place in the model, or another shape, or a dtype whose numbers the
             model's own dtype cannot hold.
     """
+    import torch
+
     if missing := sorted(set(required) - weights.keys()):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(
@@ -308,6 +315,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path, 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
     """An optimizer's state as `<parameter name>::<key>` tensors; `names` are its parameters in order."""
+    import torch
+
     state = optimizer.state_dict()["state"]
     return {f"{names[i]}::{key}": torch.as_tensor(value) for i, s in state.items() for key, value in s.items()}
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from omnivit.console import duration
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import StagePlan, open_source
+from omnivit.data.plan import StagePlan
+from omnivit.data.sources import open_source
 from omnivit.recipe import DataSource, Evaluation, Recipe
 
 RECENT = 30

@@ -19,7 +19,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from omnivit.contracts.batch import Batch
-from omnivit.data.module import MicroBatch, skips_allowed
+from omnivit.data.module import MicroBatch
+from omnivit.data.sources import skips_allowed
 from omnivit.errors import DataError
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import LM, Data

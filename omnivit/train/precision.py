@@ -1,26 +1,15 @@
-"""The precision that a stage computes in: a warning if it is emulated, and a check that all ranks use the same."""
+"""The precision that a stage computes in: a check that all ranks use the same."""
 
 from __future__ import annotations
-
-import warnings
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from omnivit.errors import RecipeError
-from omnivit.model.device import trainer_device
 from omnivit.model.omni import OmniModel
-from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 
 DEFAULT = "32-true"
 """Lightning's, where a recipe does not name one."""
-
-
-def warn_of_emulation(recipe: Recipe, model: OmniModel) -> None:
-    """Warn where training computes in a dtype that this machine emulates."""
-    text = emulation(asked(model, recipe.trainer.get("precision")), trainer_device(recipe.trainer))
-    if text:
-        warnings.warn(text, EmulatedPrecision, stacklevel=2)
 
 
 class SamePrecision(Callback):

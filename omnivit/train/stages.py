@@ -18,8 +18,10 @@ from torch import Tensor
 
 from omnivit import moved
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import StageData, StagePlan, open_mixture
+from omnivit.data.module import StageData
+from omnivit.data.plan import StagePlan
 from omnivit.data.prepare import Preparer
+from omnivit.data.sources import open_mixture
 from omnivit.errors import CheckpointError, DataError, TrainingError
 from omnivit.model.build import preparer_of
 from omnivit.model.omni import OmniModel
@@ -96,21 +98,6 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / checkpoint.CHECKPOINTS
-
-
-def open_stages(recipe: Recipe) -> dict[str, Mixture]:
-    """Every stage's data, by name; what a stage validates on is tried too, so that a later stage finds it.
-
-    Raises:
-        DataError, PluginError: a file is missing or outside the root, or there is no such reader.
-    """
-    mixtures = {}
-    for number, stage in enumerate(recipe.stages):
-        where = recipe.where(f"stages[{number}]")
-        if stage.validation is not None:
-            open_mixture(stage.validation.data, recipe.data.root, where / "validation" / "data")
-        mixtures[stage.name] = open_mixture(stage.data, recipe.data.root, where / "data")
-    return mixtures
 
 
 def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoint | None) -> StageResult:

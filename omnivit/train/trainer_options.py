@@ -9,21 +9,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from typing import TYPE_CHECKING, Any
 
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.device import trainer_device
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.profilers import Profiler
+
 LOGGERS = ("csv", "tensorboard")
-PROFILERS: Mapping[str, type[Profiler]] = {
-    "simple": SimpleProfiler,
-    "advanced": AdvancedProfiler,
-    "pytorch": PyTorchProfiler,
+PROFILERS: Mapping[str, str] = {
+    "simple": "SimpleProfiler",
+    "advanced": "AdvancedProfiler",
+    "pytorch": "PyTorchProfiler",
 }
+"""Name in a recipe -> class in `lightning.pytorch.profilers`."""
+COMMON = frozenset({"accelerator", "devices", "num_nodes", "precision", "strategy", "gradient_clip_val",
+                    "gradient_clip_algorithm", "log_every_n_steps", "loggers", "profiler", "progress"})  # fmt: skip
+"""Options that are checked without Lightning, which takes two seconds to import: its Trainer has them, or they are
+ours."""
 OWNED = ("accumulate_grad_batches", "max_epochs", "max_steps", "min_epochs", "min_steps", "val_check_interval",
          "callbacks", "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs",
          "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "logger")  # fmt: skip
@@ -73,15 +78,11 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: names the key and what to write instead.
     """
-    known = inspect.signature(Trainer.__init__).parameters
-    allowed = sorted({*known, "loggers", "progress"} - {"self", *OWNED, *INSTEAD})
     for key, value in options.items():
         if key in OWNED:
             raise RecipeError(f"trainer.{key}: the stages set this (`accumulate`, `epochs`, `steps`, `validation`).")
-        if key in INSTEAD and value not in (None, False, known[key].default):
-            raise RecipeError(f"trainer.{key}: this cannot be set in a recipe. {INSTEAD[key]}.")
-        if key not in allowed and key not in INSTEAD:
-            raise RecipeError(f"trainer.{key}: Lightning's Trainer has no such option; {suggest(key, allowed)}")
+        if key not in COMMON:
+            _check_with_lightning(key, value)
     _check_name("precision", options.get("precision"), (*PRECISIONS, *_SHORT), _OTHER_PRECISIONS)
     if str(options.get("precision")) in ("16", "16-mixed") and trainer_device(options) == "cpu":
         raise RecipeError("trainer.precision: 16-mixed needs a GPU; on a CPU, use bf16-mixed or 32-true.")
@@ -95,6 +96,8 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
 
 def loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
     """The loggers of a stage; they write into its folders."""
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
     factories: dict[str, Callable[[], Logger]] = {
         "csv": lambda: CSVLogger(path, name=stage),
         "tensorboard": lambda: TensorBoardLogger(path / "tensorboard", name=stage),
@@ -104,7 +107,23 @@ def loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
 
 def profiler(name: str | None, path: Path) -> Profiler | None:
     """A profiler that writes into `path/fit-profile.txt`: what it would log is not shown by the command line."""
-    return None if name is None else PROFILERS[name](dirpath=path, filename="profile")
+    if name is None:
+        return None
+    from lightning.pytorch import profilers
+
+    kind: type[Profiler] = getattr(profilers, PROFILERS[name])
+    return kind(dirpath=path, filename="profile")
+
+
+def _check_with_lightning(key: str, value: object) -> None:
+    from lightning.pytorch import Trainer
+
+    known = inspect.signature(Trainer.__init__).parameters
+    allowed = sorted({*known, *COMMON} - {"self", *OWNED, *INSTEAD})
+    if key in INSTEAD and value not in (None, False, known[key].default):
+        raise RecipeError(f"trainer.{key}: this cannot be set in a recipe. {INSTEAD[key]}.")
+    if key not in allowed and key not in INSTEAD:
+        raise RecipeError(f"trainer.{key}: Lightning's Trainer has no such option; {suggest(key, allowed)}")
 
 
 def _check_name(key: str, value: object, allowed: tuple[str, ...], others: Mapping[str, str]) -> None:

@@ -20,8 +20,9 @@ from omnivit import cli
 from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.collate import EncodedSample
-from omnivit.data.module import BadSample, PreparedSamples, open_mixture
+from omnivit.data.module import BadSample, PreparedSamples
 from omnivit.data.prepare import Preparer
+from omnivit.data.sources import open_mixture
 from omnivit.model.blueprint import ModelBlueprint
 from omnivit.model.build import preparer_of
 from omnivit.model.tokens import RESERVED

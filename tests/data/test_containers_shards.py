@@ -21,7 +21,7 @@ from shards import write_tar
 from omnivit.contracts.sample import Media
 from omnivit.data.containers import RecordOptions, Records, dataset, open_records, parquet_file
 from omnivit.data.containers.opening import files_of
-from omnivit.data.module import open_source
+from omnivit.data.sources import open_source
 from omnivit.errors import DataError, PluginError
 from omnivit.media.locate import read_bytes
 from omnivit.recipe import DataSource

@@ -14,18 +14,9 @@ from prepare_support import NO_SEED, small_preparer
 from tests_support import picture_record, text_record, write_jsonl
 
 from omnivit.data.mixture import Mixture
-from omnivit.data.module import (
-    BadSample,
-    Collator,
-    Index,
-    MicroBatch,
-    MicroBatches,
-    PreparedSamples,
-    StageData,
-    StagePlan,
-    open_mixture,
-    open_source,
-)
+from omnivit.data.module import BadSample, Collator, Index, MicroBatch, MicroBatches, PreparedSamples, StageData
+from omnivit.data.plan import StagePlan
+from omnivit.data.sources import open_mixture, open_source
 from omnivit.errors import DataError, PluginError, RecipeError
 from omnivit.recipe import Data, DataSource, Stage
 from omnivit.seeds import derive_seed

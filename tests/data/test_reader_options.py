@@ -12,13 +12,12 @@ import pytest
 from omnivit_readers.messages import MessagesReader
 from tests_support import write_jsonl
 
-from omnivit.data.module import open_mixture, open_source
 from omnivit.data.opening import open_reader
 from omnivit.data.readers import JsonReader, RecordReader
+from omnivit.data.sources import open_mixture, open_source, open_stages
 from omnivit.errors import ContractWarning, RecipeError
 from omnivit.plugin import Message, RecordOptions, Text
 from omnivit.recipe import DataSource, Recipe
-from omnivit.train.stages import open_stages
 
 
 @dataclass

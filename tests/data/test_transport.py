@@ -15,7 +15,9 @@ from torch import Tensor
 
 from omnivit.contracts.batch import Batch
 from omnivit.data.collate import collate
-from omnivit.data.module import StageData, StagePlan, open_mixture
+from omnivit.data.module import StageData
+from omnivit.data.plan import StagePlan
+from omnivit.data.sources import open_mixture
 from omnivit.data.transport import packed
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import load

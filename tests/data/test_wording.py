@@ -14,9 +14,10 @@ import pytest
 from prepare_support import slot, small_preparer
 
 from omnivit.contracts.sample import Media, Message, Part, Prompt, Sample, Text
-from omnivit.data.module import PreparedSamples, open_mixture, open_source
+from omnivit.data.module import PreparedSamples
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import InstructionReader
+from omnivit.data.sources import open_mixture, open_source
 from omnivit.data.wording import Wordings, wordings_of
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.tokens import byte_tokenizer

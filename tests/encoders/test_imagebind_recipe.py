@@ -14,7 +14,7 @@ import torch
 from tests_support import picture_record, write_jsonl
 
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.splice import splice

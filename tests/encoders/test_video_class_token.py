@@ -25,7 +25,7 @@ from omnivit.contracts.features import Features, Layout, places_of
 from omnivit.contracts.nested import build_adapter, build_encoder
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe

@@ -13,8 +13,8 @@ from tests_support import COLOURS, picture_record, text_record, write_jsonl
 
 from omnivit.contracts.sample import Sample
 from omnivit.data.chat import Chat
-from omnivit.data.module import open_source
 from omnivit.data.prepare import Preparer
+from omnivit.data.sources import open_source
 from omnivit.data.wording import Wordings
 from omnivit.errors import CheckpointError, DataError, OmniVitError, RecipeError
 from omnivit.evaluate.run import check_evaluation, evaluate

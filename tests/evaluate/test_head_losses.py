@@ -14,7 +14,7 @@ from tests_support import RECIPE, text_record, write_jsonl
 from omnivit.cli import main
 from omnivit.contracts.metric import Interval
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.evaluate.heads import head_losses
 from omnivit.evaluate.run import evaluate
 from omnivit.evaluate.score import Score

@@ -18,7 +18,7 @@ from omnivit.contracts.adapter import Adapter, Instruction, same_length
 from omnivit.contracts.batch import Batch
 from omnivit.contracts.features import Features
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel

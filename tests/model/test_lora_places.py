@@ -19,7 +19,7 @@ from transformers import CLIPVisionModel
 from omnivit.contracts.adapter import Instruction
 from omnivit.contracts.features import Features
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.lora import Lora, add_lora, lora_layers

@@ -15,7 +15,7 @@ from omnivit.contracts.batch import Batch
 from omnivit.contracts.features import Features
 from omnivit.contracts.views import EncoderView
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import ModelBlueprint, load_model, preparer_of
 from omnivit.model.omni import OmniModel

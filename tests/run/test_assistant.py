@@ -16,7 +16,7 @@ from tests_support import COLOURS
 
 import omnivit
 from omnivit.contracts.sample import Message, Sample, Text
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import CheckpointError, DataError
 from omnivit.recipe import Recipe
 from omnivit.run.assistant import Assistant, Sampling

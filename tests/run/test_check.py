@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 
 from omnivit import cli
 from omnivit.contracts.batch import IGNORE
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import DataError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel

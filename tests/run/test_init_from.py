@@ -21,8 +21,8 @@ from torch import Tensor
 from omnivit import cli
 from omnivit.contracts.sample import Sample
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
 from omnivit.data.records import messages_from
+from omnivit.data.sources import open_mixture
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel

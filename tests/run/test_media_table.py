@@ -17,7 +17,7 @@ from shards import write_tar
 from omnivit import stamps
 from omnivit.contracts.sample import Frames, Media, Message, Sample, Target
 from omnivit.data import digest
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import CheckpointError
 from omnivit.recipe import DataSource, Recipe
 from omnivit.run import folder, provenance

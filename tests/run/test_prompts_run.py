@@ -99,7 +99,7 @@ def test_a_run_with_drawn_wordings(
 
 
 def _samples(opened: assistant.Assistant, data_root: Path) -> list[object]:
-    from omnivit.data.module import open_source
+    from omnivit.data.sources import open_source
 
     assert opened.recipe.evaluation is not None
     reader = open_source(opened.recipe.evaluation.data[0], data_root)

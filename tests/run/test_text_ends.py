@@ -12,7 +12,7 @@ from tests_support import COLOURS
 
 import omnivit
 from omnivit.contracts.sample import Message, Sample, Text
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import ChatTemplate, Recipe

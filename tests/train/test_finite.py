@@ -101,7 +101,8 @@ def test_too_many_in_a_row_stop_the_run_with_the_last_good_checkpoint(
 
 
 def _order(recipe: Recipe) -> list[int]:
-    from omnivit.data.module import StagePlan, open_mixture
+    from omnivit.data.plan import StagePlan
+    from omnivit.data.sources import open_mixture
 
     stage = recipe.stages[0]
     plan = StagePlan(open_mixture(stage.data, recipe.data.root), stage, recipe.seed, 0.0)

@@ -24,7 +24,7 @@ from omnivit.cli import main
 from omnivit.contracts.head import HeadOutput
 from omnivit.contracts.sample import Message, Target, Text
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import PluginError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe, load

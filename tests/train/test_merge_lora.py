@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.lora import lora_layers, merge_and_renew

@@ -12,13 +12,13 @@ import pytest
 
 from omnivit.console import Display
 from omnivit.data.slot import SlotPreparer
+from omnivit.data.sources import open_stages
 from omnivit.errors import DataError
 from omnivit.recipe import Recipe
 from omnivit.run.runner import train
 from omnivit.train import stages
 from omnivit.train.forecast import Clock, StageWork, Work, left
 from omnivit.train.progress import StageProgress, Waiting
-from omnivit.train.stages import open_stages
 from omnivit.train.tally import Tally
 
 Load = Callable[..., Recipe]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe
 from omnivit.run.runner import train
-from omnivit.train.trainer_options import INSTEAD, PRECISIONS, STRATEGIES, check_trainer_options
+from omnivit.train.trainer_options import COMMON, INSTEAD, PRECISIONS, STRATEGIES, check_trainer_options
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,7 @@ def test_a_profile_is_written_and_said(
     train(recipe, tmp_path / "run")
     assert f"Profile of stage align: {tmp_path / 'run/logs/align'}" in capsys.readouterr().out
     assert "run_training_batch" in (tmp_path / "run/logs/align/fit-profile.txt").read_text()
+
+
+def test_what_is_checked_without_lightning_is_what_lightning_has() -> None:
+    assert set(inspect.signature(Trainer.__init__).parameters) >= COMMON - {"loggers", "progress"}

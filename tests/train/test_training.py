@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from omnivit.contracts.batch import IGNORE
 from omnivit.data.collate import collate
-from omnivit.data.module import open_mixture
+from omnivit.data.sources import open_mixture
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe

@@ -14,7 +14,8 @@ from omnivit.errors import OmniVitError, RecipeError
 from omnivit.model.causal import CausalLM
 from omnivit.recipe import Recipe
 from omnivit.run import provenance
-from omnivit.run.assistant import Assistant, assistant_of, checked_recipe
+from omnivit.run.assistant import Assistant, assistant_of
+from omnivit.run.folder import open_recipe
 from omnivit.run.provenance import PROVENANCE
 
 DTYPE, FULL = "dtype", "float32"
@@ -59,7 +60,7 @@ def open_run(folder: Path, checkpoint: str | None = None, trust: bool = False, d
     """
     if dtype not in (FULL, "recipe"):
         raise OmniVitError(f"dtype {dtype!r}: expected {FULL} or recipe.")
-    recipe = checked_recipe(folder, trust)
+    recipe = open_recipe(folder, trust)
     assistant = assistant_of(folder, in_full(recipe) if dtype == FULL else recipe, "cpu", checkpoint)
     record = provenance.read(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     return OpenRun(folder, recipe, assistant, record, checkpoint, written_dtype(recipe, assistant))

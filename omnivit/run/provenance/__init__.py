@@ -26,11 +26,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnivit.contracts.blocks import blocks_of
 from omnivit.contracts.renamed import rename_in_model
-from omnivit.data.mixture import Mixture
 from omnivit.data.privacy import hidden
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe
@@ -38,6 +37,9 @@ from omnivit.recipe.identity import content
 from omnivit.registry import advice
 from omnivit.run.provenance import plugins
 from omnivit.train.manifest import checksum
+
+if TYPE_CHECKING:
+    from omnivit.data.mixture import Mixture
 
 PROVENANCE = "provenance.json"
 LIBRARIES = ("omnivit", "torch", "transformers", "lightning", "peft", "timm", "torchvision", "tokenizers", "pillow")
