@@ -38,6 +38,8 @@ def open_assistant(args: argparse.Namespace, announce: bool = False) -> Assistan
 def contents(recipe: Recipe) -> str:
     """What a recipe's model consists of, for a line: `LLM lmsys/vicuna-7b-v1.5, inputs image, audio`."""
     llm = recipe.model.llm
-    name = llm.get("path") or llm.get("name")
+    name, config = llm.get("path") or llm.get("name"), llm.get("config")
+    if not llm.get("path") and isinstance(config, dict) and "model_type" in config:
+        name = f"{config['model_type']} with random weights"
     inputs = ", ".join(recipe.model.inputs)
     return f"LLM {name}, inputs {inputs}" if inputs else f"LLM {name}, text only"

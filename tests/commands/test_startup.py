@@ -81,14 +81,14 @@ def test_what_is_loaded_is_said_first_and_answers_need_no_lightning(monkeypatch:
     monkeypatch.chdir(ROOT)
     code = (
         "import sys, builtins; from omnivit.cli import main; real = builtins.__import__\n"
-        "def counted(name, *rest):\n"
+        "def counted(name, *rest, **options):\n"
         "    if name.partition('.')[0] == 'torch': raise KeyboardInterrupt\n"
-        "    return real(name, *rest)\n"
+        "    return real(name, *rest, **options)\n"
         "builtins.__import__ = counted; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "train", "recipes/smoke.yaml", "--run-dir", "no/where"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 130 and done.stderr.startswith("Loading recipes/smoke.yaml: LLM"), done.stderr
+    assert done.returncode == 130 and done.stderr.startswith("Loading recipes/smoke.yaml: LLM llama with random weights"), done.stderr
     code = "import sys, omnivit.run.check, omnivit.run.assistant; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
