@@ -88,7 +88,8 @@ def test_what_is_loaded_is_said_first_and_answers_need_no_lightning(monkeypatch:
     )
     command = [sys.executable, "-c", code, "train", "recipes/smoke.yaml", "--run-dir", "no/where"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 130 and done.stderr.startswith("Loading recipes/smoke.yaml: LLM llama with random weights"), done.stderr
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("Loading recipes/smoke.yaml: LLM llama with random weights"), done.stderr
     code = "import sys, omnivit.run.check, omnivit.run.assistant; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
