@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from omnivit.commands.generate import add_sampling_arguments, result_lines
-from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
+from omnivit.run.opening import open_assistant
 
 if TYPE_CHECKING:
     from omnivit.run.assistant import Assistant, Sampling
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
     with reserved():
-        assistant = open_assistant(args, announce=True)
+        assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
         from omnivit.run.assistant import Sampling
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)

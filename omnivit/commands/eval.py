@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
-from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.data.containers.dataset import is_on_hub
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
+from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 from omnivit.run.trust import require as require_trust
 
@@ -76,7 +76,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     if not root.is_dir():
         raise DataError(f"--root {root} is not a folder.")
     reader = _opened(args, root)
-    assistant = open_assistant(args)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint)
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather
     from omnivit.evaluate.score import metric_named, score

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnivit.commands.opening import open_assistant
 from omnivit.console import reserved
 from omnivit.errors import DataError
+from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reply(args: argparse.Namespace, question: str) -> Reply:
-    assistant = open_assistant(args)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint)
     from omnivit.run.assistant import Sampling
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)

@@ -8,10 +8,10 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from omnivit.commands.opening import contents
 from omnivit.errors import RecipeError
 from omnivit.processes import end_with_announced_parent
 from omnivit.recipe import Recipe
+from omnivit.run.opening import contents
 from omnivit.run.trust import add_trust_argument
 from omnivit.train.leader import is_leader
 from omnivit.train.signals import signals

@@ -93,7 +93,7 @@ def test_mistakes_that_only_lightning_or_a_late_stage_would_find(
 ) -> None:
     assert cli.main(["train", str(recipe_file), "--run-dir", str(tmp_path / "run"), override]) == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"error: {message}") and not (tmp_path / "run/checkpoints").exists()
+    assert f"\nerror: {message}" in error and not (tmp_path / "run/checkpoints").exists()
 
 
 @pytest.fixture(scope="module")

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnivit.console import quieten_transformers
 from omnivit.recipe import Recipe
+from omnivit.run.folder import open_recipe
 
 if TYPE_CHECKING:
     from omnivit.run.assistant import Assistant
 
 
-def open_assistant(args: argparse.Namespace, announce: bool = False) -> Assistant:
-    """The assistant of a run.
+def open_assistant(
+    run: Path, device: str | None, trust: bool, checkpoint: str | None, announce: bool = False
+) -> Assistant:
+    """The assistant of a run, for a command.
 
     Args:
-        args: with `run`, `device`, `trust` and `checkpoint`.
+        run, device, trust, checkpoint: as `omnivit.run.assistant.load` takes them.
         announce: print on standard error what is loaded, before it is.
 
     Raises:
         OmniVitError: as `omnivit.run.assistant.load`.
     """
-    from omnivit.run.folder import open_recipe
-
-    recipe = open_recipe(args.run, args.trust)
+    recipe = open_recipe(run, trust)
     if announce:
-        print(f"Loading {args.run}: {contents(recipe)} ...", file=sys.stderr, flush=True)
-    from omnivit.console import quieten_transformers
-
+        print(f"Loading {run}: {contents(recipe)} ...", file=sys.stderr, flush=True)
     quieten_transformers()
     from omnivit.run.assistant import load
 
-    return load(args.run, args.device, args.trust, args.checkpoint)
+    return load(run, device, trust, checkpoint)
 
 
 def contents(recipe: Recipe) -> str:
