@@ -6,8 +6,9 @@ a few channels and up again, and the result is added to the input of the attenti
 projections, weighted by a router that reads a learned vector: one for samples with media, one for text alone. The up
 projections start at zero, so that the outputs of LLM and encoder do not change at first.
 
-The authors' code puts the vector into the sequence as its first token and routes each layer by its state there; here
-each layer's router reads the vector itself, so that no token is added and a text alone stays as it is.
+The authors' code puts the vector into the sequence as its first token, which no other token sees, and routes each
+layer by its state there. With `router: state` it is the same here: the vectors go through the layers as sequences of
+their own, so that no token is added. By default each layer's router reads the vector itself, which costs nothing.
 
 Shapes: M media, S tokens of a medium, B samples, T tokens of a sample, D width of the LLM or the encoder, d channels of
 a bottleneck, G groups.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,9 +61,14 @@ class BottleneckConfig:
     position: Literal["attention", "block"] = "attention"
     """Where the bottlenecks of the LLM are: `attention`: before each attention; `block`: before each attention and
     MLP."""
+    router: Literal["vector", "state"] = "vector"
+    """What the routers of the LLM read. `vector`: the learned vector of the modality; `state`: its hidden state in each
+    layer, as if it were the first token of the sequence, hidden from all others, as in LaVIN's code."""
     encoder: bool = True
-    """Add bottlenecks without a router before the attentions of the encoder too. The encoder then runs with
-    gradients."""
+    """Add bottlenecks before the attentions of the encoder too. The encoder then runs with gradients."""
+    encoder_router: bool = False
+    """The bottlenecks of the encoder have two up projections, too, and a router that reads each token itself, as in
+    LaVIN's code for one image."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "groups"):
@@ -74,6 +80,8 @@ class BottleneckConfig:
             raise ValueError(f"temperature ({self.temperature}) must be above 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be at least 0 and below 1.")
+        if self.encoder_router and not self.encoder:
+            raise ValueError("`encoder_router: true` needs `encoder: true`, because the routers are in the encoder.")
 
 
 class BottleneckAdapter(Adapter):
@@ -119,6 +127,8 @@ class BottleneckAdapter(Adapter):
         """
         if not self._slots:
             self._enter_llm(llm)
+            if self.config.router == "state":
+                llm.patching.before(functools.partial(self._read_states, llm))
         self._slots.append(slot)
         if self.config.encoder:
             self._enter_encoder(encoder, slot)
@@ -155,7 +165,7 @@ class BottleneckAdapter(Adapter):
                 f"a vision transformer."
             )
         for attention, width in attentions:
-            bottleneck = Bottleneck(self.config, width)
+            bottleneck = (RoutedBottleneck if self.config.encoder_router else Bottleneck)(self.config, width)
             self.encoder_layers.append(bottleneck)
             change(attention, functools.partial(_before, bottleneck))
         self._encoder, self.in_encoder = (encoder,), True
@@ -169,12 +179,54 @@ class BottleneckAdapter(Adapter):
 
     def _mixed(self, bottleneck: nn.Module, context: Context | None, hidden: Tensor) -> Tensor:
         """Hidden states [B, T, D] -> [B, T, D]. The kind of a sample is the same in prefill and decoding."""
+        states = None if context is None else context.kept.get(self)
+        if states is None:
+            out: Tensor = bottleneck(hidden, self.modality.weight, self._kinds(context, hidden))
+        elif states.reading:
+            # the vectors' own pass: each is the only token of its sample, and routes itself
+            states.values[bottleneck] = hidden[:, 0]
+            out = bottleneck(hidden, hidden[:, 0], torch.arange(len(hidden), device=hidden.device))
+        else:
+            out = bottleneck(hidden, states.values[bottleneck], states.numbers(self._kinds(context, hidden)))
+        return out
+
+    def _kinds(self, context: Context | None, hidden: Tensor) -> Tensor:
+        """[B] of samples: 0 for text alone, 1 with media."""
         kinds = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
         for slot in self._slots:
             if context is not None and slot in context.media:
                 kinds = kinds.index_fill(0, context.media[slot].samples, 1)
-        out: Tensor = bottleneck(hidden, self.modality.weight, kinds)
-        return out
+        return kinds
+
+    def _read_states(self, llm: LanguageModel, context: Context) -> None:
+        """Run the vectors through the LLM and keep their states for the pass over a batch that follows.
+
+        In training each sample has a vector of its own, because dropout makes their states differ; else there is one
+        for each kind, whose states are kept while text is generated.
+        """
+        before = context.kept.get(self)
+        if before is not None and (before.reading or not torch.is_grad_enabled()):
+            return
+        kinds = self._kinds(context, context.route) if self.training else torch.arange(2, device=context.route.device)
+        alone = Context.of_text(len(kinds), 1, kinds.device)
+        states = alone.kept[self] = _States(reading=True)
+        llm.patching.through(self.modality(kinds)[:, None].to(llm.embedding().dtype), alone)
+        context.kept[self] = _States(states.values, per_sample=self.training)
+
+
+@dataclass
+class _States:
+    """The states of the modality vectors before each bottleneck of the LLM."""
+
+    values: dict[nn.Module, Tensor] = field(default_factory=dict)
+    """Bottleneck -> [N, D]: one for each kind, or for each sample."""
+    per_sample: bool = False
+    reading: bool = False
+    """This is the pass of the vectors themselves."""
+
+    def numbers(self, kinds: Tensor) -> Tensor:
+        """[B] kinds -> which state is whose."""
+        return torch.arange(len(kinds), device=kinds.device) if self.per_sample else kinds
 
 
 class Bottleneck(nn.Module):
@@ -213,13 +265,14 @@ class RoutedBottleneck(Bottleneck):
         self.router = nn.Linear(width, 2)
 
     def weights(self, modality: Tensor) -> Tensor:
-        """Vectors [N, D] -> [N, 2] weights of the two up projections, which sum to 1."""
-        return torch.softmax(self.router(modality) / self.temperature, dim=-1)
+        """Vectors [..., D] -> [..., 2] weights of the two up projections, which sum to 1."""
+        return torch.softmax(self.router(modality.to(self.router.weight.dtype)) / self.temperature, dim=-1)
 
-    def forward(self, rows: Tensor, modality: Tensor, kinds: Tensor) -> Tensor:  # type: ignore[override]
-        """Tokens [B, T, D], vectors [2, D], index of the vector of each sample [B] -> [B, T, D], in the dtype of the
-        tokens."""
-        first, second = self.weights(modality)[kinds, :, None, None].unbind(dim=1)
+    def forward(self, rows: Tensor, modality: Tensor | None = None, kinds: Tensor | None = None) -> Tensor:
+        """Tokens [B, T, D], vectors [N, D], index of the vector of each sample [B] -> [B, T, D], in the dtype of the
+        tokens. Without vectors, each token is routed by itself."""
+        routes = self.weights(rows) if modality is None else self.weights(modality)[kinds, None]
+        first, second = routes[..., None].unbind(dim=-2)
         narrow = self.dropout(self.down(rows.to(self.down.weight.dtype)))
         change: Tensor = self.scale * (first * self.up(narrow) + second * self.other_up(narrow))
         return rows + change.to(rows.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ class Context:
     last: Tensor
     """[B, T] True at the last token of each medium."""
 
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What adapters keep for their layers during one pass, and during the steps of generation that follow it."""
     _parts: dict[tuple[tuple[str, bool], ...], Parts] = field(default_factory=dict, init=False, repr=False)
 
     def parts(self, kinds: tuple[tuple[str, bool], ...]) -> Parts:
@@ -92,6 +95,12 @@ class Context:
             sizes = tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
             self._parts[kinds] = Parts(order, back, sizes)
         return self._parts[kinds]
+
+    @classmethod
+    def of_text(cls, samples: int, length: int, device: torch.device) -> Context:
+        """The context of samples without media, all of the same length: [samples, length] tokens of text."""
+        route = torch.zeros(samples, length, dtype=torch.long, device=device)
+        return cls(route, (), {}, _indices(route == 0), route.bool())
 
     @classmethod
     def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
@@ -135,7 +144,7 @@ class Context:
             rows = _indices(route == 1 + self.slots.index(slot))
             media[slot] = SlotContext(_repeated(slot_context.features, beams), samples, order, seen, rows)
         last = _columns(self.last, start, length, beams, after=0)
-        return Context(route, self.slots, media, _indices(route == 0), last)
+        return Context(route, self.slots, media, _indices(route == 0), last, self.kept)
 
 
 def _indices(where: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from omnivit.contracts.context import Context
+
 Around = Callable[..., Any]
 """`around(plain, context, *args, **kwargs)` in place of `plain(*args, **kwargs)`; context is None outside a batch."""
 
@@ -58,6 +60,15 @@ class Patching(Protocol):
             RecipeError: another adapter has given this module a twin for this slot, or the module does not map tokens
                 one by one.
         """
+
+    def before(self, function: Callable[[Context], None]) -> None:
+        """Call a function before every pass over a batch, with the context that the layers will see.
+
+        It may run `through` the layers and keep what comes of it in `Context.kept`.
+        """
+
+    def through(self, embeds: Tensor, context: Context) -> None:
+        """Run the layers over other samples than those of the batch: embeddings [B, T, D] without padding."""
 
     def apart(self) -> AbstractContextManager[None]:
         """Modules of a layer that are called inside see no batch: for tokens that are not those of the sequence."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from omnivit.contracts.context import Context
 from omnivit.contracts.patching import Around, Layer
 from omnivit.errors import LibraryError, RecipeError
-from omnivit.model.arguments import step_of
+from omnivit.model.arguments import accepted, step_of
 
 _KEY = "omnivit_context"
 
@@ -50,6 +50,7 @@ class LayerPatching:
     layers: tuple[Layer, ...]
     _changes: list[tuple[str, Around]] = field(default_factory=list)
     _twins: dict[str, dict[str, Twin]] = field(default_factory=dict)
+    _before: list[Callable[[Context], None]] = field(default_factory=list)
     _told: Context | None = None
     """Of the forward pass that runs."""
     _current: Context | None = None
@@ -82,6 +83,18 @@ class LayerPatching:
         registered = self._twins[name].setdefault(slot, Twin(twin, inner))
         if registered.module is not twin:
             raise RecipeError(f"slot {slot!r}: two adapters replace {name} for its media. Use only one of them.")
+
+    def before(self, function: Callable[[Context], None]) -> None:
+        """Call a function before every pass over a batch, with the context that the layers will see.
+
+        It may run `through` the layers and keep what comes of it in `Context.kept`.
+        """
+        self._before.append(function)
+
+    def through(self, embeds: Tensor, context: Context) -> None:
+        """Run the layers over other samples than those of the batch: embeddings [B, T, D] without padding."""
+        decoder: Any = _decoder(self.model)
+        decoder(use_cache=False, **accepted(decoder, inputs_embeds=embeds), **{_KEY: context})
 
     def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
         """Use layers that stand in the place of others, such as those with LoRA inside an adapter.
@@ -155,6 +168,8 @@ class LayerPatching:
         for twins in self._twins.values():  # now, because a compiled layer cannot count tokens
             if kinds := _kinds(twins, window):
                 window.parts(kinds)
+        for function in self._before:
+            function(window)
         return args, {**kwargs, _KEY: window}
 
     def _enter(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -256,12 +271,17 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     Raises:
         RecipeError: the model is not built of blocks with one attention and one MLP that pass on arguments.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
+    decoder = _decoder(model)
     count = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList) and len(child) == count]
     if not stacks:
         raise RecipeError(f"{type(model).__name__} has no list of decoder layers, so adapters cannot change them.")
     return tuple(_layer(index, block, type(model).__name__) for index, block in enumerate(stacks[0]))
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    decoder: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
+    return decoder
 
 
 def chosen(layers: Sequence[Layer], numbers: Sequence[int] | None, every: int) -> list[Layer]:

@@ -34,6 +34,7 @@ from torch.nn.functional import conv1d
 from omnivit.contracts.features import Features
 from omnivit.contracts.options import merge_options
 from omnivit.errors import RecipeError
+from omnivit.model.causal import CausalLM
 from omnivit.model.lora import Lora
 from omnivit.model.omni import OmniModel
 
@@ -50,6 +51,15 @@ def trained_model(family: str = "llama", llm: dict[str, Any] | None = None, **op
     model = model_of(llm_of(family, **(llm or {})), {"image": adapter_of(**options)})
     fill(model.adapters, 3.0)
     return model
+
+
+def original_llm() -> CausalLM:
+    """The LLM of the golden numbers: every parameter is a pattern, norms are close to 1."""
+    llm = llm_of(shared=1)
+    for number, (name, parameter) in enumerate(sorted(llm.named_parameters())):
+        pattern = wave(parameter.shape, float(number), 0.3)
+        parameter.data.copy_(1 + pattern if "norm" in name else pattern)
+    return llm
 
 
 # -- the original's numbers --------------------------------------------------------------------------------------------
@@ -74,6 +84,26 @@ def test_numbers_of_the_original(case: dict[str, Any]) -> None:
     }
     for name, value in found.items():
         torch.testing.assert_close(value.flatten(), torch.tensor(case[name]), rtol=0, atol=1e-5, msg=name)
+
+
+def test_routed_by_states_the_layers_give_the_numbers_of_the_original() -> None:
+    model = model_of(original_llm(), {"image": adapter_of(dim=4, router="state")})
+    fill(model.adapters, 3.0)
+    batch = batch_of(ONE, NONE)
+    expected = torch.tensor(GOLDEN["layers"]["logits"])
+    torch.testing.assert_close(model(batch, batch.attention_mask).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_in_an_encoder_each_token_is_routed_as_in_the_original() -> None:
+    part = RoutedBottleneck(BottleneckConfig(dim=4, scale=1.5), 16).eval().requires_grad_(False)
+    maps = (part.down, part.up, part.other_up, part.router)
+    for number, parameter in enumerate(p for each in maps for p in (each.weight, each.bias)):
+        parameter.copy_(wave(parameter.shape, float(number)))
+    image = wave((1, 7, 16), 9.0)
+    expected = torch.tensor(GOLDEN["encoder"]["values"]).view(1, 7, 16)
+    torch.testing.assert_close(part(image), expected, rtol=0, atol=1e-5)
+    neighbours = torch.cat([wave((1, 7, 16), 2.0), image])  # in the original, the first image routes all others
+    torch.testing.assert_close(part(neighbours)[1:], expected, rtol=0, atol=1e-5)
 
 
 def test_starts_as_the_original_starts() -> None:
@@ -139,19 +169,21 @@ def test_at_first_the_llm_gives_what_it_gave_without(family: str) -> None:
     assert not torch.equal(model(batch, batch.attention_mask).logits, plain_logits(plain, model, batch))
 
 
+@pytest.mark.parametrize("router", ["vector", "state"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_generation_with_a_cache_gives_what_a_loop_without_gives(family: str) -> None:
-    model = trained_model(family, position="block")
+def test_generation_with_a_cache_gives_what_a_loop_without_gives(family: str, router: str) -> None:
+    model = trained_model(family, position="block", router=router)
     batch = batch_of(LATE, NONE, TWO, ONE, left=True)
     with torch.no_grad():
         assert torch.equal(generated(model, batch), looped(model, batch))
 
 
+@pytest.mark.parametrize("router", ["vector", "state"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_checkpointing_activations_changes_no_gradient(family: str) -> None:
+def test_checkpointing_activations_changes_no_gradient(family: str, router: str) -> None:
     found = []
     for on in (False, True):
-        model = trained_model(family, {"gradient_checkpointing": on}, position="block", dropout=0.1)
+        model = trained_model(family, {"gradient_checkpointing": on}, position="block", dropout=0.1, router=router)
         torch.manual_seed(5)  # of dropout
         found.append(gradients(model, batch_of(ONE, NONE, TWO)))
     assert found[0].keys() == {f"adapters.{name}" for name, _ in model.adapters.named_parameters()}
@@ -216,6 +248,34 @@ def test_inputs_that_share_it_count_as_one() -> None:
     changed = (model(batch, batch.attention_mask).logits != before).any(dim=1)
     assert changed.tolist() == [True] * 11 + [False] * 5
     assert all(value.abs().max() > 0 for value in gradients(model, batch).values())
+
+
+def test_states_are_read_once_for_an_answer_and_for_each_sample_in_training() -> None:
+    model = trained_model(router="state", dropout=0.5)
+    states: list[Tensor] = []
+    model.adapters["image"].layers[1]["attention"].register_forward_pre_hook(
+        lambda _, args: states.append(args[1]) if args[0].shape[1] == 1 and args[1] is not None else None
+    )
+    with torch.no_grad():
+        generated(model, batch_of(LATE, NONE, left=True), 3)
+    own, *steps = states
+    assert own.shape == (2, WIDTH) and len(steps) == 2  # of two kinds, and then in each step after the prompt
+    assert all(torch.equal(own, seen) for seen in steps)
+    states.clear()
+    batch = batch_of(ONE, TWO, NONE)
+    model.train()(batch)
+    (own,) = states
+    assert own.shape == (3, WIDTH) and not torch.equal(own[0], own[1])  # of the same kind, but dropout differs
+
+
+def test_a_later_state_depends_on_the_layers_before() -> None:
+    model, batch = trained_model(router="state"), batch_of(ONE, NONE)
+    found = gradients(model, batch)
+    assert found.keys() == {f"adapters.{name}" for name, _ in model.adapters.named_parameters()}
+    assert all(value.any() for value in found.values())
+    assert found["adapters.image.modality.weight"].any(dim=1).all()
+    other = trained_model(router="vector")
+    assert (model(batch).logits - other(batch).logits).abs().max() > 1e-3
 
 
 # -- training, saving, together with others ----------------------------------------------------------------------------
@@ -317,6 +377,7 @@ def test_a_width_that_the_groups_do_not_divide_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
+        ({"encoder": False, "encoder_router": True}, r"`encoder_router: true` needs `encoder: true`"),
         ({"dim": 0}, r"dim \(0\) must be at least 1"),
         ({"groups": 0}, r"groups \(0\) must be at least 1"),
         ({"dim": 8, "groups": 3}, r"dim \(8\) must be a multiple of groups \(3\)"),

@@ -86,6 +86,19 @@ def test_bottlenecks_learn_inside_a_frozen_encoder(kind: str) -> None:
     assert not torch.allclose(encoder(batch.media["image"].items).values, plain, atol=1e-3)
 
 
+def test_routers_learn_inside_a_frozen_encoder() -> None:
+    encoder = clip_of()
+    batch = batch_of((5, Picture(0.1), 9, 17), (Picture(0.4), 3), NONE)
+    plain = encoder.eval()(batch.media["image"].items).values
+    model = model_over(encoder, encoder_router=True, router="state")
+    assert torch.equal(encoder(batch.media["image"].items).values, plain)
+    shift(model.adapters)
+    found = gradients(model, batch)
+    assert found.keys() == {f"adapters.{name}" for name, _ in model.adapters.named_parameters()}
+    assert all(value.any() for value in found.values())
+    assert sum("encoder_layers" in name and "router" in name for name in found) == 4
+
+
 def test_every_block_that_the_encoder_kept_has_one() -> None:
     assert [len(model_over(clip_of(layer=n)).adapters["image"].steps[1].encoder_layers) for n in (-1, 1)] == [2, 1]
 
