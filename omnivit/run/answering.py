@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample
-from omnivit.engine import Generated, Generation
+from omnivit.engine import Generated, Generation, Step
 from omnivit.run.listener import Listener
 from omnivit.run.reply import Reply
 from omnivit.run.stopping import Answer, cut
@@ -34,15 +34,32 @@ class Answering:
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text, as soon as tokens to come cannot change them. Raises what made the request fail."""
-        pieces: list[str] = []
+        return (text for text, _ in self.pieces() if text)
+
+    def pieces(self) -> Iterator[tuple[str, list[Step]]]:
+        """As iteration, each text with the tokens that it completes; the last text may be empty.
+
+        All tokens together are those of the answer, without its end.
+        """
+        texts: list[str] = []
+        steps: list[Step] = []
         stops = (*self._chat.stop_texts, *self.generation.request.stop)
-        listener = Listener(lambda ids: self._cut(ids).text.strip(), pieces.append, stops)
+        listener = Listener(lambda ids: self._cut(ids).text.strip(), texts.append, stops)
+        ids: list[int] = []
+        passed = 0
         for step in self.generation:
+            ids.append(step.id)
+            steps.append(step)
             listener.put([step.id])
-            yield from pieces
-            pieces.clear()
-        listener.finish(self.answer.text.strip())
-        yield from pieces
+            if texts:
+                # while the end of the text is held back, so are the tokens, which may be no part of the answer
+                complete = listener.complete
+                yield "".join(texts), steps if complete else []
+                passed, steps = (len(ids), []) if complete else (passed, steps)
+                texts.clear()
+        answer = self.answer
+        listener.finish(answer.text.strip())
+        yield "".join(texts), steps[: max(0, len(answer.ids) - passed)]
 
     @property
     def generated(self) -> Generated:

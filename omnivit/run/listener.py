@@ -12,6 +12,9 @@ class Listener:
 
     Text is passed on once the ids to come cannot change it: not half a character, not white space that may end the
     answer, not the beginning of a text that may end it (`stops`).
+
+    Attributes:
+        complete: whether the text of all ids so far has been passed on.
     """
 
     def __init__(
@@ -20,12 +23,14 @@ class Listener:
         self._decode, self._on_text, self._stops = decode, on_text, stops
         self._ids: list[int] = []
         self._told = ""
+        self.complete = False
 
     def put(self, ids: Sequence[int]) -> None:
         """Take the next ids."""
         self._ids += ids
-        text = self._decode(self._ids).rstrip("\ufffd").rstrip()
-        self.finish(before_stop(text, self._stops).rstrip())
+        text = self._decode(self._ids)
+        self.finish(before_stop(text.rstrip("\ufffd").rstrip(), self._stops).rstrip())
+        self.complete = self._told == text
 
     def finish(self, text: str) -> None:
         """Tell what of `text` has not been told."""

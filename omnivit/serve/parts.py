@@ -1,0 +1,212 @@
+"""Content parts of the API -> messages with media. Decides what a client may name as a medium.
+
+By default that is content in the request alone: `data:` URLs and base64. Addresses are fetched only with `--fetch`, and
+paths are read only with `--media-root`, inside of it. Files are opened and decoded later, in the helper process of
+`omnivit.media.isolate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from omnivit.contracts.sample import Media, Message, Part, Role, Text
+from omnivit.data.records import values
+from omnivit.errors import DataError, suggest
+from omnivit.serve.failures import ApiError
+from omnivit.serve.inputs import FILE, Input, slot_of_file, types_of
+from omnivit.serve.schema import Turn
+from omnivit.serve.settings import Settings
+
+TEXTS = ("text", "input_text", "output_text")
+REFUSAL = "refusal"
+SOURCES = ("url", "data", "file_data")
+"""Keys under which a part's object has the medium."""
+HINTS = frozenset({"detail", "format", "filename", "mime_type"})
+"""Keys of a part's object that have no effect, or only name a file."""
+ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass
+class PartReader:
+    """Reads the messages of one request.
+
+    Args:
+        inputs: of the model.
+        settings: of the server.
+        fetch: address, place and limit in bytes -> content; it is called only if the settings allow it.
+    """
+
+    inputs: Sequence[Input]
+    settings: Settings
+    fetch: Callable[[str, str, int], bytes]
+    media: int = 0
+    """Media of the request so far."""
+
+    def messages(self, turns: Sequence[Turn]) -> list[Message]:
+        """All turns.
+
+        Raises:
+            ApiError: a part is unknown or malformed, or names a medium that is not allowed, too large, or not there.
+        """
+        messages = [self._message(turn, f"messages[{k}]") for k, turn in enumerate(turns)]
+        if messages[-1].role != "user":
+            raise ApiError(
+                f"The last message is of the {turns[-1].role}; a conversation must end with a message of the user.",
+                param=f"messages[{len(turns) - 1}].role",
+            )
+        return messages
+
+    def _message(self, turn: Turn, place: str) -> Message:
+        for name in ("tool_calls", "function_call", "audio"):
+            if getattr(turn, name):
+                raise ApiError(f"{place}.{name} is not supported: the model reads text and media.", param=f"{place}.{name}")
+        role, content = ROLES[turn.role], turn.content
+        if content is None:
+            if role != "assistant":
+                raise ApiError(f"{place}.content is missing.", param=f"{place}.content")
+            return Message(role, (Text(turn.refusal or ""),))
+        if isinstance(content, str):
+            return Message(role, (Text(content),))
+        if not content:
+            raise ApiError(f"{place}.content is an empty list; expected a text or parts.", param=f"{place}.content")
+        return Message(role, tuple(self._part(part, f"{place}.content[{k}]") for k, part in enumerate(content)))
+
+    def _part(self, part: Mapping[str, Any], place: str) -> Part:
+        kind = part.get("type")
+        slots = types_of(self.inputs)
+        known = ["text", *slots, *([FILE] if self.inputs and FILE not in slots else [])]
+        if not isinstance(kind, str) or kind not in (*TEXTS, REFUSAL, *known):
+            raise ApiError(
+                f"{place}.type is {values.spelled(kind)}, which this model does not take; {suggest(str(kind), known)}",
+                param=f"{place}.type",
+                code="unknown_part_type",
+            )
+        key = "text" if kind in TEXTS else kind
+        for name in part:
+            if name not in ("type", key, "cache_control"):
+                raise ApiError(
+                    f"{place} has no field {name!r}; {suggest(name, ['type', key])}", param=f"{place}.{name}"
+                )
+        if kind in TEXTS or kind == REFUSAL:
+            text = part.get(key)
+            if not isinstance(text, str):
+                raise ApiError(f"{place}.{key} is {values.spelled(text)}; expected a text.", param=f"{place}.{key}")
+            return Text(text)
+        return self._medium(kind, slots.get(kind), part.get(key), f"{place}.{key}")
+
+    def _medium(self, kind: str, slot: str | None, given: object, place: str) -> Media:
+        self.media += 1
+        if self.media > self.settings.max_media:
+            raise ApiError(
+                f"The request has more than {self.settings.max_media} media, the server's limit (--max-media).",
+                param="messages",
+                code="too_many_media",
+            )
+        address, name = _address(given, place)
+        if slot is None:
+            mime = address[5:].partition(",")[0].partition(";")[0].lower() if address[:5].lower() == "data:" else ""
+            path = name if address[:5].lower() == "data:" else urlsplit(address).path
+            slot = slot_of_file(self.inputs, path, mime)
+            if slot is None:
+                raise ApiError(
+                    f"{place}: no input of the model is known to read {name or mime or 'this file'!r}. Use the name of an "
+                    f"input as the type; {suggest('', [given.slot for given in self.inputs])}",
+                    param=place,
+                )
+        try:
+            return self._source(Media(slot, None), address, place)
+        except DataError as error:
+            raise ApiError(str(error), param=place, code="invalid_media") from error
+
+    def _source(self, medium: Media, address: str, place: str) -> Media:
+        """A medium with its content, or with its path inside the media root."""
+        scheme = address.partition(":")[0].lower() if ":" in address else ""
+        limit = self.settings.max_media_bytes
+        if scheme == "data":
+            content = values.source(address, place)
+            assert isinstance(content, bytes)
+            if not content:
+                raise ApiError(f"{place} is empty: the medium has 0 bytes.", param=place, code="invalid_media")
+            if len(content) > limit:
+                raise too_large(place, self.settings)
+            return replace(medium, source=content)
+        if scheme in ("http", "https"):
+            if not self.settings.fetch:
+                raise ApiError(
+                    f"{place} is an http(s) address, and this server fetches none. Send the content as a `data:` URL, or "
+                    "start the server with --fetch.",
+                    param=place,
+                    code="fetching_disabled",
+                )
+            return replace(medium, source=self.fetch(address, place, limit))
+        return replace(medium, source=self._path(address, scheme, place), root=str(self.settings.media_root))
+
+    def _path(self, address: str, scheme: str, place: str) -> str:
+        """The path of a file relative to the media root; `omnivit.media.locate` refuses links that lead out of it."""
+        root = self.settings.media_root
+        if root is None:
+            raise ApiError(
+                f"{place} is {values.short(address)}, which is neither a `data:` URL nor base64. Paths of files are read "
+                "only from the folder that the server is given with --media-root.",
+                param=place,
+                code="paths_disabled",
+            )
+        outside = ApiError(
+            f"{place} must be a path inside the server's media folder, without `..`: {values.short(address)}.",
+            param=place,
+            code="path_not_allowed",
+        )
+        path = address
+        if scheme == "file":
+            parts = urlsplit(address)
+            path = unquote(parts.path)
+            if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+                raise outside
+        elif scheme and "/" not in address.partition(":")[0]:
+            raise outside  # `ftp:`, `gopher:`, `c:`
+        pure = PurePosixPath(path)
+        if pure.is_absolute():
+            try:
+                pure = pure.relative_to(PurePosixPath(root.resolve().as_posix()))
+            except ValueError:
+                raise outside from None
+        if "\0" in path or "\\" in path or ".." in pure.parts or not pure.parts:
+            raise outside
+        return str(pure)
+
+
+def too_large(place: str, settings: Settings) -> ApiError:
+    """The error for a medium over the limit."""
+    return ApiError(
+        f"{place} is larger than {settings.max_media_mb:g} MB, the server's limit (--max-media-mb).",
+        413,
+        place,
+        "media_too_large",
+    )
+
+
+def _address(given: object, place: str) -> tuple[str, str]:
+    """The address of a medium, base64 made a `data:` URL; and the name of its file, if the part gives one."""
+    if isinstance(given, str):
+        given = {"url": given}
+    if not isinstance(given, Mapping):
+        raise ApiError(f"{place} is {values.spelled(given)}; expected an object with `url` or `data`.", param=place)
+    if given.get("file_id"):
+        raise ApiError(f"{place}.file_id is not supported: files are not stored. Send `file_data`.", param=place)
+    for name in given:
+        if name not in (*SOURCES, *HINTS, "file_id"):
+            raise ApiError(f"{place} has no field {name!r}; {suggest(str(name), [*SOURCES, *HINTS])}", param=place)
+    sources = [key for key in SOURCES if given.get(key) is not None]
+    if len(sources) != 1:
+        raise ApiError(f"{place} needs exactly one of `url`, `data` and `file_data`.", param=place)
+    value = given[sources[0]]
+    if not isinstance(value, str) or not value.strip():
+        raise ApiError(f"{place}.{sources[0]} is {values.spelled(value)}; expected a text.", param=place)
+    name = given.get("filename")
+    if sources[0] != "url" and value[:5].lower() != "data:":
+        value = f"data:application/octet-stream;base64,{value}"
+    return value, name if isinstance(name, str) else ""
