@@ -38,6 +38,7 @@ VERBS = MappingProxyType(
         "cache": "list the contents of the cache folder with their sizes, or clear it",
         "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",
         "export": "write a trained model as files that other programs load: transformers, peft, safetensors, ...",
+        "serve": "answer over HTTP, as the OpenAI API does, about text and media",
         "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
     }
 )

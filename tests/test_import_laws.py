@@ -33,6 +33,7 @@ ORDER = (
     {"train", "evaluate"},
     {"engine"},
     {"run", "testing", "scaffold"},
+    {"serve"},
     {"commands"},
     {"cli", "plugin"},
     {"__main__", "__init__"},

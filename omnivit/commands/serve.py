@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from omnivit.commands.generate import add_checkpoint_argument
+from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 from omnivit.serve.settings import KEY_VARIABLE, Settings
 
@@ -78,13 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
     require_libraries()
     with bound(settings.host, args.port) as place:  # before the model is loaded, so that a port in use is said at once
-        print(f"Loading {args.run} ...", file=sys.stderr, flush=True)
-        from omnivit.console import quieten_transformers
-
-        quieten_transformers()
-        from omnivit.run.assistant import load
+        assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
         from omnivit.serve.app import create_app
 
-        assistant = load(args.run, args.device, args.trust, args.checkpoint)
         serve(create_app(assistant, settings), place, settings)
     return 0

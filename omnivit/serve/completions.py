@@ -22,7 +22,6 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from omnivit.contracts.sample import Message
-from omnivit.engine import Sampling
 from omnivit.run.answering import Answering
 from omnivit.run.assistant import Assistant
 from omnivit.serve.asked import Asked, asked_of

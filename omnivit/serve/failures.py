@@ -130,10 +130,12 @@ def _explained(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     steps = [step for step in first.get("loc", ()) if step not in ("body", "query", "path", "header")]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
     if first["type"] == "json_invalid":
-        return ApiError(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.", code="invalid_json")
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        return ApiError(f"The body is not JSON: {reason}.", code="invalid_json")
     if first["type"] == "extra_forbidden":
-        known = first.get("ctx", {}).get("known") or known_fields(steps)
-        return ApiError(f"There is no field {param!r}; {suggest(str(steps[-1]), known)}", 400, param, "unknown_field")
+        return ApiError(
+            f"There is no field {param!r}; {suggest(str(steps[-1]), known_fields(steps))}", 400, param, "unknown_field"
+        )
     where = f"{param}: " if param else "The body: "
     return ApiError(f"{where}{first['msg']}.", 400, param or None, "invalid_value")
 

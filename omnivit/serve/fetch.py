@@ -87,7 +87,7 @@ def target_of(url: str, place: str) -> Target:
     Raises:
         ApiError: another scheme or port; credentials; a host that is a number in another form than `192.0.2.1`.
     """
-    if len(url) > 8192 or not url.isascii() or any(c <= " " or c in "\\\x7f<>\"`{}|^" for c in url):
+    if len(url) > 8192 or not url.isascii() or any(c <= " " or c in '\\\x7f<>"`{}|^' for c in url):
         raise _refused(place, "it is too long, or has characters that must be written as %XX or in Punycode")
     try:
         parts = urlsplit(url)
@@ -179,9 +179,7 @@ class _Connection(http.client.HTTPConnection):
             self.sock = context.wrap_socket(self.sock, server_hostname=self._target.host)
 
 
-def _get(
-    target: Target, address: Address, place: str, limit: int, deadline: float
-) -> tuple[int, str | None, bytes]:
+def _get(target: Target, address: Address, place: str, limit: int, deadline: float) -> tuple[int, str | None, bytes]:
     """Status, address of a redirect, and content of one request."""
     left = deadline - time.monotonic()
     if left <= 0:

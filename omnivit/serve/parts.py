@@ -63,7 +63,9 @@ class PartReader:
     def _message(self, turn: Turn, place: str) -> Message:
         for name in ("tool_calls", "function_call", "audio"):
             if getattr(turn, name):
-                raise ApiError(f"{place}.{name} is not supported: the model reads text and media.", param=f"{place}.{name}")
+                raise ApiError(
+                    f"{place}.{name} is not supported: the model reads text and media.", param=f"{place}.{name}"
+                )
         role, content = ROLES[turn.role], turn.content
         if content is None:
             if role != "assistant":
@@ -96,9 +98,9 @@ class PartReader:
             if not isinstance(text, str):
                 raise ApiError(f"{place}.{key} is {values.spelled(text)}; expected a text.", param=f"{place}.{key}")
             return Text(text)
-        return self._medium(kind, slots.get(kind), part.get(key), f"{place}.{key}")
+        return self._medium(slots.get(kind), part.get(key), f"{place}.{key}")
 
-    def _medium(self, kind: str, slot: str | None, given: object, place: str) -> Media:
+    def _medium(self, slot: str | None, given: object, place: str) -> Media:
         self.media += 1
         if self.media > self.settings.max_media:
             raise ApiError(
@@ -113,8 +115,8 @@ class PartReader:
             slot = slot_of_file(self.inputs, path, mime)
             if slot is None:
                 raise ApiError(
-                    f"{place}: no input of the model is known to read {name or mime or 'this file'!r}. Use the name of an "
-                    f"input as the type; {suggest('', [given.slot for given in self.inputs])}",
+                    f"{place}: no input of the model is known to read {name or mime or 'this file'!r}. Use the name of "
+                    f"an input as the type; {suggest('', [given.slot for given in self.inputs])}",
                     param=place,
                 )
         try:
@@ -137,8 +139,8 @@ class PartReader:
         if scheme in ("http", "https"):
             if not self.settings.fetch:
                 raise ApiError(
-                    f"{place} is an http(s) address, and this server fetches none. Send the content as a `data:` URL, or "
-                    "start the server with --fetch.",
+                    f"{place} is an http(s) address, and this server fetches none. Send the content as a `data:` URL, "
+                    "or start the server with --fetch.",
                     param=place,
                     code="fetching_disabled",
                 )
@@ -150,8 +152,8 @@ class PartReader:
         root = self.settings.media_root
         if root is None:
             raise ApiError(
-                f"{place} is {values.short(address)}, which is neither a `data:` URL nor base64. Paths of files are read "
-                "only from the folder that the server is given with --media-root.",
+                f"{place} is {values.short(address)}, which is neither a `data:` URL nor base64. Paths of files are "
+                "read only from the folder that the server is given with --media-root.",
                 param=place,
                 code="paths_disabled",
             )

@@ -1,7 +1,8 @@
 """What requests and answers contain, as OpenAI's API has it; FastAPI writes the published schema from it.
 
 All official fields of a request are known by name. `REFUSED` has those that would change the answer and are not
-supported; a request that sets one is refused. `IGNORED` has those that change nothing here. Any other field is an error.
+supported; a request that sets one is refused, unless to a value of `NEUTRAL`. Those after "these change nothing here"
+are ignored. Any other field is an error.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Turn(Strict):
         examples=["Which colour?", [{"type": "text", "text": "Which colour?"}]],
     )
     name: str | None = Field(None, description="Ignored.")
-    refusal: str | None = Field(None, description="Of an assistant's earlier turn without content: it becomes its text.")
+    refusal: str | None = Field(
+        None, description="Of an assistant's earlier turn without content: it becomes the text."
+    )
     tool_calls: list[Any] | None = Field(None, description="Not supported, unless it is empty.")
     function_call: Any | None = Field(None, description="Not supported.")
     audio: Any | None = Field(None, description="Not supported.")
