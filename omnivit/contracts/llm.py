@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from omnivit.contracts.card import Plugin
 from omnivit.contracts.context import Context
+from omnivit.contracts.decoding import Decoding
 from omnivit.contracts.examples import LLMExample, no_example
 from omnivit.contracts.generate import generate_anew
 from omnivit.contracts.patching import Patching
@@ -121,6 +122,13 @@ class LanguageModel(nn.Module, Plugin, ABC):
         The default computes the whole sequence again for each token. An implementation with a cache is faster.
         """
         return generate_anew(self, embeds, mask, positions, context, **options)
+
+    def decoding(self) -> Decoding | None:
+        """The state of requests that join and leave while others run, for the engine that serves many callers.
+
+        Default: None, for an LLM that has no such state; it is served by `generate`, one request after the other.
+        """
+        return None
 
     def load(self) -> None:
         """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""

@@ -148,9 +148,14 @@ class SlotPreparer:
         return "+".join(parts if self.instruction is None else [*parts, self.instruction.fingerprint()])
 
 
+def media_of(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the medium itself, without the instruction."""
+    return {key: value for key, value in items.items() if key not in (_IDS, _MASK)}
+
+
 def encoder_items(items: Mapping[str, Tensor], number: int, count: int) -> dict[str, Tensor]:
     """The slot's tensors that belong to encoder `number` of `count`."""
-    media = {key: value for key, value in items.items() if key not in (_IDS, _MASK)}
+    media = media_of(items)
     if count == 1:
         return media
     prefix = f"{number}."

@@ -37,7 +37,7 @@ class _Streamer:
         """The next ids; of a prompt in embeddings there are none."""
         for id in ids.flatten().tolist():
             self.ids.append(id)
-            if not self.wait:
+            if not self.wait and self.row.finish is None:
                 self.row.put(Step(id))
         # an end that `generate` finds itself is left to it
         if self.row.generation.cancelled or (self.row.request.stop and self.row.finish == "stop"):

@@ -10,19 +10,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from omnivit.contracts.batch import Batch
+from omnivit.contracts.context import Context
 from omnivit.contracts.generate import stopping
 from omnivit.contracts.llm import LanguageModel
 from omnivit.data.chat import Chat
 from omnivit.data.collate import collate
 from omnivit.engine.alone import continued
+from omnivit.engine.media import MediaCache
 from omnivit.engine.request import EngineBusy, Generation, Request
 from omnivit.engine.row import Row
+from omnivit.engine.running import Running
 from omnivit.errors import DataError, OmniVitError
 from omnivit.model.omni import OmniModel
 
 LINGER = 1.0
 """Seconds that the thread waits for another request before it ends; the next request starts a new one."""
+PREFILL = 8192
+"""Most tokens of prompts, padding included, that are computed together: while they are, running requests rest."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +48,11 @@ class Engine:
         self, model: OmniModel, chat: Chat, *, slots: int = 8, queue: int = 64, media_cache_mb: int = 256
     ) -> None:
         self.model, self.chat, self.slots, self.queue = model, chat, slots, queue
-        self.media_cache_mb = media_cache_mb
         self.inputs = tuple(model.encoders)
+        self._media = MediaCache(model, media_cache_mb)
+        self._together: Running | None = None
+        self._alone = False
+        self._stopped: Any = None
         self._changed = threading.Condition()
         self._waiting: deque[Generation] = deque()
         self._running: list[Row] = []
@@ -78,16 +88,20 @@ class Engine:
         return generation
 
     def stats(self) -> dict[str, Any]:
-        """What the engine does now, and has done: running, waiting, tokens, kind."""
+        """What the engine does now, and has done.
+
+        Returns:
+            `kind`: "continuous", or "one at a time" where no request can join others (known after the first request);
+            `running` and `waiting` requests; `tokens` so far, of all answers; `media_hits`, `media_misses` and
+            `media_mb` of the media that are kept.
+        """
         with self._changed:
             return {
-                "kind": "one at a time",
+                "kind": "one at a time" if self._alone else "continuous",
                 "running": len(self._running),
                 "waiting": len(self._waiting),
-                "tokens": self._tokens,
-                "media_hits": 0,
-                "media_misses": 0,
-                "media_mb": 0.0,
+                "tokens": self._tokens + sum(len(row.ids) for row in self._running),
+                **self._media.stats(),
             }
 
     def close(self) -> None:
@@ -131,10 +145,18 @@ class Engine:
         finally:
             self._hand_back()
 
-    def _check(self, request: Request) -> None:
+    @property
+    def _llm(self) -> LanguageModel:
         llm = self.model.llm
         assert isinstance(llm, LanguageModel)
-        length = len(request.prompt.ids)
+        return llm
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _check(self, request: Request) -> None:
+        llm, length = self._llm, len(request.prompt.ids)
         if request.max_new_tokens < 1:
             raise DataError(f"max_new_tokens is {request.max_new_tokens}, but must be at least 1.")
         if llm.context is not None and length + request.max_new_tokens > llm.context:
@@ -153,6 +175,8 @@ class Engine:
 
     def _serve(self) -> None:
         try:
+            if self.chat.stop_texts and self._stopped is None:
+                self._stopped = stopping(self._llm.tokenizer(), self.chat.stop_texts)
             with torch.inference_mode():
                 while self._has_work():
                     with self._in_turn():
@@ -180,23 +204,73 @@ class Engine:
             generation.end(None, error)
 
     def _work(self) -> None:
+        """Take waiting requests in, or give those that run a token each."""
+        if self._together is None and not self._alone:
+            decoding = self._llm.decoding() if self.chat.stop_ids else None
+            self._alone = decoding is None
+            self._together = None if decoding is None else Running(decoding, self._device)
+        if self._together is not None:
+            self._close(self._together.leaving())
+        rows = self._taken()
+        if self._together is None:
+            self._answer_alone(rows)
+        elif rows:
+            self._join(self._together, rows)
+        elif self._together.rows:
+            self._step(self._together)
+        if self._together is not None:
+            self._close(self._together.leaving())
+
+    def _taken(self) -> list[Row]:
+        """The waiting requests that begin now."""
+        rows: list[Row] = []
         with self._changed:
-            if not self._waiting:
-                return
-            generation = self._waiting.popleft()
-            stops = self.chat.stop_texts
-            llm = self.model.llm
-            assert isinstance(llm, LanguageModel)
-            device = next(self.model.parameters()).device
-            row = Row(generation, self.chat, stopping(llm.tokenizer(), stops) if stops else None, device)
-            self._running.append(row)
+            tokens = 0
+            while self._waiting and len(self._running) < (1 if self._alone else self.slots):
+                tokens = max(tokens, len(self._waiting[0].request.prompt.ids))
+                if rows and tokens * (len(rows) + 1) > PREFILL:
+                    break
+                rows.append(Row(self._waiting.popleft(), self.chat, self._stopped, self._device))
+                self._running.append(rows[-1])
+        return rows
+
+    def _join(self, running: Running, rows: list[Row]) -> None:
+        """Compute prompts together; where one of them fails, each for itself, so that it fails alone."""
         try:
-            batch = collate([row.request.prompt], self.inputs, self.chat.pad_id, pad_left=True).to(device)
-            embeds, context = self.model.embed(batch)
-            continued(self.model, self.chat, row, (batch, embeds, context), self.inputs)
+            batch, embeds, _ = self._embedded(rows)
+            running.join(rows, embeds, batch.attention_mask, batch.position_ids)
         except Exception as error:
-            generation.end(None, error)
+            if len(rows) == 1:
+                self._close(rows, error)
+                return
+            for row in rows:
+                self._join(running, [row])
+
+    def _step(self, running: Running) -> None:
+        try:
+            running.step()
+        except Exception as error:  # it is not known whose token failed
+            self._together = None
+            self._close(running.rows, error)
+
+    def _answer_alone(self, rows: list[Row]) -> None:
+        for row in rows:
+            try:
+                continued(self.model, self.chat, row, self._embedded([row]), self.inputs)
+                self._close([row])
+            except Exception as error:
+                self._close([row], error)
+
+    def _embedded(self, rows: list[Row]) -> tuple[Batch, Tensor, Context]:
+        prompts = [row.request.prompt for row in rows]
+        batch = collate(prompts, self.inputs, self.chat.pad_id, pad_left=True).to(self._device)
+        return batch, *self.model.embed(batch, self._media.features(batch, prompts))
+
+    def _close(self, rows: list[Row], error: Exception | None = None) -> None:
         with self._changed:
-            self._tokens += len(row.ids)
-            self._running.remove(row)
-        row.close()
+            for row in rows:
+                self._tokens += len(row.ids)
+                self._running.remove(row)
+        for row in rows:
+            row.error = row.error or error
+            row.close()

@@ -128,5 +128,5 @@ class Generation:
         """The engine's: no more tokens come."""
         with self._changed:
             if not self.done:
-                self._finish, self._error = finish, error
+                self._finish, self._error = None if error else finish, error
             self._changed.notify_all()

@@ -26,6 +26,7 @@ class Row:
         ids: the tokens so far.
         generator: the source of its draws; None: torch's global generator.
         finish: why the answer is complete; None: it is not.
+        error: what made the request fail.
     """
 
     def __init__(self, generation: Generation, chat: Chat, stopped: Stopped | None, device: torch.device) -> None:
@@ -33,6 +34,7 @@ class Row:
         self.generator = generator_of(self.request.sampling, device)
         self.ids: list[int] = []
         self.finish: Finish | None = None
+        self.error: Exception | None = None
         self._chat, self._stopped = chat, stopped
 
     def put(self, step: Step) -> None:
@@ -44,9 +46,14 @@ class Row:
             self.finish = "length"
         self.generation.put(step)
 
+    @property
+    def leaves(self) -> bool:
+        """Whether no more tokens are needed."""
+        return self.finish is not None or self.error is not None or self.generation.cancelled
+
     def close(self) -> None:
-        """The answer ends here."""
-        self.generation.end(self.finish or ("cancelled" if self.generation.cancelled else "length"))
+        """No more tokens come: the answer is complete, was cancelled, or failed."""
+        self.generation.end(self.finish or "cancelled", self.error)
 
     def _ended(self) -> bool:
         if self.ids[-1] in self._chat.stop_ids:

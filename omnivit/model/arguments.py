@@ -27,6 +27,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "hidden_states": ("hidden_states",),
     "input_ids": ("input_ids",),
     "inputs_embeds": ("inputs_embeds",),
+    "logits_to_keep": ("logits_to_keep", "num_logits_to_keep"),
     "position_ids": ("position_ids",),
     "scaling": ("scaling",),
 }

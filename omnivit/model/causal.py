@@ -20,12 +20,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from omnivit.contracts.card import Card
 from omnivit.contracts.context import Context
+from omnivit.contracts.decoding import Decoding
 from omnivit.contracts.examples import LLMExample
 from omnivit.contracts.generate import generate_anew, stopping
 from omnivit.contracts.llm import LanguageModel, LMOutput
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
+from omnivit.model.decoding import rows_of
 from omnivit.model.hf_tower import require_one_source
 from omnivit.model.lora import Lora, add_lora
 from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
@@ -253,6 +255,13 @@ class CausalLM(LanguageModel):
         """The dtype in which `path` holds the weights, as its config says; None where it says none."""
         stored = getattr(self._settings(), "dtype", None)
         return stored if isinstance(stored, torch.dtype) else None
+
+    def decoding(self) -> Decoding | None:
+        """Requests that join and leave while others run; None where adapters changed the layers, and for models whose
+        samples may depend on each other."""
+        if self._patching is not None and self._patching.changes:
+            return None
+        return rows_of(self, self.hf, self._positions) if takes_cache(self.hf) else None
 
     def _telling(self, context: Context | None) -> AbstractContextManager[None]:
         return nullcontext() if self._patching is None else self._patching.telling(context)

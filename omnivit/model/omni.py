@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnivit.contracts.adapter import Adapter
+from omnivit.contracts.adapter import Adapter, Instruction
 from omnivit.contracts.batch import Batch
 from omnivit.contracts.context import Context
 from omnivit.contracts.encoder import Encoder
@@ -87,9 +87,14 @@ class OmniModel(nn.Module):
         """Slot -> rows [M, L, D] of every medium in the batch. Frozen encoders run without grad."""
         return {slot: self._encode_slot(slot, media.items) for slot, media in batch.media.items()}
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
-        """The LLM's input embeddings [B, T, D], media in place, and what its layers may know of the batch."""
-        features = self.encode(batch)
+    def embed(self, batch: Batch, features: Mapping[str, Features] | None = None) -> tuple[Tensor, Context]:
+        """The LLM's input embeddings [B, T, D], media in place, and what its layers may know of the batch.
+
+        Args:
+            batch: on the model's device.
+            features: what `encode` gives for it, where it is known; default: media are encoded.
+        """
+        features = self.encode(batch) if features is None else features
         embeds = splice(self.llm.embed(batch.input_ids), features, batch)
         embeds = embeds + self._touch_unused(batch) if self.training else embeds
         return embeds, Context.of(batch, features)
@@ -126,10 +131,10 @@ class OmniModel(nn.Module):
             output: HeadOutput = head(states[found.samples, found.places], found.targets or None)
         return output
 
-    def _encode_slot(self, slot: str, items: Mapping[str, Tensor]) -> Features:
+    def encoded(self, slot: str, items: Mapping[str, Tensor]) -> dict[Encoder, Features]:
+        """Encoder (or view of one) of each branch -> features [M, S, D] of stacked media. They know no instruction."""
         branches, encoders = self.branches(slot), self.slot_encoders(slot)
-        instruction = instruction_of(items)
-        encoded: dict[Encoder, Features] = {}
+        features: dict[Encoder, Features] = {}
         for number, encoder in enumerate(encoders):
             mine = [branch for branch in branches if owner_of(branch.encoder) is encoder]
             parts: list[nn.Module] = [encoder, *(branch.adapter for branch in mine if branch.adapter.in_encoder)]
@@ -137,12 +142,21 @@ class OmniModel(nn.Module):
             trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
             grad = torch.set_grad_enabled(trains and torch.is_grad_enabled())
             with grad, naming(f"model.inputs.{slot}", type(encoder), "on a batch"):
-                encoded |= encode_all(readers, encoder_items(items, number, len(encoders)))
-        rows = []
-        for branch in branches:
+                features |= encode_all(readers, encoder_items(items, number, len(encoders)))
+        return features
+
+    def adapted(
+        self, slot: str, encoded: Mapping[Encoder, Features], instruction: Instruction | None = None
+    ) -> Features:
+        """What `encoded` gave -> tokens [M, L, D] of all branches."""
+        tokens = []
+        for branch in self.branches(slot):
             with naming(f"model.inputs.{slot}", type(branch.adapter), "on a batch"):
-                rows.append(branch.adapter(encoded[branch.encoder], instruction))
-        return joined(rows)
+                tokens.append(branch.adapter(encoded[branch.encoder], instruction))
+        return joined(tokens)
+
+    def _encode_slot(self, slot: str, items: Mapping[str, Tensor]) -> Features:
+        return self.adapted(slot, self.encoded(slot, items), instruction_of(items))
 
     def _touch_unused(self, batch: Batch) -> Tensor | float:
         """Zero, but connected to every trainable parameter of the slots and heads that this batch does not use.

@@ -96,6 +96,11 @@ class LayerPatching:
         decoder: Any = _decoder(self.model)
         decoder(use_cache=False, **accepted(decoder, inputs_embeds=embeds), **{_KEY: context})
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything is changed."""
+        return bool(self._changes or self._before)
+
     def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
         """Use layers that stand in the place of others, such as those with LoRA inside an adapter.
 
