@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ LINGER = 1.0
 """Seconds that the thread waits for another request before it ends; the next request starts a new one."""
 PREFILL = 8192
 """Most tokens of prompts, padding included, that are computed together: while they are, running requests rest."""
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Those whose thread may run when the process ends."""
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +65,7 @@ class Engine:
         self._closed = False
         self._turn = threading.Condition()
         self._guests, self._in_use = 0, False
+        _ENGINES.add(self)
 
     def submit(self, request: Request) -> Generation:
         """Take a request; its answer comes through what is returned.
@@ -274,3 +279,10 @@ class Engine:
         for row in rows:
             row.error = row.error or error
             row.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Python kills threads at its end, and PyTorch ends the process with an error if one is inside it then."""
+    for engine in list(_ENGINES):
+        engine.close()

@@ -21,6 +21,7 @@ from omnivit.data.box_codecs import CODECS, Area, Codec, codec_named, parse_any
 from omnivit.data.boxes import BoxWriter, write_areas
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
+from omnivit.engine import Generation, Request, Step
 from omnivit.errors import DataError, PluginError, RecipeError
 from omnivit.evaluate.conditions import reference
 from omnivit.evaluate.run import gather
@@ -231,7 +232,15 @@ def test_boxes_of_a_sample_become_tokens_and_boxes_of_an_answer_pixels(
     assert "boxes=shikra,error" in prepare.fingerprint()
     questions = gather([asked(80, 40)], None, answering)  # type: ignore[arg-type]
     assert reference(questions.samples[0]) == f"It is at {text}"
-    monkeypatch.setattr(answering, "generate", lambda *_: torch.tensor([[*text.encode()]]))  # the bytes tokenizer
+
+    def submit(request: Request) -> Generation:
+        generation = Generation(request, lambda _: None)
+        for byte in text.encode():  # the bytes tokenizer
+            generation.put(Step(byte))
+        generation.end("stop")
+        return generation
+
+    monkeypatch.setattr(answering.engine, "submit", submit)
     reply = answering.respond(asked(80, 40).messages[:1], max_new_tokens=1)
     assert reply.text == text
     assert reply.boxes == ((0.0, 0.0, 40.0, 40.0),)
