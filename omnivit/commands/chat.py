@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import unquote, urlsplit
 
 from omnivit.commands.generate import add_sampling_arguments, result_lines
 from omnivit.console import reserved
@@ -16,6 +18,9 @@ from omnivit.run.opening import open_assistant
 
 if TYPE_CHECKING:
     from omnivit.run.assistant import Assistant, Sampling
+
+LEAVE, RESET, HELP = ("exit", "quit", "q", "bye"), ("reset", "clear", "new"), ("help", "?", "h")
+"""Commands by all names that people try; the first is in the help."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,23 +99,26 @@ class Repl:
 
     def _obey(self, line: str) -> bool:
         command, _, rest = line[1:].partition(" ")
-        if command == "exit":
+        if command in LEAVE:
             return True
-        if command == "help":
+        if command in HELP:
             _say(self.help())
-        elif command == "reset":
+        elif command in RESET:
             self.history, self.waiting = [], []
+            _say("(a new conversation)")
         elif command in self.assistant.slots:
             self._show(command, rest.strip())
         else:
-            known = [*self.assistant.slots, "reset", "help", "exit"]
-            raise OmniVitError(f"there is no command /{command}; {suggest(command, known)}")
+            known = [f"/{name}" for name in (*self.assistant.slots, RESET[0], HELP[0], LEAVE[0])]
+            begun = [name for name in known if command and name.startswith(f"/{command}")]
+            advice = f"did you mean {' or '.join(map(repr, begun))}?" if begun else suggest(f"/{command}", known)
+            raise OmniVitError(f"there is no command /{command}; {advice}")
         return False
 
     def _show(self, slot: str, name: str) -> None:
         if not name:
             raise OmniVitError(f"/{slot} needs a file: /{slot} FILE")
-        file = str(Path(name).expanduser())
+        file = str(Path(typed_path(name)).expanduser())
         self.assistant.preparer.slots[slot](Media(slot, file))  # a bad file is refused now, not with the question
         self.waiting.append((slot, file))
         _say(f"({file} is added to the next question)")
@@ -139,6 +147,23 @@ class Repl:
             self.waiting = []
         if reply is None:
             _say("(stopped)" if texts else "(stopped; the question is not part of the conversation)")
+
+
+def typed_path(text: str) -> str:
+    """The path that a person typed, pasted, or dragged into the terminal.
+
+    Terminals put quotes around the path of a dragged file, or a backslash before its spaces; file managers copy
+    `file://` addresses. A path that exists as it is typed is taken so.
+    """
+    if Path(text).expanduser().exists():
+        return text
+    if text.startswith("file://"):
+        return unquote(urlsplit(text).path)
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text
+    return parts[0] if len(parts) == 1 else text
 
 
 def _say(text: str) -> None:

@@ -162,7 +162,7 @@ class Assistant:
         for slot, source in media:
             if slot not in self.slots:
                 raise DataError(f"this model has no input slot {slot!r}; {suggest(slot, self.slots)}")
-            parts.append({"type": slot, slot: source})
+            parts.append({"type": slot, slot: _as_path(source)})
         parts.append({"type": "text", "text": text})
         return messages_from([{"role": "user", "content": parts}], None, "question")[0]
 
@@ -388,3 +388,10 @@ def _asked(sample: Sample) -> Sample:
     if not messages:
         raise DataError(f"{sample}: the sample contains answers, but no question.")
     return replace(sample, messages=tuple(messages))
+
+
+def _as_path(source: Any) -> Any:
+    """A file name that is not UTF-8 as a path: as text it would contain characters that no record may contain."""
+    if isinstance(source, str) and any("\udc80" <= character <= "\udcff" for character in source):
+        return Path(source)
+    return source

@@ -34,6 +34,7 @@ def check_inputs_are_fed(stage: Stage, model: OmniModel, trained: Collection[str
 
     Raises:
         RecipeError: all records were read, and none has a medium for any input that trains.
+        DataError: no record that was read can be used; says why of the first.
     """
     slots = _trained_slots(model, trained)
     if not slots:
@@ -70,18 +71,26 @@ def _trained_slots(model: OmniModel, trained: Collection[str]) -> dict[str, list
 
 
 def _slots_of(mixture: Mixture, slots: Collection[str]) -> tuple[set[str], int]:
-    """Slots that media of the records belong to, and how many records were read to know."""
+    """Slots that media of the records belong to, and how many records were read to know.
+
+    Raises:
+        DataError: none of them can be used.
+    """
     counts = mixture.lengths()[1]
     seen: set[str] = set()
     read = 0
+    faults: list[DataError] = []
     for likely in (np.flatnonzero(counts), np.flatnonzero(counts == 0)):  # the count is a guess: read both
         spread = np.linspace(0, len(likely) - 1, min(LOOKED_AT, len(likely))).astype(int)
         for index in likely[spread].tolist():
             read += 1
             try:
                 seen |= {media.slot for media in mixture[index].media()}
-            except DataError:
-                continue  # training decides what becomes of a bad record
+            except DataError as error:
+                faults.append(error)  # training decides what becomes of a bad record
+                continue
             if seen >= set(slots):
                 return seen, read
+    if faults and len(faults) == read:  # the reader does not fit the file: what it says helps more than what is missing
+        raise faults[0]
     return seen, read

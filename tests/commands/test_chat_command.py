@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +94,7 @@ def test_chat_goes_on_after_errors(
     captured = capfd.readouterr()
     assert captured.out == expected + "\n"
     for message in ("broken.png: is not an image", "absent.png: no such file", "needs a file",
-                    "no command /imgae; did you mean 'image'", "context is 1024 tokens"):  # fmt: skip
+                    "no command /imgae; did you mean '/image'", "context is 1024 tokens"):  # fmt: skip
         assert message in captured.err
     assert captured.err.count("error: ") == 5
 
@@ -136,3 +138,23 @@ def test_chat_in_a_process_of_its_own(run: Path) -> None:
     done = subprocess.run(command, input="Sure?\n", capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == expected + "\n"
     assert done.stderr == f"Loading {run}: LLM llama with random weights, inputs image ...\n"
+
+
+def test_names_that_people_try_and_paths_as_terminals_write_them(
+    run: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    red = shutil.copy(data_root / "red.png", folder / "the red one.png")
+    undecodable = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")
+    shutil.copy(red, undecodable)
+    expected = omnivit.load(run, "cpu").ask("Which colour?", image=str(red), max_new_tokens=8)
+    capfd.readouterr()
+    written = [f"'{red}'", f'"{red}"', str(red).replace(" ", "\\ "), str(red), red.as_uri()]
+    lines = [line for path in written for line in (f"/image {path}", "Which colour?", "/clear")]
+    chat(run, [*lines, "/im x", "/quit", "not read"], monkeypatch)
+    captured = capfd.readouterr()
+    assert captured.out == f"{expected}\n" * len(written), captured.err
+    assert "no command /im; did you mean '/image'?" in captured.err
+    assert cli.main(["generate", str(run), "Which colour?", "--image", undecodable, *FEW]) == 0
+    assert capfd.readouterr().out == expected + "\n"
