@@ -31,6 +31,7 @@ from omnivit.train import checkpoint
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze, trained_so_far
 from omnivit.train.launch import lost_ranks_explained
+from omnivit.train.loggers import end_experiments
 from omnivit.train.merging import merge
 from omnivit.train.module import StageModule
 from omnivit.train.precision import SamePrecision
@@ -166,8 +167,11 @@ def fit(
     trainer = stage_trainer(recipe, run.path, position, [SamePrecision(recipe, run.model), *callbacks])
     check_split(stage, trainer)
     position.began = time.perf_counter()
-    with lost_ranks_explained(trainer, run.path):
-        trainer.fit(module, datamodule=data)
+    try:
+        with lost_ranks_explained(trainer, run.path):
+            trainer.fit(module, datamodule=data)
+    finally:
+        end_experiments(trainer.loggers)
     done = position.step + trainer.global_step
     if done < plan.steps:
         raise TrainingError(

@@ -12,8 +12,9 @@ from lightning.pytorch import Callback, Trainer
 from omnivit.errors import RecipeError
 from omnivit.recipe import Recipe, Stage
 from omnivit.train.launch import take_over
+from omnivit.train.loggers import LOCAL, make_loggers
 from omnivit.train.state import StagePosition
-from omnivit.train.trainer_options import INSTEAD, LOGGERS, loggers, profiler
+from omnivit.train.trainer_options import INSTEAD, profiler
 from omnivit.train.validation import ValidationPlan
 
 
@@ -31,7 +32,7 @@ def stage_trainer(recipe: Recipe, folder: Path, position: StagePosition, callbac
     """
     options = {key: value for key, value in recipe.trainer.items() if key not in INSTEAD}
     stage, logs = position.stage, folder / "logs"
-    chosen_loggers = loggers(options.pop("loggers", list(LOGGERS)) or [], logs, stage.name)
+    loggers = make_loggers(options.pop("loggers", LOCAL) or (), folder, stage.name, recipe)
     settings: dict[str, Any] = {
         "accelerator": "auto",
         "devices": "auto",
@@ -50,7 +51,7 @@ def stage_trainer(recipe: Recipe, folder: Path, position: StagePosition, callbac
         "use_distributed_sampler": False,
         "callbacks": [*callbacks, ValidationPlan(position)],
         "enable_progress_bar": False,  # ours knows of stages
-        "logger": chosen_loggers,
+        "logger": loggers,
         "profiler": profiler(settings.pop("profiler", None), logs / stage.name),
         "default_root_dir": folder,
     }

@@ -7,18 +7,17 @@ or change what is saved without a word, is refused.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.device import trainer_device
+from omnivit.train.loggers import check_loggers
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import Profiler
 
-LOGGERS = ("csv", "tensorboard")
 PROFILERS: Mapping[str, str] = {
     "simple": "SimpleProfiler",
     "advanced": "AdvancedProfiler",
@@ -89,20 +88,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     _check_name("strategy", options.get("strategy"), STRATEGIES, _OTHER_STRATEGIES)
     if (profiler := options.get("profiler")) not in (None, *PROFILERS):
         raise RecipeError(f"trainer.profiler: there is no profiler {profiler!r}; {suggest(str(profiler), PROFILERS)}")
-    for name in options.get("loggers") or ():
-        if name not in LOGGERS:
-            raise RecipeError(f"trainer.loggers: there is no logger {name!r}; {suggest(str(name), LOGGERS)}")
-
-
-def loggers(names: list[str], path: Path, stage: str) -> list[Logger]:
-    """The loggers of a stage; they write into its folders."""
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-    factories: dict[str, Callable[[], Logger]] = {
-        "csv": lambda: CSVLogger(path, name=stage),
-        "tensorboard": lambda: TensorBoardLogger(path / "tensorboard", name=stage),
-    }
-    return [factories[name]() for name in names]
+    check_loggers(options.get("loggers") or ())
 
 
 def profiler(name: str | None, path: Path) -> Profiler | None:

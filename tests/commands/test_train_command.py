@@ -85,7 +85,7 @@ def test_runs_are_numbered_and_overwritten_only_when_asked(
         ("stages.instruct.template=vicuna_v2", "stages.instruct.template: There is no chat template 'vicuna_v2'; did"),
         ("trainer.accelerator=gpux", "trainer: Lightning refuses these settings: You selected an invalid accelerator"),
         ("trainer.precision=33", "trainer.precision: there is no precision '33'"),
-        ("trainer.loggers=[wandb]", "trainer.loggers: there is no logger 'wandb'"),
+        ("trainer.loggers=[wandbb]", "trainer.loggers: there is no logger 'wandbb'"),
     ],
 )
 def test_mistakes_that_only_lightning_or_a_late_stage_would_find(
