@@ -42,7 +42,8 @@ NO_COMMANDS = {
     "line of a dataset file": "the stages of the data flow",
     "errors, files, seeds, stamps": "the order of packages",
     "runs/first/recipe.yaml, provenance.json": "the files of a run",
-    "align: step 12/115": "the progress of a training",
+    "10:31:07  align: step 12/115": "the progress of a training",
+    "trainer:\n  loggers: ": "loggers of services, which are not installed",
 }
 """Beginnings of the indented paragraphs that are only to be read, and what they are."""
 
