@@ -100,6 +100,8 @@ def _init_from(source: InitFrom, where: Where) -> Problems:
         yield f"{where / 'checkpoint'}: only a `run` has checkpoints. Remove it."
     if source.merge and given == ["file"]:
         yield f"{where / 'merge'}: only the LoRA of a `run` or `lora` can be merged. Remove it."
+    if source.tokens and given != ["file"]:
+        yield f"{where / 'tokens'}: is for a `file`. Rows of a run are found by the texts of its tokens. Remove it."
 
 
 def _evaluation(evaluation: Evaluation, where: Where) -> Problems:

@@ -226,6 +226,9 @@ class InitFrom:
     paths, and a LoRA belongs to `llm.hf`."""
     rename: dict[str, str] = field(default_factory=dict)
     """The beginning of a name in the source -> what it is here. Tensors whose names begin otherwise are left out."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """For a `file`: new token of this recipe -> its row in the tables of the file, which `rename` calls
+    `llm.tokens.embedding` and `llm.tokens.output`. Other rows are left out."""
     merge: bool = False
     """True: add the LoRA of the source to the weights that it adapts. False: it becomes the LoRA of this recipe."""
 

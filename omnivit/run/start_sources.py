@@ -7,7 +7,7 @@ a check, names and shapes are read alone; the tensors are then on the meta devic
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def _take(start: Start, source: Source, entry: InitFrom, where: Where) -> None:
     origins |= {merge.layer: Origin(str(where), source.title, _lora_name(merge.layer)) for merge in merges}
     covered = frozenset(chosen) | {f"{merge.layer}.weight" for merge in merges}
     _check_patterns(source, entry, covered | {_lora_name(merge.layer) for merge in merges}, where)
-    _take_rows(start, source, chosen, origins)
+    _take_rows(start, source, chosen, origins, _Rows(entry.tokens, where))
     if entry.merge:
         merges += _lora_as_merges(source, chosen, origins, where)
     layers = {name.partition(LORA)[0] for name in chosen if LORA in name}
@@ -119,14 +119,45 @@ def _check_patterns(source: Source, entry: InitFrom, names: Collection[str], whe
         raise RecipeError(f"{where}: nothing is taken: {listed}.")
 
 
-def _take_rows(start: Start, source: Source, chosen: dict[str, Tensor], origins: dict[str, Origin]) -> None:
+@dataclass(frozen=True)
+class _Rows:
+    """Which rows of a file's tables the new tokens have, as the recipe says it."""
+
+    numbers: Mapping[str, int]
+    where: Where
+
+    def of(self, source: Source, tables: Mapping[str, Tensor]) -> Mapping[str, int]:
+        """New token -> its row. Raises RecipeError where the recipe does not say it, or the tables have no such row."""
+        if source.texts is not None:
+            return {text: number for number, text in enumerate(source.texts())} if tables else {}
+        where = self.where / "tokens"
+        if self.numbers and not tables:
+            raise RecipeError(
+                f"{where}: {source.title} contains no table of tokens among what is taken. Say with `rename` which "
+                f"tensor is `{NEW_TOKENS}embedding`."
+            )
+        if tables and not self.numbers:
+            raise RecipeError(
+                f"{where}: is missing: {source.title} contains a table of tokens ({NEW_TOKENS}{next(iter(tables))}), "
+                f"but not which row is which token's. Write `tokens: {{TOKEN: ROW}}`, or leave the table out."
+            )
+        for text, number in self.numbers.items():
+            short = next((table for table in tables.values() if not 0 <= number < len(table)), None)
+            if short is not None:
+                raise RecipeError(
+                    f"{where / text}: is row {number}, but the table of {source.title} has {len(short)} rows."
+                )
+        return self.numbers
+
+
+def _take_rows(
+    start: Start, source: Source, chosen: dict[str, Tensor], origins: dict[str, Origin], rows: _Rows
+) -> None:
     """Take rows of new tokens out of the tensors; they go by the texts of the tokens."""
     tables = {name.removeprefix(NEW_TOKENS): chosen.pop(name) for name in [*chosen] if name.startswith(NEW_TOKENS)}
-    if not tables or source.texts is None:
-        return
-    for number, text in enumerate(source.texts()):
+    for text, number in rows.of(source, tables).items():
         start.rows[text] = {kind: table[number] for kind, table in tables.items()}
-        origins[text] = origins[f"{NEW_TOKENS}embedding"]
+        origins[text] = origins[f"{NEW_TOKENS}{next(iter(tables))}"]
 
 
 def _lora_as_merges(source: Source, chosen: dict[str, Tensor], origins: dict[str, Origin], where: Where) -> list[Merge]:

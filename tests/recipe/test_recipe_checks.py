@@ -115,9 +115,12 @@ def test_no_input_takes_the_name_of_an_argument_of_ask() -> None:
 def test_where_training_begins_is_one_place() -> None:
     path = write(TINY)
     said = refusal(
-        path, "init_from=[{run: a, file: b.bin}, {parts: [x]}, {file: b.bin, checkpoint: best, merge: true}]"
+        path,
+        "init_from=[{run: a, file: b.bin}, {parts: [x]}, {file: b.bin, checkpoint: best, merge: true}, "
+        "{run: a, tokens: {x: 1}}]",
     )
     assert "init_from[0] (command line): expected exactly one of run, file and lora; given: run, file." in said
     assert "init_from[1] (command line): expected exactly one of run, file and lora; given: none." in said
     assert "init_from[2].checkpoint (command line): only a `run` has checkpoints." in said
     assert "init_from[2].merge (command line): only the LoRA of a `run` or `lora` can be merged." in said
+    assert "init_from[3].tokens (command line): is for a `file`." in said

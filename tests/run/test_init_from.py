@@ -27,13 +27,13 @@ from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.model.weight_file import WeightFile
-from omnivit.recipe import Recipe, load, to_yaml
+from omnivit.recipe import InitFrom, Recipe, load, to_yaml
 from omnivit.run import assistant, folder
 from omnivit.run.check import build_on_meta
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runner import train
 from omnivit.run.start import keep
-from omnivit.run.start_file import START
+from omnivit.run.start_file import START, read_start
 from omnivit.run.start_sources import open_sources
 from omnivit.run.trust import remember
 from omnivit.train import checkpoint
@@ -213,6 +213,41 @@ def test_what_earlier_runs_have_merged_comes_along(load_recipe: Load, tmp_path: 
     again = load_recipe(f"init_from=[{{run: {run}, parts: ['adapters.*', 'llm.*lora_*']}}]")
     torch.testing.assert_close(logits(begun(again), again), expected, rtol=0, atol=2e-5)
     assert (logits(load_model(plain), plain) - expected).abs().max() > 0.1
+
+
+def test_a_row_of_a_new_token_from_the_table_of_a_published_file(load_recipe: Load, tmp_path: Path) -> None:
+    """As OpenFlamingo saves its model: <|endofchunk|> and <image> follow the rows of LLaMA, and <PAD> follows them."""
+    recipe = load_recipe("model.llm.tokens=['<|endofchunk|>']")
+    plain = load_model(recipe)
+    table = plain.llm.embedding()
+    vocabulary = len(table)
+    published = torch.randn(vocabulary + 3, table.shape[1], generator=torch.Generator().manual_seed(5))
+    file = tmp_path / "checkpoint.pt"
+    state = {"lang_encoder.model.embed_tokens.weight": published, "perceiver.latents": torch.zeros(4, 8)}
+    torch.save(state, file)
+    rename = {"lang_encoder.model.embed_tokens.weight": "llm.tokens.embedding"}
+
+    def entry(**changed: Any) -> Recipe:
+        parts = {"file": str(file), "rename": rename, "tokens": {"<|endofchunk|>": vocabulary}}
+        return replace(recipe, init_from=[InitFrom(**(parts | changed))])
+
+    model = begun(entry())
+    token = model.llm.tokenizer().convert_tokens_to_ids("<|endofchunk|>")
+    assert torch.equal(model.llm.embed(torch.tensor([[token]]))[0, 0], published[vocabulary])
+    assert different(model, plain) == ["llm.tokens.embedding"]  # not the rows of other tokens, nor the output's
+    keep(open_sources(entry()), entry(), tmp_path / "run")
+    kept = read_start(tmp_path / "run" / START)
+    assert kept.rows["<|endofchunk|>"]["embedding"].equal(published[vocabulary])
+    build_on_meta(entry())
+
+    with pytest.raises(RecipeError, match=r"tokens\['<image>'\].*is row 9999999, but the table of the file .* has"):
+        open_sources(entry(tokens={"<image>": 9999999}))
+    with pytest.raises(RecipeError, match=r"contains a table of tokens \(llm.tokens.embedding\), but not which row"):
+        open_sources(entry(tokens={}))
+    with pytest.raises(RecipeError, match=r"contains no table of tokens .* `rename`"):
+        open_sources(entry(rename={"perceiver.": "adapters.image."}))
+    with pytest.raises(RecipeError, match=r"a row of the new token '<image>', but this recipe adds the tokens <\|end"):
+        begun(entry(tokens={"<image>": vocabulary + 1}))
 
 
 def test_rows_of_new_tokens_go_by_their_texts(data_root: Path, tmp_path: Path) -> None:

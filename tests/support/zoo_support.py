@@ -275,7 +275,8 @@ SMALL_PART = {"embed_dim": 8, "num_blocks": 1, "num_heads": 2}
 
 
 def _flamingo() -> dict[str, torch.Tensor]:
-    """As OpenFlamingo publishes it: a perceiver over CLIP, gated layers before every fourth layer of the LLM."""
+    """As OpenFlamingo publishes it: a perceiver over CLIP, gated layers before every fourth layer of the LLM, and the
+    LLM's table of embeddings with the rows of <|endofchunk|>, <image> and <PAD> after LLaMA's 32000."""
     from omnivit_adapters.gated_cross_attention import GatedCrossAttentionConfig, GatedLayer
     from omnivit_adapters.resampler import ResamplerAdapter, ResamplerConfig
 
@@ -285,6 +286,7 @@ def _flamingo() -> dict[str, torch.Tensor]:
     state = {f"perceiver.{name}": value for name, value in weights.items()}
     layer = GatedLayer(GatedCrossAttentionConfig(), VISION, LLM)
     prefix = "lang_encoder.gated_cross_attn_layers.3."
+    state["lang_encoder.model.embed_tokens.weight"] = 0.02 * torch.randn(32003, LLM)
     return state | {f"{prefix}{name}": value for name, value in layer.state_dict().items()}
 
 
