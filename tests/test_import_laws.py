@@ -35,7 +35,7 @@ ORDER = (
     {"run", "testing", "scaffold"},
     {"serve"},
     {"commands"},
-    {"cli", "plugin"},
+    {"cli", "plugin", "hf"},
     {"__main__", "__init__"},
 )
 """The first level of `omnivit/`: a package imports only what stands in an earlier line. Names of one line do not import

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from omnivit.errors import CheckpointError, OmniVitError, suggest
 from omnivit.files import appearing
+from omnivit.run.export.options import MARKER, known_options
 
 if TYPE_CHECKING:
     from omnivit.run.export.opened import OpenRun
 
-MARKER = "omnivit_export.json"
-"""A file in every export, by which `--overwrite` recognises a folder that it may remove."""
+__all__ = ["KINDS", "MARKER", "Kind", "check_free", "default_folder", "export", "kind_named", "known_options"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class ExportFunction(Protocol):
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
+        "hf": Kind("omnivit.run.export.hf:export", "a folder that Hugging Face transformers loads"),
+        "merged": Kind("omnivit.run.export.merged:export", "the LLM with its LoRA merged, and its tokenizer"),
+        "peft": Kind("omnivit.run.export.peft:export", "the LLM's LoRA as an adapter folder of peft"),
         "safetensors": Kind("omnivit.run.export.tensors:export", "all trained tensors in one file with metadata"),
     }
 )
@@ -129,18 +132,3 @@ def readable(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-
-
-def known_options(options: Mapping[str, Any], defaults: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The options of a kind, with its defaults for those that are not given.
-
-    Raises:
-        OmniVitError: an option that the kind does not have, or a value of another type than the default's.
-    """
-    for name, value in options.items():
-        if name not in defaults:
-            raise OmniVitError(f"{name}: `--to {kind}` has no such option; {suggest(name, defaults)}")
-        default = defaults[name]
-        if default is not None and not isinstance(value, type(default)):
-            raise OmniVitError(f"{name}={value}: expected a value such as {default!r}.")
-    return {**defaults, **options}

@@ -67,12 +67,16 @@ def open_run(folder: Path, checkpoint: str | None = None, trust: bool = False, d
 
 
 def in_full(recipe: Recipe) -> Recipe:
-    """A recipe whose model is in float32: LoRA is merged in it without loss, and every CPU computes in it."""
+    """A recipe whose model is in float32: LoRA is merged in it without loss, and every CPU computes in it.
+
+    Weights that are quantized while the run trains are read as they were before.
+    """
     return with_changed_blocks(recipe, _in_full)
 
 
 def _in_full(block: Block) -> Mapping[str, Any]:
-    return {**block.options, DTYPE: FULL} if block.is_plugin and DTYPE in block.options else block.options
+    changes = {DTYPE: FULL, "quantize": None} if block.is_plugin else {}
+    return {name: changes.get(name, value) for name, value in block.options.items()}
 
 
 def written_dtype(recipe: Recipe, assistant: Assistant) -> torch.dtype:

@@ -13,8 +13,9 @@ from torch import Tensor
 from omnivit import __version__
 from omnivit.errors import CheckpointError
 from omnivit.recipe import to_yaml
-from omnivit.run.export import known_options
 from omnivit.run.export.opened import OpenRun
+from omnivit.run.export.options import known_options
+from omnivit.run.export.places import without_places
 from omnivit.train.checkpoint import CHECKPOINTS
 from omnivit.train.keep import read_named
 
@@ -29,7 +30,7 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     """
     known_options(options, {}, "safetensors")
     recipe = opened.recipe
-    weights, merged = _trained(opened)
+    weights, merged = trained_tensors(opened)
     if merged:
         raise CheckpointError(
             "A stage of this run merged LoRA into the weights of the LLM, so its trained tensors alone do not contain "
@@ -39,7 +40,7 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     metadata = {
         "format": "pt",
         "omnivit": __version__,
-        "recipe": to_yaml(recipe),
+        "recipe": to_yaml(without_places(recipe)),
         "components": json.dumps(components),
         "plugins": json.dumps(opened.provenance.get("plugins", {})),
         "libraries": json.dumps(opened.provenance.get("libraries", {})),
@@ -48,7 +49,7 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     return [folder / FILE]
 
 
-def _trained(opened: OpenRun) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def trained_tensors(opened: OpenRun) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The trained tensors of the run's checkpoint, and what its stages merged."""
     checkpoints = opened.folder / CHECKPOINTS
     tensors = read_named(

@@ -1,0 +1,112 @@
+"""Tokenizer and chat template of an export: programs that know nothing of OmniViT make the same prompt with them.
+
+The template gets messages as Hugging Face and OpenAI write them, and gives them to the run's own template in the form
+that this one takes. Whether the tokenizer's BOS stands in the template or is put there by the tokenizer depends on the
+tokenizer; `omnivit.run.export.trial` tries both.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from omnivit.data.chat import Chat
+from omnivit.errors import OmniVitError
+
+FORM = """{{#- Written by `omnivit export`: messages in the usual form -> the form that the template below takes. -#}}
+{{%- set form = namespace(turns=[]) -%}}
+{{%- for message in messages -%}}
+  {{%- set turn = namespace(parts=[], text='') -%}}
+  {{%- if message['content'] is string -%}}
+    {{%- set turn.parts = [{{'type': 'text', 'text': message['content']}}] -%}}
+    {{%- set turn.text = message['content'] -%}}
+  {{%- else -%}}
+    {{%- for part in message['content'] -%}}
+      {{%- if part['type'] == 'text' -%}}
+        {{%- set turn.parts = turn.parts + [{{'type': 'text', 'text': part['text']}}] -%}}
+        {{%- set turn.text = turn.text ~ part['text'] -%}}
+      {{%- else -%}}
+        {{%- set turn.parts = turn.parts + [{{'type': {slot}, 'placeholder': {medium}}}] -%}}
+        {{%- set turn.text = turn.text ~ {medium} -%}}
+      {{%- endif -%}}
+    {{%- endfor -%}}
+  {{%- endif -%}}
+  {{%- set form.turns = form.turns + [{{'role': message['role'], 'content': turn.{content}}}] -%}}
+{{%- endfor -%}}
+{{%- set messages = form.turns -%}}
+{bos}"""
+"""Jinja before the run's own template."""
+
+
+def template_of(chat: Chat, slot: str, medium: str, bos: bool) -> str:
+    """The chat template of an export.
+
+    Args:
+        chat: of the run.
+        slot: the input whose media the messages may contain.
+        medium: the text that stands for a medium.
+        bos: whether the template writes the tokenizer's BOS.
+    """
+    template = chat._template
+    opening = "{{- bos_token -}}" if bos else ""
+    form = FORM.format(
+        slot=json.dumps(slot),
+        medium=json.dumps(medium),
+        content="parts" if template._marker.typed else "text",
+        bos=opening,
+    )
+    return f"{form}{template.text}"
+
+
+def tokenizer_of(tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> PreTrainedTokenizerBase:
+    """A copy of a fast tokenizer that puts `prefix`, and nothing else, before a text."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    content["post_processor"] = content["padding"] = content["truncation"] = None
+    backend = Tokenizer.from_str(json.dumps(content))
+    if prefix:
+        names = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in prefix}
+        opening = [names[id] for id in prefix]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*opening, "$A"],
+            pair=[*opening, "$A", "$B"],
+            special_tokens=[(name, id) for id, name in names.items()],
+        )
+    special = copy.deepcopy(dict(tokenizer.special_tokens_map))
+    special.pop("additional_special_tokens", None)
+    copied: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=tokenizer.model_max_length,
+        **{name: value for name, value in special.items() if isinstance(value, str)},
+    )
+    return copied
+
+
+def bos_choices(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """Whether the template may write the BOS: the possible answers, the better one first."""
+    bos = tokenizer.bos_token_id
+    return [True, False] if bos is not None and tuple(chat._prefix) == (bos,) else [False]
+
+
+def generation_settings(chat: Chat, hf: Any) -> Any:
+    """How an export generates unless it is told: greedily, and to where the run's answers end.
+
+    Raises:
+        OmniVitError: the answers end at a text that is no token.
+    """
+    if chat.stop_texts:
+        raise OmniVitError(
+            f"The answers of this run end at the text {chat.stop_texts[0]!r}, which is no token of its tokenizer."
+        )
+    settings = copy.deepcopy(hf.generation_config)
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(settings, name, None)
+    settings.do_sample, settings.num_beams = False, 1
+    settings.eos_token_id, settings.pad_token_id = list(chat.stop_ids) or None, chat.pad_id
+    return settings

@@ -1,0 +1,144 @@
+"""Any run as a folder that transformers loads by a class of OmniViT (`omnivit.hf`).
+
+    config.json                  model_type `omnivit`, and where the classes are
+    configuration_omnivit.py, modeling_omnivit.py, processing_omnivit.py
+                                 import the installed omnivit and the distributions of the run's plugins
+    recipe.yaml, provenance.json the model; what it was made with
+    tokenizer/                   of the LLM
+    parts/                       folders and files that the recipe names on the disk
+    model*.safetensors           all weights of all parts, in the names of OmniViT
+
+The recipe builds the LLM from its settings instead of its pretrained weights, which are in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnivit import __version__
+from omnivit.contracts.blocks import Block, blocks_of, with_changed_blocks
+from omnivit.errors import RecipeError
+from omnivit.recipe import Recipe, to_yaml
+from omnivit.run.export.opened import OpenRun
+from omnivit.run.export.places import without_data
+from omnivit.run.export.plain import write_weights
+from omnivit.run.export.reading import all_tensors, check_same
+from omnivit.run.folder import RECIPE
+from omnivit.run.provenance import PROVENANCE
+
+MODEL, CONFIG, PROCESSOR = "OmniViTForConditionalGeneration", "OmniViTConfig", "OmniViTProcessor"
+FILES = {"configuration_omnivit": CONFIG, "modeling_omnivit": MODEL, "processing_omnivit": PROCESSOR}
+"""Module in the folder -> the class that it imports."""
+AUTO = {
+    "AutoConfig": f"configuration_omnivit.{CONFIG}",
+    "AutoProcessor": f"processing_omnivit.{PROCESSOR}",
+    **dict.fromkeys(
+        ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), f"modeling_omnivit.{MODEL}"
+    ),
+}
+DERIVED = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type")
+"""Settings of a transformers config that a recipe does not give."""
+
+
+def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Write the folder, and compare what it computes with the run.
+
+    Raises:
+        RecipeError: the LLM brings code of its own, or is none of transformers.
+        CheckpointError: the folder would compute something else.
+    """
+    llm = opened.llm
+    if llm.config.trust_remote_code:
+        raise RecipeError("The LLM runs Python code of its checkpoint, which an export cannot contain.")
+    llm._find_tokenizer().save_pretrained(folder / "tokenizer")
+    recipe = portable(opened, folder, dtype)
+    text = to_yaml(recipe).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+    record = {key: opened.provenance[key] for key in ("plugins", "libraries", "data") if key in opened.provenance}
+    (folder / PROVENANCE).write_text(json.dumps(record | _versions(opened), indent=1), encoding="utf-8")
+    state = all_tensors(opened.assistant.model)
+    base = {name: value for name, value in state.items() if name.startswith("llm.hf.") and ".lora_" not in name}
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in base.items()}
+    write_weights(folder, state | cast, None)
+    modules = dict(_modules(opened))
+    for name, cls in FILES.items():
+        (folder / f"{name}.py").write_text(_source(cls, modules), encoding="utf-8")
+    config = {
+        "model_type": "omnivit",
+        "architectures": [MODEL],
+        "auto_map": AUTO,
+        "omnivit_version": __version__,
+        "plugins": modules,
+        "inputs": list(opened.assistant.slots),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    if dtype == torch.float32:
+        check_same(opened.assistant, folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def portable(opened: OpenRun, folder: Path, dtype: torch.dtype) -> Recipe:
+    """The run's recipe without a path outside of the folder, data, evaluation and trainer."""
+    llm, recipe = opened.llm, opened.recipe
+    settings = {k: v for k, v in llm.hf.config.to_diff_dict().items() if k not in DERIVED and v is not None}
+    settings["model_type"] = llm.hf.config.model_type
+    changes = {
+        "path": None,
+        "config": json.loads(json.dumps(settings)),
+        "tokenizer": str(folder / "tokenizer"),
+        "quantize": None,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    copied: dict[Path, Path] = {}
+
+    def change(block: Block) -> Mapping[str, Any]:
+        if str(block.where).split(" ")[0].endswith("model.llm"):
+            return {**block.options, **changes}
+        return {name: _inside(value, folder, copied) for name, value in block.options.items()}
+
+    changed = with_changed_blocks(recipe, change)
+    return without_data(changed)
+
+
+def _inside(value: Any, folder: Path, copied: dict[Path, Path]) -> Any:
+    """A value of an option; a file or folder of this machine is copied, and its copy's path returned."""
+    if not isinstance(value, str) or not Path(value).is_absolute() or not Path(value).exists():
+        return value
+    source = Path(value)
+    if source not in copied:
+        copied[source] = folder / "parts" / str(len(copied)) / re.sub(r"[^\w.-]", "_", source.name)
+        copied[source].parent.mkdir(parents=True)
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, copied[source])
+    return str(copied[source])
+
+
+def _modules(opened: OpenRun) -> Iterator[tuple[str, str]]:
+    """Top-level module of each plugin of the model -> the distribution that holds it."""
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions()
+    for block in blocks_of(opened.recipe):
+        if block.is_plugin and block.registry is not None:
+            module = block.registry.get(block.name).__module__.partition(".")[0]
+            if module != "omnivit":
+                yield module, (owners.get(module) or [module])[0]
+
+
+def _versions(opened: OpenRun) -> dict[str, Any]:
+    return {"omnivit": __version__, "plugin_modules": dict(_modules(opened))}
+
+
+def _source(cls: str, modules: Mapping[str, str]) -> str:
+    """A module that imports a class, and first what that needs: transformers names what is not installed."""
+    imports = "".join(f"import {module}  # in the distribution {owner}\n" for module, owner in sorted(modules.items()))
+    head = '"""Written by `omnivit export`: the code is in the installed omnivit."""'
+    return f"{head}\n\n{imports}from omnivit.hf import {cls}\n"

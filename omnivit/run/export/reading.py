@@ -1,0 +1,109 @@
+"""Folders of `omnivit.run.export.general`, opened: recipe and weights -> an assistant.
+
+Every tensor of the model is in the folder, buffers that are not stored elsewhere included: an encoder whose recipe
+names pretrained weights is built without them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from omnivit.errors import CheckpointError
+from omnivit.model.blueprint import ModelBlueprint
+from omnivit.model.build import complete, preparer_of
+from omnivit.model.omni import OmniModel
+from omnivit.recipe import load as load_recipe
+from omnivit.run.assistant import Assistant
+from omnivit.run.folder import RECIPE
+from omnivit.run.trust import require as require_trust
+
+
+def open_folder(folder: Path, trust: bool = False, weights: bool = True) -> Assistant:
+    """The model of an exported folder, on the CPU.
+
+    Args:
+        folder: as `general.write` makes it.
+        trust: run code that its recipe names (see `omnivit.run.trust`).
+        weights: False: only what prepares prompts is used, so weights stay as they are created.
+
+    Raises:
+        OmniVitError: the folder is no export, or is damaged.
+    """
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(f"{folder} is no export of OmniViT: {RECIPE} is missing.")
+    recipe = load_recipe(folder / RECIPE)
+    require_trust(recipe, trust, folder, readers=False)
+    plan = ModelBlueprint.of(recipe)
+    model = plan.build()
+    complete(model, plan)
+    if weights:
+        fill(model, read(folder), folder)
+    model.eval().requires_grad_(False)
+    return Assistant(model, preparer_of(model, recipe), recipe)
+
+
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a model, each once, those that no checkpoint stores included."""
+    return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all shards. Raises CheckpointError where there are none, or one is damaged."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} contains no model*.safetensors.")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: cannot be read as safetensors: {error}") from error
+    return tensors
+
+
+@torch.no_grad()
+def fill(model: OmniModel, tensors: dict[str, Tensor], source: Path) -> None:
+    """Give a model all of its tensors, those on the meta device included.
+
+    Raises:
+        CheckpointError: one is missing, unknown, or of another shape.
+    """
+    places = all_tensors(model)
+    for what, names in (("missing", places.keys() - tensors.keys()), ("unknown", tensors.keys() - places.keys())):
+        if names:
+            raise CheckpointError(f"{source}: tensors are {what} ({len(names)}): {', '.join(sorted(names)[:3])}.")
+    for name, value in tensors.items():
+        if places[name].shape != value.shape:
+            raise CheckpointError(
+                f"{source}: {name} has the shape {tuple(value.shape)}, not {tuple(places[name].shape)}."
+            )
+        if not places[name].is_meta:
+            places[name].copy_(value)
+            continue
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        value = value.to(places[name].dtype)
+        if leaf in owner._parameters:
+            setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
+        else:
+            owner._buffers[leaf] = value
+
+
+def check_same(assistant: Assistant, folder: Path) -> None:
+    """Open a folder and compare its tensors with those of the model that it was written from.
+
+    Raises:
+        CheckpointError: names the first that differs.
+    """
+    again = open_folder(folder, trust=True)
+    originals = all_tensors(assistant.model)
+    for name, value in all_tensors(again.model).items():
+        if not torch.equal(value, originals[name]):
+            raise CheckpointError(f"The folder would not give the same model: {name} differs after it is read again.")
+    if again.preparer.chat.fingerprint() != assistant.preparer.chat.fingerprint():
+        raise CheckpointError("The folder would not give the same prompts: its tokenizer or template differs.")
