@@ -32,6 +32,7 @@ VERBS = MappingProxyType(
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
         "eval": "score a trained model on a file of samples",
+        "predict": "answer all questions of a data file, or one question about every file of a folder",
         "media": "show what files contain, which inputs accept them, and how many tokens a recipe gives them",
         "data": "show what a data file contains, what a recipe trains on in it, and whether training would fail",
         "doctor": "show the installation: library versions and tested ranges, devices and their speed, plugins, disk",

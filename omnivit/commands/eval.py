@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
@@ -42,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     control = parser.add_mutually_exclusive_group()
     control.add_argument("--blind", action="store_true", help="ask without media")
     control.add_argument("--shuffle", action="store_true", help="ask with the media of another sample instead")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="ask only the first N samples")
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
-    parser.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--limit", type=positive, metavar="N", help="ask only the first N samples")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="default: 32")
     parser.add_argument(
         "--choices",
         choices=("generate", "likelihood"),
@@ -71,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     """Ask; gives the condition and what was measured under it."""
     if args.out is not None:
-        _check_writable(args.out)
+        check_writable(args.out)
     root = (args.root or args.data.parent).resolve()
     if not root.is_dir():
         raise DataError(f"--root {root} is not a folder.")
-    reader = _opened(args, root)
+    reader = open_questions(args, root)
     assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint)
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather
@@ -98,7 +100,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     return condition, replace(score(answered, questions.refused, metric), heads=heads, choices=choices)
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Refuse a file that cannot be written before questions are asked, whose answers would be lost.
 
     Raises:
@@ -109,6 +111,8 @@ def _check_writable(out: Path) -> None:
         raise DataError(f"--out {out}: the folder {folder} does not exist. Create it first.")
     if out.is_dir():
         raise DataError(f"--out {out} is a folder. Name a file.")
+    if out.exists() and not os.access(out, os.W_OK):
+        raise DataError(f"--out {out} cannot be written to: its permissions forbid it. Choose another file.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -118,14 +122,14 @@ def _check_writable(out: Path) -> None:
         ) from error
 
 
-def _opened(args: argparse.Namespace, root: Path) -> Reader:
-    """The file, opened as `--reader` says, or as the run's own data were."""
+def open_questions(args: argparse.Namespace, root: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Reader:
+    """The file, opened as `--reader` says, or as the run's own data were; `options` replace those of the reader."""
     from omnivit.recipe import load
     from omnivit.run.folder import RECIPE
 
     path = args.data if is_on_hub(args.data) else args.data.resolve()
     if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
-        return open_reader(args.reader or "messages", path, root)
+        return open_reader(args.reader or "messages", path, root, options=options)
     recipe = load(args.run / RECIPE)
     require_trust(recipe, args.trust, args.run, readers=args.reader is None)
     trained = [source for stage in recipe.stages for source in stage.data]
@@ -133,7 +137,7 @@ def _opened(args: argparse.Namespace, root: Path) -> Reader:
     name = args.reader or _reader_of(asked or trained, [*asked, *trained], path)
     alike = [source for source in [*asked, *trained] if source.reader == name]
     ignore = {key for source in alike for key in source.ignore}
-    return open_reader(name, path, root, sorted(ignore), _options_of(alike, path))
+    return open_reader(name, path, root, sorted(ignore), {**_options_of(alike, path), **options})
 
 
 def _options_of(alike: Sequence[DataSource], path: Path) -> dict[str, Any]:
@@ -227,7 +231,8 @@ def _label(name: str) -> str:
     return EXACT_MATCH.replace("_", " ") if name == ACCURACY else metric_named(name).label
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The type of options that are numbers of things."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

@@ -34,6 +34,7 @@ from omnivit.recipe import Recipe
 from omnivit.registry.versions import warn_once
 from omnivit.run import provenance
 from omnivit.run.answering import Answering
+from omnivit.run.asked import as_path, asked_of
 from omnivit.run.folder import open_recipe
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.reply import Reply, message_of, read_heads
@@ -120,6 +121,10 @@ class Assistant:
         self.slots = tuple(preparer.slots)
         self.engine = Engine(self.model, preparer.chat)
 
+    def __repr__(self) -> str:
+        llm = self.recipe.model.llm
+        return f"Assistant({llm.get('path') or llm['name']}, inputs: {', '.join(self.slots) or 'none'}, context: {self.context} tokens)"
+
     @property
     def context(self) -> int:
         """The most tokens that the LLM can attend to, those of media and of the answer included."""
@@ -148,9 +153,15 @@ class Assistant:
         Raises:
             DataError: no such slot, unreadable media, or too long for the LLM's context.
         """
-        given = {slot: list(m) if isinstance(m, (list, tuple)) else [m] for slot, m in media.items()}
-        turn = self.turn(question, [(slot, source) for slot, sources in given.items() for source in sources])
-        return self.reply([*history, turn], max_new_tokens=max_new_tokens, on_text=on_text, sampling=sampling)
+        turns = [*history, self._turn(question, media)]
+        return self.reply(turns, max_new_tokens=max_new_tokens, on_text=on_text, sampling=sampling)
+
+    def ask_many(
+        self, questions: Sequence[tuple[str, Mapping[str, Any]]], *, max_new_tokens: int = 256, batch_size: int = 8
+    ) -> list[str]:
+        """Answer several questions, each (text, media by slot, as for `ask`), in batches and in their order."""
+        samples = [Sample(f"question {n}", (self._turn(*question),)) for n, question in enumerate(questions)]
+        return self.answer(samples, max_new_tokens, batch_size)
 
     def turn(self, text: str, media: Iterable[tuple[str, Any]] = ()) -> Message:
         """A user's turn: media as (slot, source), then the text.
@@ -162,7 +173,7 @@ class Assistant:
         for slot, source in media:
             if slot not in self.slots:
                 raise DataError(f"this model has no input slot {slot!r}; {suggest(slot, self.slots)}")
-            parts.append({"type": slot, slot: _as_path(source)})
+            parts.append({"type": slot, slot: as_path(source)})
         parts.append({"type": "text", "text": text})
         return messages_from([{"role": "user", "content": parts}], None, "question")[0]
 
@@ -266,7 +277,7 @@ class Assistant:
             DataError: a sample cannot be prepared, or is too long; names it.
         """
         answers, done = [""] * len(samples), 0
-        for indices, group in self._batches([_asked(s) for s in samples], batch_size, max_new_tokens):
+        for indices, group in self._batches([asked_of(s) for s in samples], batch_size, max_new_tokens):
             for index, ids in zip(indices, self.generate(group, max_new_tokens, GREEDY), strict=True):
                 answers[index] = self._text(ids.tolist())
             done += len(indices)
@@ -325,6 +336,14 @@ class Assistant:
                 indices = order[first : first + batch_size]
                 yield indices, [encoded[index] for index in indices]
 
+    def _turn(self, question: str, media: Mapping[str, Any]) -> Message:
+        lists = ((slot, given if isinstance(given, (list, tuple)) else [given]) for slot, given in media.items())
+        return self.turn(question, [(slot, source) for slot, sources in lists for source in sources])
+
+    def prompt(self, sample: Sample, max_new_tokens: int) -> EncodedSample:
+        """The last question of a sample, as `generate` takes it; raises DataError as `answer` does."""
+        return self._prepare(asked_of(sample), max_new_tokens)
+
     def _prepare(self, sample: Sample, new_tokens: int | None) -> EncodedSample:
         if new_tokens is not None and new_tokens < 1:
             raise DataError(f"max_new_tokens is {new_tokens}, but must be at least 1.")
@@ -378,20 +397,3 @@ class Assistant:
     def _text(self, ids: list[int]) -> str:
         """The text of new ids, up to the end of the answer."""
         return cut(ids, self.preparer.chat).text.strip()
-
-
-def _asked(sample: Sample) -> Sample:
-    """A sample without the answers that end it."""
-    messages = list(sample.messages)
-    while messages and messages[-1].role == "assistant":
-        messages.pop()
-    if not messages:
-        raise DataError(f"{sample}: the sample contains answers, but no question.")
-    return replace(sample, messages=tuple(messages))
-
-
-def _as_path(source: Any) -> Any:
-    """A file name that is not UTF-8 as a path: as text it would contain characters that no record may contain."""
-    if isinstance(source, str) and any("\udc80" <= character <= "\udcff" for character in source):
-        return Path(source)
-    return source

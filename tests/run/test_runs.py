@@ -84,3 +84,8 @@ def test_ls_prints_a_table_or_json(trained_run: Path, tmp_path: Path, capsys: py
     assert record["accuracy"]["n"] == 8 and record["steps"] == 3
     assert main(["ls", str(tmp_path)]) == 0
     assert "There is no run in" in capsys.readouterr().out
+
+
+def test_ls_imports_no_torch(trained_run: Path) -> None:
+    code = "import sys; from omnivit.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "ls", str(trained_run.parent)], check=True)
