@@ -122,8 +122,8 @@ class Assistant:
         self.engine = Engine(self.model, preparer.chat)
 
     def __repr__(self) -> str:
-        llm = self.recipe.model.llm
-        return f"Assistant({llm.get('path') or llm['name']}, inputs: {', '.join(self.slots) or 'none'}, context: {self.context} tokens)"
+        llm, inputs = self.recipe.model.llm, ", ".join(self.slots) or "none"
+        return f"Assistant({llm.get('path') or llm['name']}, inputs: {inputs}, context: {self.context} tokens)"
 
     @property
     def context(self) -> int:
