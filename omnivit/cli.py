@@ -40,6 +40,7 @@ VERBS = MappingProxyType(
         "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",
         "export": "write a trained model as files that other programs load: transformers, peft, safetensors, ...",
         "serve": "answer over HTTP, as the OpenAI API does, about text and media",
+        "pack": "write a run into one file to hand on: weights, recipe, provenance, report; no data",
         "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
     }
 )
