@@ -256,18 +256,20 @@ class _Running:
 
     async def _parts(self) -> AsyncIterator[Event]:
         """What the threads read, until all answers are complete."""
-        left, first = len(self.answerings), True
+        left, first, looked = len(self.answerings), True, time.monotonic()
         while left:
-            try:
+            event: Event | BaseException | None = None
+            with suppress(TimeoutError, asyncio.TimeoutError):
                 event = await asyncio.wait_for(self._events.get(), POLL)
-            except (TimeoutError, asyncio.TimeoutError):
+            if time.monotonic() - looked >= POLL:  # also while tokens come one after the other
+                looked = time.monotonic()
                 self.server.check_time(self.begun)
                 if await self.request.is_disconnected():
-                    raise _Gone from None
+                    raise _Gone
+            if event is None:
                 continue
             if isinstance(event, BaseException):
                 raise event
-            self.server.check_time(self.begun)
             left -= event[1] is None
             if first:
                 self.server.metrics.first_token(time.monotonic() - self.begun)

@@ -29,8 +29,21 @@ PORTS = {"http": (80, 8080), "https": (443, 8443)}
 """The ports that are allowed; the first is the default. Others belong to services that are no web servers."""
 LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "localdomain")
 """Last labels of names that are not public."""
-NAT64 = tuple(ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48"))
-"""IPv6 addresses that a gateway translates to IPv4 addresses."""
+NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # of protocols; the metadata of Oracle's cloud is in it
+        "192.88.99.0/24",  # relays of 6to4
+        "::/8",  # with IPv4 addresses inside
+        "64:ff9b::/96",  # a gateway translates it to IPv4 (NAT64)
+        "64:ff9b:1::/48",
+        "2001::/23",  # of protocols; Teredo is in it
+        "2002::/16",  # 6to4
+        "3fff::/20",  # for documentation
+        "5f00::/16",  # of routers
+    )
+)
+"""Networks that are not machines on the internet, whatever this version of Python says of them."""
 AZURE = ipaddress.ip_address("168.63.129.16")
 """A public address under which machines of Azure reach the services of their host."""
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?")
@@ -148,10 +161,10 @@ def resolved(target: Target, place: str) -> Address:
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to a machine on the internet, and reaches no other one by translation."""
-    if isinstance(address, ipaddress.IPv6Address):
-        translated = address.ipv4_mapped or address.sixtofour or address.teredo or address.scope_id
-        if translated is not None or any(address in network for network in NAT64):
-            return False
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
+        return False
+    if any(address.version == network.version and address in network for network in NETWORKS):
+        return False
     special = (
         address.is_multicast
         or address.is_reserved
@@ -170,13 +183,21 @@ class _Connection(http.client.HTTPConnection):
         host = f"[{target.host}]" if ":" in target.host else target.host
         super().__init__(host, target.port, timeout=timeout)
         self._target, self._address = target, address
+        self._opened: socket.socket | None = None
+        """Kept, because the base class forgets the socket once a response without a length begins."""
 
     def connect(self) -> None:
         """Open it; no proxy of the environment is asked."""
-        self.sock = socket.create_connection((str(self._address), self._target.port), self.timeout)
+        self.sock = self._opened = socket.create_connection((str(self._address), self._target.port), self.timeout)
         if self._target.scheme == "https":
             context = ssl.create_default_context()
-            self.sock = context.wrap_socket(self.sock, server_hostname=self._target.host)
+            self.sock = self._opened = context.wrap_socket(self.sock, server_hostname=self._target.host)
+
+    def shut(self) -> None:
+        """End it from another thread; whoever reads gets an error or the end of the content."""
+        if self._opened is not None:
+            with suppress(OSError):
+                self._opened.shutdown(socket.SHUT_RDWR)
 
 
 def _get(target: Target, address: Address, place: str, limit: int, deadline: float) -> tuple[int, str | None, bytes]:
@@ -186,7 +207,7 @@ def _get(target: Target, address: Address, place: str, limit: int, deadline: flo
         raise _refused(place, "it did not answer in time", "fetch_failed")
     connection = _Connection(target, address, left)
     # a server that sends one byte a second passes every timeout of a socket
-    timer = threading.Timer(left, _shut, (connection,))
+    timer = threading.Timer(left, connection.shut)
     timer.daemon = True
     timer.start()
     try:
@@ -226,11 +247,6 @@ def _content(read: Callable[[int], bytes], length: str, place: str, limit: int, 
     if time.monotonic() >= deadline or (length.isdigit() and size < int(length)) or not size:
         raise _refused(place, "its content is empty or cut short", "fetch_failed")
     return b"".join(chunks)
-
-
-def _shut(connection: http.client.HTTPConnection) -> None:
-    with suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _refused(place: str, reason: str, code: str = "address_not_allowed") -> ApiError:
