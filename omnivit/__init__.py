@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "omnivit.run.reply" if name in ("Prediction", "Reply") else "omnivit.run.assistant"
     return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    """All names, for completion: those of `__all__` are imported when they are first used."""
+    return sorted({*globals(), *__all__})

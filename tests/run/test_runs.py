@@ -89,3 +89,8 @@ def test_ls_prints_a_table_or_json(trained_run: Path, tmp_path: Path, capsys: py
 def test_ls_imports_no_torch(trained_run: Path) -> None:
     code = "import sys; from omnivit.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, "ls", str(trained_run.parent)], check=True)
+
+
+def test_completion_knows_the_names_before_they_are_imported() -> None:
+    code = "import sys, omnivit; assert set(omnivit.__all__) <= set(dir(omnivit)) and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
