@@ -145,9 +145,12 @@ def end_experiments(loggers: Sequence[Logger]) -> None:
     """End the experiments of services, so that the next stage begins its own."""
     for service in SERVICES.values():
         for logger in loggers:
-            if service.end and type(logger).__name__ == service.logger and getattr(logger, "_experiment", None):
+            if not service.end or type(logger).__name__ != service.logger:
+                continue
+            experiment = getattr(logger, "_experiment", None)  # `experiment` would begin one where none was begun
+            if experiment is not None:
                 with suppress(Exception):  # a service that cannot be reached must not end a run
-                    getattr(logger.experiment, service.end)()
+                    getattr(experiment, service.end)()
 
 
 def _of_service(name: str, options: Mapping[str, Any], run: Path, stage: str, recipe: Recipe) -> Logger:

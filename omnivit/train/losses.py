@@ -46,7 +46,7 @@ def token_log_probs(logits: Tensor, batch: Batch) -> Tensor:
 def lm_loss_by_sample(logits: Tensor, batch: Batch) -> Tensor:
     """[B] what each sample adds to `lm_loss_sum`, in float32; for reports. A few rows at a time, to need no memory."""
     labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
-    parts = zip(logits.detach().split(ROWS), labels.split(ROWS), strict=True)
+    parts = zip(torch.split(logits.detach(), ROWS), torch.split(labels, ROWS), strict=True)
     losses = [functional.cross_entropy(rows.float(), row_labels, reduction="none") for rows, row_labels in parts]
     samples = torch.arange(len(batch.labels), device=labels.device)
     owners = samples.repeat_interleave(batch.targets()[:, :-1].sum(1))
