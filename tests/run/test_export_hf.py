@@ -5,6 +5,7 @@ Tolerances: 1e-5 of log-probabilities and 1e-4 of the logits of merged LoRA, in 
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from assistant_support import make_run
+from fastapi.testclient import TestClient
 from llava_support import save_checkpoint
 from PIL import Image
 from tests_support import RECIPE
@@ -31,6 +33,7 @@ from omnivit.run.export import export
 from omnivit.run.export.opened import OpenRun, open_run
 from omnivit.run.export.trial import differing_prompt, prompt
 from omnivit.run.import_hf import import_llava
+from omnivit.serve.app import Settings, create_app
 from omnivit.train import checkpoint
 from omnivit.train.losses import token_log_probs
 
@@ -77,6 +80,19 @@ def questions(assistant: Assistant, home: Path) -> list[list[Message]]:
     return [[assistant.turn(QUESTIONS[n % len(QUESTIONS)], media[n])] for n in range(20)]
 
 
+def request(messages: list[Message]) -> dict[str, Any]:
+    """The same question for the server, greedily, with log-probabilities."""
+    parts: list[dict[str, Any]] = []
+    for part in messages[0].parts:
+        if isinstance(part, Text):
+            parts.append({"type": "text", "text": part.text})
+        else:
+            data = base64.b64encode(Path(part.source).read_bytes()).decode()
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+    turn = {"role": "user", "content": parts}
+    return {"model": "omnivit", "messages": [turn], "max_tokens": 8, "temperature": 0, "logprobs": True}
+
+
 @torch.inference_mode()
 def served(model: Any, inputs: dict[str, Tensor], answer: list[int]) -> tuple[Tensor, list[int]]:
     """The log-probabilities of the ids of an answer after a prompt, and the ids that are generated."""
@@ -90,13 +106,14 @@ def served(model: Any, inputs: dict[str, Tensor], answer: list[int]) -> tuple[Te
 def test_twenty_questions_have_the_same_probabilities_and_answers_everywhere(
     opened: OpenRun, native: Path, home: Path
 ) -> None:
-    """The trainer's forward, `score` and `ask` of a loaded run, and the exported LLaVA."""
+    """The trainer's forward, `score` and `ask` of a loaded run, the server, and the exported LLaVA."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     assistant = load(opened.folder, device="cpu")
     model: Any = AutoModelForImageTextToText.from_pretrained(native)
     processor: Any = AutoProcessor.from_pretrained(native)
     assert type(model).__name__ == "LlavaForConditionalGeneration"
+    client = TestClient(create_app(assistant, Settings()), base_url="http://127.0.0.1:8000")
     training = preparer_of(assistant.model, assistant.recipe, assistant.recipe.stages[-1])
     for messages in questions(assistant, home):
         full = [*messages, Message("assistant", (Text("red and green"),))]
@@ -116,6 +133,13 @@ def test_twenty_questions_have_the_same_probabilities_and_answers_everywhere(
         assert answering.reply().text == assistant.reply(messages, max_new_tokens=8)
         ids = answering.generated.ids
         assert ids == generated[: len(ids)] and len(ids) >= len(generated) - 1
+        response = client.post("/v1/chat/completions", json=request(messages))
+        assert response.status_code == 200, response.text
+        answer_of_server = response.json()["choices"][0]
+        assert answer_of_server["message"]["content"] == answering.reply().text
+        chosen = [token["logprob"] for token in answer_of_server["logprobs"]["content"]]
+        expected = served(model, inputs, ids)[0]
+        assert 0 < len(chosen) <= len(ids) and chosen == pytest.approx(expected[: len(chosen)].tolist(), abs=1e-5)
 
 
 def test_a_native_folder_is_whole_and_comes_back_by_import(opened: OpenRun, native: Path, tmp_path: Path) -> None:
