@@ -35,6 +35,9 @@ class ClipConfig:
     """Apply CLIP's projection into the space of its texts (`visual_projection`) to every token; needs `norm: true`."""
     image_size: int | None = None
     """Image size in pixels; default: the checkpoint's. For another size, position embeddings are interpolated."""
+    resize_positions: bool = False
+    """Interpolate the position embeddings once, when weights are loaded, so that the table of `image_size` is trained,
+    as in mPLUG-Owl2. Default: they are interpolated in every pass; the table of the checkpoint's size is trained."""
     fit: Mode = "crop"
     """How an image becomes a square. `crop`: as the checkpoint's image processor does it, which usually cuts off the
     ends of the long side; `pad`: put it on a square of one colour first, as in LLaVA-1.5; `squash`: resize it to a
@@ -48,6 +51,8 @@ class ClipConfig:
     def __post_init__(self) -> None:
         require_one_source(self.path, self.config, "clip_vision_model")
         require_within(self, 1, None, "image_size")
+        if self.resize_positions and self.image_size is None:
+            raise ValueError("`resize_positions: true` needs `image_size`, the size in pixels that the table is for.")
         layers = self.layers
         if not layers or len(set(layers)) < len(layers):
             raise ValueError(f"`layer` is {self.layer}; a list must contain at least one layer, and none twice.")

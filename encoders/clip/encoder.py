@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from omnivit_encoders.clip import towers
 from omnivit_encoders.clip.config import ClipConfig
+from omnivit_encoders.clip.positions import resize_table, tables_of
 from omnivit_encoders.clip.processor import ClipProcessor, image_processor, padding_colour, pair
 from torch import Tensor
 
@@ -70,6 +71,9 @@ class ClipEncoder(ViewableEncoder):
         self._settings = towers.vision_settings(self._source)
         self._depths = {layer: self._source.depth(self._settings, layer) for one in readings for layer in one.layers}
         self._settings = self._source.up_to_layer(self._settings, max(self._depths.values()))
+        self._published = self._settings
+        if config.resize_positions:
+            self._settings = towers.of_size(self._settings, config.image_size)
         self._project = any(one.project for one in readings)
         require_weights(config.path)
         self._process, height, width = image_processor(config, self._source, self._settings)
@@ -93,8 +97,17 @@ class ClipEncoder(ViewableEncoder):
         """Load the weights of `path`. Raises RecipeError if they do not fit."""
         if self.config.path is None:
             return
-        self.tower = towers.load(self._source, type(self.tower), self._settings)
+        self.tower = towers.load(self._source, type(self.tower), self._published)
+        if self.config.resize_positions:
+            self._resize()
         remove(self.tower, self.unused)
+
+    def resized(self, name: str, value: Tensor) -> Tensor | None:
+        """A table of position embeddings of another image size, interpolated; with `resize_positions` alone."""
+        table = name.removeprefix("tower.")
+        if table not in self._tables:
+            return None
+        return resize_table(value, self.patches, self.get_parameter(name).shape[-2])
 
     def processor_of(self, config: ClipConfig) -> ClipProcessor:
         """Prepares images as the checkpoint's own image processor does."""
@@ -104,6 +117,12 @@ class ClipEncoder(ViewableEncoder):
 
     def configure(self, config: ClipConfig) -> None:
         """Take another `fit`, `fill` or `image_size`. Raises RecipeError if the model does not accept the size."""
+        if config.resize_positions and config.image_size != self.config.image_size:
+            raise RecipeError(
+                f"clip encoder: with `resize_positions: true` the table of positions is for images of "
+                f"{self.config.image_size} pixels, so a stage cannot set `image_size: {config.image_size}`. Write a "
+                f"second recipe that begins with the run of the first (`init_from`)."
+            )
         self._process, height, width = image_processor(config, self._source, self._settings)
         y_patch, x_patch = pair(self._settings.patch_size)
         with sketching():
@@ -163,9 +182,25 @@ class ClipEncoder(ViewableEncoder):
                     self._widths[one.project] = values.shape[2]
                     sums.append(values.sum())
             self.unused = unused(tower, torch.stack(sums))
+            self._tables: list[str] = []
+            if self.config.resize_positions:
+                published = towers.build(self._source, self._published, self._project)
+                self._tables = tables_of(tower.state_dict(), published.state_dict())
         pretrained = self.config.path is not None
         self.tower = tower if pretrained else towers.build(self._source, self._settings, self._project)
         remove(self.tower, self.unused)
+
+    def _resize(self) -> None:
+        """Put the weights of the tower into one for `image_size`, the table of positions interpolated."""
+        tower = towers.build(self._source, self._settings, self._project)
+        state, sizes = dict(self.tower.state_dict()), tower.state_dict()
+        for name in self._tables:
+            table = resize_table(state[name], self.patches, sizes[name].shape[-2])
+            if table is None:
+                raise RecipeError(f"{self._source}: the positions of {name} are not a square, so they have no places.")
+            state[name] = table
+        tower.load_state_dict(state)
+        self.tower = tower
 
     def _layout(self, config: ClipConfig) -> Layout:
         y, x = self.patches

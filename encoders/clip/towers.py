@@ -58,6 +58,18 @@ def vision_settings(source: Tower) -> Any:
     return settings
 
 
+def of_size(settings: Any, side: int | None) -> Any:
+    """The config of a tower for images of another size. Raises RecipeError if it does not say its image size."""
+    if not hasattr(settings, "image_size"):
+        raise RecipeError(
+            f"clip encoder: {settings.model_type!r} has no table of positions for an image size. Remove "
+            f"`resize_positions`."
+        )
+    settings = copy.deepcopy(settings)
+    settings.image_size = side
+    return settings
+
+
 def build(source: Tower, settings: Any, project: bool) -> Any:
     """The tower with random weights, in eval mode.
 

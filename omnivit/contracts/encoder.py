@@ -160,6 +160,18 @@ class Encoder(nn.Module, Plugin, ABC):
         """
         raise no_example(cls, folder)
 
+    def resized(self, name: str, value: Tensor) -> Tensor | None:  # noqa: ARG002 - the default has no such weight
+        """A weight of another shape, from `init_from`, in the shape that it has here, such as a table of positions.
+
+        Args:
+            name: of the weight, below this encoder.
+            value: from the source; on the meta device when a recipe is checked.
+
+        Returns:
+            None: its shape cannot change, which is the default and then an error.
+        """
+        return None
+
     def load(self) -> None:
         """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return

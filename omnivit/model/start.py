@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.encoder import Encoder
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.lora import ADAPTER, add_product, lora_layers
 from omnivit.model.new_tokens import NewTokens
@@ -109,7 +110,7 @@ class Start:
         with torch.no_grad():
             for name, value in self.tensors.items():
                 if name not in self._placed and name in names:
-                    self._copy(name, value, names[name])
+                    self._copy(name, _in_shape(model, name, value, names[name]), names[name])
             for number, merge in enumerate(self.merges):
                 weight = names.get(f"{merge.layer}.weight")
                 if number not in self._merged and weight is not None:
@@ -228,6 +229,22 @@ class Start:
 
     def _origin(self, name: str) -> str:
         return str(self.origins.get(name, f"the weights that the run began with contain {name!r}"))
+
+
+def _in_shape(model: nn.Module, name: str, value: Tensor, target: Tensor) -> Tensor:
+    """A weight in the shape that its encoder has, if the encoder can change it; else as it is."""
+    if value.shape == target.shape:
+        return value
+    parts, module = name.split("."), model
+    for number, part in enumerate(parts[:-1], 1):
+        inside = getattr(module, part, None)
+        if not isinstance(inside, nn.Module):
+            break
+        module = inside
+        resized = module.resized(".".join(parts[number:]), value) if isinstance(module, Encoder) else None
+        if resized is not None:
+            return resized
+    return value
 
 
 def plain(name: str) -> str:
