@@ -117,7 +117,8 @@ def test_two_groups_are_those_of_valley(case: dict[str, Any]) -> None:
 def test_groups_of_media_of_different_lengths() -> None:
     features = Features(torch.arange(10.0).reshape(2, 5, 1), torch.arange(5) < torch.tensor([[5], [3]]))
     adapter = build(begin=True, split=2)
-    torch.nn.init.constant_(adapter.begin[1], 2 * BEGIN)  # type: ignore[index,arg-type]
+    assert adapter.begin is not None
+    torch.nn.init.constant_(adapter.begin[1], 2 * BEGIN)
     assert rows_of(adapter, features) == [[BEGIN, 0, 1, 2 * BEGIN, 2, 3, 4], [BEGIN, 5, 6, 2 * BEGIN, 7]]
 
 
