@@ -129,7 +129,7 @@ def _digest(slot: str, item: Mapping[str, Tensor]) -> bytes:
     for name, tensor in sorted(item.items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"\0{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.digest()
 
 

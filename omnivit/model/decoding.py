@@ -135,7 +135,7 @@ def _rope_types(settings: Any) -> Iterator[str]:
 
 def _plain(settings: GenerationConfig) -> bool:
     """Whether a model's generation has no settings but those that the engine has."""
-    default = GenerationConfig().to_dict()
+    default = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
     values = settings.to_dict()
     return all(
         value == default.get(name) or not value

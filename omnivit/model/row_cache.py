@@ -35,11 +35,14 @@ class Window:
     """Columns that hold tokens before the call."""
 
 
-class RowLayer(DynamicLayer):
+class RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The keys and values of one layer of the model, of all rows."""
 
+    keys: Tensor  # None before the first call
+    values: Tensor
+
     def __init__(self, rows: RowCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows = rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -91,7 +94,8 @@ class RowCache:
     end: int = 0
 
     def __post_init__(self) -> None:
-        self.cache = Cache(layers=[RowLayer(self) for _ in range(self.layers)])
+        self._layers = [RowLayer(self) for _ in range(self.layers)]
+        self.cache = Cache(layers=list(self._layers))
         self.mask = torch.zeros(self.row_room, self.column_room, dtype=torch.long, device=self.device)
 
     @property
@@ -150,8 +154,8 @@ class RowCache:
         self.starts.pop()
 
     def _tensors(self) -> list[Tensor]:
-        layers = [layer for layer in self.cache.layers if layer.is_initialized]
-        return [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        layers = [layer for layer in self._layers if layer.is_initialized]
+        return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
     def _shift(self, columns: int) -> None:
         """Move all rows to the right (to the left where it is negative)."""
@@ -174,7 +178,7 @@ class RowCache:
         while self.column_room < columns:
             self.column_room *= 2
         used = len(self.starts)
-        for layer in self.cache.layers:
+        for layer in self._layers:
             if layer.is_initialized:
                 layer.keys, layer.values = self._grown(layer.keys, used), self._grown(layer.values, used)
         mask = self.mask.new_zeros(self.row_room, self.column_room)

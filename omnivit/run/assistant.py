@@ -47,6 +47,7 @@ from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
 from omnivit.train.merging import merging_stages, restore
 
+__all__ = ["Assistant", "Sampling", "load"]
 TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
