@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -47,13 +47,13 @@ _opened: weakref.WeakValueDictionary[Path, Assistant] = weakref.WeakValueDiction
 """Folder -> the assistant of a model that is in use: its processor needs no second one."""
 
 
-class OmniViTConfig(PreTrainedConfig):
+class OmniViTConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Says that a folder is OmniViT's. What the model is stands in its recipe.yaml."""
 
     model_type = "omnivit"
 
 
-class OmniViTForConditionalGeneration(PreTrainedModel):
+class OmniViTForConditionalGeneration(PreTrainedModel):  # type: ignore[no-untyped-call]
     """A run of OmniViT as a model of transformers. Its inputs are those that `OmniViTProcessor` makes.
 
     Attributes:
@@ -91,7 +91,10 @@ class OmniViTForConditionalGeneration(PreTrainedModel):
         assistant = open_folder(folder, trust)
         model = cls(config or OmniViTConfig.from_pretrained(folder), assistant)
         _opened[folder] = assistant
-        return model.eval().to(device) if device is not None else model.eval()
+        nn.Module.eval(model)
+        if device is not None:
+            nn.Module.to(model, device)
+        return model
 
     def forward(
         self,
@@ -115,7 +118,7 @@ class OmniViTForConditionalGeneration(PreTrainedModel):
         return CausalLMOutput(loss=loss, logits=logits)
 
     @torch.inference_mode()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

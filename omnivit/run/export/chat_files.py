@@ -65,7 +65,7 @@ def template_of(chat: Chat, slot: str, medium: str, bos: bool) -> str:
 
 def tokenizer_of(tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> PreTrainedTokenizerBase:
     """A copy of a fast tokenizer that puts `prefix`, and nothing else, before a text."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["post_processor"] = content["padding"] = content["truncation"] = None
     backend = Tokenizer.from_str(json.dumps(content))
     if prefix:

@@ -41,12 +41,12 @@ class ImageToken:
             slot: the input.
             rows: of the LLM's tables.
         """
-        tokenizer = copy.deepcopy(llm.tokenizer())
+        tokenizer: Any = copy.deepcopy(llm.tokenizer())
         text = chat._placeholders.get(slot) or _idle(chat, tokenizer)
         if text is None:
             text = TEXT
             tokenizer.add_tokens([AddedToken(text, special=True, normalized=False)], special_tokens=True)
-        id = int(tokenizer.convert_tokens_to_ids(text))
+        id: int = tokenizer.get_vocab()[text]
         return cls(text, id, tokenizer, id >= rows)
 
 
@@ -58,6 +58,6 @@ def _idle(chat: Chat, tokenizer: Any) -> str | None:
     idle = [token for token in added if token not in used and token not in written]
     for word in IDLE:
         if matches := [token for token in idle if word in token.lower()]:
-            return min(matches, key=lambda token: (token != TEXT, added[token]))
+            return str(min(matches, key=lambda token: (token != TEXT, added[token])))
     unknown = tokenizer.unk_token
-    return unknown if unknown in idle else None
+    return str(unknown) if unknown in idle else None

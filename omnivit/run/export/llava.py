@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,8 @@ def llava_of(opened: OpenRun) -> Llava:
 
 def processor_of(opened: OpenRun, llava: Llava, bos: bool) -> Any:
     """The processor, its template and tokenizer included."""
-    chat, (slot, (encoder, _)) = opened.assistant.preparer.chat, _only_branch(opened)
+    chat, (slot, branch) = opened.assistant.preparer.chat, _only_branch(opened)
+    encoder: Any = branch.encoder
     tokenizer = tokenizer_of(llava.image.tokenizer, chat._prefix)
     kind = encoder._settings.model_type
     images = copy.deepcopy(encoder._process)
@@ -134,7 +135,7 @@ def _only_branch(opened: OpenRun) -> tuple[str, Branch]:
 
 def _check_encoder(encoder: Any) -> None:
     kind = getattr(getattr(encoder, "_settings", None), "model_type", None)
-    config = getattr(encoder, "config", None)
+    config: Any = getattr(encoder, "config", None)
     if type(encoder).__name__ != "ClipEncoder" or kind not in CLASS_TOKEN:
         raise NotLlava(f"its encoder is {type(encoder).__name__} ({kind}), and LLaVA takes {', '.join(CLASS_TOKEN)}")
     reasons = {
@@ -182,7 +183,7 @@ def _tower(encoder: Any) -> dict[str, Tensor]:
     state = {name.removeprefix("vision_model."): value for name, value in plain_state(encoder.tower).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        created: Any = AutoModel.from_config(_vision_config(encoder))
+        created: Any = AutoModel.from_config(_vision_config(encoder))  # type: ignore[no-untyped-call]
     for name, value in created.state_dict().items():
         state.setdefault(name.removeprefix("vision_model."), value)
     return {f"vision_tower.vision_model.{name}": value for name, value in state.items()}
@@ -195,7 +196,7 @@ def _vision_config(encoder: Any) -> Any:
     return config
 
 
-def _strategy(encoder: Any) -> str:
+def _strategy(encoder: Any) -> Literal["default", "full"]:
     drops = CLASS_TOKEN[encoder._settings.model_type] and encoder.config.class_token == "drop"
     return "default" if drops else "full"
 
@@ -205,12 +206,12 @@ def _config(opened: OpenRun, encoder: Any, adapter: Any, llm: PlainLLM, image: I
     text = copy.deepcopy(llm.config)
     text.vocab_size = max(text.vocab_size, image.id + 1)
     linear = next(module for module in adapter.modules() if type(module) is nn.Linear or hasattr(module, "base_layer"))
-    layout = opened.assistant.preparer.slots[next(iter(opened.assistant.slots))].processors[0].rows
+    processor: Any = opened.assistant.preparer.slots[next(iter(opened.assistant.slots))].processors[0]
     return LlavaConfig(
         vision_config=_vision_config(encoder),
         text_config=text,
         image_token_index=image.id,
-        image_seq_length=layout,
+        image_seq_length=processor.rows,
         projector_hidden_act=_activation(adapter),
         vision_feature_layer=-1,  # the tower ends at the layer that is read
         vision_feature_select_strategy=_strategy(encoder),
