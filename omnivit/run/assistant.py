@@ -35,7 +35,7 @@ from omnivit.registry.versions import warn_once
 from omnivit.run import provenance
 from omnivit.run.answering import Answering
 from omnivit.run.asked import as_path, asked_of
-from omnivit.run.folder import open_recipe
+from omnivit.run.folder import no_checkpoint, open_recipe
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.reply import Reply, message_of, read_heads
 from omnivit.run.start import started
@@ -85,9 +85,7 @@ def assistant_of(folder: Path, recipe: Recipe, device: str | None = None, checkp
         lambda opened: (opened.path, opened.state, opened.weights(), opened.merged()),
     )
     if standing is None:
-        raise CheckpointError(
-            f"{folder} contains a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
-        )
+        raise CheckpointError(no_checkpoint(folder))
     path, state, weights, merged = standing
     index = state["stage_index"]
     place = device_named(device)

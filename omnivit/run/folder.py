@@ -27,7 +27,7 @@ from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.run import provenance
 from omnivit.run.provenance import PROVENANCE, plugins
 from omnivit.run.trust import require as require_trust
-from omnivit.train.checkpoint import CHECKPOINTS
+from omnivit.train.checkpoint import CHECKPOINTS, find
 
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
 OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
@@ -150,7 +150,7 @@ def open_recipe(folder: Path, trust: bool = False) -> Recipe:
 
     Raises:
         RecipeError: the recipe brings code that is not trusted.
-        CheckpointError: there is no run.
+        CheckpointError: there is no run, or no checkpoint yet.
         PluginError: as `require_plugins`, or no installed distribution registers a plugin.
     """
     if not (folder / RECIPE).is_file():
@@ -158,6 +158,8 @@ def open_recipe(folder: Path, trust: bool = False) -> Recipe:
     recipe = load(folder / RECIPE)
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
+    if not find(folder / CHECKPOINTS):
+        raise CheckpointError(no_checkpoint(folder))
     require_known(recipe)
     return recipe
 
@@ -176,6 +178,11 @@ def require_plugins(folder: Path, recipe: Recipe, kinds: Collection[str] = plugi
     """
     if (folder / PROVENANCE).is_file():
         plugins.require(str(folder), recipe, provenance.read(folder / PROVENANCE)["plugins"], kinds)
+
+
+def no_checkpoint(folder: Path) -> str:
+    """Say that a run has not trained yet."""
+    return f"{folder} contains a recipe, but no checkpoint yet. Train it first: `omnivit train --resume {folder}`."
 
 
 def no_run(folder: Path) -> str:

@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["show", str(ROOT / "recipes/smoke.yaml"), "model.inputs.image.encoder.name=tim"]
     done = subprocess.run([sys.executable, "-m", "omnivit", *command], capture_output=True, text=True, check=True)
     (folder / "recipe.yaml").write_text(done.stdout, encoding="utf-8")
+    (folder / "checkpoints/00-align-step-00000001").mkdir(parents=True)
     return folder
 
 

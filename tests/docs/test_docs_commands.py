@@ -108,7 +108,7 @@ def test_a_page_works(page: Path, stage: Stage, tmp_path: Path) -> None:
         ("    python benchmarks/train.py --fast", "page.md:5: ended with status 2"),
         ("```python\nimport omnivit\nomnivit.lod('runs/my_video')\n```", "page.md:5: ended with status 1"),
         ("```console\n$ omnivit media clip.mp4\nclip.mp4\n  video: ... frames 21\n```", "page.md:6: '  video: ... "),
-        ("```console\n$ omnivit media clip.mp3\n$ true\n```", "page.md:6: ended with status 1"),
+        ("```console\n$ omnivit media clip.mp3\n$ true\n```", "page.md:6: ended with status 2"),
     ],
 )
 def test_what_does_not_work_is_named(code: str, message: str, stage: Stage, checkout: Path, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_the_second_stops_at_on
         first.press_ctrl_c()
         first.wait_for_error(f"ctrl-C: {notice}")  # the step goes on
         first.press_ctrl_c()
-        assert first.end() == [
+        assert first.end()[1:] == [  # after what is loaded
             f"ctrl-C: {notice}",
             f"stopped by ctrl-C at once. Continue: omnivit train --resume {run}",
         ]
