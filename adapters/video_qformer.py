@@ -195,7 +195,7 @@ class VideoQFormerAdapter(Adapter):
         values = values + self.frame_positions(self._times(features))
         inputs = accepted(
             self.qformer,
-            query_embeds=self.query_tokens.expand(len(values), -1, -1),
+            query_embeds=self.query_tokens.expand(values.shape[0], -1, -1),
             encoder_hidden_states=values,
             encoder_attention_mask=features.mask,
         )

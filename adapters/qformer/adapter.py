@@ -172,11 +172,11 @@ class QFormerAdapter(Adapter):
         # padding may contain infinities, and attention weight 0 times infinity is not 0
         rows = self.input_norm(rows.masked_fill(~features.mask[..., None], 0.0))
         inputs: dict[str, Tensor] = {
-            "query_embeds": self.query_tokens.expand(len(rows), -1, -1),
+            "query_embeds": self.query_tokens.expand(rows.shape[0], -1, -1),
             "encoder_hidden_states": rows,
             "encoder_attention_mask": features.mask,
         }
-        queries = features.mask.new_ones(len(rows), self.config.queries)
+        queries = features.mask.new_ones(rows.shape[0], self.config.queries)
         if self.instruction_tokenizer is not None:
             if instruction is None:
                 raise ValueError("qformer: `instruction_tokenizer` is set, but no instruction is given.")

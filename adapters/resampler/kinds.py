@@ -77,7 +77,7 @@ class Perceiver(nn.Module):
         if self.frame_embeddings is not None:
             media = media + self.frame_embeddings[_frame(features, len(self.frame_embeddings))]
         seen = torch.cat([features.mask, mask], dim=1)[:, None]
-        latents = self.latents.expand(len(media), -1, -1)
+        latents = self.latents.expand(media.shape[0], -1, -1)
         for layer in self.layers:
             latents = layer(latents, media, seen)
         return Features(self.projection(self.norm(latents)), mask)
@@ -133,7 +133,7 @@ class AbstractorLayer(nn.Module):
         asked, keyed = queries, rows
         if places is not None:
             # positions are added to queries and keys, not to values
-            of_queries = places[0].expand(len(media), -1, -1)
+            of_queries = places[0].expand(media.shape[0], -1, -1)
             asked, keyed = queries + of_queries, rows + torch.cat([of_queries, places[1]], dim=1)
         dropout = self.dropout if self.training else 0.0
         attended = attend(self.query(asked), self.key(keyed), self.value(rows), self.heads, seen, dropout)
@@ -176,10 +176,10 @@ class Abstractor(nn.Module):
             grid = grid_of(features, "`positions` is true")
             order = torch.arange(count, device=media.device)
             places = (sines(order, width).to(media.dtype), grid_sines(grid, width).to(media.dtype))
-        queries = self.queries.expand(len(media), -1, -1)
+        queries = self.queries.expand(media.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, media, seen, places)
         values = self.visual_fc(queries)
         if self.end is not None:
-            values = torch.cat([values, self.end.expand(len(values), -1, -1).to(values.dtype)], dim=1)
+            values = torch.cat([values, self.end.expand(values.shape[0], -1, -1).to(values.dtype)], dim=1)
         return Features(values, all_seen(features, values.shape[1]))

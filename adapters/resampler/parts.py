@@ -61,4 +61,4 @@ def square(side: int) -> Tensor:
 
 def all_seen(features: Features, count: int) -> Tensor:
     """[M, count] True."""
-    return features.mask.new_ones(len(features.mask), count)
+    return features.mask.new_ones(features.mask.shape[0], count)

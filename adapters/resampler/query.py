@@ -54,7 +54,9 @@ class PositionedQuery(nn.Module):
             F.linear(x, weight, offset)
             for x, weight, offset in zip((queries[None], rows + places, rows), weights, offsets, strict=True)
         )
-        attended = attend(q.expand(len(rows), -1, -1), k, v, self.heads, self._seen(features.mask, grid, max(frames)))
+        attended = attend(
+            q.expand(rows.shape[0], -1, -1), k, v, self.heads, self._seen(features.mask, grid, max(frames))
+        )
         return self._arranged(self.post(self.out_proj(attended)), frames, grid)
 
     def _places(self, grid: Tensor, sizes: list[list[int]]) -> Tensor:
@@ -91,7 +93,7 @@ class PositionedQuery(nn.Module):
         places = places.repeat(max(frames), 1)
         places = torch.cat([number[:, None], places], dim=1) if grid.shape[-1] == 3 else places
         mask = number < torch.tensor(frames, device=device)[:, None]
-        return Features(values, mask, places.expand(len(values), -1, -1))
+        return Features(values, mask, places.expand(values.shape[0], -1, -1))
 
     def _initialise(self) -> None:
         for weight in (self.query, self.out_proj.weight, *self.kv_proj.parameters()):

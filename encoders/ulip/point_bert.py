@@ -47,7 +47,7 @@ class PointBert(nn.Module):
         neighbourhoods, places = grouped(points, centres, self.group_size)
         dtype = self.cls_token.dtype
         tokens = self.reduce_dim(self.encoder(neighbourhoods.to(dtype)))
-        count = len(points)
+        count = points.shape[0]
         rows = torch.cat([self.cls_token.expand(count, -1, -1), tokens], dim=1)
         positions = torch.cat([self.cls_pos.expand(count, -1, -1), self.pos_embed(places.to(dtype))], dim=1)
         values: Tensor = self.norm(self.blocks(rows, positions))

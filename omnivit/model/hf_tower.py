@@ -171,4 +171,4 @@ def patch_grid(patches: Sequence[int], device: torch.device) -> Tensor:
 def all_tokens(values: Tensor, grid: Tensor) -> Features:
     """Features of media that all have the same tokens: [M, S, D] and the grid [S, k] of each."""
     mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    return Features(values, mask, grid.expand(len(values), -1, -1))
+    return Features(values, mask, grid.expand(values.shape[0], -1, -1))

@@ -47,6 +47,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "merged": Kind("omnivit.run.export.merged:export", "the LLM with its LoRA merged, and its tokenizer"),
         "peft": Kind("omnivit.run.export.peft:export", "the LLM's LoRA as an adapter folder of peft"),
         "safetensors": Kind("omnivit.run.export.tensors:export", "all trained tensors in one file with metadata"),
+        "onnx": Kind("omnivit.run.export.onnx:export", "encoder and adapter of each input, as ONNX"),
+        "gguf": Kind("omnivit.run.export.gguf:export", "the LLM for llama.cpp, and mmproj where it knows the encoder"),
     }
 )
 """Name -> kind, as `omnivit export --to` accepts them."""
