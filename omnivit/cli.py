@@ -31,6 +31,7 @@ VERBS = MappingProxyType(
         "new": "create a distribution with your own plugin: encoder, adapter, LLM, reader or head",
         "generate": "answer one question about media",
         "chat": "talk with a trained model",
+        "ui": "open the web page of a run, or the desk that compares the runs of a folder",
         "eval": "score a trained model on a file of samples",
         "predict": "answer all questions of a data file, or one question about every file of a folder",
         "media": "show what files contain, which inputs accept them, and how many tokens a recipe gives them",

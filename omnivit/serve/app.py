@@ -20,6 +20,7 @@ from omnivit.serve.failures import ApiError, responses
 from omnivit.serve.gate import Gate
 from omnivit.serve.inputs import inputs_of
 from omnivit.serve.metrics import CONTENT_TYPE, Metrics
+from omnivit.serve.page.router import page_router
 from omnivit.serve.schema import ChatRequest, ChatResponse, Health, ModelList, ModelRecord
 from omnivit.serve.settings import Settings
 
@@ -60,6 +61,7 @@ def create_app(assistant: Assistant, settings: Settings) -> FastAPI:
     _add_answers(app, completions)
     _add_models(app, _model_record(assistant, settings, completions))
     _add_operation(app, metrics)
+    app.include_router(page_router(assistant.recipe, settings.run, settings.max_media_bytes))
     return app
 
 

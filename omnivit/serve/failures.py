@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from omnivit.engine import EngineBusy
 from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
 
 RETRY_AFTER = "1"
@@ -85,6 +84,8 @@ def failure_of(error: BaseException) -> ApiError:
     """The error that a client is answered with; what is no fault of the request goes to the log."""
     if isinstance(error, ApiError):
         return error
+    from omnivit.engine import EngineBusy  # imports torch, which the desk does without
+
     text = str(error).removeprefix("sample 'question': ")
     if isinstance(error, EngineBusy):
         return ApiError(text, 429, code="queue_full")

@@ -1,0 +1,170 @@
+"""What the desk shows of runs, as JSON. A run is named by a hash of its place, so that no address names a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Any
+
+from omnivit.contracts.sample import Media
+from omnivit.errors import CheckpointError, MediaError
+from omnivit.media.locate import opened
+from omnivit.run import runs
+from omnivit.run.answers import Answer
+from omnivit.run.runs import RunSummary
+
+CONDITIONS = ("true", "shuffled", "none", "linear_probe")
+"""Conditions of an evaluation, in the order of the table."""
+MOST_POINTS = 1500
+"""Points of a curve that are sent; of longer ones, the mean of neighbours."""
+WHERE = frozenset({"data.root"})
+"""Keys of recipes that differ between machines and change no result."""
+MAX_BYTES = 256_000_000
+
+
+class Desk:
+    """The runs below a folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def overview(self) -> dict[str, Any]:
+        """All runs, the newest first."""
+        return {"folder": self.root.name or str(self.root), "runs": [self._line(run) for run in self._runs()]}
+
+    def curves(self, name: str) -> dict[str, Any]:
+        """The curves of a run: name -> points (step, value), and where its stages end."""
+        folder = self.run(name).folder
+        return {
+            "curves": {kind: _thinned(points) for kind, points in runs.curves(folder).items()},
+            "stages": [{"name": stage, "end": end} for stage, end in runs.stage_ends(folder)],
+        }
+
+    def results(self, names: Sequence[str]) -> dict[str, Any]:
+        """Recipe differences and tables of several runs."""
+        chosen = [self.run(name) for name in names]
+        reports = [runs.read_report(run.folder) for run in chosen]
+        metrics = [metric for report in reports for metric in report if _is_table(report[metric])]
+        return {
+            "differences": differences([run.recipe for run in chosen]),
+            "tables": [_table(metric, reports) for metric in dict.fromkeys(metrics)],
+        }
+
+    def answers(self, name: str) -> dict[str, Any]:
+        """The held-out answers of a run."""
+        records = [_answer(number, answer) for number, answer in enumerate(runs.answers(self.run(name).folder))]
+        return {"answers": records}
+
+    def medium(self, name: str, number: int, place: int) -> tuple[bytes, str]:
+        """The content and the name of a medium that a held-out answer was given to.
+
+        Raises:
+            MediaError: there is no such answer or medium, or its file is not where the run's data were.
+        """
+        run = self.run(name)
+        answers = runs.answers(run.folder)
+        if not 0 <= number < len(answers) or not 0 <= place < len(answers[number].media):
+            raise MediaError(f"The run {run.name} has no answer {number} with a medium {place}.")
+        medium = answers[number].media[place]
+        root = str(run.recipe.get("data", {}).get("root", "."))
+        with opened(Media(medium.slot, medium.source, str(Path(root).resolve()))) as source:
+            if source.size > MAX_BYTES:
+                raise MediaError(f"{medium.source} is larger than {MAX_BYTES // 10**6} MB.")
+            return source.read(), medium.source
+
+    def run(self, name: str) -> RunSummary:
+        """The run of a name that `overview` gives.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for run in self._runs():
+            if self._name(run) == name:
+                return run
+        raise CheckpointError(f"There is no run {name!r} here any more. Reload the page.")
+
+    def _runs(self) -> list[RunSummary]:
+        return runs.find_runs(self.root) if self.root.is_dir() else []
+
+    def _name(self, run: RunSummary) -> str:
+        return hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]
+
+    def _line(self, run: RunSummary) -> dict[str, Any]:
+        place = run.folder.relative_to(self.root)
+        return {
+            "id": self._name(run),
+            "name": run.name if place == Path() else place.as_posix(),
+            "state": run.state,
+            "stage": run.stage,
+            "step": run.step,
+            "steps": run.steps,
+            "loss": run.loss,
+            "accuracy": None if run.accuracy is None else asdict(run.accuracy),
+            "created": run.created.isoformat(timespec="seconds"),
+        }
+
+
+def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The keys whose values are not the same in all recipes, with the value of each; None where a key is missing."""
+    flat = [dict(_leaves(recipe)) for recipe in recipes]
+    keys = dict.fromkeys(key for values in flat for key in values if key not in WHERE)
+    rows = [{"key": key, "values": [values.get(key) for values in flat]} for key in keys]
+    return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Path of each value with its text. The stages and sources of a list are named by their `name` or number."""
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _leaves(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        for number, below in enumerate(value):
+            name = below.get("name", number) if isinstance(below, Mapping) else number
+            yield from _leaves(below, f"{path}.{name}")
+    else:
+        yield path, str(value)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether an entry of a report has an interval for each condition."""
+    return isinstance(value, dict) and isinstance(value.get("true"), dict) and "low" in value["true"]
+
+
+def _table(metric: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A metric of all runs under all conditions."""
+    entries = [report.get(metric) or {} for report in reports]
+    conditions = [name for name in CONDITIONS if any(name in entry for entry in entries)]
+    rows = [{"condition": name, "values": [entry.get(name) for entry in entries]} for name in conditions]
+    return {"metric": metric, "rows": rows}
+
+
+def _answer(number: int, answer: Answer) -> dict[str, Any]:
+    return {
+        "number": number,
+        "condition": answer.condition,
+        "question": answer.question.strip(),
+        "reference": answer.reference.strip(),
+        "prediction": answer.prediction.strip(),
+        "right": answer.right,
+        "group": answer.group or answer.reference.strip(),
+        "media": [{"slot": medium.slot, "name": PurePath(medium.source).name} for medium in answer.media],
+    }
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float | None]]:
+    """At most `MOST_POINTS` points; what is not finite stays a gap."""
+    width = max(1, math.ceil(len(points) / MOST_POINTS))
+    groups = (points[start : start + width] for start in range(0, len(points), width))
+    return [(group[-1][0], _mean([value for _, value in group])) for group in groups]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if len(finite) == len(values) else None

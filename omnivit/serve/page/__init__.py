@@ -1,0 +1,1 @@
+"""The chat page: static files of our own, previews of media, and examples from held-out data."""

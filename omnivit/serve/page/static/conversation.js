@@ -1,0 +1,161 @@
+// The conversation: what was asked and answered, asking, stopping, asking again, and the record for download.
+
+import { stream } from "./api.js";
+import { announce, byId, element, showProblem } from "./dom.js";
+import { figure, partOf } from "./media.js";
+import { anotherSample, fileOf } from "./samples.js";
+import { AnswerNode, questionNode } from "./turns.js";
+
+/** One conversation with the model. */
+export class Conversation {
+  /**
+   * @param model of /v1/models
+   * @param settings gives the sampling settings of a request.
+   * @param form the composer: `fill(turn)` puts a question back, `busy(is)` shows that an answer grows.
+   */
+  constructor(model, settings, form) {
+    Object.assign(this, { model, settings, form, turns: [] });
+    byId("stop").addEventListener("click", () => this.stop());
+  }
+
+  get busy() {
+    return Boolean(this.controller);
+  }
+
+  /** Ask a question: {text, media, sample}. */
+  async ask(turn) {
+    showProblem("");
+    byId("welcome").hidden = true;
+    this.turns.at(-1)?.answerNode?.retire();
+    turn.node = questionNode(turn, () => this.edit(turn));
+    byId("turns").append(turn.node);
+    this.turns.push(turn);
+    await this.answer(turn);
+  }
+
+  /** Ask the last question again. */
+  async again() {
+    const turn = this.turns.at(-1);
+    if (!turn || this.busy) return;
+    turn.answerNode.node.remove();
+    await this.answer(turn);
+  }
+
+  /** Take a question, and all that follows, out of the conversation, and put it back into the form. */
+  edit(turn) {
+    if (this.busy) return;
+    const removed = this.turns.splice(this.turns.indexOf(turn));
+    removed.forEach((each) => { each.node.remove(); each.answerNode?.node.remove(); });
+    byId("welcome").hidden = this.turns.length > 0;
+    this.form.fill(turn);
+    this.changed();
+  }
+
+  stop() {
+    this.controller?.abort();
+  }
+
+  clear() {
+    this.stop();
+    this.turns = [];
+    byId("turns").replaceChildren();
+    byId("welcome").hidden = false;
+    showProblem("");
+    this.changed();
+  }
+
+  async answer(turn) {
+    const shown = new AnswerNode({ onAgain: () => this.again(), onCompare: () => this.compare(turn) });
+    Object.assign(turn, { answerNode: shown, answer: "", state: "writing" });
+    byId("turns").append(shown.node);
+    let outcome = null;
+    try {
+      outcome = await this.run(await this.messages(), (text) => {
+        turn.answer += text;
+        shown.add(text);
+        shown.node.scrollIntoView({ block: "nearest" });
+      });
+      turn.state = "done";
+    } catch (error) {
+      turn.state = error.name === "AbortError" ? "stopped" : "failed";
+      if (turn.state === "failed") shown.fail(error.message);
+    }
+    const media = this.turns.flatMap((each) => each.media); // boxes are in the last image of the conversation
+    shown.finish(outcome, turn.state, media, turn.state !== "failed" && turn.media.length > 0);
+    announce({ done: `Answer: ${turn.answer}`, stopped: "The answer was stopped.", failed: "The question failed." }[turn.state]);
+    this.changed();
+  }
+
+  /** Ask the model; one answer at a time. */
+  async run(messages, onText) {
+    this.controller = new AbortController();
+    this.form.busy(true);
+    try {
+      return await stream({ model: this.model.id, messages, ...this.settings() }, this.controller.signal, onText);
+    } finally {
+      this.controller = null;
+      this.form.busy(false);
+    }
+  }
+
+  /** The conversation as the API takes it; the last turn has no answer. */
+  async messages(turns = this.turns) {
+    const messages = [];
+    for (const turn of turns) {
+      messages.push({ role: "user", content: [...(await Promise.all(turn.media.map(partOf))), { type: "text", text: turn.text }] });
+      if (turn !== turns.at(-1)) messages.push({ role: "assistant", content: turn.answer });
+    }
+    return messages;
+  }
+
+  /** "Does it look?": the same question with another sample's medium, both answers beside each other. */
+  async compare(turn) {
+    if (this.busy) return;
+    const [own] = turn.media;
+    const box = element("section", { class: "side-by-side", "aria-label": "The same question with another medium" });
+    try {
+      const sample = await anotherSample(own.slot, turn.sample?.index, turn.sample?.answer);
+      if (!sample) throw new Error(`The held-out data have no other ${own.slot} to compare with.`);
+      const file = await fileOf(sample, sample.media.find((medium) => medium.slot === own.slot));
+      const other = { ...own, file, url: undefined, picture: undefined };
+      const words = element("div", { class: "turn-text writing" });
+      const column = (title, medium, text) => element("div", {}, element("h3", {}, title), figure(medium), text);
+      box.append(
+        column("With your medium", { ...own, picture: undefined }, element("div", { class: "turn-text" }, turn.answer)),
+        column("With another sample's", other, words));
+      turn.answerNode.node.querySelector(".side-by-side")?.remove();
+      turn.answerNode.node.append(box);
+      const asked = { ...turn, media: turn.media.map((medium) => (medium.slot === own.slot ? other : medium)) };
+      let text = "";
+      await this.run(await this.messages([...this.turns.slice(0, this.turns.indexOf(turn)), asked]), (piece) => {
+        text += piece;
+        words.append(piece);
+      });
+      words.classList.remove("writing");
+      const verdict = text.trim() === turn.answer.trim()
+        ? "Both answers are the same: for this question, the medium changed nothing."
+        : "The answers differ: the model used the medium.";
+      box.append(element("p", { class: "verdict" }, verdict));
+      announce(verdict);
+    } catch (error) {
+      box.querySelector(".writing")?.classList.remove("writing");
+      if (error.name !== "AbortError") turn.answerNode.fail(error.message);
+    }
+  }
+
+  changed() {
+    byId("download").disabled = !this.turns.some((turn) => turn.answer);
+  }
+
+  /** The conversation as one line for `reader: messages`. Media stand in it as file names, beside which they belong. */
+  record() {
+    const messages = this.turns.filter((turn) => turn.answer).flatMap((turn) => [
+      {
+        role: "user",
+        content: [...turn.media.map((medium) => ({ type: medium.slot, [medium.slot]: medium.file.name })), { type: "text", text: turn.text }],
+      },
+      { role: "assistant", content: [{ type: "text", text: turn.answer }] },
+    ]);
+    return `${JSON.stringify({ id: `conversation/${new Date().toISOString()}`, messages })}\n`;
+  }
+}

@@ -1,0 +1,77 @@
+// The chat page: reads what the model takes, and connects the form with the conversation.
+
+import { get, takeKey } from "./api.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { byId, element, setUpTheme, showProblem } from "./dom.js";
+import { fileOf, showSamples } from "./samples.js";
+
+async function start() {
+  takeKey();
+  setUpTheme(byId("theme"));
+  setUpPanel();
+  let model;
+  try {
+    [model] = (await get("/v1/models")).data;
+  } catch (error) {
+    return showProblem(error.message);
+  }
+  const inputs = model.inputs ?? [];
+  describe(model, inputs);
+  const composer = new Composer(inputs);
+  const conversation = new Conversation(model, settings, composer);
+  composer.onAsk = (turn) => conversation.ask(turn);
+  composer.onStop = () => conversation.stop();
+  byId("new").addEventListener("click", () => { conversation.clear(); composer.clear(); });
+  byId("download").addEventListener("click", () => save(conversation));
+  await showSamples((sample) => useSample(sample, composer));
+  document.body.dataset.ready = "true";
+  return undefined;
+}
+
+function describe(model, inputs) {
+  document.title = `${model.id}, OmniViT`;
+  byId("model").textContent = model.id;
+  const slots = inputs.map((input) => input.slot);
+  const heads = model.heads?.length ? `, heads: ${model.heads.join(", ")}` : "";
+  byId("facts").textContent = `context of ${(model.context ?? 0).toLocaleString("en")} tokens${heads}`;
+  byId("accepts").textContent = slots.length ? `This model takes ${slots.join(", ")} and text.` : "This model takes text.";
+}
+
+/** The sampling settings of a request. */
+function settings() {
+  const number = (id) => (byId(id).value === "" ? undefined : Number(byId(id).value));
+  const chosen = { temperature: number("temperature"), top_p: number("top_p"), max_tokens: number("max_tokens"), seed: number("seed") };
+  return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== undefined));
+}
+
+/** Put a held-out sample into the form: its media and its question. */
+async function useSample(sample, composer) {
+  try {
+    const media = await Promise.all(sample.media.filter((medium) => medium.served).map(async (medium) => [medium.slot, await fileOf(sample, medium)]));
+    composer.clear();
+    media.forEach(([slot, file]) => composer.add(slot, file));
+    composer.fillText(sample.question, sample);
+  } catch (error) {
+    showProblem(error.message);
+  }
+}
+
+function setUpPanel() {
+  const toggle = byId("panel-toggle");
+  const show = (open) => {
+    byId("panel").classList.toggle("open", open);
+    toggle.setAttribute("aria-expanded", String(open));
+  };
+  toggle.addEventListener("click", () => show(toggle.getAttribute("aria-expanded") === "false"));
+  byId("panel").addEventListener("keydown", (event) => { if (event.key === "Escape") { show(false); toggle.focus(); } });
+  byId("samples").addEventListener("click", () => show(false));
+}
+
+function save(conversation) {
+  const url = URL.createObjectURL(new Blob([conversation.record()], { type: "application/jsonl" }));
+  element("a", { href: url, download: "conversation.jsonl" }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+start();

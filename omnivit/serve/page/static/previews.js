@@ -1,0 +1,106 @@
+// Previews by kind. What the browser cannot decode itself comes from POST /ui/preview, which uses the model's readers.
+
+import { request } from "./api.js";
+import { element } from "./dom.js";
+import { showCloud } from "./points.js";
+import { showWave } from "./waveform.js";
+
+const WINDOWS = ["auto", "brain", "stroke", "subdural", "temporal_bone", "soft_tissue", "abdomen", "liver", "mediastinum", "lung", "bone"];
+const PLANES = ["axial", "coronal", "sagittal"];
+const SHOWN_BY_BROWSER = /^image\/(png|jpeg|webp|gif|bmp|avif|svg\+xml)$/;
+
+/** Fill `place` with a preview of a medium. */
+export async function preview(medium, place) {
+  const show = { image: showImage, video: showVideo, audio: showAudio, points: showPoints, volume: showVolume, page: showPages }[medium.modality];
+  if (show) return show(medium, place);
+  place.replaceChildren(element("p", { class: "quiet" }, `A file for the input ${medium.slot}.`));
+}
+
+/** Ask the server for a preview. */
+async function fromServer(medium, settings = {}) {
+  const query = new URLSearchParams({ kind: medium.modality, name: medium.file.name, ...settings });
+  const response = await request(`/ui/preview?${query}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/octet-stream" },
+    body: medium.file,
+  });
+  return response.json();
+}
+
+async function showImage(medium, place) {
+  const local = SHOWN_BY_BROWSER.test(medium.file.type);
+  const source = local ? URL.createObjectURL(medium.file) : (await fromServer(medium)).images[0];
+  const image = element("img", { src: source, alt: `Image ${medium.file.name}` });
+  medium.picture = element("span", { class: "frame" }, image);
+  place.replaceChildren(medium.picture);
+  await image.decode();
+}
+
+async function showVideo(medium, place) {
+  const { images, labels, note } = await fromServer(medium);
+  const strip = element("div", { class: "strip", tabIndex: 0, role: "group", "aria-label": `${images.length} frames of the video` },
+    ...images.map((source, number) => element("img", { src: source, alt: `Frame at ${labels[number]}`, title: labels[number] })));
+  place.replaceChildren(strip, element("p", { class: "quiet" }, note));
+}
+
+async function showAudio(medium, place) {
+  await showWave(medium.file, place, async () => (await fromServer(medium)).audio);
+}
+
+async function showPages(medium, place) {
+  const { images, labels, note } = await fromServer(medium);
+  const strip = element("div", { class: "strip pages", tabIndex: 0, role: "group", "aria-label": "Pages of the document" },
+    ...images.map((source, number) => element("img", { src: source, alt: labels[number], title: labels[number] })));
+  place.replaceChildren(strip, element("p", { class: "quiet" }, note));
+}
+
+async function showPoints(medium, place) {
+  const { points, colours, note } = await fromServer(medium);
+  const canvas = element("canvas", { class: "cloud", tabIndex: 0, role: "img", "aria-label": "Point cloud. Arrow keys turn it, plus and minus change its size." });
+  place.replaceChildren(canvas, element("p", { class: "quiet" }, note));
+  showCloud(canvas, floats(points), colours ? floats(colours) : null);
+}
+
+async function showVolume(medium, place) {
+  const image = element("img", { alt: "" });
+  const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "Slice" });
+  const plane = choice("Plane", PLANES);
+  const window = choice("Window", WINDOWS);
+  const note = element("span", { class: "quiet", role: "status" });
+  let slices;
+  const turn = () => {
+    const number = Number(slider.value);
+    image.src = slices.images[number];
+    image.alt = slices.labels[number];
+    slider.setAttribute("aria-valuetext", slices.labels[number]);
+    note.textContent = slices.labels[number];
+  };
+  const load = async () => {
+    slices = await fromServer(medium, { plane: plane.value, window: window.value });
+    slider.max = slices.images.length - 1;
+    slider.value = Math.floor(slices.images.length / 2);
+    plane.parentElement.hidden = !slices.planes;
+    turn();
+  };
+  const reload = () => load().catch((error) => { note.textContent = error.message; });
+  slider.addEventListener("input", turn);
+  plane.addEventListener("change", reload);
+  window.addEventListener("change", reload);
+  await load();
+  medium.picture = element("span", { class: "frame" }, image);
+  place.replaceChildren(medium.picture,
+    element("div", { class: "row" }, element("label", { class: "grow" }, "Slice", slider)),
+    element("div", { class: "row" }, plane.parentElement, window.parentElement), note);
+}
+
+function choice(label, values) {
+  const select = element("select", {}, ...values.map((value) => element("option", { value }, value.replaceAll("_", " "))));
+  element("label", {}, label, select);
+  return select;
+}
+
+/** Base64 of little-endian float32 -> Float32Array. */
+function floats(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}

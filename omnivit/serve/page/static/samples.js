@@ -1,0 +1,52 @@
+// Examples from held-out data: a list in the panel, and samples for the question "does it look?".
+
+import { get, request } from "./api.js";
+import { byId, element, showProblem } from "./dom.js";
+
+const PAGE = 8;
+
+/** The file of a sample's medium. */
+export async function fileOf(sample, medium) {
+  const response = await request(`/ui/samples/${sample.index}/${medium.number}`);
+  return new File([await response.blob()], medium.name, { type: response.headers.get("Content-Type") });
+}
+
+/** A sample of another answer than this one, with a medium for the slot; null where there is none. */
+export async function anotherSample(slot, notIndex, notAnswer) {
+  const { samples } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`);
+  const fitting = samples.filter((sample) => sample.index !== notIndex && sample.media.some((medium) => medium.slot === slot && medium.served));
+  return fitting.find((sample) => sample.answer !== notAnswer) ?? fitting[0] ?? null;
+}
+
+/** Fill the list; `onChoose(sample)` is called with the one that the user chooses. */
+export async function showSamples(onChoose) {
+  let offset = 0;
+  const load = async () => {
+    let page;
+    try {
+      page = await get(`/ui/samples?offset=${offset}&limit=${PAGE}`);
+    } catch (error) {
+      return showProblem(error.message);
+    }
+    byId("examples").hidden = page.total === 0;
+    if (page.total === 0) return undefined;
+    byId("samples").replaceChildren(...page.samples.map((sample) => entry(sample, onChoose)));
+    byId("range").textContent = `${offset + 1} to ${offset + page.samples.length} of ${page.total}`;
+    byId("earlier").disabled = offset === 0;
+    byId("later").disabled = offset + PAGE >= page.total;
+    return undefined;
+  };
+  byId("earlier").addEventListener("click", () => { offset = Math.max(0, offset - PAGE); load(); });
+  byId("later").addEventListener("click", () => { offset += PAGE; load(); });
+  await load();
+}
+
+function entry(sample, onChoose) {
+  const [first] = sample.media;
+  const kind = element("span", { class: "kind", "aria-hidden": "true" }, first?.slot ?? "text");
+  if (first?.served && first.is_image) {
+    fileOf(sample, first).then((file) => kind.replaceWith(element("img", { src: URL.createObjectURL(file), alt: "" })), () => {});
+  }
+  const words = element("span", { class: "words" }, sample.question);
+  return element("li", {}, element("button", { type: "button", onclick: () => onChoose(sample) }, kind, words));
+}
