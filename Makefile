@@ -15,11 +15,13 @@ LOG := $(VENV)/install.log
 PIP := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 # Shared libraries that open3d's wheel does not bring.
 DEBIAN := libusb-1.0-0 libgl1 libgomp1 libx11-6
+# The browser that tests of the web pages drive.
+BROWSER := chromium chromium-driver
 
 PICTURE := samples/pictures/emoji/laptop.webp
 QUESTION := Which category is it?
 
-.PHONY: demo plan test zoo lint types assets setup setup-dev models debian libraries clean
+.PHONY: demo plan test browser zoo lint types assets setup setup-dev models debian libraries clean
 
 # A demo that was interrupted is continued, not begun again.
 demo: plan setup
@@ -34,7 +36,14 @@ plan:
 	@echo "about 260 drawings that it has never seen (1 to 2 minutes), and show the answers. Ctrl-C stops it; make demo goes on."
 
 test: setup-dev
-	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m "not browser" -n $(JOBS) --maxprocesses 8 --dist loadfile
+
+# The web pages in a real browser: two minutes on two cores.
+browser: setup-dev
+	@command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq $(BROWSER) >/dev/null; } \
+		|| { echo "tests of the web pages need chromium and chromedriver; on Debian: apt-get install $(BROWSER)"; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/serve
 
 # The recipes of surveyed systems, on small models: 5 to 8 minutes on two cores.
 zoo: setup-dev
@@ -58,7 +67,7 @@ models:
 	@echo $(MODELS)
 
 debian:
-	@echo $(DEBIAN)
+	@echo $(DEBIAN) $(BROWSER)
 
 libraries:
 	@$(BIN)/python -c "import open3d" 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,7 +181,8 @@ def test_the_desk_compares_runs(driver: Chrome, trained_run: Path, tmp_path: Pat
     for name in ("first", "second"):
         shutil.copytree(trained_run, tmp_path / name)
     recipe = tmp_path / "second" / "recipe.yaml"
-    recipe.write_text(recipe.read_text(encoding="utf-8").replace("seed: 0", "seed: 7"), encoding="utf-8")
+    recipe.write_text(re.sub(r"(?m)^seed: \d+", "seed: 77", recipe.read_text(encoding="utf-8")), encoding="utf-8")
+    assert "seed: 77" in recipe.read_text(encoding="utf-8")
     with running(create_desk(tmp_path, Settings(name="desk"))) as url:
         page = Page(driver, url)
         assert len(page.all("#runs tbody tr")) == 2 and len(page.all("#chart .curve")) == 2

@@ -124,7 +124,7 @@ def test_samples_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
     }
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "data" / "held.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    with pytest.raises(MediaError, match="secret.png"):
+    with pytest.raises(MediaError, match=r"secret\.png"):
         HeldOut(recipe, run).medium(0, 0)
     (tmp_path / "data" / "held.jsonl").unlink()
     assert "cannot be read here" in HeldOut(recipe, run).page(0, 8)["note"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -65,7 +66,8 @@ class Page:
 
     def __init__(self, driver: Chrome, address: str) -> None:
         self.driver, self.address = driver, address
-        driver.get_log("browser"), driver.get_log("performance")
+        for log in ("browser", "performance"):
+            driver.get_log(log)  # empties it
         driver.get(address)
         self.wait(lambda: self.script("return document.body?.dataset.ready === 'true'"))
 
@@ -87,14 +89,11 @@ class Page:
         return value
 
     def troubles(self) -> list[str]:
-        """Errors in the console, but for those of requests that a test makes fail."""
-        entries = self.driver.get_log("browser")
-        return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+        """Errors in the console, refusals by the content security policy included."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def strangers(self) -> list[str]:
         """Requests of this page to other hosts."""
-        import json
-
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith((self.address, "data:", "blob:"))]

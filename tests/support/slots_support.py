@@ -25,17 +25,42 @@ model:
     path: null
     tokenizer: bytes
     dtype: float32
-    config: {{model_type: llama, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 8192}}
+    config: {{model_type: llama, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4,
+             num_key_value_heads: 2, max_position_embeddings: 8192}}
   inputs:
-    image: {{encoder: {{name: timm, model: test_vit, path: null, grid: 2}}, adapter: {{name: linear}}}}
-    video: {{encoder: {{name: video, frames: 2, encoder: {{name: timm, model: test_vit, path: null, grid: 2}}}}, adapter: {{name: linear}}}}
-    volume: {{encoder: {{name: medical, slices: 2, encoder: {{name: timm, model: test_vit, path: null, grid: 2}}}}, adapter: {{name: linear}}}}
-    page: {{encoder: {{name: document, crops: 1, max_side: 160, encoder: {{name: timm, model: test_vit, path: null, grid: 2, crop_pct: 1}}}}, adapter: {{name: linear}}}}
-    audio: {{encoder: {{name: whisper, config: {{d_model: 32, encoder_layers: 1, encoder_attention_heads: 2, encoder_ffn_dim: 64}}, window: 2, windows: 1}}, adapter: {{name: linear}}}}
-    points: {{encoder: {{name: ulip, points: 64, groups: 4, group_size: 8, group_widths: [16, 16, 16, 16], width: 32, depth: 1, heads: 2, output: pooled}}, adapter: {{name: linear}}}}
+    image:
+      encoder: {{name: timm, model: test_vit, path: null, grid: 2}}
+      adapter: {{name: linear}}
+    video:
+      encoder: {{name: video, frames: 2, encoder: {{name: timm, model: test_vit, path: null, grid: 2}}}}
+      adapter: {{name: linear}}
+    volume:
+      encoder: {{name: medical, slices: 2, encoder: {{name: timm, model: test_vit, path: null, grid: 2}}}}
+      adapter: {{name: linear}}
+    page:
+      encoder: {{name: document, crops: 1, max_side: 160,
+                encoder: {{name: timm, model: test_vit, path: null, grid: 2, crop_pct: 1}}}}
+      adapter: {{name: linear}}
+    audio:
+      encoder: {{name: whisper,
+                config: {{d_model: 32, encoder_layers: 1, encoder_attention_heads: 2, encoder_ffn_dim: 64}},
+                window: 2, windows: 1}}
+      adapter: {{name: linear}}
+    points:
+      encoder: {{name: ulip, points: 64, groups: 4, group_size: 8, group_widths: [16, 16, 16, 16],
+                width: 32, depth: 1, heads: 2, output: pooled}}
+      adapter: {{name: linear}}
 stages:
-  - {{name: first, data: [{{path: held.jsonl, reader: messages}}], train: {{"adapters.*": 1.0e-3}}, steps: 1, batch_size: 1}}
-  - {{name: second, data: [{{path: held.jsonl, reader: messages}}], train: {{"adapters.*": 1.0e-3}}, steps: 1, batch_size: 1}}
+  - name: first
+    data: [{{path: held.jsonl, reader: messages}}]
+    train: {{"adapters.*": 1.0e-3}}
+    steps: 1
+    batch_size: 1
+  - name: second
+    data: [{{path: held.jsonl, reader: messages}}]
+    train: {{"adapters.*": 1.0e-3}}
+    steps: 1
+    batch_size: 1
 evaluation: {{data: [{{path: held.jsonl, reader: messages}}]}}
 """
 NAMES = {
