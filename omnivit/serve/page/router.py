@@ -57,10 +57,10 @@ def data_router(recipe: Recipe, folder: Path | None, max_bytes: int) -> APIRoute
     def samples(
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_SAMPLES)] = 8,
-        other: str | None = None,
+        slot: Annotated[str | None, Query(alias="other")] = None,
     ) -> dict[str, Any]:
         try:
-            return held_out.page(offset, limit) if other is None else held_out.with_slot(other)
+            return held_out.page(offset, limit) if slot is None else held_out.with_slot(slot)
         except OmniVitError as error:
             raise HTTPException(400, str(error)) from error
 

@@ -28,7 +28,7 @@ export function chart(series, { logarithmic, smooth, label }) {
   const x = (step) => LEFT + (step / last) * (WIDTH - LEFT - RIGHT);
   const y = (value) => TOP + ((high - toScale(value)) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
-  for (const tick of logarithmic ? powers(low, high) : ticks(low, high, 5)) {
+  for (const tick of logarithmic ? powers(low, high) : ticks(low, high, 6)) {
     root.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }));
     root.append(svg("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
