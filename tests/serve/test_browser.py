@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -122,12 +123,34 @@ def test_samples_and_does_it_look(driver: Chrome, address: str) -> None:
     page.wait(lambda: page.all("#samples button"))[0].click()
     page.wait(lambda: page.all("#attached .medium[data-ready=true]"))
     assert page.one("#question").get_attribute("value") == "Which colour is it?"
+    assert page.one("#examples-note").text == "From the run's evaluation data."
+    page.script("document.getElementById('temperature').value = 1.5")
     page.one("#question").send_keys(Keys.ENTER)
     page.wait(lambda: answered(page, 1))
+    page.script(
+        "window.bodies = []; const f = fetch; window.fetch = (u, o) => { bodies.push(o?.body); return f(u, o); };"
+    )
     page.one(".turn.assistant .turn-tools").find_element(By.XPATH, ".//button[text()='Does it look?']").click()
     verdict = page.wait(lambda: page.all(".side-by-side .verdict"))[0].text
-    assert "answers" in verdict and len(page.all(".side-by-side .medium[data-slot=image]")) == 2
+    first, second = (answer.text for answer in page.all(".side-by-side .turn-text"))
+    assert verdict == ("The same answer with another medium." if first == second else "The answers differ.")
+    assert "temperature 0" in page.one(".side-by-side").text
+    assert len(page.all(".side-by-side .medium[data-slot=image]")) == 2
+    asked = [json.loads(body) for body in page.script("return bodies") if isinstance(body, str)]
+    assert [request["temperature"] for request in asked] == [0, 0] and asked[0]["messages"] != asked[1]["messages"]
     assert page.troubles() == [] and page.strangers() == []
+
+
+@pytest.mark.usefixtures("files")
+def test_evaluation_data_that_cannot_be_read_are_explained(driver: Chrome, place: Path) -> None:
+    held, run = place / "held.jsonl", place / "run"
+    held.rename(held.with_suffix(".away"))
+    try:
+        with running(create_app(omnivit.load(run, "cpu"), Settings(name="tiny", run=run))) as url:
+            note = Page(driver, url).one("#examples-note")
+            assert note.is_displayed() and "cannot be read here" in note.text and "held.jsonl" in note.text
+    finally:
+        held.with_suffix(".away").rename(held)
 
 
 def test_recordings_become_wav_files_and_pictures(driver: Chrome, address: str) -> None:

@@ -68,7 +68,7 @@ class HeldOut:
         """
         mixture = self._opened()
         if mixture is None or not 0 <= index < len(mixture):
-            raise MediaError(f"There is no sample {index} in the held-out data.")
+            raise MediaError(f"There is no sample {index} in the run's evaluation data.")
         media = _media(mixture[index])
         if not 0 <= number < len(media):
             raise MediaError(f"Sample {index} has {len(media)} media, so there is no medium {number}.")
@@ -86,16 +86,16 @@ class HeldOut:
                 try:
                     self._mixture = self._open()
                 except OmniVitError as error:
-                    self._note = f"The held-out data cannot be read here: {error}"
+                    self._note = f"The run's evaluation data cannot be read here: {error}"
             return self._mixture
 
     def _open(self) -> Mixture | None:
         evaluation = self._recipe.evaluation
         if evaluation is None:
-            self._note = "The recipe has no `evaluation`, so there are no held-out examples."
+            self._note = "The recipe has no `evaluation`, so there are no examples."
             return None
         if self._recipe.data.privacy:
-            self._note = "The recipe sets `data.privacy`, so held-out examples are not shown."
+            self._note = "The recipe sets `data.privacy`, so its evaluation data are not shown."
             return None
         if self._folder is not None:
             require_trust(self._recipe, False, self._folder)  # a reader may be Python code that the run names

@@ -86,12 +86,12 @@ export class Conversation {
     this.changed();
   }
 
-  /** Ask the model; one answer at a time. */
-  async run(messages, onText) {
+  /** Ask the model; one answer at a time. `sampling` overrides the settings of the form. */
+  async run(messages, onText, sampling = {}) {
     this.controller = new AbortController();
     this.form.busy(true);
     try {
-      return await stream({ model: this.model.id, messages, ...this.settings() }, this.controller.signal, onText);
+      return await stream({ model: this.model.id, messages, ...this.settings(), ...sampling }, this.controller.signal, onText);
     } finally {
       this.controller = null;
       this.form.busy(false);
@@ -108,39 +108,46 @@ export class Conversation {
     return messages;
   }
 
-  /** "Does it look?": the same question with another sample's medium, both answers beside each other. */
+  /** "Does it look?": the question with its own medium and with another sample's, both asked at temperature 0. */
   async compare(turn) {
     if (this.busy) return;
     const [own] = turn.media;
     const box = element("section", { class: "side-by-side", "aria-label": "The same question with another medium" });
     try {
       const sample = await anotherSample(own.slot, turn.sample?.index, turn.sample?.answer);
-      if (!sample) throw new Error(`The held-out data have no other ${own.slot} to compare with.`);
       const file = await fileOf(sample, sample.media.find((medium) => medium.slot === own.slot));
       const other = { ...own, file, url: undefined, picture: undefined };
-      const words = element("div", { class: "turn-text writing" });
-      const column = (title, medium, text) => element("div", {}, element("h3", {}, title), figure(medium), text);
-      box.append(
-        column("With your medium", { ...own, picture: undefined }, element("div", { class: "turn-text" }, turn.answer)),
-        column("With another sample's", other, words));
+      const column = (title, medium) => {
+        const words = element("div", { class: "turn-text" });
+        box.append(element("div", {}, element("h3", {}, title), figure(medium), words));
+        return words;
+      };
+      const places = [column("With your medium", { ...own, picture: undefined }), column("With another sample's", other)];
+      box.append(element("p", { class: "quiet" }, "Both questions are asked at temperature 0."));
       turn.answerNode.node.querySelector(".side-by-side")?.remove();
       turn.answerNode.node.append(box);
-      const asked = { ...turn, media: turn.media.map((medium) => (medium.slot === own.slot ? other : medium)) };
-      let text = "";
-      await this.run(await this.messages([...this.turns.slice(0, this.turns.indexOf(turn)), asked]), (piece) => {
-        text += piece;
-        words.append(piece);
-      });
-      words.classList.remove("writing");
-      const verdict = text.trim() === turn.answer.trim()
-        ? "Both answers are the same: for this question, the medium changed nothing."
-        : "The answers differ: the model used the medium.";
+      const changed = turn.media.map((medium) => (medium.slot === own.slot ? other : medium));
+      const first = await this.greedy(turn, turn.media, places[0]);
+      const second = await this.greedy(turn, changed, places[1]);
+      const verdict = first.trim() === second.trim() ? "The same answer with another medium." : "The answers differ.";
       box.append(element("p", { class: "verdict" }, verdict));
       announce(verdict);
     } catch (error) {
-      box.querySelector(".writing")?.classList.remove("writing");
       if (error.name !== "AbortError") turn.answerNode.fail(error.message);
     }
+  }
+
+  /** The likeliest answer to a question with these media, written into a place as it grows. */
+  async greedy(turn, media, place) {
+    const turns = [...this.turns.slice(0, this.turns.indexOf(turn)), { ...turn, media }];
+    let text = "";
+    place.classList.add("writing");
+    try {
+      await this.run(await this.messages(turns), (piece) => { text += piece; place.append(piece); }, { temperature: 0, top_p: undefined, seed: undefined });
+    } finally {
+      place.classList.remove("writing");
+    }
+    return text;
   }
 
   changed() {

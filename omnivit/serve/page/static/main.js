@@ -45,7 +45,7 @@ function settings() {
   return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== undefined));
 }
 
-/** Put a held-out sample into the form: its media and its question. */
+/** Put a sample of the evaluation data into the form: its media and its question. */
 async function useSample(sample, composer) {
   try {
     const media = await Promise.all(sample.media.filter((medium) => medium.served).map(async (medium) => [medium.slot, await fileOf(sample, medium)]));

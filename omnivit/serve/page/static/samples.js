@@ -1,4 +1,4 @@
-// Examples from held-out data: a list in the panel, and samples for the question "does it look?".
+// Examples from the run's evaluation data: a list in the panel, and samples for the question "does it look?".
 
 import { get, request } from "./api.js";
 import { byId, element, showProblem } from "./dom.js";
@@ -11,11 +11,13 @@ export async function fileOf(sample, medium) {
   return new File([await response.blob()], medium.name, { type: response.headers.get("Content-Type") });
 }
 
-/** A sample of another answer than this one, with a medium for the slot; null where there is none. */
+/** A sample with a medium for the slot, of another answer than this one if there is such a sample. */
 export async function anotherSample(slot, notIndex, notAnswer) {
-  const { samples } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`);
+  const { samples, note } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`);
   const fitting = samples.filter((sample) => sample.index !== notIndex && sample.media.some((medium) => medium.slot === slot && medium.served));
-  return fitting.find((sample) => sample.answer !== notAnswer) ?? fitting[0] ?? null;
+  const chosen = fitting.find((sample) => sample.answer !== notAnswer) ?? fitting[0];
+  if (!chosen) throw new Error(note ?? `The run's evaluation data have no other ${slot} to compare with.`);
+  return chosen;
 }
 
 /** Fill the list; `onChoose(sample)` is called with the one that the user chooses. */
@@ -28,8 +30,11 @@ export async function showSamples(onChoose) {
     } catch (error) {
       return showProblem(error.message);
     }
-    byId("examples").hidden = page.total === 0;
-    if (page.total === 0) return undefined;
+    const empty = page.total === 0;
+    byId("examples").hidden = false;
+    byId("examples-note").textContent = empty ? page.note ?? "The run's evaluation data are empty." : "From the run's evaluation data.";
+    byId("pager").hidden = empty;
+    if (empty) return undefined;
     byId("samples").replaceChildren(...page.samples.map((sample) => entry(sample, onChoose)));
     byId("range").textContent = `${offset + 1} to ${offset + page.samples.length} of ${page.total}`;
     byId("earlier").disabled = offset === 0;
