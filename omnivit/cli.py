@@ -24,6 +24,7 @@ VERBS = MappingProxyType(
     {
         "train": "train a recipe, or resume a run",
         "ls": "list runs: how each stands, its loss and its accuracy",
+        "compare": "compare runs: recipes, losses, scores, and a paired test on the questions that they share",
         "check": "validate a recipe without loading weights; print its stages, trained parameters, tokens and memory",
         "show": "print a recipe with all defaults, overrides and interpolations resolved",
         "schema": "print the JSON Schema of recipes, for completion and checks in an editor",

@@ -81,7 +81,7 @@ def _draw(panel: Axes, stage: str, curve: Curve, not_finite: set[int], validatio
         )
     if marked or checked:
         panel.legend(loc="upper right", fontsize=8, framealpha=0.8)
-    _scale(panel, [*losses, *(loss for _, loss in checked)])
+    fit_axis(panel, [*losses, *(loss for _, loss in checked)])
     panel.set_title(stage, fontsize=11)
     panel.set_xlabel("optimizer step")
     panel.margins(x=0.04)
@@ -90,7 +90,7 @@ def _draw(panel: Axes, stage: str, curve: Curve, not_finite: set[int], validatio
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _scale(panel: Axes, losses: Sequence[float]) -> None:
+def fit_axis(panel: Axes, losses: Sequence[float]) -> None:
     """Fit the axis to the losses, with a margin, so that no point lies on the frame."""
     if not losses:
         panel.text(0.5, 0.5, "no loss is finite", ha="center", va="center", transform=panel.transAxes, color=ALARM)

@@ -17,10 +17,10 @@ from omnivit.run import provenance
 from omnivit.run.answer_groups import first_condition
 from omnivit.run.answers import Answer, answers_of, write_answers
 from omnivit.run.folder import RECIPE
+from omnivit.run.markdown import as_list, as_table, duration
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.report.answers import answers_part, answers_record, draw_confusion, draw_wrong
 from omnivit.run.report.facts import Facts
-from omnivit.run.report.markdown import as_list, as_table, duration
 from omnivit.run.report.training import (
     Curves,
     cost_record,

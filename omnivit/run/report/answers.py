@@ -18,7 +18,7 @@ from omnivit.run.answer_groups import (
     groups_of,
 )
 from omnivit.run.answers import Answer
-from omnivit.run.report.markdown import as_code, as_table
+from omnivit.run.markdown import as_code, as_table
 from omnivit.run.scores import LABELS, between
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from omnivit.recipe import Recipe
+from omnivit.run.markdown import as_code, as_list, as_table, duration
 from omnivit.run.report.facts import Facts
-from omnivit.run.report.markdown import as_code, as_list, as_table, duration
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
