@@ -175,8 +175,8 @@ def _sentence(test: PairedTest) -> str:
     return (
         f"{test.first} and {test.second} on {same}, media: {test.condition}. Both right {paired.both}, only "
         f"{test.first} {paired.first}, only {test.second} {paired.second}, neither {paired.neither}. Difference of the "
-        f"accuracies {difference.mean:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); McNemar's exact "
-        f"test: p = {paired.p:.2g}: {verdict}."
+        f"accuracies {difference.mean:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); "
+        f"McNemar's exact test: p = {paired.p:.2g}: {verdict}."
     )
 
 
