@@ -46,7 +46,8 @@ class Paired:
         """
         tosses, fewer = self.first + self.second, min(self.first, self.second)
         tail = sum(math.comb(tosses, heads) for heads in range(fewer + 1))
-        return min(1.0, 2 * tail / 2**tosses)  # of whole numbers of any size: no rounding before the division
+        share: float = 2 * tail / 2**tosses  # of whole numbers of any size: no rounding before the division
+        return min(1.0, share)
 
     def difference(self) -> Interval:
         """The accuracy of the first model less that of the second, with its 95% interval.
