@@ -6,6 +6,7 @@ Everything is read from the run folders, without torch.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,17 @@ from omnivit.evaluate.paired import Paired
 from omnivit.evaluate.plot import fit_axis, smoothed
 from omnivit.files import replacing
 from omnivit.run.answers import Answer
-from omnivit.run.runs import LOSS, VALIDATION_LOSS, Curve, RunSummary, answers, curves, read_report, summarize
+from omnivit.run.runs import (
+    LOSS,
+    VALIDATION_LOSS,
+    Curve,
+    RunSummary,
+    answers,
+    curves,
+    read_report,
+    stage_ends,
+    summarize,
+)
 
 TRUE = "true"
 WIDTH, HEIGHT, DOTS_PER_INCH = 8.0, 4.5, 130
@@ -126,7 +137,7 @@ def draw(path: Path, runs: Sequence[Compared]) -> bool:
         colour = f"C{number % 10}"
         lost = sum(not math.isfinite(value) for _, value in lines[run.name])
         steps, values = _finite(lines[run.name])
-        values = smoothed(values)
+        values = _smoothed(steps, values, [end for _, end in stage_ends(run.summary.folder)])
         label = run.name + (f" ({lost} steps not finite)" if lost else "")
         panel.plot(steps, values, color=colour, linewidth=1.7, label=label)
         checks, validation = _finite(run.curves.get(VALIDATION_LOSS, []))
@@ -195,6 +206,12 @@ def _key(answer: Answer) -> Question:
     texts = [answer.question, answer.reference, *(medium.source for medium in answer.media)]
     private = not answer.origin  # only answers with `data.privacy` have none
     return (tuple(medium.slot for medium in answer.media), *(texts if private else map(hidden, texts)))
+
+
+def _smoothed(steps: Sequence[int], values: Sequence[float], ends: Sequence[int]) -> list[float]:
+    """The curve smoothed within each stage: losses of two stages are not averaged."""
+    pieces = pairwise([0, *(bisect_right(steps, end) for end in ends), len(steps)])
+    return [value for begin, end in pieces for value in smoothed(values[begin:end])]
 
 
 def _finite(curve: Curve) -> tuple[list[int], list[float]]:

@@ -13,7 +13,7 @@ import pytest
 
 from omnivit.cli import main
 from omnivit.run.answers import read_answers, write_answers
-from omnivit.run.compare import compare, differences
+from omnivit.run.compare import _smoothed, compare, differences
 
 
 @pytest.fixture
@@ -98,3 +98,9 @@ def test_compare_imports_no_torch(pair: tuple[Path, Path], tmp_path: Path) -> No
     code = "import sys; from omnivit.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = ["compare", *map(str, pair), "--out", str(tmp_path / "page.md")]
     subprocess.run([sys.executable, "-c", code, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_losses_of_two_stages_are_not_averaged() -> None:
+    steps, values = list(range(1, 121)), [3.0] * 60 + [1.0] * 60
+    assert _smoothed(steps, values, [60, 120]) == values != _smoothed(steps, values, [120])
+    assert _smoothed([], [], []) == []
