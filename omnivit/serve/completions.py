@@ -73,7 +73,7 @@ class Completions:
 
     def __init__(self, assistant: Assistant, settings: Settings, metrics: Metrics, inputs: Sequence[Input]) -> None:
         self.assistant, self.settings, self.metrics, self.inputs = assistant, settings, metrics, tuple(inputs)
-        self._tokens = Tokens(assistant.model.llm.tokenizer())  # type: ignore[operator]
+        self._tokens = Tokens(assistant.model.llm.tokenizer())
         workers = settings.slots + settings.queue + settings.max_choices
         self._readers = ThreadPoolExecutor(workers, "omnivit-answer")
         self._starters = ThreadPoolExecutor(4, "omnivit-start")
