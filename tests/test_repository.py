@@ -107,7 +107,7 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_folders_of_tests_are_those_of_the_code() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
     packages = {path.parent.name for path in (ROOT / "omnivit").glob("*/__init__.py")}
-    beside = {"adapters", "docs", "encoders", "golden", "plugin", "readers", "support", "tools", "zoo"}
+    beside = {"adapters", "bridges", "docs", "encoders", "golden", "plugin", "readers", "support", "tools", "zoo"}
     assert folders - beside <= packages and beside <= folders
 
 

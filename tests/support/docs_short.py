@@ -27,7 +27,7 @@ def shortened(words: list[str]) -> list[str]:
             return ["-m", "omnivit", "train", *training(rest)]
         case ["-m", "omnivit", "generate", *rest]:
             return ["-m", "omnivit", "generate", "--max-new-tokens", TOKENS, *rest]
-        case ["-m", "pytest", "-n", *_]:
+        case ["-m", "pytest", "-n", *_] | ["-m", "pytest", "-m", "not browser", *_]:
             return ["-m", "pytest", TESTS]
         case ["-m", "torch.distributed.run", *rest]:
             return ["-m", "torch.distributed.run", *(devices(word) for word in rest)]
