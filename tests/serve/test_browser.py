@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser_support import Page, browser, running
@@ -17,6 +19,7 @@ from slots_support import slots_run
 
 import omnivit
 from omnivit.data.opening import open_reader
+from omnivit.run.answering import Answering
 from omnivit.serve.app import Settings, create_app
 from omnivit.serve.desk.app import create_desk
 
@@ -99,7 +102,21 @@ def c_alpha(page: Page, canvas: object) -> int:
     return int(page.script("return arguments[0].width * arguments[0].height", canvas))
 
 
-def test_answers_stop_and_are_asked_again_and_questions_are_edited(driver: Chrome, address: str) -> None:
+def slowly(pieces: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The same pieces of an answer, twenty a second: a fast machine would be done before the button is pressed."""
+
+    def slow(answering: Answering) -> Iterator[Any]:
+        for piece in pieces(answering):
+            time.sleep(0.05)
+            yield piece
+
+    return slow
+
+
+def test_answers_stop_and_are_asked_again_and_questions_are_edited(
+    driver: Chrome, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answering, "pieces", slowly(Answering.pieces))
     page = Page(driver, address)
     set_tokens(page, SECONDS_OF_TOKENS)
     ask(page, "Talk for long.")
