@@ -6,7 +6,7 @@ Shapes: B samples, T tokens (padded), M media of one slot in the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,16 @@ class EncodedSample:
     """The seconds that reading and preparing each medium took; they change no tensor."""
     source: int = 0
     """The number of its data source."""
+
+
+def followed(sample: EncodedSample, ids: Tensor, labels: Tensor) -> EncodedSample:
+    """A prompt with the tokens [n] of an answer and their labels behind it; positions count on."""
+    return replace(
+        sample,
+        ids=torch.cat([sample.ids, ids]),
+        labels=torch.cat([sample.labels, labels]),
+        positions=torch.cat([sample.positions, sample.positions[-1] + 1 + torch.arange(len(ids))]),
+    )
 
 
 def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:

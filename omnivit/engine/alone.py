@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from omnivit.contracts.batch import IGNORE, Batch
 from omnivit.contracts.context import Context
 from omnivit.contracts.llm import LanguageModel
 from omnivit.data.chat import Chat
-from omnivit.data.collate import EncodedSample, collate
+from omnivit.data.collate import EncodedSample, collate, followed
 from omnivit.engine.request import Step
 from omnivit.engine.row import Row
-from omnivit.engine.sampling import ranked
+from omnivit.engine.sampling import Sampling, ranked
 from omnivit.model.omni import OmniModel
 from omnivit.seeds import seeded
 
@@ -62,9 +63,7 @@ def continued(
     request, llm = row.request, model.llm
     assert isinstance(llm, LanguageModel)
     batch, embeds, context = embedded
-    options = request.sampling.options() | {"max_new_tokens": request.max_new_tokens}
-    if chat.stop_texts:  # only then: an LLM written for an earlier version may have no such option
-        options["stop"] = chat.stop_texts
+    options = options_of(chat, request.sampling, request.max_new_tokens)
     streamer = _Streamer(row, wait=request.logprobs is not None)
     ids = streamer.ids
     try:
@@ -74,8 +73,6 @@ def continued(
                 batch.attention_mask,
                 batch.position_ids,
                 context,
-                eos_token_id=list(chat.stop_ids) or None,
-                pad_token_id=chat.pad_id,
                 streamer=streamer,
                 **options,
             )[0].tolist()
@@ -89,17 +86,21 @@ def continued(
             row.put(step)
 
 
+def options_of(chat: Chat, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
+    """The options of `LanguageModel.generate`: how tokens are chosen, and what ends an answer."""
+    options = sampling.options() | {"max_new_tokens": max_new_tokens}
+    options |= {"eos_token_id": list(chat.stop_ids) or None, "pad_token_id": chat.pad_id}
+    if chat.stop_texts:  # only then: an LLM written for an earlier version may have no such option
+        options["stop"] = chat.stop_texts
+    return options
+
+
 def scored(
     model: OmniModel, chat: Chat, prompt: EncodedSample, ids: Sequence[int], count: int, slots: Sequence[str]
 ) -> list[Step]:
     """The log-probabilities of an answer's tokens, by one pass over prompt [T] and answer [n]."""
     fresh = torch.tensor(ids)
-    answered = replace(
-        prompt,
-        ids=torch.cat([prompt.ids, fresh]),
-        labels=torch.cat([torch.full_like(prompt.ids, IGNORE), fresh]),
-        positions=torch.cat([prompt.positions, prompt.positions[-1] + 1 + torch.arange(len(ids))]),
-    )
+    answered = followed(replace(prompt, labels=torch.full_like(prompt.ids, IGNORE)), fresh, fresh)
     batch = collate([answered], slots, chat.pad_id).to(next(model.parameters()).device)
     log_probs = model(batch).logits.float().log_softmax(dim=-1).cpu()
     return [Step(id, *ranked(row, id, count)) for id, row in zip(ids, log_probs, strict=True)]

@@ -25,6 +25,7 @@ from omnivit.data.combining import tokens_of_media
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
 from omnivit.engine import GREEDY, Engine, Request, Sampling
+from omnivit.engine.alone import options_of
 from omnivit.errors import CheckpointError, DataError, suggest
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.device import device_named
@@ -367,9 +368,6 @@ class Assistant:
         chat = self.preparer.chat
         llm: LanguageModel = self.model.llm
         batch = self._collate(samples, pad_left=True)
-        options = sampling.options() | {"max_new_tokens": max_new_tokens}
-        if chat.stop_texts:  # only then: an LLM written for an earlier version may have no such option
-            options["stop"] = chat.stop_texts
         with self.engine.exclusive(), seeded(sampling.seed, devices=True):
             embeds, context = self.model.embed(batch)
             return llm.generate(
@@ -377,9 +375,7 @@ class Assistant:
                 batch.attention_mask,
                 batch.position_ids,
                 context,
-                eos_token_id=list(chat.stop_ids) or None,
-                pad_token_id=chat.pad_id,
-                **options,
+                **options_of(chat, sampling, max_new_tokens),
             )
 
     @torch.inference_mode()

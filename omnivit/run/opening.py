@@ -30,9 +30,9 @@ def open_assistant(
     if announce:
         print(f"Loading {run}: {contents(recipe)} ...", file=sys.stderr, flush=True)
     quieten_transformers()
-    from omnivit.run.assistant import load
+    from omnivit.run.assistant import assistant_of
 
-    return load(run, device, trust, checkpoint)
+    return assistant_of(run, recipe, device, checkpoint)
 
 
 def contents(recipe: Recipe) -> str:

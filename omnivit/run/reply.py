@@ -18,7 +18,7 @@ from omnivit.contracts.batch import IGNORE
 from omnivit.contracts.sample import Message, Part, Target, Text, Token
 from omnivit.data.box_codecs import Area
 from omnivit.data.chat import Chat
-from omnivit.data.collate import EncodedSample, collate
+from omnivit.data.collate import EncodedSample, collate, followed
 from omnivit.data.head_targets import Trigger
 from omnivit.model.omni import OmniModel
 from omnivit.run.stopping import Answer
@@ -90,12 +90,8 @@ def read_heads(model: OmniModel, prompt: EncodedSample, ids: Sequence[int], chat
     if not places:
         return ()
     before = {name: head.reads_before for name, head in model.named_heads()}
-    after = prompt.positions[-1] + 1 + torch.arange(len(ids))
     answered = replace(
-        prompt,
-        ids=torch.cat([prompt.ids, torch.tensor(ids)]),
-        labels=torch.cat([prompt.labels, torch.full((len(ids),), IGNORE)]),
-        positions=torch.cat([prompt.positions, after]),
+        followed(prompt, torch.tensor(ids), torch.full((len(ids),), IGNORE)),
         triggers=tuple(Trigger(head, place - before[head], {}) for head, place in places),
     )
     batch = collate([answered], tuple(model.encoders), chat.pad_id).to(next(model.parameters()).device)

@@ -68,7 +68,7 @@ def find_runs(root: Path) -> list[RunSummary]:
     """
     if not root.is_dir():
         raise CheckpointError(no_run(root))
-    runs = [summarize(folder) for folder in _run_folders(root)]
+    runs = [summarize(folder) for folder in run_folders(root)]
     return sorted(runs, key=lambda run: (-run.created.timestamp(), run.name))
 
 
@@ -110,7 +110,7 @@ def curves(folder: Path) -> dict[str, Curve]:
     offset = 0
     for stage in _stages(_recipe(folder)):
         last = offset
-        for name, step, value in _logged(folder, str(stage.get("name"))):
+        for name, step, value in logged(folder, str(stage.get("name"))):
             values[name][offset + step] = value
             last = max(last, offset + step)
         offset = last
@@ -122,7 +122,7 @@ def stage_ends(folder: Path) -> list[tuple[str, int]]:
     ends, offset = [], 0
     for stage in _stages(_recipe(folder)):
         name = str(stage.get("name"))
-        steps = max((step for _, step, _ in _logged(folder, name)), default=0)
+        steps = max((step for _, step, _ in logged(folder, name)), default=0)
         offset += steps
         ends += [(name, offset)] if steps else []
     return ends
@@ -150,7 +150,8 @@ def accuracy_of(report: Mapping[str, Any], condition: str = "true") -> Interval 
         return None
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
+def run_folders(root: Path) -> Iterator[Path]:
+    """The folders of runs below a folder, itself included. Folders inside a run are not looked into."""
     if (root / RECIPE).is_file():
         yield root
         return
@@ -160,7 +161,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
         return  # a folder that this user may not read holds none of his runs
     for folder in below:
         if not folder.name.startswith("."):
-            yield from _run_folders(folder)
+            yield from run_folders(folder)
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def _progress(folder: Path, recipe: Mapping[str, Any], saved: Mapping[str, Any])
     """The newest stage with logs or a checkpoint, its last step in the logs, and its last losses."""
     for stage in reversed(_stages(recipe)):
         name = str(stage.get("name"))
-        points = {step: value for kind, step, value in _logged(folder, name, tail=True) if kind == LOSS}
+        points = {step: value for kind, step, value in logged(folder, name, tail=True) if kind == LOSS}
         if points:
             return name, max(points), sorted(points.items())
         if saved.get("stage") == name:
@@ -220,7 +221,7 @@ def _progress(folder: Path, recipe: Mapping[str, Any], saved: Mapping[str, Any])
     return saved.get("stage"), 0, []
 
 
-def _logged(folder: Path, stage: str, tail: bool = False) -> Iterator[tuple[str, int, float]]:
+def logged(folder: Path, stage: str, tail: bool = False) -> Iterator[tuple[str, int, float]]:
     """(name of a curve, step of the stage, value), from the CSV logs of all processes that trained it, in order.
 
     Args:

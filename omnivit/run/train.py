@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import resource
 import sys
 import time
@@ -19,6 +18,7 @@ from omnivit.run.report import write_report
 from omnivit.run.report.facts import Facts, facts_of
 from omnivit.run.report.training import validation_curve
 from omnivit.run.runner import train
+from omnivit.run.runs import LOSS, logged
 from omnivit.run.scores import Scores, console_table
 from omnivit.train.leader import is_leader
 from omnivit.train.signals import signals
@@ -55,16 +55,10 @@ def _write(path: Path, recipe: Recipe, scores: Scores, results: Sequence[StageRe
 
 def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
     """Stage -> (step, loss), from the CSV logs of this run and of those that it resumes; the latest entry counts."""
-    curves = {}
-    for stage in stages:
-        points: dict[int, float] = {}
-        files = (path / "logs" / stage).glob("version_*/metrics.csv")
-        for file in sorted(files, key=lambda f: int(f.parent.name.removeprefix("version_"))):
-            with file.open(newline="", encoding="utf-8") as rows:
-                steps = [row for row in csv.DictReader(rows) if row.get("loss")]
-            points |= {int(float(row["optimizer_step"])): float(row["loss"]) for row in steps}
-        curves[stage] = sorted(points.items())
-    return curves
+    return {
+        stage: sorted({step: value for name, step, value in logged(path, stage) if name == LOSS}.items())
+        for stage in stages
+    }
 
 
 def peak_memory_mb() -> float:

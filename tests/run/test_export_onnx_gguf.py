@@ -20,9 +20,9 @@ from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe
 from omnivit.run.export import export
 from omnivit.run.export.gguf.architecture import interleaved
-from omnivit.run.export.gguf.merged import merged_weights
 from omnivit.run.export.onnx import TOLERANCE, SlotTower, write_slot
 from omnivit.run.export.opened import OpenRun, open_run
+from omnivit.run.export.plain import plain_llm
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_gguf_file_has_merged_lora_tokenizer_and_template(opened: OpenRun, tmp
     export(opened, "gguf", tmp_path / "gguf", {})
     reader = gguf.GGUFReader(tmp_path / "gguf" / "llm.gguf")
     tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
-    config, weights = opened.llm.hf.config, dict(merged_weights(opened.llm))
+    config, weights = opened.llm.hf.config, plain_llm(opened.llm).state
     query = weights["model.layers.0.self_attn.q_proj.weight"]
     assert torch.equal(tensors["blk.0.attn_q.weight"], interleaved(query, config.num_attention_heads))
     assert not any("lora" in name for name in weights)

@@ -29,6 +29,7 @@ from omnivit.run.report.training import (
     stage_record,
     training_part,
 )
+from omnivit.run.runs import REPORT
 from omnivit.run.scores import (
     Scores,
     as_records,
@@ -45,7 +46,7 @@ from omnivit.run.scores import (
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
 
-REPORT_TEXT, REPORT_DATA = "report.md", "report.json"
+REPORT_TEXT = "report.md"
 TITLES = ("asked with", "accuracy", "questions")
 HEADS_NOTE = (
     "Losses of heads are means over the targets of given answers; intervals are a bootstrap's over the targets."
@@ -86,7 +87,7 @@ def write_report(
         answered = scores[asked[0].condition].answers
         wrong = draw_wrong(path, asked, answered, facts.modalities if facts is not None else {})
     record = _as_json(as_record(scores, stages, peak_memory_mb, curves, recipe, facts, answers))
-    write_text(path / REPORT_DATA, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(path / REPORT, json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(
         path / REPORT_TEXT, as_markdown(path, recipe, scores, stages, peak_memory_mb, curves, facts, answers, wrong)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +14,7 @@ from omnivit.errors import CheckpointError, MediaError
 from omnivit.media.locate import opened
 from omnivit.run import runs
 from omnivit.run.answers import Answer
+from omnivit.run.compare import differences
 from omnivit.run.runs import RunSummary
 
 CONDITIONS = ("true", "shuffled", "none", "linear_probe")
@@ -53,7 +54,7 @@ class Desk:
         reports = [runs.read_report(run.folder) for run in chosen]
         metrics = [metric for report in reports for metric in report if _is_table(report[metric])]
         return {
-            "differences": differences([run.recipe for run in chosen]),
+            "differences": _differences(chosen),
             "tables": [_table(metric, reports) for metric in dict.fromkeys(metrics)],
         }
 
@@ -85,21 +86,18 @@ class Desk:
         Raises:
             CheckpointError: there is none.
         """
-        for run in self._runs():
-            if self._name(run) == name:
-                return run
+        for folder in runs.run_folders(self.root) if self.root.is_dir() else ():
+            if _id(folder) == name:
+                return runs.summarize(folder)
         raise CheckpointError(f"There is no run {name!r} here any more. Reload the page.")
 
     def _runs(self) -> list[RunSummary]:
         return runs.find_runs(self.root) if self.root.is_dir() else []
 
-    def _name(self, run: RunSummary) -> str:
-        return hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]
-
     def _line(self, run: RunSummary) -> dict[str, Any]:
         place = run.folder.relative_to(self.root)
         return {
-            "id": self._name(run),
+            "id": _id(run.folder),
             "name": run.name if place == Path() else place.as_posix(),
             "state": run.state,
             "stage": run.stage,
@@ -111,25 +109,18 @@ class Desk:
         }
 
 
-def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The keys whose values are not the same in all recipes, with the value of each; None where a key is missing."""
-    flat = [dict(_leaves(recipe)) for recipe in recipes]
-    keys = dict.fromkeys(key for values in flat for key in values if key not in WHERE)
-    rows = [{"key": key, "values": [values.get(key) for values in flat]} for key in keys]
-    return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
+def _id(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Path of each value with its text. The stages and sources of a list are named by their `name` or number."""
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from _leaves(below, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        for number, below in enumerate(value):
-            name = below.get("name", number) if isinstance(below, Mapping) else number
-            yield from _leaves(below, f"{path}.{name}")
-    else:
-        yield path, str(value)
+def _differences(chosen: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """The keys whose values are not the same in all recipes, with the text of each; None where a key is missing."""
+    recipes = {_id(run.folder): run.recipe for run in chosen}
+    return [
+        {"key": key, "values": [str(values[name]) if name in values else None for name in recipes]}
+        for key, values in differences(recipes).items()
+        if key not in WHERE
+    ]
 
 
 def _is_table(value: Any) -> bool:

@@ -14,9 +14,9 @@ from omnivit.errors import CheckpointError
 from omnivit.files import replacing
 from omnivit.model.causal import CausalLM
 from omnivit.run.export.gguf.architecture import architecture_of, converted, rope_factors, write_settings
-from omnivit.run.export.gguf.merged import check_whole, merged_weights
 from omnivit.run.export.gguf.template import template_of
 from omnivit.run.export.gguf.tokenizer import vocabulary_of
+from omnivit.run.export.plain import plain_llm
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Of matrices; vectors are always float32, as llama.cpp requires."""
@@ -33,17 +33,13 @@ def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
 
     Raises:
         CheckpointError: llama.cpp does not know the LLM or its tokenizer, or would compute something else.
+        RecipeError: an adapter changes layers of the LLM.
     """
     import gguf
 
-    check_whole(llm)
-    config = llm.hf.config.get_text_config()
+    plain, config = plain_llm(llm), llm.hf.config.get_text_config()
     architecture = architecture_of(config)
-    rows = (
-        llm.embedding().shape[0]
-        if llm.tokens is None
-        else max(llm.embedding().shape[0], llm.tokens.first + llm.tokens.count)
-    )
+    rows = int(plain.config.get_text_config().vocab_size)
     vocabulary = vocabulary_of(llm, chat, rows)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], config.num_hidden_layers)
     with replacing(file) as partial:
@@ -52,7 +48,7 @@ def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
         writer.add_vocab_size(rows)
         vocabulary.write(writer)
         writer.add_chat_template(template_of(chat))
-        for name, weight in merged_weights(llm):
+        for name, weight in plain.state.items():
             target = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if target is None:
                 raise CheckpointError(f"The LLM's weight {name} has no place in llama.cpp's {architecture.name!r}.")
