@@ -18,7 +18,7 @@ from omnivit.errors import CheckpointError
 from omnivit.files import write_text
 
 if TYPE_CHECKING:
-    from omnivit.contracts.sample import Media, Sample
+    from omnivit.contracts.sample import Media
     from omnivit.evaluate.score import Answered, Score
 
 ANSWERS = "answers.jsonl"
@@ -110,7 +110,7 @@ def _answer(condition: str, answered: Answered, root: str, by: str | None) -> An
     return Answer(
         condition,
         sample.id,
-        _origin(sample, root),
+        without_root(sample.origin, root),
         sample.messages[-1].text,
         tuple(Medium(media.slot, _path(media, root)) for media in sample.media()),
         reference,
@@ -120,9 +120,9 @@ def _answer(condition: str, answered: Answered, root: str, by: str | None) -> An
     )
 
 
-def _origin(sample: Sample, root: str) -> str:
-    """`file:line`, without the folder of the data."""
-    return sample.origin.removeprefix(f"{Path(root).resolve()}{os.sep}")
+def without_root(text: str, root: str) -> str:
+    """A text that names files below the data root, with their paths relative to it."""
+    return text.replace(f"{Path(root).resolve()}{os.sep}", "")
 
 
 def _path(media: Media, root: str) -> str:

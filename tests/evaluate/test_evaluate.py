@@ -182,6 +182,8 @@ def test_training_ends_with_a_report(
     assert answers[0].origin == "train.jsonl:1" and [each.reference for each in answers[:2]] == ["red", "green"]
     assert sum(each.right for each in answers[:4]) == 4 * record["accuracy"]["true"]["mean"]
     assert str(tmp_path) not in (path / "answers.jsonl").read_text()
+    assert "(train.jsonl:" in record["stages"][0]["slowest_media"][0]["sample"]
+    assert "(train.jsonl:" in (path / "report.md").read_text().partition("The slowest media: ")[2].partition("\n")[0]
 
 
 def test_answers_without_content_of_records(looking: Looking, data_root: Path, tmp_path: Path) -> None:

@@ -25,8 +25,12 @@ import os, sys, time
 from pathlib import Path
 from omnivit.train import lock
 with lock.hold(Path(sys.argv[1])):
-    if sys.argv[2] == "forks" and os.fork() == 0:
-        time.sleep(60)  # as a loader worker that outlives its parent for a while
+    if sys.argv[2] == "forks":
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.write(writing, b".")
+            time.sleep(60)  # as a loader worker that outlives its parent for a while
+        os.read(reading, 1)  # a kill before the child has run at all would meet the parent's lock in it
     print("held", flush=True)
     time.sleep(60)
 """

@@ -119,7 +119,8 @@ def as_record(
     if recipe is not None:
         record |= answers_record(answers, recipe.data.privacy)
     paths = {} if recipe is None else {stage.name: [source.path for source in stage.data] for stage in recipe.stages}
-    record["stages"] = [stage_record(s, curves.get(s.name, ()), paths.get(s.name, ())) for s in stages]
+    root = "." if recipe is None else recipe.data.root
+    record["stages"] = [stage_record(s, curves.get(s.name, ()), paths.get(s.name, ()), root) for s in stages]
     if facts is not None:
         record |= {"created": facts.created, "command": facts.command, "device": facts.device}
         record["cost"] = cost_record(stages, facts)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from omnivit.recipe import Recipe
+from omnivit.run.answers import without_root
 from omnivit.run.markdown import as_code, as_list, as_table, duration
 from omnivit.run.report.facts import Facts
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
-    from omnivit.train.tally import Tally
+    from omnivit.train.tally import SlowMedium, Tally
 
 ENDS = 10
 """Steps at the beginning and at the end of a stage whose losses are averaged for the table."""
@@ -38,7 +39,7 @@ def validation_curve(stage: StageResult) -> list[tuple[int, float]]:
     return [(past.step, past.losses[VALIDATION]) for past in stage.validations if VALIDATION in past.losses]
 
 
-def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str]) -> dict[str, Any]:
+def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str], root: str) -> dict[str, Any]:
     """A stage in report.json.
 
     Args:
@@ -59,7 +60,7 @@ def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str]) -> dict
     record |= {"tokens": tally.tokens, "tokens_per_second": round(_speed(stage), 1)}
     record |= {"waiting": tally.share_waited, "devices": tally.devices, "device": tally.kind}
     record["media"] = {slot: {"count": count, "seconds": seconds} for slot, (count, seconds) in tally.media.items()}
-    record["slowest_media"] = [asdict(medium) for medium in tally.slowest]
+    record["slowest_media"] = [asdict(medium) for medium in _slowest(stage, root)]
     record["sources"] = [
         {"path": path, "samples": source.samples, "targets": source.targets}
         | ({"loss": source.mean} if len(paths) > 1 else {})
@@ -105,7 +106,7 @@ def detail_part(recipe: Recipe, stages: Sequence[StageResult], facts: Facts | No
     """What stands below the picture of the losses: what trained, the sources, where the time went, what was skipped."""
     parts = _recipe_part(recipe)
     parts += _components_part(facts) if facts is not None else []
-    parts += _sources_part(recipe, stages) + _time_part(stages)
+    parts += _sources_part(recipe, stages) + _time_part(stages, recipe.data.root)
     reasons = list(dict.fromkeys(reason for stage in stages for reason in stage.skipped))
     parts += as_list(reasons, "Samples skipped in training")
     return parts + as_list(_steps_skipped(stages), "Steps skipped, because their loss or gradient was not finite")
@@ -177,7 +178,7 @@ def _sources_part(recipe: Recipe, stages: Sequence[StageResult]) -> list[str]:
     return ["### Data sources", as_table(header, *rows, left=2)]
 
 
-def _time_part(stages: Sequence[StageResult]) -> list[str]:
+def _time_part(stages: Sequence[StageResult], root: str) -> list[str]:
     rows = [
         (
             stage.name,
@@ -192,10 +193,9 @@ def _time_part(stages: Sequence[StageResult]) -> list[str]:
         return []
     header = ("stage", "tokens a second", "waiting for data", "loading of media, each")
     parts = ["### Where the time went", as_table(header, *rows)]
-    slow = [(medium, stage.name) for stage in stages for medium in stage.tally.slowest]
-    slow = sorted(slow, key=lambda entry: -entry[0].seconds)[:3]
+    slow = sorted((each for stage in stages for each in _slowest(stage, root)), key=lambda medium: -medium.seconds)[:3]
     if slow:
-        named = "; ".join(f"{medium.sample}, {medium.slot}, {1000 * medium.seconds:,.0f} ms" for medium, _ in slow)
+        named = "; ".join(f"{medium.sample}, {medium.slot}, {1000 * medium.seconds:,.0f} ms" for medium in slow)
         parts.append(f"The slowest media: {named}.")
     return parts
 
@@ -231,3 +231,8 @@ def _steps_skipped(stages: Sequence[StageResult]) -> list[str]:
         for stage in stages
         for skipped in stage.not_finite
     ]
+
+
+def _slowest(stage: StageResult, root: str) -> list[SlowMedium]:
+    """The slowest media of a stage, named without the folder of the data: the report may be opened elsewhere."""
+    return [replace(medium, sample=without_root(medium.sample, root)) for medium in stage.tally.slowest]
