@@ -12,22 +12,29 @@ from typing import TYPE_CHECKING, Any
 from omnivit import moved
 
 if TYPE_CHECKING:
-    from omnivit.run.assistant import Assistant, Sampling, load
+    from omnivit.run.assistant import Assistant, Sampling
+    from omnivit.run.loading import load
     from omnivit.run.reply import Prediction, Reply
 
 __all__ = ["Assistant", "Prediction", "Reply", "Sampling", "__version__", "load"]
 
 __version__ = "0.1.0"
+_HOME = {
+    "Assistant": "omnivit.run.assistant",
+    "Prediction": "omnivit.run.reply",
+    "Reply": "omnivit.run.reply",
+    "Sampling": "omnivit.run.assistant",
+    "load": "omnivit.run.loading",
+}
 
 
 moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "omnivit.run.reply" if name in ("Prediction", "Reply") else "omnivit.run.assistant"
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,8 @@ Shapes: B samples of a batch, T tokens, V vocabulary, n supervised tokens of a s
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,82 +19,24 @@ from omnivit.contracts.batch import Batch
 from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.sample import Message, Sample
 from omnivit.data.collate import EncodedSample, collate
-from omnivit.data.combining import tokens_of_media
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
 from omnivit.engine import GREEDY, Engine, Request, Sampling
 from omnivit.engine.alone import options_of
-from omnivit.errors import CheckpointError, DataError, suggest
-from omnivit.model.build import load_model, preparer_of
-from omnivit.model.device import device_named
+from omnivit.errors import DataError, suggest
 from omnivit.model.omni import OmniModel
-from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
-from omnivit.registry.versions import warn_once
-from omnivit.run import provenance
 from omnivit.run.answering import Answering
 from omnivit.run.asked import as_path, asked_of
-from omnivit.run.folder import no_checkpoint, open_recipe
-from omnivit.run.provenance import PROVENANCE
-from omnivit.run.reply import Reply, message_of, read_heads
-from omnivit.run.start import started
+from omnivit.run.prompts import TOO_LONG, Prompt, by_length, encoded_of
+from omnivit.run.reply import Prediction, Reply, message_of, read_heads
 from omnivit.run.stopping import Answer, cut
 from omnivit.seeds import seeded
-from omnivit.train.checkpoint import CHECKPOINTS
-from omnivit.train.freeze import trained_so_far
-from omnivit.train.keep import read_named
 from omnivit.train.losses import token_log_probs
-from omnivit.train.merging import merging_stages, restore
 
-__all__ = ["Assistant", "Sampling", "load"]
-TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
+__all__ = ["Assistant", "Sampling"]
 WINDOW = 16
 """Batches that are prepared together and sorted by length: little padding, and memory that stays within bounds."""
-
-
-def load(run: str | Path, device: str | None = None, trust: bool = False, checkpoint: str | None = None) -> Assistant:
-    """Open a run folder: its recipe's model with the weights of its newest checkpoint, or of another.
-
-    Args:
-        run: the folder that `omnivit train` or `omnivit import-hf` wrote.
-        device: where it runs; default: the GPU if there is one.
-        trust: run Python code that the run brings or names (see `omnivit.run.trust`), where it was not trained here.
-        checkpoint: `last` (default), `best` (see `keep` of recipes), or a name in the run's folder `checkpoints`.
-
-    Raises:
-        CheckpointError: the folder holds no run, no checkpoint, or one that does not fit the recipe.
-        PluginError: a plugin is missing, or of another major version than the run was made with; says what to install.
-        RecipeError: the recipe cannot be built here, brings code that is not trusted, or there is no such device.
-    """
-    folder = Path(run)
-    warn_once()
-    return assistant_of(folder, open_recipe(folder, trust), device, checkpoint)
-
-
-def assistant_of(folder: Path, recipe: Recipe, device: str | None = None, checkpoint: str | None = None) -> Assistant:
-    """The model of a recipe with the weights of a run's checkpoint. Raises as `load`, whose arguments these are.
-
-    Args:
-        recipe: that of the run, or one with the same parameters (another dtype, say).
-    """
-    standing = read_named(
-        folder / CHECKPOINTS,
-        checkpoint,
-        recipe.keep,
-        lambda opened: (opened.path, opened.state, opened.weights(), opened.merged()),
-    )
-    if standing is None:
-        raise CheckpointError(no_checkpoint(folder))
-    path, state, weights, merged = standing
-    index = state["stage_index"]
-    place = device_named(device)
-    record = provenance.read(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
-    model = load_model(recipe, started(recipe, folder, record))
-    if text := emulation(asked(model), place):
-        warnings.warn(text, EmulatedPrecision, stacklevel=2)
-    trained = trained_so_far(model, recipe, index)
-    restore(model, weights, merged, merging_stages(recipe, index), recipe.seed, path, trained)
-    return Assistant(model.to(place), preparer_of(model, recipe), recipe)
 
 
 class Assistant:
@@ -240,18 +180,49 @@ class Assistant:
             DataError: unreadable media, or too long for the LLM's context.
             EngineBusy: too many others wait.
         """
-        encoded = self._prepare(Sample("question", tuple(messages)), max_new_tokens)
-        chat, media = self.preparer.chat, [medium for turn in messages for medium in turn.media()]
+        prompt = self.prepare(messages, max_new_tokens=max_new_tokens)
+        return self.begin(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, logprobs=logprobs)
 
-        def read(answer: Answer) -> Reply:
-            text = answer.text.strip()
+    def prepare(self, conversation: Sequence[Message] | Sample, *, max_new_tokens: int = 256) -> Prompt:
+        """Read and prepare the media of a conversation, once for all answers that `begin` begins from it.
+
+        Args:
+            conversation: turns; or a sample, whose answers at its end are left out.
+            max_new_tokens: of the longest answer.
+
+        Raises:
+            DataError: unreadable media, too long for the LLM's context, or a sample without a question.
+        """
+        sample = asked_of(conversation) if isinstance(conversation, Sample) else Sample("question", tuple(conversation))
+        return Prompt(encoded_of(self.preparer, sample, max_new_tokens), tuple(sample.media()))
+
+    def begin(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+    ) -> Answering:
+        """Begin an answer to a prepared conversation; as `start`."""
+        request = Request(prompt.encoded, max_new_tokens, sampling, tuple(stop), logprobs)
+        return Answering(self.engine.submit(request), self.preparer.chat, lambda answer: self._reply(prompt, answer))
+
+    def replies(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
+        """Answer prompts together, greedily, in one batch."""
+        rows = self.generate([prompt.encoded for prompt in prompts], max_new_tokens).tolist()
+        return [self._reply(prompt, cut(ids, self.preparer.chat)) for prompt, ids in zip(prompts, rows, strict=True)]
+
+    def _reply(self, prompt: Prompt, answer: Answer) -> Reply:
+        """An answer with what the heads and the codec of boxes read off it."""
+        chat, text = self.preparer.chat, answer.text.strip()
+        predictions: tuple[Prediction, ...] = ()
+        if not set(chat.token_ids().values()).isdisjoint(answer.ids):  # else nobody needs to wait for the model
             with self.engine.exclusive():
-                predictions = read_heads(self.model, encoded, answer.ids, chat)
-            reply = Reply(text, message_of(answer, chat), predictions)
-            return reply.with_areas(self.preparer.areas_in(text, media))
-
-        request = Request(encoded, max_new_tokens, sampling, tuple(stop), logprobs)
-        return Answering(self.engine.submit(request), chat, read)
+                predictions = read_heads(self.model, prompt.encoded, answer.ids, chat)
+        areas = self.preparer.areas_in(text, prompt.media)
+        return Reply(text, message_of(answer, chat), predictions).with_areas(areas)
 
     def answer(
         self,
@@ -330,10 +301,8 @@ class Assistant:
             raise DataError(f"batch_size is {batch_size}, but must be at least 1.")
         for start in range(0, len(samples), WINDOW * batch_size):
             window = range(start, min(start + WINDOW * batch_size, len(samples)))
-            encoded = {index: self._prepare(samples[index], new_tokens) for index in window}
-            order = sorted(window, key=lambda index: (len(encoded[index].ids), index))
-            for first in range(0, len(order), batch_size):
-                indices = order[first : first + batch_size]
+            encoded = {index: encoded_of(self.preparer, samples[index], new_tokens) for index in window}
+            for indices in by_length(encoded, batch_size):
                 yield indices, [encoded[index] for index in indices]
 
     def _turn(self, question: str, media: Mapping[str, Any]) -> Message:
@@ -342,20 +311,7 @@ class Assistant:
 
     def prompt(self, sample: Sample, max_new_tokens: int) -> EncodedSample:
         """The last question of a sample, as `generate` takes it; raises DataError as `answer` does."""
-        return self._prepare(asked_of(sample), max_new_tokens)
-
-    def _prepare(self, sample: Sample, new_tokens: int | None) -> EncodedSample:
-        if new_tokens is not None and new_tokens < 1:
-            raise DataError(f"max_new_tokens is {new_tokens}, but must be at least 1.")
-        encoded = self.preparer(sample, generate=new_tokens is not None, supervise="last")
-        length, rows = len(encoded.ids), tokens_of_media(encoded.spans)
-        if length + (new_tokens or 0) > self.context:
-            room = f" and up to {new_tokens} of the answer" if new_tokens else ""
-            raise DataError(
-                f"{encoded.name}: {length} tokens ({rows} of them of media){room} do not fit into the LLM's context of "
-                f"{self.context}. Use fewer media, a shorter text or history, or fewer new tokens."
-            )
-        return encoded
+        return self.prepare(sample, max_new_tokens=max_new_tokens).encoded
 
     @torch.inference_mode()
     def generate(

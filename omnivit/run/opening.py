@@ -20,17 +20,17 @@ def open_assistant(
     """The assistant of a run, for a command.
 
     Args:
-        run, device, trust, checkpoint: as `omnivit.run.assistant.load` takes them.
+        run, device, trust, checkpoint: as `omnivit.run.loading.load` takes them.
         announce: print on standard error what is loaded, before it is.
 
     Raises:
-        OmniVitError: as `omnivit.run.assistant.load`.
+        OmniVitError: as `omnivit.run.loading.load`.
     """
     recipe = open_recipe(run, trust)
     if announce:
         print(f"Loading {run}: {contents(recipe)} ...", file=sys.stderr, flush=True)
     quieten_transformers()
-    from omnivit.run.assistant import assistant_of
+    from omnivit.run.loading import assistant_of
 
     return assistant_of(run, recipe, device, checkpoint)
 

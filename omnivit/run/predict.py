@@ -10,19 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Media, Message, Sample, Text
-from omnivit.data.collate import EncodedSample
 from omnivit.errors import DataError
 from omnivit.media.locate import natural
 from omnivit.run.assistant import Assistant
-from omnivit.run.reply import read_heads
-from omnivit.run.stopping import cut
+from omnivit.run.prompts import Prompt, by_length
+from omnivit.run.reply import Reply
 
 BATCHES = 4
 """Batches of a window. Its records are sorted by length, which saves padding; a kill loses one window at most."""
@@ -211,22 +210,20 @@ def _answered(
 ) -> Iterator[dict[str, Any]]:
     """The lines of a window, in order."""
     records: dict[int, dict[str, Any]] = {}
-    prompts: dict[int, tuple[Sample, EncodedSample]] = {}
+    prompts: dict[int, Prompt] = {}
     for index in window:
         records[index] = {"record": index, "origin": source.where(index)}
         try:
             sample = source[index]
             records[index] |= {"id": sample.id, "question": sample.messages[-1].text}
-            prompts[index] = sample, assistant.prompt(sample, max_new_tokens)
+            prompts[index] = assistant.prepare(sample, max_new_tokens=max_new_tokens)
             records[index] |= _asked(sample)
         except DataError as error:
             records[index]["error"] = str(error)
-    order = sorted(prompts, key=lambda index: (len(prompts[index][1].ids), index))
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        ids = assistant.generate([prompts[index][1] for index in batch], max_new_tokens)
-        for index, row in zip(batch, ids.tolist(), strict=True):
-            records[index] |= _reply(assistant, *prompts[index], row)
+    for batch in by_length({index: prompt.encoded for index, prompt in prompts.items()}, batch_size):
+        replies = assistant.replies([prompts[index] for index in batch], max_new_tokens)
+        for index, reply in zip(batch, replies, strict=True):
+            records[index] |= _answer(reply)
     yield from (records[index] for index in window)
 
 
@@ -238,18 +235,11 @@ def _asked(sample: Sample) -> dict[str, Any]:
     return facts if reference is None else facts | {"reference": reference}
 
 
-def _reply(assistant: Assistant, sample: Sample, prompt: EncodedSample, ids: Sequence[int]) -> dict[str, Any]:
+def _answer(reply: Reply) -> dict[str, Any]:
     """The answer, what heads read off it, and the boxes and points that it names."""
-    chat = assistant.preparer.chat
-    answer = cut(list(ids), chat)
-    text = answer.text.strip()
-    heads = read_heads(assistant.model, prompt, answer.ids, chat)
-    areas = [list(area) for area in assistant.preparer.areas_in(text, list(sample.media()))]
-    return (
-        {"prediction": text}
-        | ({"heads": [{"head": entry.head, "value": entry.plain()} for entry in heads]} if heads else {})
-        | ({"areas": areas} if areas else {})
-    )
+    heads = [{"head": prediction.head, "value": prediction.plain()} for prediction in reply.predictions]
+    areas = [list(area) for area in reply.areas]
+    return {"prediction": reply.text} | ({"heads": heads} if heads else {}) | ({"areas": areas} if areas else {})
 
 
 def _asking(sample: Sample, question: str) -> Sample:

@@ -53,11 +53,14 @@ class Reply:
     the codec of the recipe (`model.boxes`)."""
     points: tuple[tuple[float, float], ...] = ()
     """The points (x, y) that the answer names, in the same pixels."""
+    areas: tuple[Area, ...] = ()
+    """Boxes and points in the order of the text."""
 
     def with_areas(self, areas: Sequence[Area]) -> Reply:
         """The same with what `omnivit.data.prepare.Preparer.areas_in` found in its text."""
         boxes = tuple((area[0], area[1], area[2], area[3]) for area in areas if len(area) == 4)
-        return replace(self, boxes=boxes, points=tuple((area[0], area[1]) for area in areas if len(area) == 2))
+        points = tuple((area[0], area[1]) for area in areas if len(area) == 2)
+        return replace(self, boxes=boxes, points=points, areas=tuple(areas))
 
 
 def message_of(answer: Answer, chat: Chat) -> Message:

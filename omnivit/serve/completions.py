@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from omnivit.contracts.sample import Message
 from omnivit.run.answering import Answering
 from omnivit.run.assistant import Assistant
+from omnivit.run.prompts import Prompt
 from omnivit.serve.asked import Asked, asked_of
 from omnivit.serve.failures import ApiError, failure_of, json_response
 from omnivit.serve.fetch import fetch
@@ -117,8 +118,9 @@ class Completions:
         messages = reader.messages(body.messages)
         answerings: list[Answering] = []
         try:
+            prompt = self._prepared(messages, asked)
             for number in range(asked.count):
-                answerings.append(self._start(messages, asked, number))
+                answerings.append(self._begin(prompt, asked, number))
         except BaseException as error:
             for answering in answerings:
                 answering.cancel()
@@ -127,14 +129,17 @@ class Completions:
             raise
         return answerings
 
-    def _start(self, messages: Sequence[Message], asked: Asked, number: int) -> Answering:
+    def _prepared(self, messages: Sequence[Message], asked: Asked) -> Prompt:
+        with self._preparing:
+            return self.assistant.prepare(messages, max_new_tokens=asked.max_tokens)
+
+    def _begin(self, prompt: Prompt, asked: Asked, number: int) -> Answering:
         sampling = asked.sampling
         if sampling.seed is not None:  # the first answer is that of a request for one
             sampling = replace(sampling, seed=(sampling.seed + number) % 2**63)
-        with self._preparing:
-            return self.assistant.start(
-                messages, max_new_tokens=asked.max_tokens, sampling=sampling, stop=asked.stop, logprobs=asked.logprobs
-            )
+        return self.assistant.begin(
+            prompt, max_new_tokens=asked.max_tokens, sampling=sampling, stop=asked.stop, logprobs=asked.logprobs
+        )
 
     def _without_root(self, error: ApiError) -> ApiError:
         """The same without the place of the media folder on this machine."""

@@ -70,9 +70,9 @@ def test_unknown_attribute_of_the_package() -> None:
 
 
 def test_load_is_found_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
-    assistant = ModuleType("omnivit.run.assistant")
-    assistant.__dict__["load"] = len
-    monkeypatch.setitem(sys.modules, "omnivit.run.assistant", assistant)
+    loading = ModuleType("omnivit.run.loading")
+    loading.__dict__["load"] = len
+    monkeypatch.setitem(sys.modules, "omnivit.run.loading", loading)
     assert omnivit.load is len
 
 

@@ -23,7 +23,7 @@ Predict = Callable[..., int]
 def predict(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
     """The verb on the trained run; its model is loaded once for all calls of a test."""
     assistant = omnivit.load(trained_run)
-    monkeypatch.setattr("omnivit.run.assistant.load", lambda *_: assistant)
+    monkeypatch.setattr("omnivit.run.loading.assistant_of", lambda *_: assistant)
 
     def call(data: Path, out: str, *options: str) -> int:
         sizes = ["--batch-size", "2", "--max-new-tokens", "3"]
@@ -84,7 +84,7 @@ def test_a_folder_of_media_is_asked_one_question(
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("omnivit.run.assistant.load", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("omnivit.run.loading.assistant_of", lambda *_: pytest.fail("the model is loaded"))
     data = str(trained_run.parent / "data" / "held.jsonl")
     assert main(["predict", str(trained_run), "--data", data, "--out", str(tmp_path / "no" / "a.jsonl")]) == 2
     assert "does not exist. Create it first." in capsys.readouterr().err

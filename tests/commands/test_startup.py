@@ -91,6 +91,6 @@ def test_what_is_loaded_is_said_first_and_answers_need_no_lightning(monkeypatch:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
     assert done.stderr.startswith("Loading recipes/smoke.yaml: LLM llama with random weights"), done.stderr
-    code = "import sys, omnivit.run.check, omnivit.run.assistant; print('lightning' in sys.modules)"
+    code = "import sys, omnivit.run.check, omnivit.run.loading; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -29,6 +29,7 @@ from omnivit.media.fit import Mode, fitted
 from omnivit.model.build import ModelBlueprint, preparer_of
 from omnivit.recipe import Recipe
 from omnivit.run.assistant import Assistant
+from omnivit.run.predict import predict
 from omnivit.run.reply import Reply
 from omnivit.run.trust import foreign_code
 
@@ -245,6 +246,32 @@ def test_boxes_of_a_sample_become_tokens_and_boxes_of_an_answer_pixels(
     assert reply.text == text
     assert reply.boxes == ((0.0, 0.0, 40.0, 40.0),)
     assert answering.respond([Message("user", (Text("?"),))], max_new_tokens=1).boxes == ()
+
+
+def test_batch_inference_reads_areas_as_single_answers_do(
+    answering: Assistant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the order of the text; in pixels of the last image of the question, whatever the reference contains."""
+    text = "[0.500,0.500] in [0.000,0.250,0.500,0.750]"
+    question, answer = asked(80, 40).messages
+    image = Media("image", Image.new("RGB", (10, 90)))
+    sample = Sample("s", (question, replace(answer, parts=(*answer.parts, image))))
+
+    class Single(list[Sample]):
+        def where(self, index: int) -> str:
+            return f"line {index}"
+
+        def fingerprint(self) -> str:
+            return ""
+
+    monkeypatch.setattr(answering, "generate", lambda prompts, *_: torch.tensor([list(text.encode())] * len(prompts)))
+    ended = predict(answering, Single([sample]), tmp_path / "out.jsonl", {}, 50, 2, lambda *_: None)
+    record = json.loads((tmp_path / "out.jsonl").read_text())
+    assert ended.errors == 0 and record["prediction"] == text
+    assert record["areas"] == [[40.0, 20.0], [0.0, 0.0, 40.0, 40.0]]
+    (reply,) = answering.replies([answering.prepare(sample, max_new_tokens=50)], 50)
+    assert (reply.points, reply.boxes) == (((40.0, 20.0),), ((0.0, 0.0, 40.0, 40.0),))
+    assert [list(area) for area in reply.areas] == record["areas"]
 
 
 def test_commands_print_boxes_in_pixels() -> None:

@@ -169,7 +169,7 @@ def test_a_request_that_joins_in_the_middle_gets_the_same_and_cancelling_frees_i
 
 def test_a_full_queue_refuses_and_a_closed_engine_too(assistant: Assistant) -> None:
     engine = Engine(assistant.model, assistant.preparer.chat, slots=1, queue=1)
-    prompt = assistant._prepare(Sample("q", tuple(questions(assistant)[0])), 300)
+    prompt = assistant.prepare(questions(assistant)[0], max_new_tokens=300).encoded
     with engine.exclusive():  # nothing moves
         taken = [engine.submit(Request(prompt, 300)) for _ in range(2)]
         with pytest.raises(EngineBusy, match=r"The queue is full: .* Ask again later"):
@@ -201,7 +201,7 @@ def test_seeds_repeat_in_any_company_and_leave_the_global_generator_alone(assist
     assert together == [assistant.start(t, max_new_tokens=12, sampling=s).generated.ids for t, s in pairs]
     assert torch.equal(torch.random.get_rng_state(), state)
     # the same draws as `generate` makes from the same seed
-    encoded = assistant._prepare(Sample("q", tuple(conversations[3])), 12)
+    encoded = assistant.prepare(conversations[3], max_new_tokens=12).encoded
     ids = assistant.generate([encoded], 12, settings[3])[0].tolist()
     assert together[3] == ids[: len(together[3])]
 
@@ -255,7 +255,7 @@ def test_a_request_that_fails_fails_alone(assistant: Assistant, monkeypatch: pyt
     expected = [assistant.start(turns, max_new_tokens=8).generated.ids for turns in conversations]
     assistant.engine = Engine(assistant.model, assistant.preparer.chat)
     encode = assistant.model.encoded
-    encoded = [assistant._prepare(Sample("q", tuple(turns)), 8) for turns in conversations]
+    encoded = [assistant.prepare(turns, max_new_tokens=8).encoded for turns in conversations]
     bad = encoded[1].items[0]
 
     def failing(slot: str, items: Any) -> Any:
@@ -274,7 +274,7 @@ def test_a_request_that_fails_fails_alone(assistant: Assistant, monkeypatch: pyt
 
 
 def test_a_thread_that_breaks_tells_all_who_wait(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = assistant._prepare(Sample("q", tuple(questions(assistant)[0])), 8)
+    prompt = assistant.prepare(questions(assistant)[0], max_new_tokens=8).encoded
     engine = assistant.engine
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_work", lambda: (_ for _ in ()).throw(MemoryError("no room")))
@@ -289,7 +289,7 @@ def test_a_thread_that_breaks_tells_all_who_wait(assistant: Assistant, monkeypat
 def test_media_are_encoded_once_and_hits_are_the_same_bits(assistant: Assistant) -> None:
     root = Path(assistant.recipe.data.root)
     turns = [assistant.turn("Which?", [("image", root / f"{name}.png")]) for name in COLOURS]
-    encoded = [assistant._prepare(Sample("q", (turn,)), 8) for turn in turns]
+    encoded = [assistant.prepare([turn], max_new_tokens=8).encoded for turn in turns]
     batch = collate(encoded, assistant.slots, assistant.preparer.chat.pad_id)
     cache = assistant.engine._media
     with torch.inference_mode():

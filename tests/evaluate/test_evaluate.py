@@ -23,7 +23,7 @@ from omnivit.model.tokens import byte_tokenizer
 from omnivit.recipe import DataSource, Evaluation, Recipe
 from omnivit.run import folder
 from omnivit.run.answers import Medium, answers_of, read_answers, write_answers
-from omnivit.run.assistant import load
+from omnivit.run.loading import load
 from omnivit.run.train import train_and_report
 
 

@@ -17,7 +17,8 @@ from omnivit import cli
 from omnivit.contracts.sample import Sample
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.records import messages_from
-from omnivit.run.assistant import Assistant, load
+from omnivit.run.assistant import Assistant
+from omnivit.run.loading import load
 
 Conversation = list[dict[str, Any]]
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}

@@ -14,7 +14,7 @@ from omnivit import cli
 from omnivit.errors import CheckpointError, PluginError
 from omnivit.recipe import Recipe
 from omnivit.run import folder, provenance
-from omnivit.run.assistant import load
+from omnivit.run.loading import load
 
 THERMAL = """
 from dataclasses import dataclass

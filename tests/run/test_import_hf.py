@@ -97,7 +97,7 @@ def test_existing_folder_is_left_alone(source: Path, tmp_path: Path, capsys: pyt
 
 
 def test_template_where_the_checkpoint_brings_none(source: Path, tmp_path: Path) -> None:
-    from omnivit.run.assistant import load
+    from omnivit.run.loading import load
 
     (source / "chat_template.jinja").unlink()
     with pytest.raises(CheckpointError, match=r"no chat template.*--template vicuna_v1"):

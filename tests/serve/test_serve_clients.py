@@ -16,7 +16,9 @@ from modalities_support import SLOTS
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from serve_support import TOKENS, Server, asked, data_url, until
 
-from omnivit.contracts.sample import Media, Message, Text
+from omnivit.contracts.sample import Media, Message, Sample, Text
+from omnivit.data.collate import EncodedSample
+from omnivit.data.prepare import Preparer
 from omnivit.engine import Sampling
 
 
@@ -87,9 +89,20 @@ def test_official_types_of_parts_reach_their_inputs(client: openai.OpenAI, serve
         ), part["type"]
 
 
-def test_sampling_stops_and_choices(client: openai.OpenAI, server: Server) -> None:
+def test_sampling_stops_and_choices(client: openai.OpenAI, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     hot: dict[str, Any] = {"temperature": 1.5, "top_p": 0.95, "seed": 3}
     answer = create(client, asked(), n=3, **hot)
+    calls: list[Sample] = []
+    prepare = Preparer.__call__
+
+    def counted(preparer: Preparer, sample: Sample, **options: Any) -> EncodedSample:
+        calls.append(sample)
+        return prepare(preparer, sample, **options)
+
+    monkeypatch.setattr(Preparer, "__call__", counted)
+    pictured = create(client, asked(custom(server, "image")), n=3, **hot)
+    assert len({choice.message.content for choice in pictured.choices}) == 3
+    assert len(calls) == 1, "the answers share one prompt"
     texts = [choice.message.content for choice in answer.choices]
     assert len(set(texts)) == 3 and [choice.index for choice in answer.choices] == [0, 1, 2]
     first = server.assistant.reply([Message("user", (Text("What is it?"),))], max_new_tokens=TOKENS,

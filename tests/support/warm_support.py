@@ -27,7 +27,7 @@ from typing import Any
 WARM = ("omnivit", "pytest", "torch.distributed.run")
 IMPORTED = (
     "lightning", "timm", "peft", "gguf", "matplotlib.pyplot", "torch.distributed.run", "transformers.models.llama",
-    "omnivit.run.assistant", "omnivit.commands.train", "omnivit.run.train", "omnivit.model.causal",
+    "omnivit.run.loading", "omnivit.commands.train", "omnivit.run.train", "omnivit.model.causal",
     "omnivit_encoders.timm.encoder", "omnivit_encoders.video.encoder", "omnivit_encoders.whisper.encoder",
     "omnivit_encoders.imagebind.encoder",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe
 from omnivit.run import folder
-from omnivit.run.assistant import load
+from omnivit.run.loading import load
 from omnivit.run.runner import train
 from omnivit.train import checkpoint, freeze
 from omnivit.train.freeze import buffers_beside, set_modes

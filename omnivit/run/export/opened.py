@@ -14,8 +14,9 @@ from omnivit.errors import OmniVitError, RecipeError
 from omnivit.model.causal import CausalLM
 from omnivit.recipe import Recipe
 from omnivit.run import provenance
-from omnivit.run.assistant import Assistant, assistant_of
+from omnivit.run.assistant import Assistant
 from omnivit.run.folder import open_recipe
+from omnivit.run.loading import assistant_of
 from omnivit.run.provenance import PROVENANCE
 
 DTYPE, FULL = "dtype", "float32"
