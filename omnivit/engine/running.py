@@ -57,7 +57,7 @@ class Running:
         for number, row in enumerate(rows):
             try:
                 id = likeliest[number]
-                if row.request.sampling.temperature > 0:
+                if not row.request.sampling.greedy:
                     id = draw(scores[number, None].float(), row.request.sampling, row.generator)
                 row.put(_step(id, logits[number], row.request.logprobs))
             except Exception as error:

@@ -5,6 +5,7 @@ Shapes: n running requests, V vocabulary, k alternatives.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from omnivit.errors import DataError
+
+COLDEST = 1e-6
+"""Lower temperatures are greedy: logits divided by them may leave the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,22 @@ class Sampling:
     """Of the draws; None: torch's global generator, which goes on from where it stands."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise DataError(
-                f"temperature is {self.temperature}, but must not be negative; 0 is greedy, 1 the model's distribution."
+                f"temperature is {self.temperature}, but must be a number that is not negative; 0 is greedy, 1 the "
+                "model's distribution."
             )
         if not 0 < self.top_p <= 1:
             raise DataError(f"top_p is {self.top_p}, but must be greater than 0 and at most 1.")
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < COLDEST
+
     def options(self) -> dict[str, Any]:
         """Options of `LanguageModel.generate`; every one that a model folder might set otherwise is named."""
-        if self.temperature == 0:
+        if self.greedy:
             return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         return {"do_sample": True, "num_beams": 1, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 

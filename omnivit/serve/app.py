@@ -56,7 +56,7 @@ def create_app(assistant: Assistant, settings: Settings) -> FastAPI:
         responses=responses(*ALWAYS),
     )
     app.add_middleware(Gate, settings=settings, counted=metrics.answered)
-    app.state.inputs = inputs
+    app.state.inputs, app.state.close = inputs, completions.close
     failures.install(app)
     _add_answers(app, completions)
     _add_models(app, _model_record(assistant, settings, completions))
@@ -69,7 +69,7 @@ def _add_answers(app: FastAPI, completions: Completions) -> None:
     @app.post(
         "/v1/chat/completions",
         response_model=ChatResponse,
-        responses={200: {"content": _STREAM}, **responses(400, 404, 429, 503, 504)},
+        responses={200: {"content": _STREAM}, **responses(400, 404, 429, 499, 503, 504)},
         summary="Continue a conversation with the assistant's next turn",
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:

@@ -46,8 +46,9 @@ def asked_of(body: ChatRequest, settings: Settings) -> Asked:
         )
     _refuse_unsupported(body)
     count = body.n or 1
-    if count > settings.max_choices:
-        raise ApiError(f"n is {count}, but the server gives at most {settings.max_choices} answers.", param="n")
+    most = min(settings.max_choices, settings.places)  # for more there is never a place
+    if count > most:
+        raise ApiError(f"n is {count}, but the server gives at most {most} answers.", param="n")
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         raise ApiError("max_tokens and max_completion_tokens differ. Keep one of them.", param="max_tokens")
     if body.top_logprobs and not body.logprobs:

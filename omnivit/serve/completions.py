@@ -12,9 +12,10 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -31,6 +32,7 @@ from omnivit.serve.fetch import fetch
 from omnivit.serve.inputs import Input
 from omnivit.serve.metrics import Metrics
 from omnivit.serve.parts import PartReader
+from omnivit.serve.places import Places
 from omnivit.serve.schema import ChatRequest
 from omnivit.serve.settings import Settings
 from omnivit.serve.written import Tokens, choice_of, usage_of
@@ -75,13 +77,15 @@ class Completions:
     def __init__(self, assistant: Assistant, settings: Settings, metrics: Metrics, inputs: Sequence[Input]) -> None:
         self.assistant, self.settings, self.metrics, self.inputs = assistant, settings, metrics, tuple(inputs)
         self._tokens = Tokens(assistant.model.llm.tokenizer())
-        workers = settings.slots + settings.queue + settings.max_choices
-        self._readers = ThreadPoolExecutor(workers, "omnivit-answer")
-        self._starters = ThreadPoolExecutor(4, "omnivit-start")
+        self.places = Places(settings.places)
+        self._readers = ThreadPoolExecutor(settings.places, "omnivit-answer")
+        # one for each request that is let in: media that come slowly from elsewhere hold nobody else up
+        self._starters = ThreadPoolExecutor(settings.places, "omnivit-start")
         self._preparing = threading.Lock()  # fast tokenizers must not be used by two threads at once
 
     def close(self) -> None:
-        """Cancel all answers; the engine takes no more requests."""
+        """Cancel all answers; from now on requests are refused with status 503."""
+        self.places.close()
         self.assistant.engine.close()
         self._readers.shutdown(cancel_futures=True)
         self._starters.shutdown(cancel_futures=True)
@@ -95,29 +99,42 @@ class Completions:
         begun = time.monotonic()
         asked = asked_of(body, self.settings)
         try:
-            answerings = await self._in_thread(self._started, body, asked, request=request, begun=begun)
-        except _Gone:
-            return Response(status_code=499)  # nobody reads it; nginx's number, for the metrics
+            running = await self._begun(body, asked, request, begun)
+            if asked.stream:
+                return _Stream(running.events(), running.end)
+            try:
+                return json_response(await running.complete())
+            finally:
+                running.end()
+        except _Gone as error:  # nobody reads the answer; the number is nginx's, for the metrics
+            raise ApiError("The client has left.", 499, code="client_left") from error
         except Exception as error:
             raise failure_of(error) from error
-        running = _Running(self, asked, answerings, request, begun)
-        if asked.stream:
-            return _Stream(running.events(), running.end)
+
+    async def _begun(self, body: ChatRequest, asked: Asked, request: Request, begun: float) -> _Running:
+        """All answers to a request, begun; they keep its places until they end."""
+        self.places.take(asked.count)
+        future = self._starters.submit(self._started, body, asked)
         try:
-            return json_response(await running.complete())
-        except _Gone:
-            return Response(status_code=499)
-        except Exception as error:
-            raise failure_of(error) from error
-        finally:
-            running.end()
+            return _Running(self, asked, await self._in_time(future, request, begun), request, begun)
+        except BaseException:
+            # the place is taken as long as the thread is: a client that comes and goes must not fill all threads
+            future.add_done_callback(partial(self._abandoned, asyncio.get_running_loop(), asked.count))
+            raise
+
+    def _abandoned(self, loop: asyncio.AbstractEventLoop, count: int, future: Future[list[Answering]]) -> None:
+        """Cancel answers that were begun for a client who is not there any more, and free their places."""
+        with suppress(BaseException):
+            for answering in future.result():
+                answering.cancel()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self.places.free, count)
 
     def _started(self, body: ChatRequest, asked: Asked) -> list[Answering]:
         """Read the media and begin all answers, or none."""
-        reader = PartReader(self.inputs, self.settings, fetch)
-        messages = reader.messages(body.messages)
         answerings: list[Answering] = []
         try:
+            messages = PartReader(self.inputs, self.settings, fetch).messages(body.messages)
             prompt = self._prepared(messages, asked)
             for number in range(asked.count):
                 answerings.append(self._begin(prompt, asked, number))
@@ -144,27 +161,22 @@ class Completions:
     def _without_root(self, error: ApiError) -> ApiError:
         """The same without the place of the media folder on this machine."""
         assert self.settings.media_root is not None
-        for root in {str(self.settings.media_root), str(self.settings.media_root.resolve())}:
-            error.message = error.message.replace(f"{root}/", "")
+        root = str(self.settings.media_root.resolve())
+        error.message = error.message.replace(f"{root}/", "").replace(root, "the media folder")
         return error
 
-    async def _in_thread(self, work: Callable[..., T], *args: Any, request: Request, begun: float) -> T:
-        """The result of some work before the answer.
+    async def _in_time(self, future: Future[T], request: Request, begun: float) -> T:
+        """The result of some work in a thread.
 
         Raises:
             ApiError: it takes longer than a request may.
-            _Gone: the client has left. What the work has begun is cancelled once it is done.
+            _Gone: the client has left.
         """
-        future = self._starters.submit(work, *args)
         waiting = asyncio.wrap_future(future)
-        try:
-            while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
-                self.check_time(begun)
-                if await request.is_disconnected():
-                    raise _Gone
-        except BaseException:
-            future.add_done_callback(_cancel_result)
-            raise
+        while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
+            self.check_time(begun)
+            if await request.is_disconnected():
+                raise _Gone
         return waiting.result()
 
     def check_time(self, begun: float) -> None:
@@ -198,6 +210,7 @@ class _Running:
         if self._ended:
             return
         self._ended = True
+        self.server.places.free(self.asked.count)
         for answering in self.answerings:
             cut_short = not answering.generation.done
             answering.cancel()
@@ -300,10 +313,3 @@ class _Running:
     def _put(self, event: Event | BaseException) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-
-def _cancel_result(future: Any) -> None:
-    """Cancel answers that were begun for a client who has left meanwhile."""
-    with suppress(BaseException):
-        for answering in future.result():
-            answering.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,11 +26,14 @@ KINDS: Mapping[int, tuple[str, str]] = {
     408: ("timeout_error", "The body of the request did not arrive in time."),
     413: ("request_too_large", "The body, or a medium in it, is larger than the server's limit."),
     429: ("rate_limit_error", "The queue is full. Ask again after the seconds in `Retry-After`."),
+    499: ("invalid_request_error", "The client has left before the answer. Only a client that reads on sees it."),
     500: ("server_error", "A defect of the model, of a plugin or of OmniViT. The server's log has the details."),
     503: ("server_error", "The server is stopping."),
     504: ("timeout_error", "The answer was not complete in time."),
 }
 """Status -> the type of its errors, and what it means."""
+UNREADABLE = "There was an error parsing the body"
+"""What FastAPI says of a body that Python's parser fails on."""
 _log = logging.getLogger("omnivit.serve")
 
 
@@ -113,9 +117,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _explained(error.errors()).response()
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = ApiError(str(error.detail), error.status_code).response()
+        response = _of_routing(error, request).response()
         response.headers.update(error.headers or {})
         return response
 
@@ -123,6 +127,24 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OmniVitError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _of_routing(error: HTTPException, request: Request) -> ApiError:
+    """An error of FastAPI or of a route, with more to it than the name of the status."""
+    status, text, path = error.status_code, str(error.detail), request.url.path
+    if text != HTTPStatus(status).phrase and text != UNREADABLE:
+        return ApiError(text, status)
+    if status == 404:
+        return ApiError(f"There is no path {path[:100]!r}; /docs lists the paths.", 404, code="path_not_found")
+    if status == 405:
+        allowed = (error.headers or {}).get("Allow", "other methods")
+        return ApiError(f"{path[:100]} takes {allowed}, not {request.method}.", 405, code="method_not_allowed")
+    if text == UNREADABLE:
+        return ApiError(
+            "The body cannot be read as JSON: it is nested too deeply, or has a number of too many digits.",
+            code="invalid_json",
+        )
+    return ApiError(text, status)
 
 
 def _explained(errors: Sequence[Mapping[str, Any]]) -> ApiError:

@@ -7,15 +7,17 @@ paths are read only with `--media-root`, inside of it. Files are opened and deco
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from omnivit.contracts.sample import Media, Message, Part, Role, Text
 from omnivit.data.records import values
-from omnivit.errors import DataError, suggest
+from omnivit.errors import DataError, MediaError, suggest
+from omnivit.media.locate import files_of, opened
 from omnivit.serve.failures import ApiError
 from omnivit.serve.inputs import FILE, Input, slot_of_file, types_of
 from omnivit.serve.schema import Turn
@@ -145,10 +147,25 @@ class PartReader:
                     code="fetching_disabled",
                 )
             return replace(medium, source=self.fetch(address, place, limit))
-        return replace(medium, source=self._path(address, scheme, place), root=str(self.settings.media_root))
+        path, root = self._path(address, scheme, place)
+        medium = replace(medium, source=path, root=str(root))
+        try:
+            size = _size(medium)
+        except MediaError as error:
+            raise ApiError(
+                f"{place}: {values.short(path)} is no file with content in the server's media folder.",
+                param=place,
+                code="invalid_media",
+            ) from error
+        if size > limit:
+            raise too_large(place, self.settings)
+        return medium
 
-    def _path(self, address: str, scheme: str, place: str) -> str:
-        """The path of a file relative to the media root; `omnivit.media.locate` refuses links that lead out of it."""
+    def _path(self, address: str, scheme: str, place: str) -> tuple[str, Path]:
+        """The path of a file relative to the media root, and that root.
+
+        Links that lead out of it are refused here, and again by `omnivit.media.locate` once the file is open.
+        """
         root = self.settings.media_root
         if root is None:
             raise ApiError(
@@ -158,11 +175,12 @@ class PartReader:
                 code="paths_disabled",
             )
         outside = ApiError(
-            f"{place} must be a path inside the server's media folder, without `..`: {values.short(address)}.",
+            f"{place} must be a path inside the server's media folder, without `..` and without links that lead out of "
+            f"it: {values.short(address)}.",
             param=place,
             code="path_not_allowed",
         )
-        path = address
+        path, root = address, root.resolve()
         if scheme == "file":
             parts = urlsplit(address)
             path = unquote(parts.path)
@@ -173,12 +191,27 @@ class PartReader:
         pure = PurePosixPath(path)
         if pure.is_absolute():
             try:
-                pure = pure.relative_to(PurePosixPath(root.resolve().as_posix()))
+                pure = pure.relative_to(PurePosixPath(root.as_posix()))
             except ValueError:
                 raise outside from None
         if "\0" in path or "\\" in path or ".." in pure.parts or not pure.parts:
             raise outside
-        return str(pure)
+        try:
+            inside = Path(os.path.realpath(root / pure)).is_relative_to(root)
+        except ValueError:  # half of a surrogate pair, which no name of a file has
+            inside = False
+        if not inside:
+            raise outside
+        return str(pure), root
+
+
+def _size(medium: Media) -> int:
+    """Bytes of the files of a medium, which is a path. Raises MediaError where one of them cannot be opened."""
+    total = 0
+    for file in files_of(medium):
+        with opened(file) as source:
+            total += source.size
+    return total
 
 
 def too_large(place: str, settings: Settings) -> ApiError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ from omnivit.errors import Interrupted
 from omnivit.serve.settings import KEY_VARIABLE, Settings, SettingsError
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
 GRACE = 5
 """Seconds that running answers get to end after a signal; then they are cancelled."""
+LAST_WORDS = 5
+"""Seconds in which the clients of cancelled answers are told so; then their connections are closed."""
 LIBRARIES = ("fastapi", "uvicorn")
 
 
@@ -61,19 +65,43 @@ def serve(app: FastAPI, place: socket.socket, settings: Settings) -> None:
         Interrupted: SIGTERM has stopped the server.
         KeyboardInterrupt: ctrl-C has.
     """
-    import uvicorn
-
-    config = uvicorn.Config(
-        app, log_level="info", timeout_graceful_shutdown=GRACE, server_header=False, h11_max_incomplete_event_size=65536
-    )
+    server = server_of(app, log_level="info")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the access log stays
-    server = uvicorn.Server(config)
     before = signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again once all is closed
     try:
         print(greeting(app, place, settings), flush=True)
         server.run(sockets=[place])
     finally:
         signal.signal(signal.SIGTERM, before)
+        closing_of(app)()  # after a second ctrl-C uvicorn waits for nothing, but Python waits for the answers' threads
+
+
+def server_of(app: FastAPI, log_level: str) -> uvicorn.Server:
+    """The web server. When it stops, answers get `GRACE` seconds; those that still grow then are cancelled, and their
+    clients are told so (status 503, or an error in the stream), as uvicorn alone would not."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(GRACE, loop.run_in_executor, None, closing_of(app))
+            await super().shutdown(sockets)
+            timer.cancel()
+
+    config = uvicorn.Config(
+        app,
+        log_level=log_level,
+        timeout_graceful_shutdown=GRACE + LAST_WORDS,
+        server_header=False,
+        h11_max_incomplete_event_size=65536,
+    )
+    return Server(config)
+
+
+def closing_of(app: FastAPI) -> Callable[[], None]:
+    """What cancels the answers of an app; an app without a model has none."""
+    close: Callable[[], None] = getattr(app.state, "close", lambda: None)
+    return close
 
 
 def greeting(app: FastAPI, place: socket.socket, settings: Settings) -> str:

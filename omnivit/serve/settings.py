@@ -75,6 +75,11 @@ class Settings:
             return False
 
     @property
+    def places(self) -> int:
+        """The most answers that run and wait."""
+        return self.slots + self.queue
+
+    @property
     def max_body(self) -> int:
         """Limit on a request's body, in bytes."""
         return int(self.max_body_mb * 1e6)

@@ -206,6 +206,17 @@ def test_seeds_repeat_in_any_company_and_leave_the_global_generator_alone(assist
     assert together[3] == ids[: len(together[3])]
 
 
+def test_a_temperature_that_leaves_no_number_finite_is_greedy(assistant: Assistant) -> None:
+    turns = questions(assistant)[0]
+    expected = assistant.start(turns, max_new_tokens=5).generated.ids
+    for temperature in (1e-320, 1e-45, 1e-7):
+        assert assistant.start(turns, max_new_tokens=5, sampling=Sampling(temperature)).generated.ids == expected
+        assert not Sampling(temperature).options()["do_sample"]
+    for temperature in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(DataError, match="temperature is"):
+            Sampling(temperature)
+
+
 def test_stop_texts_and_log_probabilities(assistant: Assistant) -> None:
     turns = questions(assistant)[0]
     full = assistant.start(turns, max_new_tokens=30, logprobs=3)

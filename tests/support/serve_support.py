@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import uvicorn
 from modalities_support import RECIPE, write_media
+from torch import Tensor
 
+from omnivit.engine.row import Row
+from omnivit.engine.running import Running
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import load as load_recipe
 from omnivit.run.assistant import Assistant
 from omnivit.serve.app import create_app
-from omnivit.serve.running import bound
+from omnivit.serve.failures import KINDS
+from omnivit.serve.running import bound, server_of
 from omnivit.serve.settings import Settings
 
 TOKENS = 8
@@ -54,15 +62,90 @@ def make_assistant(root: Path) -> tuple[Assistant, dict[str, Path]]:
 @contextmanager
 def serving(assistant: Assistant, settings: Settings) -> Iterator[str]:
     """The address of a server in a thread, which ends with the block."""
-    app = create_app(assistant, settings)
+    with listening(create_app(assistant, settings)) as (url, _):
+        yield url
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[tuple[str, uvicorn.Server]]:
+    """An app in a web server as `omnivit serve` makes it, in a thread that ends with the block."""
     with bound("127.0.0.1", 0) as place:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+        server = server_of(app, log_level="critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
-        until(lambda: server.started)
-        yield f"http://127.0.0.1:{place.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            until(lambda: server.started)
+            yield f"http://127.0.0.1:{place.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def another(server: Server, **settings: Any) -> Iterator[Server]:
+    """A server with other settings, over the same model with an engine of its own; only one of them may be asked."""
+    assistant = Assistant(server.assistant.model, server.assistant.preparer, server.assistant.recipe)
+    with serving(assistant, Settings(**{"name": "any", **settings})) as url:
+        yield Server(url, assistant, server.media)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of a server."""
+
+    status: int
+    headers: Message
+    content: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error, which must have OpenAI's form."""
+        body = json.loads(self.content)
+        assert list(body) == ["error"] and list(body["error"]) == ["message", "type", "param", "code"], body
+        assert body["error"]["message"] and body["error"]["type"] == KINDS[self.status][0]
+        assert self.headers["content-type"] == "application/json" and self.headers["x-request-id"]
+        return dict(body["error"])
+
+
+def send(url: str, path: str, body: Any = None, method: str = "POST", **headers: str) -> Answer:
+    """Send a request: bytes as they are, other bodies as JSON. In the names of headers, `_` stands for `-`."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.request(method, path, None if body is None else content, sent)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def chat(url: str, **fields: Any) -> Answer:
+    """Ask for an answer; `fields` of the request replace those of a short question."""
+    return send(url, "/v1/chat/completions", {"model": "any", "messages": asked(), "max_tokens": 2, **fields})
+
+
+def slow_steps(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
+    """Let every token take time, as with a large model."""
+    step = Running.step
+
+    def slow(self: Running) -> None:
+        time.sleep(seconds)
+        step(self)
+
+    monkeypatch.setattr(Running, "step", slow)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, ids: Sequence[int]) -> None:
+    """Let the model choose these tokens, whatever it is asked; everything else stays as it is."""
+
+    def adjusted(_: Running, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        scores = torch.full_like(logits, -1e9)
+        for number, row in enumerate(rows):
+            scores[number, ids[len(row.ids)]] = 0
+        return scores
+
+    monkeypatch.setattr(Running, "_adjusted", adjusted)
 
 
 def until(condition: Any, seconds: float = 30.0) -> None:
