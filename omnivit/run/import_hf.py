@@ -35,6 +35,7 @@ from omnivit.model.build import complete, preparer_of
 from omnivit.model.pretrained import REMOTE_CODE, unasked
 from omnivit.recipe import load as load_recipe
 from omnivit.recipe.yaml_tree import dump
+from omnivit.run.export.chat_files import reads_same
 from omnivit.run.folder import RECIPE
 from omnivit.train import checkpoint
 
@@ -51,6 +52,8 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 """Name of a projector's activation in transformers -> in the adapter `mlp`."""
+IDENTITY = "linear"
+"""What transformers calls the activation that changes nothing: `omnivit export` writes the adapter `linear` with it."""
 DERIVED = ("position_ids", "rotary_emb.inv_freq")
 """Tensors of old checkpoints that are computed from the config now."""
 
@@ -75,10 +78,10 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
     try:
         with appearing(out) as partial:
             _language_model(model).save_pretrained(partial / "llm")
-            processor.tokenizer.save_pretrained(partial / "llm")
+            apart = _save_tokenizer(processor.tokenizer, partial)
             model.model.vision_tower.save_pretrained(partial / "encoder")
             processor.image_processor.save_pretrained(partial / "encoder")
-            (partial / RECIPE).write_text(_recipe_text(path, model, processor, template), encoding="utf-8")
+            (partial / RECIPE).write_text(_recipe_text(path, model, processor, template, apart), encoding="utf-8")
             _save_adapter(partial, model)
             _try(partial)
     except OSError as error:
@@ -156,8 +159,9 @@ def _unsupported(config: Any) -> list[str]:
             f"vision_feature_select_strategy 'default' drops the class token, but {tower} has none, so a patch "
             "would be lost. Supported here: 'full'."
         )
-    if act not in ACTIVATIONS:
-        problems.append(f"projector_hidden_act {act!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
+    if act not in (*ACTIVATIONS, IDENTITY):
+        available = ", ".join((*ACTIVATIONS, IDENTITY))
+        problems.append(f"projector_hidden_act {act!r} is not supported. Supported: {available}.")
     return problems
 
 
@@ -228,7 +232,21 @@ def _language_model(model: Any) -> PreTrainedModel:
     return checked
 
 
-def _recipe_text(path: Path, model: Any, processor: Any, template: str | None) -> str:
+def _save_tokenizer(tokenizer: Any, run: Path) -> str | None:
+    """Write the tokenizer into the LLM's folder -> None; or, where transformers would read another one there, into a
+    folder of its own -> its name for the recipe.
+
+    AutoTokenizer goes by the type of the model beside it: for Qwen 2, say, it adds `<|endoftext|>` to a tokenizer that
+    has no such token.
+    """
+    tokenizer.save_pretrained(run / "llm")
+    if reads_same(run / "llm", tokenizer):
+        return None
+    tokenizer.save_pretrained(run / "tokenizer")
+    return "./tokenizer"
+
+
+def _recipe_text(path: Path, model: Any, processor: Any, template: str | None, tokenizer: str | None) -> str:
     config, dtype = model.config, str(model.dtype).removeprefix("torch.")
     keeps = CLASS_TOKEN[config.vision_config.model_type] and config.vision_feature_select_strategy == "full"
     llm = {
@@ -238,6 +256,7 @@ def _recipe_text(path: Path, model: Any, processor: Any, template: str | None) -
         "template": template,
         "placeholders": {SLOT: processor.image_token},
         "add_special_tokens": True,
+        **({} if tokenizer is None else {"tokenizer": tokenizer}),
     }
     encoder = {
         "name": "clip",
@@ -246,17 +265,27 @@ def _recipe_text(path: Path, model: Any, processor: Any, template: str | None) -
         "class_token": "keep" if keeps else "drop",
         "dtype": dtype,
     }
-    adapter = {
-        "name": "mlp",
-        "depth": 2,
-        "activation": ACTIVATIONS[config.projector_hidden_act],
-        "bias": config.multimodal_projector_bias,
-    }
+    adapter = _adapter(model)
     content = {
         "data": {"max_length": getattr(config.text_config, "max_position_embeddings", 2048)},
         "model": {"llm": llm, "inputs": {SLOT: {"encoder": encoder, "adapter": adapter}}},
     }
     return f"# Imported from {path.name} (LLaVA, Hugging Face transformers).\n" + dump(content)
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    """The block of the adapter: `mlp`, or, without an activation, `linear` once, or twice where the second changes
+    something."""
+    config, projector = model.config, model.model.multi_modal_projector
+    bias = config.multimodal_projector_bias
+    if config.projector_hidden_act != IDENTITY:
+        return {"name": "mlp", "depth": 2, "activation": ACTIVATIONS[config.projector_hidden_act], "bias": bias}
+    step = {"name": "linear", "bias": bias}
+    second = projector.linear_2
+    changes = not torch.equal(second.weight, torch.eye(len(second.weight), dtype=second.weight.dtype))
+    if changes or (second.bias is not None and bool(second.bias.any())):
+        return {"name": "chain", "steps": [{**step, "width": len(second.weight)}, step]}
+    return step
 
 
 def _save_adapter(run: Path, model: Any) -> None:
@@ -267,7 +296,7 @@ def _save_adapter(run: Path, model: Any) -> None:
         adapter = plan.cls(plan.config, projector.linear_1.in_features, projector.linear_2.out_features)
     layers = [(name, module) for name, module in adapter.named_modules() if isinstance(module, nn.Linear)]
     weights: dict[str, Tensor] = {}
-    for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=True):
+    for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=False):
         weights |= {f"adapters.{SLOT}.{name}.{key}": value for key, value in layer.state_dict().items()}
     state = {"stage": "import", "stage_index": 0, "step": 0, "total_steps": 0, "skipped": [], "seconds": 0.0}
     checkpoint.save(run / checkpoint.CHECKPOINTS, checkpoint.checkpoint_name(0, "import", 0), weights, {}, state)

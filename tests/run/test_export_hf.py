@@ -213,12 +213,12 @@ def test_what_transformers_has_not_becomes_a_general_folder(
         torch.testing.assert_close(model(**inputs).logits[0], logits, atol=1e-6, rtol=0)
         new = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
         assert new.tolist() == opened.assistant.generate([encoded], 6)[0].tolist()
-    linear = open_run(make_run(recipe_of(home, "model.inputs.image.adapter={name: linear}"), tmp_path / "run"))
-    with pytest.raises(OmniVitError, match=r"no model that transformers has: its adapter is LinearAdapter"):
-        export(linear, "hf", tmp_path / "out", {"form": "native"})
-    export(linear, "hf", tmp_path / "out", {})
+    deeper = open_run(make_run(recipe_of(home, "model.inputs.image.adapter.depth=3"), tmp_path / "run"))
+    with pytest.raises(OmniVitError, match=r"no model that transformers has: its adapter is no `mlp` of depth 1, or"):
+        export(deeper, "hf", tmp_path / "out", {"form": "native"})
+    export(deeper, "hf", tmp_path / "out", {})
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "omnivit"
-    assert "its adapter is LinearAdapter" in caplog.text
+    assert "its adapter is no `mlp` of depth 1" in caplog.text
 
 
 def _part(part: Any) -> dict[str, Any]:

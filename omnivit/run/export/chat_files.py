@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from omnivit.data.chat import Chat
 from omnivit.errors import OmniVitError
+from omnivit.model.pretrained import REMOTE_CODE
 
 FORM = """{{#- Written by `omnivit export`: messages in the usual form -> the form that the template below takes. -#}}
 {{%- set form = namespace(turns=[]) -%}}
@@ -86,6 +88,13 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> P
         **{name: value for name, value in special.items() if isinstance(value, str)},
     )
     return copied
+
+
+def reads_same(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether AutoTokenizer reads the tokens of `tokenizer` from a folder that it was saved to."""
+    again: Any = AutoTokenizer
+    vocabulary: dict[str, int] = again.from_pretrained(folder, local_files_only=True, **REMOTE_CODE).get_vocab()
+    return vocabulary == tokenizer.get_vocab()
 
 
 def bos_choices(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> list[bool]:

@@ -20,9 +20,16 @@ from omnivit.run.export.chat_files import generation_settings, template_of, toke
 from omnivit.run.export.image_token import ImageToken
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.plain import PlainLLM, plain_llm, plain_state, with_rows, write_weights
-from omnivit.run.import_hf import ACTIVATIONS, CLASS_TOKEN
+from omnivit.run.import_hf import ACTIVATIONS, CLASS_TOKEN, IDENTITY
 
 PROJECTOR = ("linear_1", "linear_2")
+ADAPTERS = ("LinearAdapter", "MLPAdapter")
+"""Classes of the adapters that LLaVA's projector can be."""
+NOT_EXACT = {
+    "WhisperEncoder": "Qwen2Audio computes something else: it averages pairs of tokens before the last norm of Whisper "
+    "and hides the silence after the audio from the tokens before it"
+}
+"""Class of an encoder -> why the model of transformers that is nearest to it is not the same."""
 NAMES = {name: kind for kind, name in reversed(ACTIVATIONS.items())}
 """Activation of the adapter `mlp` -> its name in transformers."""
 
@@ -77,16 +84,7 @@ def llava_of(opened: OpenRun) -> Llava:
     image = ImageToken.of(opened.assistant.preparer.chat, opened.llm, slot, _rows(llm))
     state = {f"language_model.{name}": value for name, value in _with_row(llm, image).items()}
     state |= _tower(encoder)
-    linears = [module for module in adapter.modules() if type(module) is nn.Linear or hasattr(module, "base_layer")]
-    names = {id(module): name for name, module in adapter.named_modules()}
-    plain = plain_state(adapter)
-    for own, layer in zip(PROJECTOR, linears, strict=True):
-        prefix = f"{names[id(layer)]}."
-        state |= {
-            f"multi_modal_projector.{own}.{key.removeprefix(prefix)}": value
-            for key, value in plain.items()
-            if key.startswith(prefix)
-        }
+    state |= _projector(adapter)
     settings = generation_settings(opened.assistant.preparer.chat, opened.llm.hf)
     if image.is_new_row:
         settings.suppress_tokens = [image.id]
@@ -137,7 +135,10 @@ def _check_encoder(encoder: Any) -> None:
     kind = getattr(getattr(encoder, "_settings", None), "model_type", None)
     config: Any = getattr(encoder, "config", None)
     if type(encoder).__name__ != "ClipEncoder" or kind not in CLASS_TOKEN:
-        raise NotLlava(f"its encoder is {type(encoder).__name__} ({kind}), and LLaVA takes {', '.join(CLASS_TOKEN)}")
+        more = f". {NOT_EXACT[type(encoder).__name__]}" if type(encoder).__name__ in NOT_EXACT else ""
+        raise NotLlava(
+            f"its encoder is {type(encoder).__name__} ({kind}), and LLaVA takes {', '.join(CLASS_TOKEN)}{more}"
+        )
     reasons = {
         "several layers are joined": config.join is not None,
         "`norm` is set": config.norm,
@@ -156,11 +157,35 @@ def _usual_size(encoder: Any) -> bool:
 
 
 def _check_adapter(adapter: Any, width: int, llm_width: int) -> None:
-    if type(adapter).__name__ != "MLPAdapter":
-        raise NotLlava(f"its adapter is {type(adapter).__name__}, and LLaVA takes `mlp` of depth 2")
+    if type(adapter).__name__ not in ADAPTERS:
+        raise NotLlava(f"its adapter is {type(adapter).__name__}, and LLaVA takes `linear`, and `mlp` of depth 1 or 2")
     shapes = [value.shape for name, value in plain_state(adapter).items() if name.endswith("weight")]
-    if shapes != [(llm_width, width), (llm_width, llm_width)]:
-        raise NotLlava("its adapter is no `mlp` of depth 2 with the hidden width of the LLM")
+    if shapes not in ([(llm_width, width)], [(llm_width, width), (llm_width, llm_width)]):
+        raise NotLlava("its adapter is no `mlp` of depth 1, or of depth 2 with the hidden width of the LLM")
+
+
+def _linears(adapter: nn.Module) -> list[str]:
+    """Names of the linear layers of an adapter, whose LoRA is merged."""
+    return [name.removesuffix(".weight") for name in plain_state(adapter) if name.endswith(".weight")]
+
+
+def _projector(adapter: nn.Module) -> dict[str, Tensor]:
+    """The tensors of LLaVA's projector, two linear layers with an activation between them.
+
+    Of an adapter with one linear layer, the second is the identity, and so is the activation (`linear` in
+    transformers): a sum of one number and zeros is that number in every dtype, so the result is the adapter's own.
+    """
+    plain, names = plain_state(adapter), _linears(adapter)
+    state: dict[str, Tensor] = {}
+    for layer, name in zip(PROJECTOR, names, strict=False):
+        prefix = f"{name}."
+        state |= {f"{layer}.{k.removeprefix(prefix)}": v for k, v in plain.items() if k.startswith(prefix)}
+    if len(names) == 1:
+        first = state["linear_1.weight"]
+        state["linear_2.weight"] = torch.eye(len(first), dtype=first.dtype)
+        if "linear_1.bias" in state:
+            state["linear_2.bias"] = torch.zeros_like(state["linear_1.bias"])
+    return {f"multi_modal_projector.{name}": value for name, value in state.items()}
 
 
 def _rows(llm: PlainLLM) -> int:
@@ -205,7 +230,6 @@ def _config(opened: OpenRun, encoder: Any, adapter: Any, llm: PlainLLM, image: I
     """LLaVA's config. Configs are copies: a composite changes those that it is given."""
     text = copy.deepcopy(llm.config)
     text.vocab_size = max(text.vocab_size, image.id + 1)
-    linear = next(module for module in adapter.modules() if type(module) is nn.Linear or hasattr(module, "base_layer"))
     processor: Any = opened.assistant.preparer.slots[next(iter(opened.assistant.slots))].processors[0]
     return LlavaConfig(
         vision_config=_vision_config(encoder),
@@ -215,13 +239,15 @@ def _config(opened: OpenRun, encoder: Any, adapter: Any, llm: PlainLLM, image: I
         projector_hidden_act=_activation(adapter),
         vision_feature_layer=-1,  # the tower ends at the layer that is read
         vision_feature_select_strategy=_strategy(encoder),
-        multimodal_projector_bias=getattr(linear, "bias", None) is not None,
+        multimodal_projector_bias=f"{_linears(adapter)[0]}.bias" in plain_state(adapter),
         tie_word_embeddings=text.tie_word_embeddings,
     )
 
 
 def _activation(adapter: Any) -> str:
     """The adapter's activation, by transformers' name."""
+    if len(_linears(adapter)) == 1:
+        return IDENTITY
     known = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Tanh: "tanh"}
     for module in adapter.modules():
         if isinstance(module, nn.GELU):

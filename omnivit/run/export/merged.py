@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 
 from omnivit.errors import OmniVitError
-from omnivit.run.export.chat_files import bos_choices, generation_settings, template_of, tokenizer_of
+from omnivit.run.export.chat_files import bos_choices, generation_settings, reads_same, template_of, tokenizer_of
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.options import known_options
 from omnivit.run.export.plain import plain_llm, write_weights
 
+log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +40,12 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     saved = tokenizer_of(tokenizer, chat._prefix)
     saved.chat_template = template_of(chat, next(iter(opened.assistant.slots), "image"), "", bos)
     saved.save_pretrained(folder)
+    if not reads_same(folder, saved):
+        log.warning(
+            "AutoTokenizer reads this folder as the usual tokenizer of %s, which has other tokens than this one. Read "
+            "tokenizer.json with PreTrainedTokenizerFast(tokenizer_file=...) instead.",
+            plain.config.model_type,
+        )
     return sorted(folder.iterdir())
 
 
