@@ -143,6 +143,8 @@ class Chat:
         Raises:
             RecipeError: the tokenizer has no such token, or it ends an answer.
         """
+        if markup == self._markup:
+            return self
         return Chat(*self._given, self._heads, markup, self._extra, self._ends)
 
     def undeclared(self, messages: Sequence[Message]) -> str | None:

@@ -41,6 +41,10 @@ ANY = "*"
 SLACK = 64
 """The number of tokens by which a text that is cut anywhere may differ at its end."""
 
+_SHORT, _KEPT = 256, 1024
+"""Texts of up to this many characters are encoded once, and the tokens of this many are kept (about 10 MB at most):
+what a template writes before a question, common questions, and the answers of a few classes."""
+
 
 @dataclass(frozen=True)
 class GuardedToken:
@@ -90,6 +94,7 @@ class GuardedTokenizer:
                 "the labels. Use one that is backed by the `tokenizers` library (a folder with a tokenizer.json)."
             )
         self._tokenizer = tokenizer
+        self._short = dict[tuple[TextSpan, ...], tuple[GuardedToken, ...]]()
         copy = Tokenizer.from_str(backend.to_str())
         copy.no_truncation()
         copy.no_padding()
@@ -126,6 +131,7 @@ class GuardedTokenizer:
     def hold_back(self, tokens: Collection[str]) -> None:
         """Remove tokens from the markup."""
         self.markup -= frozenset(tokens)
+        self._short.clear()
 
     def controls_in(self, text: str) -> Iterator[str]:
         """The control tokens whose texts occur in `text`."""
@@ -143,6 +149,17 @@ class GuardedTokenizer:
         Raises:
             DataError: the tokenizer's model encodes typed text as a control token, and has no other spelling for it.
         """
+        key = tuple(spans)
+        if key in self._short:
+            return list(self._short[key])
+        tokens = self._encode_all(spans)
+        if size_of(spans) <= _SHORT:
+            if len(self._short) >= _KEPT:
+                self._short.pop(next(iter(self._short)))  # the oldest
+            self._short[key] = tuple(tokens)
+        return tokens
+
+    def _encode_all(self, spans: Sequence[TextSpan]) -> list[GuardedToken]:
         tokens, forged = self._encode(spans, broken=False)
         if forged:
             # The model itself (usually Unigram) has the token in its vocabulary: spell it character by character.

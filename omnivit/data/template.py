@@ -40,6 +40,9 @@ _FIXED_DATE = """{%- macro strftime_now(format) -%}
 """Some templates (Llama 3) write today's date. A run that is resumed tomorrow must get the same tokens, so the date is
 always 26 July 2024, which these templates use where there is no clock."""
 
+_RENDERED = 256
+"""Chats whose rendered texts are kept."""
+
 
 class Template:
     """Renders conversations with one chat template.
@@ -70,6 +73,7 @@ class Template:
                 )
         self._tokenizer = tokenizer
         self._placeholders = dict(placeholders)
+        self._rendered = dict[tuple[bool, str], str]()
         source = source_of(tokenizer, template)
         self.label, self.style = source.label, source.style
         self.text = _FIXED_DATE + source.text if "strftime_now" in source.text else source.text
@@ -119,6 +123,15 @@ class Template:
         return "'type'" not in rendered and all(rendered.count(mark) == 1 for mark in marked.marks)
 
     def _apply(self, chat: list[dict[str, Any]], generate: bool) -> str:
+        """The rendered text. Contents are marks in it, so most records of a dataset are the same chat: render it once."""
+        key = (generate, repr(chat))
+        if key not in self._rendered:
+            if len(self._rendered) >= _RENDERED:
+                self._rendered.clear()
+            self._rendered[key] = self._render(chat, generate)
+        return self._rendered[key]
+
+    def _render(self, chat: list[dict[str, Any]], generate: bool) -> str:
         try:
             with bounded():
                 rendered = self._tokenizer.apply_chat_template(
