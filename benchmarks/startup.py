@@ -23,6 +23,7 @@ IMAGE, QUESTION = "samples/pictures/emoji/laptop.webp", "Which category is it?"
 REFUSED = {
     "train, no such recipe": ["train", "nothing.yaml"],
     "train, misspelt key": ["train", "recipes/quickstart.yaml", "data.rot=x"],
+    "train, misspelt option of a plugin": ["train", "recipes/quickstart.yaml", "model.llm.lora_rank=8"],
     "train, no such encoder": ["train", "recipes/quickstart.yaml", "model.inputs.image.encoder.name=tim"],
     "generate, no such run": ["generate", "nothing", "What?"],
     "check, misspelt key": ["check", "recipes/quickstart.yaml", "data.rot=x"],

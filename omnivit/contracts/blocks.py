@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omnivit.contracts import registries
-from omnivit.errors import PluginError
+from omnivit.errors import PluginError, RecipeError
 from omnivit.recipe import Recipe
-from omnivit.recipe.convert import Where, convert
+from omnivit.recipe.convert import Where, convert, near
 from omnivit.registry import REFERENCE, Registry
 
 _KINDS: Mapping[str, Registry[Any]] = {
@@ -22,6 +22,8 @@ _KINDS: Mapping[str, Registry[Any]] = {
     "heads": registries.heads,
 }
 """A key of a recipe -> the registry of the plugins below it."""
+_OF_EVERY_BLOCK = frozenset({"name", "share", "lora"})
+"""Keys that are no options of a plugin: its name, and what the model does with it."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +78,35 @@ def blocks_in(value: Any, where: Where, registry: Registry[Any] | None = None, n
 
 
 def require_known(recipe: Recipe) -> None:
-    """Refuse plugins that no installed distribution registers, before anything is imported.
+    """Refuse plugins that no installed distribution registers, and options that they do not have, before any import.
 
-    A class that is named directly (`module:Class`) is left to whoever imports it.
+    A class that is named directly (`module:Class`) is left to whoever imports it, as are blocks inside other blocks and
+    plugins whose source does not show their options.
 
     Raises:
         PluginError: names the place, and the plugins that are available.
+        RecipeError: names the unknown option, its place, and the options that there are.
     """
     for block in blocks_of(recipe):
         registry, name = block.registry, block.name
-        if registry is None or block.nested or not name or registry.knows(name) or REFERENCE.fullmatch(name):
+        if registry is None or block.nested or not name or REFERENCE.fullmatch(name):
+            continue
+        if registry.knows(name):
+            _require_options(block, registry.option_names(name))
             continue
         try:
             registry.get(name)
         except PluginError as error:
             raise PluginError(f"{block.where / 'name'}: {error}") from error
+
+
+def _require_options(block: Block, known: frozenset[str] | None) -> None:
+    for key in block.options if known is not None else ():
+        if known is not None and key not in known | _OF_EVERY_BLOCK:
+            raise RecipeError(
+                f"{block.where / key}: unknown key{near(key, known)} Options of {block.name}: "
+                f"{', '.join(sorted(known)) or 'none'}. `omnivit plugins info {block.name}` describes them."
+            )
 
 
 def change_blocks(

@@ -123,7 +123,7 @@ class Template:
         return "'type'" not in rendered and all(rendered.count(mark) == 1 for mark in marked.marks)
 
     def _apply(self, chat: list[dict[str, Any]], generate: bool) -> str:
-        """The rendered text. Contents are marks in it, so most records of a dataset are the same chat: render it once."""
+        """The rendered text. Contents are marks in it, so most records of a dataset are one chat, rendered once."""
         key = (generate, repr(chat))
         if key not in self._rendered:
             if len(self._rendered) >= _RENDERED:

@@ -20,6 +20,7 @@ from omnivit.registry import advice, claims, contract, introspection, names
 from omnivit.registry.advice import Fault, Reference
 from omnivit.registry.claims import Claim
 from omnivit.registry.names import Wanted, harmless, printable
+from omnivit.registry.options_in_source import option_names
 
 T = TypeVar("T")
 
@@ -98,6 +99,11 @@ class Registry(Generic[T]):
             PluginError: the name is unknown.
         """
         return _health(self._claims_of(name))
+
+    def option_names(self, name: str) -> frozenset[str] | None:
+        """The options of a plugin, read from its source; None where only `get(name)` can tell. Imports nothing."""
+        reference = _sole_reference(self._find(name) or [Claim(name, "", self.group)])
+        return None if isinstance(reference, Fault) else option_names(reference.module, reference.attribute)
 
     def provenance(self, name: str) -> dict[str, str | int]:
         """Where a plugin comes from, for checkpoints; imports it.

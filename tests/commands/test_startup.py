@@ -44,6 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("train", "recipes/smoke.yaml", "model.inputs.image.encoder.name=tim", "--run-dir", "no/where"),
             "model.inputs.image.encoder.name (command line): No encoder is named 'tim' .*did you mean 'timm'",
         ),
+        (
+            ("train", "recipes/smoke.yaml", "model.inputs.image.adapter.dept=3", "--run-dir", "no/where"),
+            "model.inputs.image.adapter.dept (command line): unknown key; did you mean 'depth'. Options of mlp: ",
+        ),
         (("train", "--resume", "nothing"), "nothing contains no run"),
         (("check", "recipes/smoke.yaml", "stages.align.lr=1"), "stages.*lr (command line): unknown key"),
         (("check", "recipes/smoke.yaml", "model.llm.name=causl"), "model.llm.name .*did you mean 'causal'"),
