@@ -30,7 +30,8 @@ from omnivit.run.trust import require as require_trust
 from omnivit.train.checkpoint import CHECKPOINTS, find
 
 RECIPE, LOGS, LOCK = "recipe.yaml", "logs", ".lock"
-OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*", "provenance.*",
+OWN = (f"{CHECKPOINTS}/*-step-*", f"{LOGS}/*/version_*", f"{LOGS}/tensorboard/*/version_*",
+       f"{LOGS}/wandb", f"{LOGS}/mlflow*", f"{LOGS}/comet", "provenance.*",
        "precision.json", "start.safetensors", "report.md", "report.json", "loss.png", "confusion.png",
        "answers.jsonl", "pictures/wrong-*.png")  # fmt: skip
 """What training writes into a run folder in addition to the recipe, and may therefore remove from it. Other files in

@@ -13,9 +13,11 @@ from omnivit.evaluate.run import evaluate
 from omnivit.model.device import default_device, trainer_device
 from omnivit.recipe import Recipe
 from omnivit.run import folder
+from omnivit.run.answers import Answer
 from omnivit.run.assistant import Assistant
 from omnivit.run.report import write_report
 from omnivit.run.report.facts import Facts, facts_of
+from omnivit.run.report.publish import publish
 from omnivit.run.report.training import validation_curve
 from omnivit.run.runner import train
 from omnivit.run.runs import LOSS, logged
@@ -26,7 +28,7 @@ from omnivit.train.stages import StageResult
 
 
 def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
-    """Run the stages, evaluate on rank zero, write report.md, report.json and loss.png."""
+    """Run the stages, evaluate on rank zero, write the report, and send its results to the loggers."""
     run, results = train(recipe, path, resume, allow_changes)
     signals.all_trained()
     if not is_leader():
@@ -41,16 +43,19 @@ def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bo
         print(console_table(scores))
     facts = facts_of(run.model, recipe, time.perf_counter() - began)
     with folder.explained(path):
-        _write(path, recipe, scores, results, facts)
+        wrong = _write(path, recipe, scores, results, facts)
+    publish(path, recipe, scores, wrong)
     print(f"Report: {path / 'report.md'}")
 
 
-def _write(path: Path, recipe: Recipe, scores: Scores, results: Sequence[StageResult], facts: Facts) -> None:
-    """Write the report and its pictures."""
+def _write(
+    path: Path, recipe: Recipe, scores: Scores, results: Sequence[StageResult], facts: Facts
+) -> list[tuple[Answer, str]]:
+    """Write the report and its pictures -> the wrong answers that it shows, with the paths of their pictures."""
     curves = loss_curves(path, [stage.name for stage in recipe.stages])
     skipped = {stage.name: {skipped.step for skipped in stage.not_finite} for stage in results}
     plot_losses(path, curves, skipped, {stage.name: validation_curve(stage) for stage in results})
-    write_report(path, recipe, scores, results, peak_memory_mb(), curves, facts)
+    return write_report(path, recipe, scores, results, peak_memory_mb(), curves, facts)
 
 
 def loss_curves(path: Path, stages: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -52,6 +53,8 @@ class Service:
     """Run folder, stage -> options that the recipe may replace."""
     end: str
     """Method of the experiment that ends it, so that the next stage begins another; empty: Lightning ends it."""
+    address: frozenset[str] = frozenset()
+    """Options that say together where it writes: a recipe that has one of them gets no default of the others."""
 
 
 SERVICES: Mapping[str, Service] = MappingProxyType(
@@ -70,21 +73,26 @@ SERVICES: Mapping[str, Service] = MappingProxyType(
             ("mlflow",),
             "pip install mlflow",
             lambda run, stage: {
-                "experiment_name": "omnivit", "run_name": f"{run.name}/{stage}", "save_dir": str(run / "logs/mlruns"),
+                "experiment_name": "omnivit", "run_name": f"{run.name}/{stage}", **_mlflow_address(run),
             },
             "",
+            frozenset({"tracking_uri", "artifact_location", "save_dir"}),
         ),
         "comet": Service(
             "CometLogger",
             ("comet_ml",),
             "pip install comet-ml",
-            lambda run, stage: {"project": "omnivit", "name": f"{run.name}/{stage}"},
+            lambda run, stage: {
+                "project": "omnivit", "name": f"{run.name}/{stage}", "offline_directory": str(run / "logs/comet"),
+            },
             "end",
         ),
     }
 )  # fmt: skip
 """Name in a recipe -> the service."""
 NAMES = (*LOCAL, *SERVICES)
+SAMPLES = "samples"
+"""Our own option of services: whether they get the wrong answers of the evaluation with their media."""
 
 
 def check_loggers(entries: object) -> None:
@@ -98,7 +106,7 @@ def check_loggers(entries: object) -> None:
     """
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise RecipeError(f"trainer.loggers: expected a list, such as [csv, tensorboard], but got {entries!r}.")
-    for name, options in map(_named, entries):
+    for name, options in map(named, entries):
         if name in CLOSED:
             raise RecipeError(f"trainer.loggers: {CLOSED[name]}.")
         if name not in NAMES:
@@ -107,6 +115,8 @@ def check_loggers(entries: object) -> None:
             if options:
                 raise RecipeError(f"trainer.loggers: {name} has no options; it writes into the folder of the run.")
             continue
+        if not isinstance(options.pop(SAMPLES, False), bool):
+            raise RecipeError(f"trainer.loggers: {SAMPLES} of {name} must be true or false.")
         service = SERVICES[name]
         if not any(importlib.util.find_spec(module) for module in service.modules):
             raise RecipeError(
@@ -114,6 +124,12 @@ def check_loggers(entries: object) -> None:
                 f"{name} from the list."
             )
         _check_options(name, options)
+        if name == "comet" and options.get("online") is False:
+            raise RecipeError(
+                "trainer.loggers: with `online: false`, Lightning's logger for Comet writes nothing. Remove the option, "
+                "and set the environment variable COMET_START_ONLINE=false: the experiments are then kept in the "
+                "run's folder, in logs/comet."
+            )
 
 
 def make_loggers(entries: Sequence[Any], run: Path, stage: str, recipe: Recipe) -> list[Logger]:
@@ -136,7 +152,7 @@ def make_loggers(entries: Sequence[Any], run: Path, stage: str, recipe: Recipe) 
         "tensorboard": lambda: TensorBoardLogger(logs / "tensorboard", name=stage),
     }
     made: list[Logger] = []
-    for name, options in map(_named, entries):
+    for name, options in map(named, entries):
         made.append(local[name]() if name in local else _of_service(name, options, run, stage, recipe))
     return made
 
@@ -153,11 +169,20 @@ def end_experiments(loggers: Sequence[Logger]) -> None:
                     getattr(experiment, service.end)()
 
 
+def sends_samples(entry: object) -> bool:
+    """Whether a logger gets samples: those that write into the run's folder do, services only where it is asked for."""
+    name, options = named(entry)
+    return name in LOCAL or bool(options.get(SAMPLES, False))
+
+
 def _of_service(name: str, options: Mapping[str, Any], run: Path, stage: str, recipe: Recipe) -> Logger:
     service = SERVICES[name]
     (run / "logs").mkdir(parents=True, exist_ok=True)
+    chosen = {option: value for option, value in options.items() if option != SAMPLES}
+    unused = service.address if service.address & chosen.keys() else frozenset()
+    defaults = {key: value for key, value in service.defaults(run.resolve(), stage).items() if key not in unused}
     try:
-        logger: Logger = _class_of(service)(**{**service.defaults(run.resolve(), stage), **options})
+        logger: Logger = _class_of(service)(**{**defaults, **chosen})
         logger.log_hyperparams(settings(yaml.safe_load(to_yaml(recipe))))
     except Exception as error:
         raise RecipeError(
@@ -176,6 +201,15 @@ def settings(value: Any) -> Any:
     return [settings(entry) for entry in value] if isinstance(value, list) else value
 
 
+def _mlflow_address(run: Path) -> dict[str, str]:
+    """Where MLflow writes: at `MLFLOW_TRACKING_URI`, else into the run's folder, as a database, since MLflow 3 refuses
+    folders of plain files."""
+    ours, asked = f"sqlite:///{run / 'logs/mlflow.db'}", os.environ.get("MLFLOW_TRACKING_URI")
+    if asked and asked != ours:  # MLflow sets the variable to what it was given
+        return {"tracking_uri": asked}
+    return {"tracking_uri": ours, "artifact_location": (run / "logs/mlflow").as_uri()}
+
+
 def _class_of(service: Service) -> type[Logger]:
     kind: type[Logger] = getattr(importlib.import_module("lightning.pytorch.loggers"), service.logger)
     return kind
@@ -188,11 +222,11 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
         return
     for option in options:
         if option not in parameters:
-            allowed = sorted({*parameters} - {"self"})
+            allowed = sorted({*parameters, SAMPLES} - {"self"})
             raise RecipeError(f"trainer.loggers: {name} has no option {option!r}; {suggest(option, allowed)}")
 
 
-def _named(entry: object) -> tuple[str, dict[str, Any]]:
+def named(entry: object) -> tuple[str, dict[str, Any]]:
     """`wandb`, or `{wandb: {project: x}}`, as name and options."""
     if isinstance(entry, Mapping):
         if len(entry) != 1:

@@ -60,11 +60,11 @@ class StageProgress(Callback):
     ) -> None:
         del outputs, batch
         assert isinstance(pl_module, StageModule)
+        self.waiting.computed()
         if (batch_idx + 1) % pl_module.position.stage.accumulate == 0:
             self.clock.step()
             self._speeds.append(_metric(trainer, "tokens_per_second"))
             self._show(trainer, pl_module)
-        self.waiting.computed()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module

@@ -63,7 +63,7 @@ def write_report(
     peak_memory_mb: float,
     curves: Curves,
     facts: Facts | None = None,
-) -> None:
+) -> list[tuple[Answer, str]]:
     """Write report.json, report.md, its pictures and answers.jsonl into a run folder, each of them whole or not at all.
 
     Args:
@@ -74,6 +74,9 @@ def write_report(
         peak_memory_mb: largest resident memory of the training process, in MB.
         curves: losses by stage.
         facts: what else is known of the run.
+
+    Returns:
+        The wrong answers that report.md shows, with the path of their picture.
     """
     answers: list[Answer] = []
     wrong: list[tuple[Answer, str]] = []
@@ -91,6 +94,7 @@ def write_report(
     write_text(
         path / REPORT_TEXT, as_markdown(path, recipe, scores, stages, peak_memory_mb, curves, facts, answers, wrong)
     )
+    return wrong
 
 
 def as_record(
