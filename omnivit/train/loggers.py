@@ -126,7 +126,7 @@ def check_loggers(entries: object) -> None:
         _check_options(name, options)
         if name == "comet" and options.get("online") is False:
             raise RecipeError(
-                "trainer.loggers: with `online: false`, Lightning's logger for Comet writes nothing. Remove the option, "
+                "trainer.loggers: with `online: false`, Lightning's logger for Comet writes nothing. Remove it, "
                 "and set the environment variable COMET_START_ONLINE=false: the experiments are then kept in the "
                 "run's folder, in logs/comet."
             )

@@ -44,7 +44,7 @@ class WandbLogger(Logger):
         self.options, self.sent, self._experiment = options, dict[str, Any](), self
         self.all.append(self)
 
-    name = version = property(lambda self: "")  # type: ignore[assignment]
+    name = version = property(lambda _: "")  # type: ignore[assignment]
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         del step
