@@ -9,6 +9,7 @@ a page is rendered, whatever size the page declares.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,26 @@ def facts_of(media: Media) -> MediaFacts:
             first, count, details = _frame_facts(document)
         _selected(document, count, 1)
     return _facts(count, first, details)
+
+
+def selection_of(media: Media) -> tuple[int, ...] | None:
+    """The pages that a medium selects, counted from 0; None: it selects none."""
+    return _split(media)[1] if _is_file(media) else None
+
+
+def content_of(media: Media) -> bytes:
+    """The content of a document; where the medium selects pages, a document of these pages alone, which can be read
+    without the selection. Raises MediaError as `read_pages`."""
+    with _document(media) as document:
+        if document.selection is None:
+            return document.source.read()
+        if document.is_pdf:
+            count, _, _ = document.isolated(_pdf_facts)
+            return document.isolated(_extract, list(_selected(document, count, 1)))
+        first, *others = _frames(document, 1)
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=others, compression="tiff_deflate")
+    return buffer.getvalue()
 
 
 def _facts(count: int, first: tuple[float, float], details: dict[str, str]) -> MediaFacts:
@@ -177,6 +198,19 @@ def _pdf_facts(source: Source) -> tuple[int, int, tuple[float, float]]:
         count = len(document)
         first = document[0].get_size() if count else (0.0, 0.0)
         return count, int(document.get_version() or 0), first
+
+
+def _extract(source: Source, pages: Sequence[int]) -> bytes:
+    """Runs in the helper process: a PDF of some pages."""
+    import pypdfium2
+
+    buffer = io.BytesIO()
+    with _pdf(source) as document:
+        part = pypdfium2.PdfDocument.new()
+        part.import_pages(document, list(pages))
+        part.save(buffer)
+        part.close()
+    return buffer.getvalue()
 
 
 def _render(source: Source, pages: Sequence[int], longest: int) -> list[np.ndarray[Any, Any]]:

@@ -20,6 +20,7 @@ from omnivit.serve.failures import ApiError, responses
 from omnivit.serve.gate import Gate
 from omnivit.serve.inputs import inputs_of
 from omnivit.serve.metrics import CONTENT_TYPE, Metrics
+from omnivit.serve.page.files import HEADERS
 from omnivit.serve.page.router import page_router
 from omnivit.serve.schema import ChatRequest, ChatResponse, Health, ModelList, ModelRecord
 from omnivit.serve.settings import Settings
@@ -61,7 +62,7 @@ def create_app(assistant: Assistant, settings: Settings) -> FastAPI:
     _add_answers(app, completions)
     _add_models(app, _model_record(assistant, settings, completions))
     _add_operation(app, metrics)
-    app.include_router(page_router(assistant.recipe, settings.run, settings.max_media_bytes))
+    app.include_router(page_router(assistant.recipe, inputs, settings))
     return app
 
 
@@ -99,7 +100,7 @@ def _add_operation(app: FastAPI, metrics: Metrics) -> None:
 
     @app.get("/docs", response_class=HTMLResponse, summary="This list of paths")
     async def docs() -> HTMLResponse:
-        return HTMLResponse(_listing(app.openapi()))
+        return HTMLResponse(_listing(app.openapi()), headers=dict(HEADERS))
 
 
 def _model_record(assistant: Assistant, settings: Settings, completions: Completions) -> ModelRecord:
@@ -126,11 +127,10 @@ def _listing(schema: dict[str, Any]) -> str:
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             if name := content.get("schema", {}).get("$ref", "").rpartition("/")[2]:
                 parts.append(_fields(schema["components"]["schemas"][name]))
-    style = "body{font-family:sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>OmniViT API</title><style>{style}</style>'
-        f'<h1>OmniViT API</h1><p><a href="/openapi.json">openapi.json</a></p>{"".join(parts)}</html>'
-    )
+    # the policy of `HEADERS` allows no style in the page itself
+    head = '<meta charset="utf-8"><title>OmniViT API</title><link rel="stylesheet" href="/static/style.css">'
+    body = f'<h1>OmniViT API</h1><p><a href="/openapi.json">openapi.json</a></p>{"".join(parts)}'
+    return f'<!doctype html><html lang="en">{head}<main class="text">{body}</main></html>'
 
 
 def _fields(model: dict[str, Any]) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import OmniVitError
-from omnivit.run.assistant import Assistant
+
+if TYPE_CHECKING:
+    from omnivit.run.assistant import Assistant  # imports torch, which the desk does without
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "image": ("image_url", "input_image"),

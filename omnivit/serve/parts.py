@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from omnivit.contracts.sample import Media, Message, Part, Role, Text
+from omnivit.contracts.sample import Frames, Media, Message, Part, Role, Text
 from omnivit.data.records import values
 from omnivit.errors import DataError, MediaError, suggest
 from omnivit.media.locate import files_of, opened
@@ -27,8 +27,11 @@ TEXTS = ("text", "input_text", "output_text")
 REFUSAL = "refusal"
 SOURCES = ("url", "data", "file_data")
 """Keys under which a part's object has the medium."""
+_BASE64 = "data:application/octet-stream;base64,"
 HINTS = frozenset({"detail", "format", "filename", "mime_type"})
 """Keys of a part's object that have no effect, or only name a file."""
+OF_SEVERAL_FILES = ("volume", "video", "page")
+"""Kinds of media that may be given as a list of files: DICOM slices, frames, scanned pages."""
 ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -102,6 +105,17 @@ class PartReader:
             return Text(text)
         return self._medium(slots.get(kind), part.get(key), f"{place}.{key}")
 
+    def medium(self, part: Mapping[str, Any], place: str) -> Media:
+        """A content part that is a medium.
+
+        Raises:
+            ApiError: as `messages`; or it is a text.
+        """
+        medium = self._part(part, place)
+        if not isinstance(medium, Media):
+            raise ApiError(f"{place}.type is {values.spelled(part.get('type'))}, which is no medium.", param=place)
+        return medium
+
     def _medium(self, slot: str | None, given: object, place: str) -> Media:
         self.media += 1
         if self.media > self.settings.max_media:
@@ -110,7 +124,8 @@ class PartReader:
                 param="messages",
                 code="too_many_media",
             )
-        address, name = _address(given, place)
+        addresses, name = _addresses(given, place)
+        address = addresses[0]
         if slot is None:
             mime = address[5:].partition(",")[0].partition(";")[0].lower() if address[:5].lower() == "data:" else ""
             path = name if address[:5].lower() == "data:" else urlsplit(address).path
@@ -122,9 +137,22 @@ class PartReader:
                     param=place,
                 )
         try:
-            return self._source(Media(slot, None), address, place)
+            files = [self._source(Media(slot, None), each, place) for each in addresses]
         except DataError as error:
             raise ApiError(str(error), param=place, code="invalid_media") from error
+        return self._together(slot, files, place) if _is_list(given) else files[0]
+
+    def _together(self, slot: str, files: Sequence[Media], place: str) -> Media:
+        """Several files that are one medium: the slices of a volume, the frames of a video, the pages of a document."""
+        modality = next(given.modality for given in self.inputs if given.slot == slot)
+        if modality not in OF_SEVERAL_FILES:
+            raise ApiError(
+                f"{place} lists {len(files)} files, but {modality} media are one file each. Send a part for each.",
+                param=place,
+            )
+        sources = tuple(file.source for file in files)
+        root = next((file.root for file in files if file.root is not None), None)
+        return Media(slot, Frames(sources) if modality == "video" else sources, root)
 
     def _source(self, medium: Media, address: str, place: str) -> Media:
         """A medium with its content, or with its path inside the media root."""
@@ -224,8 +252,12 @@ def too_large(place: str, settings: Settings) -> ApiError:
     )
 
 
-def _address(given: object, place: str) -> tuple[str, str]:
-    """The address of a medium, base64 made a `data:` URL; and the name of its file, if the part gives one."""
+def _is_list(given: object) -> bool:
+    return isinstance(given, Mapping) and any(isinstance(given.get(key), list) for key in SOURCES)
+
+
+def _addresses(given: object, place: str) -> tuple[list[str], str]:
+    """The addresses of a medium's files, base64 made `data:` URLs; and the name of its file, if the part gives one."""
     if isinstance(given, str):
         given = {"url": given}
     if not isinstance(given, Mapping):
@@ -238,10 +270,12 @@ def _address(given: object, place: str) -> tuple[str, str]:
     sources = [key for key in SOURCES if given.get(key) is not None]
     if len(sources) != 1:
         raise ApiError(f"{place} needs exactly one of `url`, `data` and `file_data`.", param=place)
-    value = given[sources[0]]
-    if not isinstance(value, str) or not value.strip():
-        raise ApiError(f"{place}.{sources[0]} is {values.spelled(value)}; expected a text.", param=place)
-    name = given.get("filename")
-    if sources[0] != "url" and value[:5].lower() != "data:":
-        value = f"data:application/octet-stream;base64,{value}"
-    return value, name if isinstance(name, str) else ""
+    key, value, name = sources[0], given[sources[0]], given.get("filename")
+    listed = value if isinstance(value, list) and value else [value]
+    for each in listed:
+        if not isinstance(each, str) or not each.strip():
+            raise ApiError(f"{place}.{key} is {values.spelled(each)}; expected a text.", param=place)
+        if len(listed) > 1 and each[:4].lower() == "http":
+            raise ApiError(f"{place}.{key}: a list of files has no http(s) addresses. Send their content.", param=place)
+    as_urls = [each if key == "url" or each[:5].lower() == "data:" else f"{_BASE64}{each}" for each in listed]
+    return as_urls, name if isinstance(name, str) else ""

@@ -93,7 +93,7 @@ def test_a_conversation_with_each_kind_of_medium(
     page.one("#download").click()
     record = page.wait(lambda: list((place / "downloads").glob("*.jsonl")))[0]
     sample = open_reader("messages", record, record.parent)[0]
-    assert [medium.source for medium in sample.media()] == [file.name for file in files.values()]
+    assert [medium.source for medium in sample.media()] == [file.read_bytes() for file in files.values()]
     assert page.troubles() == [] and page.strangers() == []
 
 

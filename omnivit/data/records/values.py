@@ -79,14 +79,18 @@ def sources(value: object, key: str, videos: bool = False) -> list[object]:
     return [source(value, key)]
 
 
-def paths(value: object, key: str) -> tuple[str, ...]:
-    """The files that are one medium together, such as the slices of a volume or the frames of a video."""
+def paths(value: object, key: str) -> tuple[str | bytes, ...]:
+    """The files that are one medium together, such as the slices of a volume or the frames of a video: paths, or the
+    bytes of `data:` URLs."""
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{key} is {spelled(value) if value else 'empty'}; expected a list of paths.")
+    files: list[str | bytes] = []
     for k, path in enumerate(value):
-        if not isinstance(path, str) or not isinstance(source(path, f"{key}[{k}]"), str):
+        file = source(path, f"{key}[{k}]") if isinstance(path, str) else None
+        if not isinstance(file, (str, bytes)):
             raise DataError(f"{key}[{k}] is {spelled(path)}; expected the path of a file.")
-    return tuple(value)
+        files.append(file)
+    return tuple(files)
 
 
 def frames_per_second(value: object, key: str) -> float | None:

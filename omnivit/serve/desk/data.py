@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,6 +18,8 @@ from omnivit.run import runs
 from omnivit.run.answers import Answer
 from omnivit.run.compare import differences
 from omnivit.run.runs import RunSummary
+from omnivit.serve.inputs import SUFFIXES
+from omnivit.serve.page.preview import KINDS, Wish, preview
 
 CONDITIONS = ("true", "shuffled", "none", "linear_probe")
 """Conditions of an evaluation, in the order of the table."""
@@ -43,9 +47,11 @@ class Desk:
     def curves(self, name: str) -> dict[str, Any]:
         """The curves of a run: name -> points (step, value), and where its stages end."""
         folder = self.run(name).folder
+        stages = runs.stage_ends(folder)
+        ends = [end for _, end in stages]
         return {
-            "curves": {kind: _thinned(points) for kind, points in runs.curves(folder).items()},
-            "stages": [{"name": stage, "end": end} for stage, end in runs.stage_ends(folder)],
+            "curves": {kind: _thinned(points, ends) for kind, points in runs.curves(folder).items()},
+            "stages": [{"name": stage, "end": end} for stage, end in stages],
         }
 
     def results(self, names: Sequence[str]) -> dict[str, Any]:
@@ -69,16 +75,29 @@ class Desk:
         Raises:
             MediaError: there is no such answer or medium, or its file is not where the run's data were.
         """
+        media = self._media(name, number, place)
+        with opened(media) as source:
+            if source.size > MAX_BYTES:
+                raise MediaError(f"{media.source} is larger than {MAX_BYTES // 10**6} MB.")
+            return source.read(), str(media.source)
+
+    def preview(self, name: str, number: int, place: int, wish: Wish) -> dict[str, Any]:
+        """The preview of such a medium: of a volume, a document, a point cloud, a video.
+
+        Raises:
+            MediaError: as `medium`; or it cannot be read.
+        """
+        media = self._media(name, number, place)
+        return preview(kind_of(media.slot, str(media.source)), media, str(media.source), wish)
+
+    def _media(self, name: str, number: int, place: int) -> Media:
         run = self.run(name)
         answers = runs.answers(run.folder)
         if not 0 <= number < len(answers) or not 0 <= place < len(answers[number].media):
             raise MediaError(f"The run {run.name} has no answer {number} with a medium {place}.")
         medium = answers[number].media[place]
         root = str(run.recipe.get("data", {}).get("root", "."))
-        with opened(Media(medium.slot, medium.source, str(Path(root).resolve()))) as source:
-            if source.size > MAX_BYTES:
-                raise MediaError(f"{medium.source} is larger than {MAX_BYTES // 10**6} MB.")
-            return source.read(), medium.source
+        return Media(medium.slot, medium.source, str(Path(root).resolve()))
 
     def run(self, name: str) -> RunSummary:
         """The run of a name that `overview` gives.
@@ -145,14 +164,36 @@ def _answer(number: int, answer: Answer) -> dict[str, Any]:
         "prediction": answer.prediction.strip(),
         "right": answer.right,
         "group": answer.group or answer.reference.strip(),
-        "media": [{"slot": medium.slot, "name": PurePath(medium.source).name} for medium in answer.media],
+        "media": [
+            {
+                "slot": medium.slot,
+                "name": PurePath(medium.source).name,
+                "modality": kind_of(medium.slot, medium.source),
+            }
+            for medium in answer.media
+        ],
     }
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float | None]]:
-    """At most `MOST_POINTS` points; what is not finite stays a gap."""
+def kind_of(slot: str, name: str) -> str:
+    """The kind of a medium, without its encoder, whose import would take seconds: by the name of the slot, which
+    usually says it, else by that of the file; `file` where neither does."""
+    if slot in KINDS:
+        return slot
+    fitting = (kind for kind in KINDS if name.lower().endswith(SUFFIXES[kind]))
+    return next(fitting, "file")
+
+
+def _thinned(points: Sequence[tuple[int, float]], ends: Sequence[int]) -> list[tuple[int, float | None]]:
+    """About `MOST_POINTS` points, each the mean of neighbours in one stage; what is not finite stays a gap.
+
+    Args:
+        points: (step, value).
+        ends: the last step of each stage.
+    """
     width = max(1, math.ceil(len(points) / MOST_POINTS))
-    groups = (points[start : start + width] for start in range(0, len(points), width))
+    stages = [list(stage) for _, stage in groupby(points, key=lambda point: bisect_left(ends, point[0]))]
+    groups = [stage[start : start + width] for stage in stages for start in range(0, len(stage), width)]
     return [(group[-1][0], _mean([value for _, value in group])) for group in groups]
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from omnivit.errors import OmniVitError
 from omnivit.serve.desk.data import Desk
-from omnivit.serve.page.files import SEALED, SHARED, static_router, type_of
+from omnivit.serve.page.files import HEADERS, SEALED, SHARED, static_router, type_of
+from omnivit.serve.page.preview import Wish
 
 STATIC = Path(__file__).with_name("static")
 MOST_RUNS = 12
@@ -49,5 +50,12 @@ def desk_router(root: Path) -> APIRouter:
         except OmniVitError as error:
             raise HTTPException(404, str(error)) from error
         return Response(content, media_type=type_of(file), headers=dict(SEALED))
+
+    @router.get("/desk/runs/{name}/answers/{number}/{place}/preview")
+    def shown(name: str, number: int, place: int, plane: str = "axial", window: str = "auto") -> Response:
+        try:
+            return JSONResponse(desk.preview(name, number, place, Wish(plane, window)), headers=dict(HEADERS))
+        except OmniVitError as error:
+            raise HTTPException(404, str(error)) from error
 
     return router

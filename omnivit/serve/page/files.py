@@ -6,12 +6,13 @@ The files are listed once, so a name from an address can only select one of them
 from __future__ import annotations
 
 import mimetypes
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 
 TYPES = MappingProxyType(
     {
@@ -52,8 +53,9 @@ SEALED: Mapping[str, str] = MappingProxyType(
 """Headers of media: opened in a window of their own, they can do nothing."""
 SHOWN = ("image/", "audio/", "video/")
 """Beginnings of the types that are sent as what they are; everything else is `application/octet-stream`."""
+PART = re.compile(r"<!-- (shared-\w+\.html) -->")
 SHARED = Path(__file__).with_name("static")
-"""Style, icon and helpers; the desk uses them too."""
+"""Style, icon, helpers, and parts of pages; the desk uses them too."""
 
 
 def static_router(index: str, *folders: Path) -> APIRouter:
@@ -66,9 +68,11 @@ def static_router(index: str, *folders: Path) -> APIRouter:
     files = {file.name: file for folder in folders for file in folder.iterdir() if file.suffix in TYPES}
     router = APIRouter(include_in_schema=False)
 
+    page = _with_parts(files[index].read_text(encoding="utf-8"))
+
     @router.get("/")
-    def page() -> Response:
-        return _response(files[index])
+    def start() -> Response:
+        return HTMLResponse(page, headers=dict(HEADERS))
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:
@@ -83,6 +87,11 @@ def type_of(name: str) -> str:
     """The media type of a file. Only images, audio and videos keep theirs, so that no file is run as a page."""
     guessed = mimetypes.guess_type(name)[0] or ""
     return guessed if guessed.startswith(SHOWN) and "svg" not in guessed else "application/octet-stream"
+
+
+def _with_parts(page: str) -> str:
+    """A page with what it shares with the other one in place of `<!-- NAME.html -->`."""
+    return PART.sub(lambda match: (SHARED / match[1]).read_text(encoding="utf-8").rstrip(), page)
 
 
 def _response(file: Path) -> Response:

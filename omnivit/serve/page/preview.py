@@ -23,7 +23,7 @@ from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, suggest
 from omnivit.media import pages
 from omnivit.media.audio import read_audio
-from omnivit.media.images import open_image
+from omnivit.media.locate import files_of
 from omnivit.media.points.read import read_points
 from omnivit.media.video.read import Sampling, read_frames
 from omnivit.media.volume.dicom import is_dicom
@@ -48,13 +48,13 @@ class Wish:
     window: str = AUTO
 
 
-def preview(kind: str, content: bytes, name: str, wish: Wish) -> dict[str, Any]:
+def preview(kind: str, media: Media, name: str, wish: Wish) -> dict[str, Any]:
     """A medium as JSON: `images` (data URLs) with `labels`, or `points` and `colours` (base64 of little-endian
     float32), or `audio` (a data URL), and a `note` in words.
 
     Args:
         kind: modality of the slot: one of `KINDS`.
-        content: of the file.
+        media: the medium, with its content.
         name: of the file, for errors.
         wish: how a volume is shown.
 
@@ -66,18 +66,20 @@ def preview(kind: str, content: bytes, name: str, wish: Wish) -> dict[str, Any]:
     if kind not in KINDS:
         raise MediaError(f"There are no previews of the kind {kind!r}; {suggest(kind, KINDS)}")
     try:
-        return KINDS[kind](Media(kind, content), wish)
+        return KINDS[kind](media, wish)
     except MediaError as error:  # readers name bytes in memory by their type
         shown = str(error).replace("<bytes in memory>", PurePath(name).name or "the file")
         raise MediaError(shown) from error
 
 
 def _image(media: Media, wish: Wish) -> dict[str, Any]:
+    from omnivit.media.images import open_image  # imports torch, which the desk does without
+
     del wish
     image = open_image(media)
-    note = f"{image.width} x {image.height} pixels"
+    size, note = [image.width, image.height], f"{image.width} x {image.height} pixels"
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    return {"images": [_png(image)], "labels": [note], "note": note}
+    return {"images": [_png(image)], "labels": [note], "note": note, "size": size}
 
 
 def _video(media: Media, wish: Wish) -> dict[str, Any]:
@@ -96,13 +98,14 @@ def _volume(media: Media, wish: Wish) -> dict[str, Any]:
     view = View(slices=SLICES, planes=(wish.plane,), side=SLICE_SIDE, **windows)  # type: ignore[arg-type]
     volume = read_volume(media, view)
     count = len(volume.pixels)
+    first = files_of(media)[0].source
     return {
         "images": [_png(Image.fromarray(pixels)) for pixels in volume.pixels],
         "labels": [
             f"slice {number} of {count}, {place:+.0f} mm from the middle"
             for number, place in enumerate(volume.positions, 1)
         ],
-        "planes": count > 1 and not is_dicom(media.source[:HEAD_BYTES]),
+        "planes": count > 1 and not (isinstance(first, bytes) and is_dicom(first[:HEAD_BYTES])),
         "note": f"{count} slices",
     }
 
@@ -110,13 +113,14 @@ def _volume(media: Media, wish: Wish) -> dict[str, Any]:
 def _pages(media: Media, wish: Wish) -> dict[str, Any]:
     del wish
     total = pages.facts_of(media).shape.get("pages", 1)
-    images = pages.read_pages(media, min(total, PAGES), PAGE_SIDE)
+    numbers = (pages.selection_of(media) or range(total))[:PAGES]
+    images = pages.read_pages(media, PAGES, PAGE_SIDE)[:PAGES]
     for image in images:
         image.thumbnail((PAGE_SIDE, PAGE_SIDE))
     count = len(images)
     return {
         "images": [_png(image) for image in images],
-        "labels": [f"page {number} of {total}" for number in range(1, count + 1)],
+        "labels": [f"page {number + 1} of {total}" for number in numbers],
         "note": ("1 page" if total == 1 else f"{total} pages") + (f", {count} shown" if count < total else ""),
     }
 

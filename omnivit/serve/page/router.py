@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Body, HTTPException, Query
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from omnivit.errors import OmniVitError
 from omnivit.recipe import Recipe
+from omnivit.serve.fetch import fetch
+from omnivit.serve.inputs import Input
 from omnivit.serve.page.files import HEADERS, SEALED, SHARED, static_router
 from omnivit.serve.page.preview import Wish, preview
 from omnivit.serve.page.samples import HeldOut
+from omnivit.serve.parts import PartReader
+from omnivit.serve.settings import Settings
 
 MOST_SAMPLES = 50
 """Samples in one answer."""
 
 
-def page_router(recipe: Recipe, folder: Path | None, max_bytes: int) -> APIRouter:
+def page_router(recipe: Recipe, inputs: Sequence[Input], settings: Settings) -> APIRouter:
     """All routes: `/` and `/static/...`, which hold nothing of the run and need no key, and `/ui/...`.
 
     Args:
         recipe: of the model.
-        folder: the run's; None: it is not trusted to name code for reading its data.
-        max_bytes: the largest file that is previewed.
+        inputs: of the model.
+        settings: of the server; without its `run`, readers that are Python code of the run are not trusted.
     """
     router = static_router("index.html", SHARED)
-    router.include_router(data_router(recipe, folder, max_bytes))
+    router.include_router(data_router(recipe, inputs, settings))
     return router
 
 
-def data_router(recipe: Recipe, folder: Path | None, max_bytes: int) -> APIRouter:
-    """`/ui/...`: previews and held-out examples.
-
-    Args:
-        recipe: of the model.
-        folder: the run's.
-        max_bytes: the largest file that is previewed.
-    """
-    router, held_out = APIRouter(prefix="/ui", include_in_schema=False), HeldOut(recipe, folder)
+def data_router(recipe: Recipe, inputs: Sequence[Input], settings: Settings) -> APIRouter:
+    """`/ui/...`: previews and held-out examples; arguments as of `page_router`."""
+    router, held_out = APIRouter(prefix="/ui", include_in_schema=False), HeldOut(recipe, settings.run)
+    modalities = {given.slot: given.modality for given in inputs}
+    content_alone = replace(settings, fetch=False, media_root=None)
 
     @router.post("/preview")
     async def show(
-        request: Request, kind: str, name: str = "file", plane: str = "axial", window: str = "auto"
+        part: Annotated[dict[str, Any], Body()], name: str = "file", plane: str = "axial", window: str = "auto"
     ) -> Response:
-        content = await _body(request, max_bytes)
+        def read() -> dict[str, Any]:
+            medium = PartReader(inputs, content_alone, fetch).medium(part, "part")
+            return preview(modalities[medium.slot], medium, name, Wish(plane, window))
+
         try:
-            shown = await run_in_threadpool(preview, kind, content, name, Wish(plane, window))
+            return JSONResponse(await run_in_threadpool(read), headers=dict(HEADERS))
         except OmniVitError as error:
             raise HTTPException(400, str(error)) from error
-        return JSONResponse(shown, headers=dict(HEADERS))
 
     @router.get("/samples")
     def samples(
@@ -65,23 +68,11 @@ def data_router(recipe: Recipe, folder: Path | None, max_bytes: int) -> APIRoute
             raise HTTPException(400, str(error)) from error
 
     @router.get("/samples/{index}/{number}")
-    def medium(index: int, number: int) -> Response:
+    def medium(index: int, number: int, file: int = 0) -> Response:
         try:
-            file = held_out.medium(index, number)
+            content = held_out.medium(index, number, file)
         except OmniVitError as error:
             raise HTTPException(404, str(error)) from error
-        return Response(file.content, media_type=file.type, headers=dict(SEALED))
+        return Response(content.content, media_type=content.type, headers=dict(SEALED))
 
     return router
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The body of a request; refused as soon as it is too large."""
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > most:
-            raise HTTPException(413, f"The file is larger than {most // 10**6} MB, which is the limit of this server.")
-    if not content:
-        raise HTTPException(400, "The request has no content. Send the file as the body.")
-    return bytes(content)

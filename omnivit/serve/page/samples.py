@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from omnivit.contracts.sample import Media, Sample
+from omnivit.contracts.sample import Frames, Media, Sample
 from omnivit.data.mixture import Mixture
 from omnivit.data.sources import open_mixture
 from omnivit.errors import MediaError, OmniVitError
-from omnivit.media.locate import opened
+from omnivit.media import pages
+from omnivit.media.locate import files_of, opened
 from omnivit.recipe import Recipe
 from omnivit.run.trust import require as require_trust
 from omnivit.serve.page.files import type_of
@@ -60,11 +61,11 @@ class HeldOut:
         fitting = [sample for sample in samples if any(medium["slot"] == slot for medium in sample["media"])]
         return {"total": len(mixture), "samples": fitting, "note": None}
 
-    def medium(self, index: int, number: int) -> MediumFile:
-        """The content of one medium.
+    def medium(self, index: int, number: int, file: int = 0) -> MediumFile:
+        """The content of one file of a medium.
 
         Raises:
-            MediaError: there is no such sample or medium, it is not one file, or it is too large.
+            MediaError: there is no such sample, medium or file, or it is too large.
         """
         mixture = self._opened()
         if mixture is None or not 0 <= index < len(mixture):
@@ -72,13 +73,15 @@ class HeldOut:
         media = _media(mixture[index])
         if not 0 <= number < len(media):
             raise MediaError(f"Sample {index} has {len(media)} media, so there is no medium {number}.")
-        medium = media[number]
-        if not _is_file(medium):
-            raise MediaError(f"Medium {number} of sample {index} is not one file, so the page cannot show it.")
-        with opened(medium) as source:
+        files = _files(media[number])
+        if not 0 <= file < len(files):
+            raise MediaError(f"Medium {number} of sample {index} has {len(files)} files, so there is no file {file}.")
+        if pages.SELECTION.search(str(files[file].source)):
+            return MediumFile(pages.content_of(files[file]), "application/octet-stream")
+        with opened(files[file]) as source:
             if source.size > MAX_BYTES:
                 raise MediaError(f"Medium {number} of sample {index} is larger than {MAX_BYTES // 10**6} MB.")
-            return MediumFile(source.read(), type_of(str(medium.source)))
+            return MediumFile(source.read(), type_of(str(files[file].source)))
 
     def _opened(self) -> Mixture | None:
         with self._lock:
@@ -111,13 +114,7 @@ def _shown(index: int, sample: Sample) -> dict[str, Any]:
         "question": question.strip(),
         "answer": answer.strip(),
         "media": [
-            {
-                "slot": medium.slot,
-                "number": number,
-                "name": PurePath(str(medium.source)).name if _is_file(medium) else str(medium),
-                "served": _is_file(medium),
-                "is_image": type_of(str(medium.source)).startswith("image/"),
-            }
+            {"slot": medium.slot, "number": number, "files": _names(medium)}
             for number, medium in enumerate(_media(sample))
         ],
     }
@@ -129,5 +126,14 @@ def _media(sample: Sample) -> list[Media]:
     return [] if turn is None else list(turn.media())
 
 
-def _is_file(medium: Media) -> bool:
-    return isinstance(medium.source, (str, bytes))
+def _files(medium: Media) -> list[Media]:
+    """The files of a medium; none where it is an object in memory. Raises MediaError for a folder outside the root."""
+    return files_of(medium) if isinstance(medium.source, (str, bytes, Frames, list, tuple)) else []
+
+
+def _names(medium: Media) -> list[str]:
+    """The names of its files, without folders; none where they cannot be read."""
+    try:
+        return [PurePath(str(file)).name for file in _files(medium)]
+    except MediaError:
+        return []

@@ -2,29 +2,34 @@
 
 import { get, request } from "./api.js";
 import { byId, element, showProblem } from "./dom.js";
+import { preview } from "./previews.js";
 
 const PAGE = 24;
 const CONDITIONS = { true: "its own", shuffled: "another sample's", none: "none" };
-const state = { run: null, answers: [], shown: PAGE };
+const state = { run: null, version: "", answers: [], shown: PAGE };
 
 /** Connect the filters. */
 export function setUpAnswers() {
   for (const id of ["condition", "right", "group", "text"]) byId(id).addEventListener("input", () => { state.shown = PAGE; show(); });
   byId("answers-run").addEventListener("change", () => load(byId("answers-run").value));
+  byId("medium-dialog").addEventListener("close", () => byId("medium-preview").replaceChildren());
   byId("more").addEventListener("click", () => { state.shown += PAGE; show(); });
 }
 
-/** Offer these runs; answers of the first are shown, unless another one of them is. */
+/** Offer these runs; answers of the first are shown, unless another one of them is. They are read again once a run has
+ * been evaluated anew. */
 export async function offerRuns(runs) {
   const before = byId("answers-run").value;
   byId("answers-run").replaceChildren(...runs.map((run) => element("option", { value: run.id }, run.name)));
-  const name = runs.some((run) => run.id === before) ? before : runs[0]?.id;
-  byId("answers-run").value = name ?? "";
-  if (name !== state.run) await load(name);
+  const run = runs.find((each) => each.id === before) ?? runs[0];
+  byId("answers-run").value = run?.id ?? "";
+  const version = run ? `${run.state} ${JSON.stringify(run.accuracy)}` : "";
+  if (run?.id !== state.run || version !== state.version) await load(run?.id, version);
 }
 
-async function load(name) {
-  state.run = name;
+async function load(name, version = state.version) {
+  const again = name === state.run;
+  Object.assign(state, { run: name, version });
   try {
     state.answers = name ? (await get(`/desk/runs/${name}/answers`)).answers : [];
   } catch (error) {
@@ -33,10 +38,17 @@ async function load(name) {
   }
   const conditions = [...new Set(state.answers.map((answer) => answer.condition))];
   const groups = [...new Set(state.answers.map((answer) => answer.group))].sort();
-  byId("condition").replaceChildren(...conditions.map((each) => element("option", { value: each }, CONDITIONS[each] ?? each)));
-  byId("group").replaceChildren(element("option", { value: "" }, "all"), ...groups.map((each) => element("option", { value: each }, each)));
-  state.shown = PAGE;
+  offer(byId("condition"), conditions.map((each) => [each, CONDITIONS[each] ?? each]));
+  offer(byId("group"), [["", "all"], ...groups.map((each) => [each, each])]);
+  if (!again) state.shown = PAGE;
   show();
+}
+
+/** Fill a list to choose from; what is chosen stays, where it is still offered. */
+function offer(list, options) {
+  const before = list.value;
+  list.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
+  if (options.some(([value]) => value === before)) list.value = before;
 }
 
 function show() {
@@ -56,25 +68,42 @@ function show() {
 }
 
 function card(answer) {
-  const medium = answer.media[0];
-  const thumb = element("span", { class: "thumb", title: medium?.name }, medium?.slot ?? "text");
-  if (medium) showMedium(answer, thumb);
+  const media = element("div", { class: "thumbs" }, ...answer.media.map((medium, place) => thumb(answer, medium, place)));
+  if (!answer.media.length) media.append(element("span", { class: "thumb" }, "text"));
   const line = answer.right ? null : element("div", {}, "expected: ", answer.reference);
-  return element("li", { class: answer.right ? "answer" : "answer wrong" }, thumb,
+  return element("li", { class: answer.right ? "answer" : "answer wrong" }, media,
     element("div", {}, element("div", { class: "said" }, answer.prediction || "(empty)", element("span", { class: "hidden" }, answer.right ? " right" : " wrong")),
       line, element("div", { class: "asked", title: answer.question }, answer.question)));
 }
 
-async function showMedium(answer, thumb) {
-  const run = state.run;
+/** A button with a small picture of a medium, or its kind in words, which opens its preview. */
+function thumb(answer, medium, place) {
+  const address = `/desk/runs/${state.run}/answers/${answer.number}/${place}`;
+  const button = element("button", { type: "button", class: "thumb", "aria-label": `Show ${medium.slot} ${medium.name}`, title: medium.name,
+    onclick: () => showMedium(address, medium) }, medium.slot);
+  if (medium.modality === "image") {
+    request(address).then(async (response) => {
+      const image = element("img", { src: URL.createObjectURL(await response.blob()), alt: "" });
+      await image.decode();
+      button.replaceChildren(image);
+    }).catch(() => {}); // the button's dialog says why
+  }
+  return button;
+}
+
+/** Show a medium in a dialog, as the chat page shows it. */
+async function showMedium(address, medium) {
+  const place = byId("medium-preview");
+  byId("medium-name").textContent = `${medium.slot}: ${medium.name}`;
+  place.replaceChildren(element("p", { class: "quiet" }, "Loading"));
+  byId("medium-dialog").showModal();
+  const ask = (settings = {}) => get(`${address}/preview?${new URLSearchParams(settings)}`);
   try {
-    const blob = await (await request(`/desk/runs/${run}/answers/${answer.number}/0`)).blob();
-    const source = URL.createObjectURL(blob);
-    const kind = blob.type.split("/")[0];
-    if (kind === "image") thumb.replaceWith(element("img", { class: "thumb", src: source, alt: answer.media[0].name }));
-    if (kind === "audio") thumb.replaceChildren(element("button", { type: "button", class: "small", onclick: () => new Audio(source).play() }, "Play"));
-    if (kind === "video") thumb.replaceWith(element("video", { class: "thumb", src: source, muted: true, controls: true }));
-  } catch {
-    thumb.title = "The file is not where the run's data were.";
+    const whole = ["image", "audio"].includes(medium.modality) ? [await (await request(address)).blob()] : [];
+    const type = whole[0]?.type;
+    await preview({ ...medium, file: new File(whole, medium.name, { type }) }, place, ask);
+    place.dataset.ready = medium.modality;
+  } catch (error) {
+    place.replaceChildren(element("p", {}, `There is no preview. ${error.message}`));
   }
 }

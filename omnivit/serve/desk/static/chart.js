@@ -36,9 +36,10 @@ export function chart(series, { logarithmic, smooth, label }) {
   root.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT, "text-anchor": "end" }, "step"));
   const ends = new Set(series.flatMap(({ stages }) => stages.slice(0, -1).map((stage) => stage.end)));
   ends.forEach((end) => root.append(svg("line", { class: "stage", x1: x(end), x2: x(end), y1: TOP, y2: HEIGHT - BOTTOM })));
-  for (const { name, colour, points } of series) {
+  names(series).forEach(({ name, end }) => root.append(svg("text", { x: x(end) - 5, y: TOP + 10, "text-anchor": "end" }, name)));
+  for (const { name, colour, points, stages } of series) {
     if (smooth && points.length > 20) root.append(svg("path", { class: "raw", stroke: colour, d: path(points, usable, x, y) }));
-    const line = svg("path", { class: "curve", stroke: colour, d: path(smooth ? smoothed(points) : points, usable, x, y) });
+    const line = svg("path", { class: "curve", stroke: colour, d: path(smooth ? smoothed(points, stages.map((stage) => stage.end)) : points, usable, x, y) });
     line.append(svg("title", {}, name));
     root.append(line);
   }
@@ -56,11 +57,21 @@ function path(points, usable, x, y) {
   }).join("");
 }
 
-/** The mean over neighbours: a thirtieth of the curve to each side. */
-function smoothed(points) {
+/** The stages' names, at their ends: those of runs with several stages, each once. */
+function names(series) {
+  const stages = series.flatMap((each) => (each.stages.length > 1 ? each.stages : []));
+  return [...new Map(stages.map((stage) => [`${stage.name} ${stage.end}`, stage])).values()];
+}
+
+/** The mean over neighbours of the same stage: a thirtieth of the curve to each side. A stage may begin with another
+ * loss than the last one ended with, and a mean over both would be neither's.
+ */
+export function smoothed(points, ends) {
   const reach = points.length > 20 ? Math.ceil(points.length / 30) : 0;
+  const stageOf = (step) => ends.filter((end) => end < step).length;
   return points.map(([step, value], at) => {
-    const near = points.slice(Math.max(0, at - reach), at + reach + 1).map((point) => point[1]).filter((each) => each !== null);
+    const near = points.slice(Math.max(0, at - reach), at + reach + 1)
+      .filter((point) => point[1] !== null && stageOf(point[0]) === stageOf(step)).map((point) => point[1]);
     return [step, value === null ? null : near.reduce((sum, each) => sum + each, 0) / near.length];
   });
 }

@@ -1,7 +1,7 @@
 // The desk: the table of runs, and below it what the chosen ones have to compare.
 
 import { offerRuns, setUpAnswers } from "./answers.js";
-import { get, takeKey } from "./api.js";
+import { get } from "./api.js";
 import { chart, COLOURS } from "./chart.js";
 import { byId, element, setUpTheme, showProblem } from "./dom.js";
 
@@ -10,7 +10,6 @@ const FIRST_CHOSEN = 3;
 const state = { runs: [], chosen: new Set(), colours: new Map(), curves: new Map(), results: "" };
 
 async function start() {
-  takeKey();
   setUpTheme(byId("theme"));
   setUpAnswers();
   for (const id of ["curve", "log", "smooth"]) byId(id).addEventListener("input", drawCurves);

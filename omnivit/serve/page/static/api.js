@@ -12,25 +12,24 @@ export class ApiError extends Error {
   }
 }
 
-/** Take the key from the address (`#key=...`), which the command line opens, and remove it there. */
-export function takeKey() {
-  const key = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (!key) return;
-  sessionStorage.setItem(KEY, key);
-  history.replaceState(null, "", location.pathname + location.search);
-}
+let asking = null; // requests that are refused together ask once
 
-function askForKey() {
-  const dialog = byId("key-dialog");
-  const field = byId("key");
-  return new Promise((resolve) => {
+/** Ask the user for the key; it never stands in an address. The result: whether there is one. */
+function askForKey(refused) {
+  asking ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog");
+    const field = byId("key");
+    byId("key-refused").hidden = !refused;
     dialog.addEventListener("close", () => {
-      if (field.value) sessionStorage.setItem(KEY, field.value);
-      resolve(Boolean(field.value));
-      field.value = "";
+      const given = dialog.returnValue === "continue" && field.value.trim() !== "";
+      if (given) sessionStorage.setItem(KEY, field.value.trim());
+      field.value = dialog.returnValue = "";
+      asking = null;
+      resolve(given);
     }, { once: true });
     dialog.showModal();
   });
+  return asking;
 }
 
 /** fetch with the key. Asks for it where the server wants one; throws ApiError for every other failure. */
@@ -45,8 +44,10 @@ export async function request(path, options = {}) {
     throw new ApiError("The server does not answer. Is it still running? Start it again with `omnivit serve`.", 0);
   }
   if (response.status === 401) {
+    const current = sessionStorage.getItem(KEY);
+    if (current !== key) return request(path, options); // given meanwhile
     sessionStorage.removeItem(KEY);
-    if (await askForKey()) return request(path, options);
+    if (await askForKey(key !== null)) return request(path, options);
   }
   if (!response.ok) throw new ApiError(await sentence(response), response.status);
   return response;

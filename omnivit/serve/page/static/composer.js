@@ -1,7 +1,8 @@
 // The form: media by upload, drop, paste, microphone and camera, and the question.
 
 import { announce, byId, element, showProblem } from "./dom.js";
-import { figure, slotsFor } from "./media.js";
+import { filesOf, mediaOf } from "./files.js";
+import { figure, medium, nameOf } from "./media.js";
 import { photograph, record } from "./record.js";
 
 /** The form below the conversation. Set `onAsk` and `onStop`. */
@@ -19,43 +20,50 @@ export class Composer {
     });
     this.field.addEventListener("input", () => this.grow());
     document.addEventListener("keydown", (event) => { if (event.key === "Escape" && this.isBusy) this.onStop(); });
-    document.addEventListener("paste", (event) => this.take(event.clipboardData.files, event));
+    document.addEventListener("paste", (event) => this.take(event.clipboardData, event));
     this.setUpDrop();
   }
 
-  /** Buttons of a slot: its files; the microphone for audio; the camera for images. */
-  buttons(input) {
-    const chooser = element("input", { type: "file", multiple: true, hidden: true, id: `file-${input.slot}`, accept: (input.suffixes ?? []).join(",") });
-    chooser.addEventListener("change", () => {
-      [...chooser.files].forEach((file) => this.add(input.slot, file));
-      chooser.value = "";
-    });
-    const upload = element("button", { type: "button", class: "small", "aria-label": `Add a file: ${input.slot}`, onclick: () => chooser.click() }, `+ ${input.slot}`);
-    const more = [];
+  /** Buttons of a slot: its files; a folder for volumes; the microphone for audio; the camera for images. */
+  buttons({ slot, modality, suffixes = [] }) {
+    const isVolume = modality === "volume"; // DICOM files often have no suffix, and a series is a folder of them
+    const buttons = this.chooser(`file-${slot}`, `+ ${slot}`, `Add a file: ${slot}`, slot, { accept: isVolume ? "" : suffixes.join(",") });
+    if (isVolume) buttons.push(...this.chooser(`folder-${slot}`, "Folder", `Add a folder of DICOM files: ${slot}`, slot, { webkitdirectory: true }));
     const canRecord = Boolean(navigator.mediaDevices?.getUserMedia);
-    if (canRecord && input.modality === "audio" && globalThis.MediaRecorder) more.push(this.recordButton(input.slot));
-    if (canRecord && input.modality === "image") {
-      more.push(element("button", { type: "button", class: "small", onclick: () => this.fromDevice(async () => {
+    if (canRecord && modality === "audio" && globalThis.MediaRecorder) buttons.push(this.recordButton(slot));
+    if (canRecord && modality === "image") {
+      buttons.push(element("button", { type: "button", class: "small", "aria-label": `Take a picture: ${slot}`, onclick: () => this.fromDevice(async () => {
         const file = await photograph();
-        if (file) this.add(input.slot, file);
+        if (file) this.add(slot, [file]);
       }) }, "Camera"));
     }
-    return [chooser, upload, ...more];
+    return buttons;
+  }
+
+  /** A button that lets the user choose files. */
+  chooser(id, text, label, slot, properties) {
+    const field = element("input", { type: "file", multiple: true, hidden: true, id, ...properties });
+    field.addEventListener("change", () => {
+      this.addAll([...field.files], slot);
+      field.value = "";
+    });
+    return [field, element("button", { type: "button", class: "small", "aria-label": label, onclick: () => field.click() }, text)];
   }
 
   recordButton(slot) {
     let recording = null;
-    const button = element("button", { type: "button", class: "small", "aria-pressed": "false" }, "Record");
+    const button = element("button", { type: "button", class: "small", "aria-pressed": "false", "aria-label": `Record: ${slot}` }, "Record");
     button.addEventListener("click", () => this.fromDevice(async () => {
       if (recording) {
         const file = await recording.stop();
         recording = null;
-        this.add(slot, file);
+        this.add(slot, [file]);
       } else {
         recording = await record();
         announce("Recording");
       }
       button.textContent = recording ? "Stop recording" : "Record";
+      button.setAttribute("aria-label", `${button.textContent}: ${slot}`);
       button.setAttribute("aria-pressed", String(Boolean(recording)));
     }));
     return button;
@@ -70,21 +78,33 @@ export class Composer {
     }
   }
 
-  /** Add a file to the question. */
-  add(slot, file) {
-    const input = this.inputs.find((each) => each.slot === slot);
-    this.media.push({ slot, modality: input.modality, file });
+  /** Add files to the question, as one medium. */
+  add(slot, files) {
+    const { modality } = this.inputs.find((each) => each.slot === slot);
+    const added = medium(slot, modality, files);
+    this.media.push(added);
     this.showMedia();
-    announce(`${file.name} is added as ${slot}`);
+    announce(`${nameOf(added)} is added as ${slot}`);
   }
 
-  /** Files that were pasted or dropped: each goes to the slot that fits best. */
-  take(files, event) {
-    if (!files.length) return;
+  /** Add files: to a slot, or each to the one that fits best. */
+  async addAll(files, slot = null) {
+    for (const group of await mediaOf(files, this.inputs, slot)) this.add(group.slot, group.files);
+  }
+
+  /** Files that were pasted or dropped. */
+  async take(transfer, event) {
+    if (!transfer?.files.length) return;
     event.preventDefault();
-    if (!this.inputs.length) return showProblem("This model takes text only.");
-    [...files].forEach((file) => this.add(slotsFor(file, this.inputs)[0].slot, file));
-    return undefined;
+    if (!this.inputs.length) {
+      showProblem("This model takes text only.");
+      return;
+    }
+    try {
+      await this.addAll(await filesOf(transfer));
+    } catch (error) {
+      showProblem(`The files cannot be read: ${error.message}`);
+    }
   }
 
   setUpDrop() {
@@ -97,7 +117,7 @@ export class Composer {
     addEventListener("drop", (event) => {
       depth = 0;
       place.hidden = true;
-      this.take(event.dataTransfer?.files ?? [], event);
+      this.take(event.dataTransfer, event);
     });
   }
 

@@ -2,8 +2,8 @@
 
 import { stream } from "./api.js";
 import { announce, byId, element, showProblem } from "./dom.js";
-import { figure, partOf } from "./media.js";
-import { anotherSample, fileOf } from "./samples.js";
+import { figure, medium, partOf, recordPartOf } from "./media.js";
+import { anotherSample, filesOf } from "./samples.js";
 import { AnswerNode, questionNode } from "./turns.js";
 
 /** One conversation with the model. */
@@ -115,18 +115,18 @@ export class Conversation {
     const box = element("section", { class: "side-by-side", "aria-label": "The same question with another medium" });
     try {
       const sample = await anotherSample(own.slot, turn.sample?.index, turn.sample?.answer);
-      const file = await fileOf(sample, sample.media.find((medium) => medium.slot === own.slot));
-      const other = { ...own, file, url: undefined, picture: undefined };
-      const column = (title, medium) => {
+      const files = await filesOf(sample, sample.media.find((each) => each.slot === own.slot));
+      const other = medium(own.slot, own.modality, files);
+      const column = (title, given) => {
         const words = element("div", { class: "turn-text" });
-        box.append(element("div", {}, element("h3", {}, title), figure(medium), words));
+        box.append(element("div", {}, element("h3", {}, title), figure(given), words));
         return words;
       };
       const places = [column("With your medium", { ...own, picture: undefined }), column("With another sample's", other)];
       box.append(element("p", { class: "quiet" }, "Both questions are asked at temperature 0."));
       turn.answerNode.node.querySelector(".side-by-side")?.remove();
       turn.answerNode.node.append(box);
-      const changed = turn.media.map((medium) => (medium.slot === own.slot ? other : medium));
+      const changed = turn.media.map((each) => (each.slot === own.slot ? other : each));
       const first = await this.greedy(turn, turn.media, places[0]);
       const second = await this.greedy(turn, changed, places[1]);
       const verdict = first.trim() === second.trim() ? "The same answer with another medium." : "The answers differ.";
@@ -154,15 +154,16 @@ export class Conversation {
     byId("download").disabled = !this.turns.some((turn) => turn.answer);
   }
 
-  /** The conversation as one line for `reader: messages`. Media stand in it as file names, beside which they belong. */
-  record() {
-    const messages = this.turns.filter((turn) => turn.answer).flatMap((turn) => [
-      {
-        role: "user",
-        content: [...turn.media.map((medium) => ({ type: medium.slot, [medium.slot]: medium.file.name })), { type: "text", text: turn.text }],
-      },
-      { role: "assistant", content: [{ type: "text", text: turn.answer }] },
-    ]);
+  /** The conversation as one line for `reader: messages`. The media are in it, as data URLs: a picture of the camera
+   * is nowhere else, and pasted ones share a name. */
+  async record() {
+    const messages = [];
+    for (const turn of this.turns.filter((each) => each.answer)) {
+      messages.push(
+        { role: "user", content: [...(await Promise.all(turn.media.map(recordPartOf))), { type: "text", text: turn.text }] },
+        { role: "assistant", content: [{ type: "text", text: turn.answer }] },
+      );
+    }
     return `${JSON.stringify({ id: `conversation/${new Date().toISOString()}`, messages })}\n`;
   }
 }

@@ -1,13 +1,12 @@
 // The chat page: reads what the model takes, and connects the form with the conversation.
 
-import { get, takeKey } from "./api.js";
+import { get } from "./api.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { byId, element, setUpTheme, showProblem } from "./dom.js";
-import { fileOf, showSamples } from "./samples.js";
+import { filesOf, showSamples } from "./samples.js";
 
 async function start() {
-  takeKey();
   setUpTheme(byId("theme"));
   setUpPanel();
   let model;
@@ -48,9 +47,9 @@ function settings() {
 /** Put a sample of the evaluation data into the form: its media and its question. */
 async function useSample(sample, composer) {
   try {
-    const media = await Promise.all(sample.media.filter((medium) => medium.served).map(async (medium) => [medium.slot, await fileOf(sample, medium)]));
+    const media = await Promise.all(sample.media.map(async (each) => [each.slot, await filesOf(sample, each)]));
     composer.clear();
-    media.forEach(([slot, file]) => composer.add(slot, file));
+    media.forEach(([slot, files]) => composer.add(slot, files));
     composer.fillText(sample.question, sample);
   } catch (error) {
     showProblem(error.message);
@@ -68,8 +67,8 @@ function setUpPanel() {
   byId("samples").addEventListener("click", () => show(false));
 }
 
-function save(conversation) {
-  const url = URL.createObjectURL(new Blob([conversation.record()], { type: "application/jsonl" }));
+async function save(conversation) {
+  const url = URL.createObjectURL(new Blob([await conversation.record()], { type: "application/jsonl" }));
   element("a", { href: url, download: "conversation.jsonl" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

@@ -1,38 +1,54 @@
-// A medium that the user added: a file with its slot, its preview, and its form in a request.
+// A medium that the user added: its files with their slot, their preview, and their form in a request.
 
+import { request } from "./api.js";
 import { element, size } from "./dom.js";
 import { preview } from "./previews.js";
 
-/** The part of a message that the API takes: the content travels as a data URL. */
-export async function partOf(medium) {
-  medium.url ??= await dataUrl(medium.file);
-  return { type: medium.slot, [medium.slot]: { url: medium.url } };
+/** A medium of one file, or of several that are one volume. */
+export const medium = (slot, modality, files) => ({ slot, modality, files, file: files[0] });
+
+/** The part of a message that the API takes: the content travels as data URLs. */
+export async function partOf(given) {
+  given.urls ??= await Promise.all(given.files.map(dataUrl));
+  const { slot, urls } = given;
+  return { type: slot, [slot]: { url: urls.length > 1 ? urls : urls[0] } };
+}
+
+/** The same in a record of `reader: messages`. */
+export async function recordPartOf(given) {
+  await partOf(given);
+  const { slot, urls } = given;
+  return urls.length > 1 ? { type: slot, paths: urls } : { type: slot, [slot]: urls[0] };
+}
+
+/** The name of a medium as users read it. */
+export function nameOf({ files }) {
+  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  return files.length > 1 ? `${files.length} files (${size(bytes)})` : `${files[0].name} (${size(bytes)})`;
 }
 
 /** A figure with the preview of a medium; with `onRemove` it has a button that removes it. */
-export function figure(medium, onRemove) {
+export function figure(given, onRemove) {
   const head = element("figcaption", { class: "medium-head" },
-    element("span", { class: "medium-name", title: medium.file.name }, `${medium.slot}: ${medium.file.name} (${size(medium.file.size)})`));
+    element("span", { class: "medium-name", title: given.files.map((file) => file.name).join("\n") }, `${given.slot}: ${nameOf(given)}`));
   if (onRemove) {
-    head.append(element("button", { type: "button", class: "plain small", "aria-label": `Remove ${medium.file.name}`, onclick: onRemove }, "Remove"));
+    head.append(element("button", { type: "button", class: "plain small", "aria-label": `Remove ${nameOf(given)}`, onclick: onRemove }, "Remove"));
   }
   const body = element("div", {});
-  const node = element("figure", { class: "medium", "data-slot": medium.slot, "data-modality": medium.modality }, head, body);
-  preview(medium, body).then(() => node.setAttribute("data-ready", "true"), (error) => {
+  const node = element("figure", { class: "medium", "data-slot": given.slot, "data-modality": given.modality }, head, body);
+  given.shown = preview(given, body, (settings) => fromServer(given, settings));
+  given.shown.then(() => node.setAttribute("data-ready", "true"), (error) => {
     node.setAttribute("data-ready", "failed");
     body.replaceChildren(element("p", { class: "quiet" }, `There is no preview. ${error.message}`));
   });
   return node;
 }
 
-/** The slots that accept a file, the best first: by its suffix, then by its MIME type, then all others. */
-export function slotsFor(file, inputs) {
-  const name = file.name.toLowerCase();
-  const bySuffix = inputs.filter((input) => (input.suffixes ?? []).some((suffix) => name.endsWith(suffix)));
-  const kind = file.type.split("/")[0];
-  const byType = inputs.filter((input) => input.modality === kind || (file.type === "application/pdf" && input.modality === "page"));
-  const best = [...new Set([...byType.filter((input) => bySuffix.includes(input)), ...bySuffix, ...byType])];
-  return best.length ? best : inputs;
+/** Ask the server for a preview. */
+async function fromServer(given, settings = {}) {
+  const query = new URLSearchParams({ name: given.file.name, ...settings });
+  const headers = { "Content-Type": "application/json" };
+  return (await request(`/ui/preview?${query}`, { method: "POST", headers, body: JSON.stringify(await partOf(given)) })).json();
 }
 
 function dataUrl(blob) {

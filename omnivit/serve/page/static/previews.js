@@ -1,6 +1,5 @@
-// Previews by kind. What the browser cannot decode itself comes from POST /ui/preview, which uses the model's readers.
+// Previews by kind. What the browser cannot decode itself comes from the server, which uses the model's readers.
 
-import { request } from "./api.js";
 import { element } from "./dom.js";
 import { showCloud } from "./points.js";
 import { showWave } from "./waveform.js";
@@ -9,59 +8,53 @@ const WINDOWS = ["auto", "brain", "stroke", "subdural", "temporal_bone", "soft_t
 const PLANES = ["axial", "coronal", "sagittal"];
 const SHOWN_BY_BROWSER = /^image\/(png|jpeg|webp|gif|bmp|avif|svg\+xml)$/;
 
-/** Fill `place` with a preview of a medium. */
-export async function preview(medium, place) {
+/** Fill `place` with a preview of a medium.
+ *
+ * @param medium {slot, modality, file}; gets `picture`, the frame around what is shown, where it is a picture.
+ * @param ask gives the server's preview; for volumes with {plane, window}.
+ */
+export async function preview(medium, place, ask) {
   const show = { image: showImage, video: showVideo, audio: showAudio, points: showPoints, volume: showVolume, page: showPages }[medium.modality];
-  if (show) return show(medium, place);
+  if (show) return show(medium, place, ask);
   place.replaceChildren(element("p", { class: "quiet" }, `A file for the input ${medium.slot}.`));
 }
 
-/** Ask the server for a preview. */
-async function fromServer(medium, settings = {}) {
-  const query = new URLSearchParams({ kind: medium.modality, name: medium.file.name, ...settings });
-  const response = await request(`/ui/preview?${query}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/octet-stream" },
-    body: medium.file,
-  });
-  return response.json();
-}
-
-async function showImage(medium, place) {
+async function showImage(medium, place, ask) {
   const local = SHOWN_BY_BROWSER.test(medium.file.type);
-  const source = local ? URL.createObjectURL(medium.file) : (await fromServer(medium)).images[0];
-  const image = element("img", { src: source, alt: `Image ${medium.file.name}` });
+  const shown = local ? { images: [URL.createObjectURL(medium.file)] } : await ask();
+  const image = element("img", { src: shown.images[0], alt: `Image ${medium.file.name}` });
+  [image.fullWidth, image.fullHeight] = shown.size ?? []; // of the file, where what is shown is smaller
   medium.picture = element("span", { class: "frame" }, image);
   place.replaceChildren(medium.picture);
   await image.decode();
 }
 
-async function showVideo(medium, place) {
-  const { images, labels, note } = await fromServer(medium);
+async function showVideo(_, place, ask) {
+  const { images, labels, note } = await ask();
   const strip = element("div", { class: "strip", tabIndex: 0, role: "group", "aria-label": `${images.length} frames of the video` },
     ...images.map((source, number) => element("img", { src: source, alt: `Frame at ${labels[number]}`, title: labels[number] })));
   place.replaceChildren(strip, element("p", { class: "quiet" }, note));
 }
 
-async function showAudio(medium, place) {
-  await showWave(medium.file, place, async () => (await fromServer(medium)).audio);
+async function showAudio(medium, place, ask) {
+  await showWave(medium.file, place, async () => (await ask()).audio);
 }
 
-async function showPages(medium, place) {
-  const { images, labels, note } = await fromServer(medium);
+async function showPages(_, place, ask) {
+  const { images, labels, note } = await ask();
   const strip = element("div", { class: "strip pages", tabIndex: 0, role: "group", "aria-label": "Pages of the document" },
     ...images.map((source, number) => element("img", { src: source, alt: labels[number], title: labels[number] })));
   place.replaceChildren(strip, element("p", { class: "quiet" }, note));
 }
 
-async function showPoints(medium, place) {
-  const { points, colours, note } = await fromServer(medium);
+async function showPoints(_, place, ask) {
+  const { points, colours, note } = await ask();
   const canvas = element("canvas", { class: "cloud", tabIndex: 0, role: "img", "aria-label": "Point cloud. Arrow keys turn it, plus and minus change its size." });
   place.replaceChildren(canvas, element("p", { class: "quiet" }, note));
   showCloud(canvas, floats(points), colours ? floats(colours) : null);
 }
 
-async function showVolume(medium, place) {
+async function showVolume(medium, place, ask) {
   const image = element("img", { alt: "" });
   const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "Slice" });
   const plane = choice("Plane", PLANES);
@@ -76,7 +69,7 @@ async function showVolume(medium, place) {
     note.textContent = slices.labels[number];
   };
   const load = async () => {
-    slices = await fromServer(medium, { plane: plane.value, window: window.value });
+    slices = await ask({ plane: plane.value, window: window.value });
     slider.max = slices.images.length - 1;
     slider.value = Math.floor(slices.images.length / 2);
     plane.parentElement.hidden = !slices.planes;

@@ -4,17 +4,21 @@ import { get, request } from "./api.js";
 import { byId, element, showProblem } from "./dom.js";
 
 const PAGE = 8;
+const IMAGE = /\.(png|jpe?g|webp|gif|bmp|avif)$/i;
 
-/** The file of a sample's medium. */
-export async function fileOf(sample, medium) {
-  const response = await request(`/ui/samples/${sample.index}/${medium.number}`);
-  return new File([await response.blob()], medium.name, { type: response.headers.get("Content-Type") });
+/** The files of a sample's medium. */
+export async function filesOf(sample, medium) {
+  if (!medium.files.length) throw new Error(`The ${medium.slot} of this sample cannot be read here.`);
+  return Promise.all(medium.files.map(async (name, number) => {
+    const response = await request(`/ui/samples/${sample.index}/${medium.number}?file=${number}`);
+    return new File([await response.blob()], name, { type: response.headers.get("Content-Type") });
+  }));
 }
 
 /** A sample with a medium for the slot, of another answer than this one if there is such a sample. */
 export async function anotherSample(slot, notIndex, notAnswer) {
   const { samples, note } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`);
-  const fitting = samples.filter((sample) => sample.index !== notIndex && sample.media.some((medium) => medium.slot === slot && medium.served));
+  const fitting = samples.filter((sample) => sample.index !== notIndex && sample.media.some((medium) => medium.slot === slot && medium.files.length));
   const chosen = fitting.find((sample) => sample.answer !== notAnswer) ?? fitting[0];
   if (!chosen) throw new Error(note ?? `The run's evaluation data have no other ${slot} to compare with.`);
   return chosen;
@@ -49,8 +53,12 @@ export async function showSamples(onChoose) {
 function entry(sample, onChoose) {
   const [first] = sample.media;
   const kind = element("span", { class: "kind", "aria-hidden": "true" }, first?.slot ?? "text");
-  if (first?.served && first.is_image) {
-    fileOf(sample, first).then((file) => kind.replaceWith(element("img", { src: URL.createObjectURL(file), alt: "" })), () => {});
+  if (first?.files.length === 1 && IMAGE.test(first.files[0])) {
+    filesOf(sample, first).then(async ([file]) => {
+      const image = element("img", { src: URL.createObjectURL(file), alt: "" });
+      await image.decode();
+      kind.replaceWith(image);
+    }).catch(() => {}); // the word stays
   }
   const words = element("span", { class: "words" }, sample.question);
   return element("li", {}, element("button", { type: "button", onclick: () => onChoose(sample) }, kind, words));

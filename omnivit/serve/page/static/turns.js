@@ -40,8 +40,8 @@ export class AnswerNode {
     if (!this.words.textContent && state !== "failed") {
       this.words.replaceChildren(element("span", { class: "quiet" }, state === "stopped" ? "Stopped before the first word." : "The answer is empty."));
     }
-    const picture = media.filter((medium) => medium.picture).at(-1);
-    if (outcome && picture) drawOver(picture.picture, outcome);
+    const image = media.filter((medium) => medium.modality === "image").at(-1);
+    if (outcome && image) image.shown.then(() => drawOver(image.picture, outcome), () => {}); // without a preview there is no place
     const values = (outcome?.predictions ?? []).filter(({ value }) => value !== null);
     if (values.length) this.node.insertBefore(predictionList(values), this.tools);
   }

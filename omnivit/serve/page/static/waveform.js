@@ -27,6 +27,7 @@ export async function showWave(file, place, fallback) {
     player.addEventListener(event, () => { play.textContent = label; });
   }
   player.addEventListener("timeupdate", () => {
+    if (!canvas.isConnected) player.pause(); // the medium was removed
     clock.textContent = `${seconds(player.currentTime)} of ${seconds(samples.duration)}`;
     draw();
   });
