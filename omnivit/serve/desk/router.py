@@ -52,7 +52,7 @@ def desk_router(root: Path) -> APIRouter:
         return Response(content, media_type=type_of(file), headers=dict(SEALED))
 
     @router.get("/desk/runs/{name}/answers/{number}/{place}/preview")
-    def shown(name: str, number: int, place: int, plane: str = "axial", window: str = "auto") -> Response:
+    def preview(name: str, number: int, place: int, plane: str = "axial", window: str = "auto") -> Response:
         try:
             return JSONResponse(desk.preview(name, number, place, Wish(plane, window)), headers=dict(HEADERS))
         except OmniVitError as error:
