@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from omnivit.commands.generate import add_checkpoint_argument
-from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
+from omnivit.serve.opening import add_backend_arguments, address_of, opened_app
 from omnivit.serve.settings import KEY_VARIABLE, Settings
 
 
@@ -47,6 +47,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
     add_checkpoint_argument(parser)
     add_trust_argument(parser)
+    add_backend_arguments(parser)
 
 
 def settings_of(args: argparse.Namespace, run: Path | None) -> Settings:
@@ -73,13 +74,10 @@ def settings_of(args: argparse.Namespace, run: Path | None) -> Settings:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal stops the process."""
-    settings = settings_of(args, args.run)
+    settings, address = settings_of(args, args.run), address_of(args)
     from omnivit.serve.running import bound, require_libraries, serve
 
     require_libraries()
     with bound(settings.host, args.port) as place:  # before the model is loaded, so that a port in use is said at once
-        assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
-        from omnivit.serve.app import create_app
-
-        serve(create_app(assistant, settings), place, settings)
+        serve(opened_app(args, settings, address), place, settings)
     return 0

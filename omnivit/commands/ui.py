@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omnivit.commands.serve import add_server_arguments, settings_of
 from omnivit.errors import OmniVitError
+from omnivit.serve.opening import address_of, opened_app
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +34,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.run.is_dir():
         raise OmniVitError(f"There is no folder {args.run}. Give a run folder, or a folder that contains runs.")
     is_run = (args.run / RECIPE).is_file()
-    settings = settings_of(args, args.run if is_run else None)
+    settings, address = settings_of(args, args.run if is_run else None), address_of(args)
+    if address is not None and not is_run:
+        raise OmniVitError(f"--backend vllm answers questions, but {args.run} is no run folder. Give one.")
     from omnivit.serve.running import bound, require_libraries, serve
 
     require_libraries()
     with bound(settings.host, args.port) as place:
         if is_run:
-            from omnivit.run.opening import open_assistant
-
-            assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
-            from omnivit.serve.app import create_app
-
-            app = create_app(assistant, settings)
+            app = opened_app(args, settings, address)
         else:
             from omnivit.serve.desk.app import create_desk
 

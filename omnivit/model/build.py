@@ -79,7 +79,10 @@ def complete(model: OmniModel, plan: ModelBlueprint) -> None:
             path = f"model.inputs.{slot}[{number}].adapter" if len(branches) > 1 else f"model.inputs.{slot}.adapter"
             changing = naming(path, type(branch.adapter), "while it changed the LLM")
             with seeded(derive_seed(seed, "install", slot, *([number] if number else []))), changing:
+                before = _changes(model)
                 branch.adapter.install(model.llm, owner_of(branch.encoder), slot)
+                if _changes(model) > before:
+                    model.llm._patching.places.append(f"{path} ({plan.inputs[slot][number].adapter.name})")
     _add_lora_beside_llm(model, plan)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()
@@ -100,6 +103,12 @@ def _add_lora_beside_llm(model: OmniModel, plan: ModelBlueprint) -> None:
     patching = getattr(model.llm, "_patching", None)
     if replaced and isinstance(patching, LayerPatching):
         patching.follow(replaced)
+
+
+def _changes(model: OmniModel) -> int:
+    """The number of changes to the layers of the LLM that are noted so far."""
+    patching = getattr(model.llm, "_patching", None)
+    return patching.count if isinstance(patching, LayerPatching) else 0
 
 
 @contextmanager

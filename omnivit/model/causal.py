@@ -159,6 +159,10 @@ class CausalLM(LanguageModel):
             self._patching = LayerPatching(self.hf, find_layers(self.hf))
         return self._patching
 
+    def changed_by(self) -> list[str]:
+        """The adapters in the recipe that change layers; each as `model.inputs.image.adapter (prefix)`."""
+        return [] if self._patching is None else self._patching.places
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer. Raises RecipeError where it has none, or more tokens than the model has embeddings."""
         if self._tokenizer is None:

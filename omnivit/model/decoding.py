@@ -112,7 +112,7 @@ def _understood(model: Any) -> bool:
         and kinds <= ({DynamicLayer, DynamicSlidingWindowLayer} if tested else {DynamicLayer})
         and not model.config.is_encoder_decoder
         and UNSTEADY.isdisjoint(_rope_types(model.config.to_dict()))
-        and _plain(model.generation_config)
+        and not unusual_settings(model.generation_config)
     )
 
 
@@ -133,15 +133,14 @@ def _rope_types(settings: Any) -> Iterator[str]:
             yield from _rope_types(value)
 
 
-def _plain(settings: GenerationConfig) -> bool:
-    """Whether a model's generation has no settings but those that the engine has."""
+def unusual_settings(settings: GenerationConfig) -> list[str]:
+    """The names of a model's settings of generation that change tokens and that the engine does not have."""
     default = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
-    values = settings.to_dict()
-    return all(
-        value == default.get(name) or not value
-        for name, value in values.items()
-        if name not in HARMLESS and not name.startswith("_")
-    )
+    return [
+        name
+        for name, value in settings.to_dict().items()
+        if name not in HARMLESS and not name.startswith("_") and value and value != default.get(name)
+    ]
 
 
 def _penalty(model: Any) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -48,6 +48,8 @@ class LayerPatching:
     model: nn.Module
     """The transformers model."""
     layers: tuple[Layer, ...]
+    places: list[str] = field(default_factory=list)
+    """The adapters in the recipe that make changes; written by who calls their `install`."""
     _changes: list[tuple[str, Around]] = field(default_factory=list)
     _twins: dict[str, dict[str, Twin]] = field(default_factory=dict)
     _before: list[Callable[[Context], None]] = field(default_factory=list)
@@ -100,6 +102,11 @@ class LayerPatching:
     def changes(self) -> bool:
         """Whether anything is changed."""
         return bool(self._changes or self._before)
+
+    @property
+    def count(self) -> int:
+        """The number of changes."""
+        return len(self._changes) + len(self._before) + sum(map(len, self._twins.values()))
 
     def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
         """Use layers that stand in the place of others, such as those with LoRA inside an adapter.

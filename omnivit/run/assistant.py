@@ -21,7 +21,7 @@ from omnivit.contracts.sample import Message, Sample
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.data.prepare import Preparer
 from omnivit.data.records import messages_from
-from omnivit.engine import GREEDY, Engine, Request, Sampling
+from omnivit.engine import GREEDY, AnyEngine, Engine, Request, Sampling
 from omnivit.engine.alone import options_of
 from omnivit.errors import DataError, suggest
 from omnivit.model.omni import OmniModel
@@ -59,7 +59,7 @@ class Assistant:
             preparer, max_length=self.context, truncate=False, reads_targets=False, too_long=TOO_LONG
         )
         self.slots = tuple(preparer.slots)
-        self.engine = Engine(self.model, preparer.chat)
+        self.engine: AnyEngine = Engine(self.model, preparer.chat)
 
     def __repr__(self) -> str:
         llm, inputs = self.recipe.model.llm, ", ".join(self.slots) or "none"

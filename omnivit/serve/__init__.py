@@ -6,7 +6,8 @@
 - `fetch`: the only function that opens connections for media.
 - `schema`: what requests and answers contain; `failures`: errors in OpenAI's form.
 - `completions`: an answer complete or streamed; `metrics`: what is counted.
-- `running`: the server's process.
+- `running`: the server's process; `opening`: the run that it serves.
+- `vllm`: vLLM as the engine.
 
 It needs `pip install "omnivit[serve]"`; only `settings` can be imported without.
 """

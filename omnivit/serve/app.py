@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from omnivit import __version__
-from omnivit.engine import Engine
+from omnivit.engine import AnyEngine, Engine
 from omnivit.run.assistant import Assistant
 from omnivit.serve import failures
 from omnivit.serve.completions import Completions
@@ -31,14 +31,16 @@ ALWAYS = (401, 403, 405, 408, 413, 500)
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def create_app(assistant: Assistant, settings: Settings) -> FastAPI:
+def create_app(assistant: Assistant, settings: Settings, engine: AnyEngine | None = None) -> FastAPI:
     """The server's app for a loaded model.
 
     Args:
-        assistant: answers; gets an engine with the settings' `slots` and `queue`, which is closed with the app.
+        assistant: answers; gets an engine, which is closed with the app.
         settings: of the server.
+        engine: default: one that computes here, with the settings' `slots` and `queue`.
     """
-    assistant.engine = Engine(assistant.model, assistant.preparer.chat, slots=settings.slots, queue=settings.queue)
+    chat = assistant.preparer.chat
+    assistant.engine = engine or Engine(assistant.model, chat, slots=settings.slots, queue=settings.queue)
     metrics = Metrics(assistant)
     inputs = inputs_of(assistant)
     completions = Completions(assistant, settings, metrics, inputs)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from omnivit.errors import DataError, OmniVitError, RecipeError, suggest
+from omnivit.serve.vllm.client import BackendError
 
 RETRY_AFTER = "1"
 """Seconds after which a client that was refused because of load may ask again."""
@@ -28,7 +29,7 @@ KINDS: Mapping[int, tuple[str, str]] = {
     429: ("rate_limit_error", "The queue is full. Ask again after the seconds in `Retry-After`."),
     499: ("invalid_request_error", "The client has left before the answer. Only a client that reads on sees it."),
     500: ("server_error", "A defect of the model, of a plugin or of OmniViT. The server's log has the details."),
-    503: ("server_error", "The server is stopping."),
+    503: ("server_error", "The server is stopping, or the LLM's server behind it (`--backend`) does not answer."),
     504: ("timeout_error", "The answer was not complete in time."),
 }
 """Status -> the type of its errors, and what it means."""
@@ -93,6 +94,14 @@ def failure_of(error: BaseException) -> ApiError:
     text = str(error).removeprefix("sample 'question': ")
     if isinstance(error, EngineBusy):
         return ApiError(text, 429, code="queue_full")
+    if isinstance(error, BackendError):  # its text names addresses that are no business of the client's
+        _log.error("the backend failed: %s", error)
+        return ApiError(
+            "The LLM's server behind this one does not answer, or refused the prompt. The log of this server has the "
+            "reason, under the request id.",
+            503,
+            code="backend",
+        )
     if isinstance(error, (DataError, RecipeError)):
         too_long = "context" in text and "tokens" in text
         return ApiError(text, 400, "messages", "context_length_exceeded" if too_long else "invalid_content")

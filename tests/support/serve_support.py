@@ -20,6 +20,7 @@ import uvicorn
 from modalities_support import RECIPE, write_media
 from torch import Tensor
 
+from omnivit.engine import AnyEngine
 from omnivit.engine.row import Row
 from omnivit.engine.running import Running
 from omnivit.model.build import load_model, preparer_of
@@ -60,9 +61,9 @@ def make_assistant(root: Path) -> tuple[Assistant, dict[str, Path]]:
 
 
 @contextmanager
-def serving(assistant: Assistant, settings: Settings) -> Iterator[str]:
+def serving(assistant: Assistant, settings: Settings, engine: AnyEngine | None = None) -> Iterator[str]:
     """The address of a server in a thread, which ends with the block."""
-    with listening(create_app(assistant, settings)) as (url, _):
+    with listening(create_app(assistant, settings, engine)) as (url, _):
         yield url
 
 
