@@ -69,7 +69,7 @@ def write_workload(folder: Path, dims: Dims, samples: int, seed: int) -> dict[st
     from omnivit.data.sources import open_mixture
     from omnivit.model.build import load_model, preparer_of
     from omnivit.recipe import DataSource, load
-    from omnivit.run.import_hf import import_llava
+    from omnivit.run.importing.llava import import_llava
 
     dice = random.Random(seed)
     _write_pictures(folder / "pictures", seed)

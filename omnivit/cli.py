@@ -43,7 +43,8 @@ VERBS = MappingProxyType(
         "export": "write a trained model as files that other programs load: transformers, peft, safetensors, ...",
         "serve": "answer over HTTP, as the OpenAI API does, about text and media",
         "pack": "write a run into one file to hand on: weights, recipe, provenance, report; no data",
-        "import-hf": "create a run from a Hugging Face LLaVA checkpoint",
+        "import": "create a run from a LLaVA of transformers, a LoRA of peft, or an export",
+        "import-hf": "the earlier name of `import`",
     }
 )
 """Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from omnivit.errors import CheckpointError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.device import device_named
+from omnivit.model.filled import filled_model
 from omnivit.model.precision import EmulatedPrecision, asked, emulation
 from omnivit.recipe import Recipe
 from omnivit.registry.versions import warn_once
@@ -16,7 +17,7 @@ from omnivit.run.assistant import Assistant
 from omnivit.run.folder import no_checkpoint, open_recipe
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.start import started
-from omnivit.train.checkpoint import CHECKPOINTS
+from omnivit.train.checkpoint import CHECKPOINTS, COMPLETE
 from omnivit.train.freeze import trained_so_far
 from omnivit.train.keep import read_named
 from omnivit.train.merging import merging_stages, restore
@@ -26,7 +27,7 @@ def load(run: str | Path, device: str | None = None, trust: bool = False, checkp
     """Open a run folder: its recipe's model with the weights of its newest checkpoint, or of another.
 
     Args:
-        run: the folder that `omnivit train` or `omnivit import-hf` wrote.
+        run: the folder that `omnivit train` or `omnivit import` wrote.
         device: where it runs; default: the GPU if there is one.
         trust: run Python code that the run brings or names (see `omnivit.run.trust`), where it was not trained here.
         checkpoint: `last` (default), `best` (see `keep` of recipes), or a name in the run's folder `checkpoints`.
@@ -59,9 +60,12 @@ def assistant_of(folder: Path, recipe: Recipe, device: str | None = None, checkp
     index = state["stage_index"]
     place = device_named(device)
     record = provenance.read(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
-    model = load_model(recipe, started(recipe, folder, record))
+    if state.get(COMPLETE):
+        model = filled_model(recipe, weights, path)
+    else:
+        model = load_model(recipe, started(recipe, folder, record))
+        trained = trained_so_far(model, recipe, index)
+        restore(model, weights, merged, merging_stages(recipe, index), recipe.seed, path, trained)
     if text := emulation(asked(model), place):
         warnings.warn(text, EmulatedPrecision, stacklevel=2)
-    trained = trained_so_far(model, recipe, index)
-    restore(model, weights, merged, merging_stages(recipe, index), recipe.seed, path, trained)
     return Assistant(model.to(place), preparer_of(model, recipe), recipe)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MERGED = "merged.safetensors"
 """LoRA that stages have added to the weights below it; a run without `merge_lora` has no such file."""
+COMPLETE = "complete"
+"""Key of a state: the checkpoint holds all tensors of the model, so that no pretrained weights are needed."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints in its folder."""
 _DISCARDED, _DAMAGED = ".discarded-", ".damaged-"

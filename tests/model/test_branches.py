@@ -23,7 +23,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, load
-from omnivit.run import assistant, folder
+from omnivit.run import assistant, folder, loading
 from omnivit.run.check import check
 from omnivit.run.runner import train
 from omnivit.train import checkpoint
@@ -141,7 +141,7 @@ def test_trains_resumes_and_answers(load_recipe: Load, data_root: Path, tmp_path
     assert again.weights().keys() == last.weights().keys()
     assert all(torch.equal(value, again.weights()[name]) for name, value in last.weights().items())
 
-    opened = assistant.load(run)
+    opened = loading.load(run)
     pictures = [{"image": str(data_root / f"{name}.png")} for name in ("red", "blue")]
     assert isinstance(opened.ask("Which colour?", max_new_tokens=3, **pictures[0]), str)
     full = [_score(opened, picture) for picture in pictures]

@@ -20,7 +20,7 @@ from omnivit.errors import RecipeError
 from omnivit.model.build import ModelBlueprint, load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe
-from omnivit.run import assistant, folder
+from omnivit.run import folder, loading
 from omnivit.run.check import check
 from omnivit.run.runner import train
 from omnivit.train import checkpoint
@@ -102,7 +102,7 @@ def test_trains_and_answers(load_recipe: Load, data_root: Path, tmp_path: Path) 
     assert not torch.equal(
         weights["encoders.image.0.tower.post_layernorm.weight"], before["encoders.image.0.tower.post_layernorm.weight"]
     )
-    opened = assistant.load(tmp_path / "run")
+    opened = loading.load(tmp_path / "run")
     assert isinstance(opened.ask("Which colour?", max_new_tokens=2, image=str(data_root / "red.png")), str)
 
 

@@ -32,7 +32,7 @@ from omnivit.run import folder as run_folder
 from omnivit.run.export import export
 from omnivit.run.export.opened import OpenRun, open_run
 from omnivit.run.export.trial import differing_prompt, prompt
-from omnivit.run.import_hf import import_llava
+from omnivit.run.importing.llava import import_llava
 from omnivit.serve.app import Settings, create_app
 from omnivit.train import checkpoint
 from omnivit.train.losses import token_log_probs

@@ -21,7 +21,7 @@ from omnivit.recipe import load as load_recipe
 from omnivit.run.export import export
 from omnivit.run.export.opened import OpenRun, open_run
 from omnivit.run.export.trial import differing_prompt, prompt
-from omnivit.run.import_hf import import_llava
+from omnivit.run.importing.llava import import_llava
 
 SIZES = (
     "hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from omnivit import cli
 from omnivit.errors import CheckpointError
-from omnivit.run.import_hf import import_llava
+from omnivit.run.importing.llava import import_llava
 
 
 @pytest.fixture(scope="module")

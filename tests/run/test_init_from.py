@@ -28,7 +28,7 @@ from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.model.weight_file import WeightFile
 from omnivit.recipe import InitFrom, Recipe, load, to_yaml
-from omnivit.run import assistant, folder
+from omnivit.run import folder, loading
 from omnivit.run.check import build_on_meta
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runner import train
@@ -110,7 +110,7 @@ def test_two_recipes_are_one_of_two_stages(load_recipe: Load, tmp_path: Path) ->
     shutil.rmtree(second / folder.CHECKPOINTS / "00-instruct-step-00000002")
     resumed, _ = train(folder.reopen(second), second, resume=True)
     assert not different(resumed.model, whole.model)
-    assert not different(assistant.load(second, device="cpu").model, whole.model)
+    assert not different(loading.load(second, device="cpu").model, whole.model)
 
     merged = load_recipe(*NO_LORA, f"init_from=[{{run: {second}, merge: true}}]")
     assert not any("lora_" in name for name, _ in begun(merged).named_parameters())
@@ -120,9 +120,9 @@ def test_two_recipes_are_one_of_two_stages(load_recipe: Load, tmp_path: Path) ->
 
     (second / START).write_bytes((second / START).read_bytes()[:-1] + b"\x00")
     with pytest.raises(CheckpointError, match=r"start\.safetensors: its SHA-256 is .* damaged"):
-        assistant.load(second, device="cpu")
+        loading.load(second, device="cpu")
     (second / START).unlink()
-    for opening in (lambda: assistant.load(second), lambda: train(folder.reopen(second), second, resume=True)):
+    for opening in (lambda: loading.load(second), lambda: train(folder.reopen(second), second, resume=True)):
         with pytest.raises(CheckpointError, match=r"start\.safetensors is missing: it holds the weights"):
             opening()
 
@@ -206,7 +206,7 @@ def test_what_earlier_runs_have_merged_comes_along(load_recipe: Load, tmp_path: 
     merged = {f"instruct/{name}": value for name, value in drawn_lora(model, 2).items()}
     run = written_run(tmp_path / "second", second, {**adapter, **drawn_lora(model, 3)}, 1, merged)
     keep(open_sources(second), second, run)
-    expected = logits(assistant.load(run, device="cpu").model, second)
+    expected = logits(loading.load(run, device="cpu").model, second)
     shutil.rmtree(first)
     alone = load_recipe(*NO_LORA, f"init_from=[{{run: {run}, merge: true}}]")
     torch.testing.assert_close(logits(begun(alone), alone), expected, rtol=0, atol=2e-5)

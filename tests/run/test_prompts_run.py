@@ -14,7 +14,7 @@ from tests_support import write_jsonl
 from omnivit import cli
 from omnivit.errors import CheckpointError
 from omnivit.recipe import Recipe, load
-from omnivit.run import assistant, folder
+from omnivit.run import assistant, folder, loading
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runner import train
 from omnivit.train import checkpoint
@@ -92,7 +92,7 @@ def test_a_run_with_drawn_wordings(
         train(folder.reopen(killed), killed, resume=True)
 
     # without a sample there is no task, so the system text is that of the template
-    opened = assistant.load(run, device="cpu")
+    opened = loading.load(run, device="cpu")
     assert isinstance(opened.ask("Which colour?", max_new_tokens=3, image=data_root / "red.png"), str)
     questions = [opened.preparer.wordings(sample).messages[-2].text for sample in _samples(opened, data_root)]
     assert questions == ["Which colour?"] * 12

@@ -15,7 +15,7 @@ from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model
 from omnivit.model.precision import FAST, EmulatedPrecision, Rates, settle
 from omnivit.recipe import Recipe, load
-from omnivit.run import assistant, folder
+from omnivit.run import folder, loading
 from omnivit.run import precision as run_precision
 from omnivit.train.precision import SamePrecision
 
@@ -49,7 +49,7 @@ def test_a_run_records_what_was_chosen_and_keeps_it_on_another_machine(
 
     machine(monkeypatch, OLD)
     with pytest.warns(EmulatedPrecision, match=r"the weights of llm \(bfloat16\): .* 1\.4 .* than float32 \(93\)"):
-        assistant.load(run, "cpu")
+        loading.load(run, "cpu")
     with pytest.warns(EmulatedPrecision, match=r"trainer\.precision: bf16-mixed \(bfloat16\) and the weights of llm"):
         assert cli.main(["train", "--resume", str(run)]) == 0
     other = "trainer.precision: 32-true, model.llm.dtype: float32: float32 93, bfloat16 1.4 GFLOP/s per core"

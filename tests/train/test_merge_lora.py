@@ -17,7 +17,7 @@ from omnivit.errors import CheckpointError, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.lora import lora_layers, merge_and_renew
 from omnivit.recipe import Recipe
-from omnivit.run import assistant, folder
+from omnivit.run import folder, loading
 from omnivit.run.check import build_on_meta, check
 from omnivit.run.runner import train
 from omnivit.train import checkpoint
@@ -67,8 +67,8 @@ def test_a_run_that_merges_resumes_and_opens_with_the_same_bits(load_recipe: Loa
     assert all(name.startswith("again/llm.") for name in last.merged()) and len(last.merged()) == 8
     assert not earlier.merged() and frozen not in last.weights()
 
-    assert not same(assistant.load(run, device="cpu").model, whole.model)
-    before = assistant.load(run, device="cpu", checkpoint=earlier.path.name)
+    assert not same(loading.load(run, device="cpu").model, whole.model)
+    before = loading.load(run, device="cpu", checkpoint=earlier.path.name)
     assert before.model.get_parameter(frozen).equal(load_model(recipe).get_parameter(frozen))
     for cut in ("02-again-step-00000002", "02-again-step-00000001"):  # within the stage, then before its first step
         shutil.rmtree(run / folder.CHECKPOINTS / cut)

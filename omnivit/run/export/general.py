@@ -25,11 +25,12 @@ import torch
 from omnivit import __version__
 from omnivit.contracts.blocks import Block, blocks_of, with_changed_blocks
 from omnivit.errors import RecipeError
+from omnivit.model.filled import all_tensors
 from omnivit.recipe import Recipe, to_yaml
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.places import without_data
 from omnivit.run.export.plain import write_weights
-from omnivit.run.export.reading import all_tensors, check_same
+from omnivit.run.export.reading import check_same
 from omnivit.run.folder import RECIPE
 from omnivit.run.provenance import PROVENANCE
 
@@ -43,6 +44,7 @@ AUTO = {
         ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), f"modeling_omnivit.{MODEL}"
     ),
 }
+TOKENIZER, PARTS = "tokenizer", "parts"
 DERIVED = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type")
 """Settings of a transformers config that a recipe does not give."""
 
@@ -57,7 +59,7 @@ def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
     llm = opened.llm
     if llm.config.trust_remote_code:
         raise RecipeError("The LLM runs Python code of its checkpoint, which an export cannot contain.")
-    llm._find_tokenizer().save_pretrained(folder / "tokenizer")
+    llm._find_tokenizer().save_pretrained(folder / TOKENIZER)
     recipe = portable(opened, folder, dtype)
     text = to_yaml(recipe).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
     (folder / RECIPE).write_text(text, encoding="utf-8")
@@ -93,7 +95,7 @@ def portable(opened: OpenRun, folder: Path, dtype: torch.dtype) -> Recipe:
     changes = {
         "path": None,
         "config": json.loads(json.dumps(settings)),
-        "tokenizer": str(folder / "tokenizer"),
+        "tokenizer": str(folder / TOKENIZER),
         "quantize": None,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -114,7 +116,7 @@ def _inside(value: Any, folder: Path, copied: dict[Path, Path]) -> Any:
         return value
     source = Path(value)
     if source not in copied:
-        copied[source] = folder / "parts" / str(len(copied)) / re.sub(r"[^\w.-]", "_", source.name)
+        copied[source] = folder / PARTS / str(len(copied)) / re.sub(r"[^\w.-]", "_", source.name)
         copied[source].parent.mkdir(parents=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, copied[source])

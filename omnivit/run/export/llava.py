@@ -1,4 +1,4 @@
-"""A run as a LlavaForConditionalGeneration of transformers: the inverse of `omnivit.run.import_hf`.
+"""A run as a LlavaForConditionalGeneration of transformers: the inverse of `omnivit.run.importing.llava`.
 
 Names of tensors on the disk are the classical ones (`vision_tower.vision_model.*`, `language_model.model.*`), which
 every version of transformers since 4.36 and other programs read.
@@ -20,7 +20,7 @@ from omnivit.run.export.chat_files import generation_settings, template_of, toke
 from omnivit.run.export.image_token import ImageToken
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.plain import PlainLLM, plain_llm, plain_state, with_rows, write_weights
-from omnivit.run.import_hf import ACTIVATIONS, CLASS_TOKEN, IDENTITY
+from omnivit.run.importing.llava import ACTIVATIONS, CLASS_TOKEN, IDENTITY
 
 PROJECTOR = ("linear_1", "linear_2")
 ADAPTERS = ("LinearAdapter", "MLPAdapter")

@@ -32,7 +32,7 @@ class OpenRun:
     assistant: Assistant
     """On the CPU, in float32 unless the run was opened with another dtype."""
     provenance: Mapping[str, Any]
-    """What the run was made with; empty where the folder has no record, as after `import-hf`."""
+    """What the run was made with; empty where the folder has no record, as after `omnivit import`."""
     checkpoint: str | None
     """As it was asked for."""
     dtype: torch.dtype

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnivit.errors import CheckpointError
-from omnivit.model.blueprint import ModelBlueprint
-from omnivit.model.build import complete, preparer_of
-from omnivit.model.omni import OmniModel
+from omnivit.model.build import preparer_of
+from omnivit.model.filled import all_tensors, empty_model, filled_model
 from omnivit.recipe import load as load_recipe
 from omnivit.run.assistant import Assistant
 from omnivit.run.folder import RECIPE
@@ -38,18 +37,8 @@ def open_folder(folder: Path, trust: bool = False, weights: bool = True) -> Assi
         raise CheckpointError(f"{folder} is no export of OmniViT: {RECIPE} is missing.")
     recipe = load_recipe(folder / RECIPE)
     require_trust(recipe, trust, folder, readers=False)
-    plan = ModelBlueprint.of(recipe)
-    model = plan.build()
-    complete(model, plan)
-    if weights:
-        fill(model, read(folder), folder)
-    model.eval().requires_grad_(False)
+    model = filled_model(recipe, read(folder), folder) if weights else empty_model(recipe).requires_grad_(False)
     return Assistant(model, preparer_of(model, recipe), recipe)
-
-
-def all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of a model, each once, those that no checkpoint stores included."""
-    return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -64,34 +53,6 @@ def read(folder: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: cannot be read as safetensors: {error}") from error
     return tensors
-
-
-@torch.no_grad()
-def fill(model: OmniModel, tensors: dict[str, Tensor], source: Path) -> None:
-    """Give a model all of its tensors, those on the meta device included.
-
-    Raises:
-        CheckpointError: one is missing, unknown, or of another shape.
-    """
-    places = all_tensors(model)
-    for what, names in (("missing", places.keys() - tensors.keys()), ("unknown", tensors.keys() - places.keys())):
-        if names:
-            raise CheckpointError(f"{source}: tensors are {what} ({len(names)}): {', '.join(sorted(names)[:3])}.")
-    for name, value in tensors.items():
-        if places[name].shape != value.shape:
-            raise CheckpointError(
-                f"{source}: {name} has the shape {tuple(value.shape)}, not {tuple(places[name].shape)}."
-            )
-        if not places[name].is_meta:
-            places[name].copy_(value)
-            continue
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        value = value.to(places[name].dtype)
-        if leaf in owner._parameters:
-            setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
-        else:
-            owner._buffers[leaf] = value
 
 
 def check_same(assistant: Assistant, folder: Path) -> None:

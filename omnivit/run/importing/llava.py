@@ -37,6 +37,8 @@ from omnivit.recipe import load as load_recipe
 from omnivit.recipe.yaml_tree import dump
 from omnivit.run.export.chat_files import reads_same
 from omnivit.run.folder import RECIPE
+from omnivit.run.importing import Request
+from omnivit.run.importing.imported import save_imported
 from omnivit.train import checkpoint
 
 SLOT = "image"
@@ -56,6 +58,11 @@ IDENTITY = "linear"
 """What transformers calls the activation that changes nothing: `omnivit export` writes the adapter `linear` with it."""
 DERIVED = ("position_ids", "rotary_emb.inv_freq")
 """Tensors of old checkpoints that are computed from the config now."""
+
+
+def import_run(source: Path, run: Path, request: Request) -> None:
+    """Create a run from a LLaVA checkpoint. Raises as `import_llava`."""
+    import_llava(source, run, request.template)
 
 
 def import_llava(path: Path, out: Path, template: str | None = None) -> None:
@@ -298,5 +305,4 @@ def _save_adapter(run: Path, model: Any) -> None:
     weights: dict[str, Tensor] = {}
     for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=False):
         weights |= {f"adapters.{SLOT}.{name}.{key}": value for key, value in layer.state_dict().items()}
-    state = {"stage": "import", "stage_index": 0, "step": 0, "total_steps": 0, "skipped": [], "seconds": 0.0}
-    checkpoint.save(run / checkpoint.CHECKPOINTS, checkpoint.checkpoint_name(0, "import", 0), weights, {}, state)
+    save_imported(run, weights)
