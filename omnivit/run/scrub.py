@@ -39,8 +39,8 @@ def scrubbed(value: Any, folders: tuple[Path, ...] = ()) -> Any:
 def portable_recipe(recipe: dict[str, Any], run: Path, copy: Callable[[Path], None]) -> dict[str, Any]:
     """A recipe without absolute paths.
 
-    The data root becomes `data` in the run folder. What lies in the run folder, as after `omnivit import`, is copied and
-    named from there. Weights elsewhere on the machine become `???`, which an override sets when the run is opened.
+    The data root becomes `data` in the run folder. What lies in the run folder, as after `omnivit import`, is copied
+    and named from there. Weights elsewhere on the machine become `???`, which an override sets when the run is opened.
 
     Args:
         recipe: as plain values.

@@ -1,4 +1,4 @@
-"""`omnivit import` is the inverse of `omnivit export` where there is one: the run that comes back gives the same logits.
+"""`omnivit import` is the inverse of `omnivit export` where there is one: the run that comes back is the same.
 
 Tolerance: none but for peft, whose LoRA is added to an LLM in another order of operations: 1e-6 of log-probabilities.
 The form of LLaVA comes back in test_export_native.py.
