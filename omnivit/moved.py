@@ -118,6 +118,7 @@ NAMES = MappingProxyType(
         ("omnivit.media.images", "look"): "omnivit.media.images",
         ("omnivit.media.pages", "look"): "omnivit.media.pages",
         ("omnivit.train.stages", "train"): "omnivit.run.runner",
+        ("omnivit.assistant", "load"): "omnivit.run.loading",
         ("omnivit.train.checkpoint", "write_text"): "omnivit.files",
         ("omnivit.train.checkpoint", "fsync"): "omnivit.files",
     }

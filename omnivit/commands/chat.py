@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves."""
     with reserved():
-        assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
+        assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, True, args.set)
         from omnivit.run.assistant import Sampling
 
         sampling = Sampling(args.temperature, args.top_p, args.seed)

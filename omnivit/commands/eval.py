@@ -78,7 +78,7 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     if not root.is_dir():
         raise DataError(f"--root {root} is not a folder.")
     reader = open_questions(args, root)
-    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, overrides=args.set)
     from omnivit.evaluate.heads import head_losses
     from omnivit.evaluate.run import ask, gather
     from omnivit.evaluate.score import metric_named, score
@@ -124,13 +124,13 @@ def check_writable(out: Path) -> None:
 
 def open_questions(args: argparse.Namespace, root: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Reader:
     """The file, opened as `--reader` says, or as the run's own data were; `options` replace those of the reader."""
-    from omnivit.recipe import load
     from omnivit.run.folder import RECIPE
+    from omnivit.run.overrides import load_opened
 
     path = args.data if is_on_hub(args.data) else args.data.resolve()
     if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
         return open_reader(args.reader or "messages", path, root, options=options)
-    recipe = load(args.run / RECIPE)
+    recipe = load_opened(args.run / RECIPE, args.set)
     require_trust(recipe, args.trust, args.run, readers=args.reader is None)
     trained = [source for stage in recipe.stages for source in stage.data]
     asked = recipe.evaluation.data if recipe.evaluation is not None else []

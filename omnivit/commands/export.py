@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         from omnivit.run.export import export
         from omnivit.run.export.opened import open_run
 
-        opened = open_run(args.run, args.checkpoint, args.trust)
+        opened = open_run(args.run, args.checkpoint, args.trust, overrides=args.set)
         files = export(opened, args.to, folder, options, args.overwrite)
     for file in files:
         print(f"{file} ({file.stat().st_size:,} bytes)")

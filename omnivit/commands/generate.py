@@ -45,9 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option of all verbs that open a run."""
+    """Add the options of all verbs that open a run: `args.checkpoint`, and `args.set`, a list of overrides."""
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="checkpoint to load: last (default), best, or a name in RUN/checkpoints"
+    )
+    add_set_argument(parser)
+
+
+def add_set_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--set`, for verbs that read the recipe of a run: `args.set`, a list of overrides."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a value of the run's recipe, such as data.root=NEW after the data were moved; may be repeated",
     )
 
 
@@ -96,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reply(args: argparse.Namespace, question: str) -> Reply:
-    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, overrides=args.set)
     from omnivit.run.assistant import Sampling
 
     sampling = Sampling(args.temperature, args.top_p, args.seed)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivit.commands.generate import add_set_argument
 from omnivit.console import reserved
-from omnivit.errors import DataError, OmniVitError, PluginError
+from omnivit.errors import DataError, OmniVitError, PluginError, RecipeError
 from omnivit.run.trust import add_trust_argument
 from omnivit.run.trust import require as require_trust
 
@@ -63,11 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe (YAML) or a run folder: also print which of its inputs accept the file, and the tokens",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    add_set_argument(parser)
     add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the results; the status is 1 if a file cannot be used."""
+    if args.set and args.recipe is None:
+        raise RecipeError("--set changes a value of a recipe. Name the recipe or the run with --recipe.")
     if not any(file.exists() for file in args.files):
         raise DataError(f"{', '.join(map(str, args.files))}: no such file. Name files that exist.")
     from omnivit.console import quieten_transformers
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with reserved(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged files; one may quote the header of a DICOM file
         encoders, absent = _installed()
-        slots = {} if args.recipe is None else _slots(args.recipe, args.trust)
+        slots = {} if args.recipe is None else _slots(args.recipe, args.trust, args.set)
         answers = [_answer(file, encoders, slots) for file in args.files]
     if args.json:
         print(json.dumps(_as_record(answers, absent, args.recipe is not None), indent=2, ensure_ascii=False))
@@ -105,12 +109,13 @@ def _installed() -> tuple[dict[str, type[Encoder]], dict[str, str]]:
     return available, absent
 
 
-def _slots(place: Path, trust: bool) -> Mapping[str, SlotPreparer]:
+def _slots(place: Path, trust: bool, overrides: Sequence[str]) -> Mapping[str, SlotPreparer]:
     """The preparers of the slots of a recipe. The model is built on the meta device, without weights."""
     from omnivit.recipe import load
     from omnivit.run.folder import RECIPE, require_plugins
+    from omnivit.run.overrides import load_opened
 
-    recipe = load(place / RECIPE if place.is_dir() else place)
+    recipe = load_opened(place / RECIPE, overrides) if place.is_dir() else load(place, overrides)
     require_trust(recipe, trust, place, readers=False)
     if place.is_dir():
         require_plugins(place, recipe)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Pack."""
     from omnivit.run.pack import pack
 
-    names = pack(args.run, args.out, args.checkpoint, args.with_samples or 0)
+    names = pack(args.run, args.out, args.checkpoint, args.with_samples or 0, args.set)
     if args.json:
         print(json.dumps({"out": str(args.out), "members": names}, indent=1))
         return 0

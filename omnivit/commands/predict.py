@@ -74,7 +74,7 @@ def _predict(args: argparse.Namespace) -> Prediction:
     if not is_folder and (args.slot or args.folders):
         raise DataError("--slot and --folders belong to a folder of media, but --data is a file.")
     source = None if is_folder else _file(args)
-    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, True, args.set)
     from omnivit.run.predict import Folder, predict
 
     if source is None:

@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start a new one")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run exactly from where it stopped")
     parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="with --resume: change a value of the run's recipe, such as data.root=NEW after the data were moved",
+    )  # fmt: skip
+    parser.add_argument(
         "--allow-changes", action="store_true",
         help="with --resume: continue although recipe, data, weights or machine have changed, and record the changes",
     )  # fmt: skip
@@ -52,7 +56,7 @@ def _resume(args: argparse.Namespace) -> int:
             "--resume continues with the recipe in the run folder. Remove the recipe, overrides, --run-dir and "
             "--overwrite from the command."
         )
-    recipe = folder.reopen(args.resume, args.trust)
+    recipe = folder.reopen(args.resume, args.trust, args.set)
     _announce(args.resume, recipe)
     recipe = with_current_options(recipe, warn=False)  # nobody edits the recipe of a run
     from omnivit.run import precision as run_precision
@@ -61,7 +65,7 @@ def _resume(args: argparse.Namespace) -> int:
     with _held(args.resume):
         if is_leader():
             print(line, flush=True)
-        _train(recipe, args.resume, resume=True, allow_changes=args.allow_changes)
+        _train(recipe, args.resume, True, args.allow_changes, rewrite=bool(args.set))
     return 0
 
 
@@ -75,6 +79,8 @@ def _begin(args: argparse.Namespace) -> int:
         raise RecipeError("No recipe is given. Usage: omnivit train RECIPE, or omnivit train --resume RUN.")
     if args.allow_changes:
         raise RecipeError("--allow-changes works only with --resume: omnivit train --resume RUN --allow-changes.")
+    if args.set:
+        raise RecipeError("--set works only with --resume. After a recipe, write: omnivit train RECIPE key=value.")
     recipe, path = load(args.recipe, args.overrides), _run_dir(args)
     if is_leader():
         folder.check_free(path, args.overwrite)
@@ -126,8 +132,10 @@ def _held(path: Path) -> AbstractContextManager[None]:
     return lock.hold(path) if is_leader() else nullcontext()
 
 
-def _train(recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False) -> None:
+def _train(
+    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False, rewrite: bool = False
+) -> None:
     signals.run_is(path)
     from omnivit.run.train import train_and_report
 
-    train_and_report(recipe, path, resume, allow_changes)
+    train_and_report(recipe, path, resume, allow_changes, rewrite)

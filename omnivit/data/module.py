@@ -65,9 +65,11 @@ class PreparedSamples(Dataset["EncodedSample | BadSample"]):
     """Prepares the sample at (epoch, index). A bad one is returned as `BadSample`, because exceptions change when they
     leave a loader worker."""
 
-    def __init__(self, mixture: Mixture, preparer: Preparer, seed: int | None, private: bool = False) -> None:
-        """Args: the samples; their preparer; the seed of augmentation; whether samples are named by number only."""
-        self.mixture, self.preparer, self.seed, self.private = mixture, preparer, seed, private
+    def __init__(
+        self, mixture: Mixture, preparer: Preparer, seed: int | None, private: bool = False, root: str = ""
+    ) -> None:
+        """Args: the samples; their preparer; the seed of augmentation; `data.privacy`; `data.root`."""
+        self.mixture, self.preparer, self.seed, self.private, self.root = mixture, preparer, seed, private, root
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -78,7 +80,7 @@ class PreparedSamples(Dataset["EncodedSample | BadSample"]):
         try:
             encoded = self.preparer(self.mixture[position], seed)
         except DataError as error:
-            return BadSample(privacy.reason(error, self._place(position), self.private))
+            return BadSample(privacy.reason(error, self._place(position), self.private, self.root))
         name = self._place(position) if self.private else encoded.name
         return replace(encoded, name=name, source=self.mixture.source_of(position))
 
@@ -183,7 +185,7 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[MicroBatch]:
         rank, world = self._place()
-        samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed, self.data.privacy)
+        samples = PreparedSamples(self.plan.mixture, self.preparer, self.plan.seed, self.data.privacy, self.data.root)
         loader = self._loader(samples, MicroBatches(self.plan, self.start, rank, world))
         if set(self.plan.stage.losses) <= {LM}:
             return loader
@@ -198,7 +200,8 @@ class StageData(LightningDataModule):
         # all ranks need the same number of batches, or collective operations would hang
         every += [[]] * (-len(every) % world)
         mine = [[(0, index) for index in indices] for indices in every[rank::world]]
-        return [self._loader(PreparedSamples(self.validation, self.preparer, None, self.data.privacy), mine)]
+        samples = PreparedSamples(self.validation, self.preparer, None, self.data.privacy, self.data.root)
+        return [self._loader(samples, mine)]
 
     def _loader(
         self, samples: PreparedSamples, sampler: Sampler[list[Index]] | list[list[Index]]

@@ -50,6 +50,12 @@ def open_source(source: DataSource, root: str | Path, where: Where | None = None
         RecipeError: the reader has no such option, or the prompts cannot be read.
     """
     base = Path(root)
+    if not base.is_dir():
+        place = Where(("data", "root"), where.places if where is not None else {})
+        raise DataError(
+            f"{place}: there is no folder {base.absolute()}. If the data were moved, name their new folder: "
+            "`data.root=NEW` after a recipe, `--set data.root=NEW` for a run."
+        )
     media_root = (base / (source.media_root or ".")).resolve()
     on_hub = source.path.startswith("hf://")
     path = Path(source.path) if on_hub else (base / source.path).resolve()

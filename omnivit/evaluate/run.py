@@ -68,7 +68,7 @@ def evaluate(assistant: Answerer, evaluation: Evaluation, data_root: str | Path)
         RecipeError: an unknown condition, no data, or an unknown option of a reader.
         DataError: a bad sample, or more of them than the recipe allows to be skipped.
     """
-    check_evaluation(evaluation, data_root)
+    check_evaluation(evaluation, data_root, assistant.recipe.where("evaluation"))
     files = [_open(source, data_root, assistant) for source in evaluation.data]
     scores: dict[str, Score] = {}
     for name in evaluation.conditions:
@@ -165,7 +165,7 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
         except DataError as error:
             if not skip:
                 raise
-            refused.append(privacy.reason(error, f"sample {i} of {count}", data.privacy))
+            refused.append(privacy.reason(error, f"sample {i} of {count}", data.privacy, data.root))
     if len(refused) > skips_allowed(data, count):
         raise DataError(
             f"{len(refused)} of {count} samples are bad, more than `data.skip_budget: {data.skip_budget}` allows. The "

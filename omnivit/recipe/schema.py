@@ -249,6 +249,9 @@ class Data:
     skip_budget: Share = 0.01
     """The fraction of a stage's samples (each counted once, even if it is used several times) that may be skipped
     before the run stops. One sample may always be skipped, unless this is 0."""
+    relative_root: bool = False
+    """True: the run folder names `data.root`, and paths inside it, relative to itself. Run and data can then be moved
+    together, opened, evaluated and resumed."""
     workers: CountOrNone = 2
     """Processes per device that load samples."""
     privacy: bool = False

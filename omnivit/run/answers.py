@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnivit.data.privacy import hidden
+from omnivit.data.privacy import hidden, without_root
 from omnivit.errors import CheckpointError
 from omnivit.files import write_text
 
@@ -118,11 +118,6 @@ def _answer(condition: str, answered: Answered, root: str, by: str | None) -> An
         exact_match(prediction, reference),
         None if by is None else str(sample.extra.get(by, UNKNOWN)),
     )
-
-
-def without_root(text: str, root: str) -> str:
-    """A text that names files below the data root, with their paths relative to it."""
-    return text.replace(f"{Path(root).resolve()}{os.sep}", "")
 
 
 def _path(media: Media, root: str) -> str:

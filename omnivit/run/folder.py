@@ -13,18 +13,22 @@ RUN/.lock                who trains it (see omnivit.run.lock)
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from omnivit.contracts import registries
-from omnivit.contracts.blocks import require_known
+from omnivit.contracts.blocks import require_known, with_changed_blocks
 from omnivit.errors import CheckpointError, suggest
 from omnivit.files import write_text
 from omnivit.recipe import Recipe, load, to_yaml
 from omnivit.run import provenance
+from omnivit.run.overrides import load_opened
 from omnivit.run.provenance import PROVENANCE, plugins
 from omnivit.run.trust import require as require_trust
 from omnivit.train.checkpoint import CHECKPOINTS, find
@@ -105,7 +109,31 @@ def create(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
         if overwrite:
             _clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RECIPE, to_yaml(recipe))
+        write_recipe(folder, recipe)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write RUN/recipe.yaml.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with explained(folder):
+        portable = with_relative_root(recipe, folder) if recipe.data.relative_root else recipe
+        write_text(folder / RECIPE, to_yaml(portable))
+
+
+def with_relative_root(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with `data.root`, and paths in the model that are inside it, relative to the run folder."""
+    root, here = Path(recipe.data.root).absolute(), folder.absolute()
+
+    def relative(value: Any) -> Any:
+        inside = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root)
+        # `./` is how a recipe says that a path starts at its own folder
+        return f"./{os.path.relpath(value, here)}" if inside else value
+
+    changed = with_changed_blocks(recipe, lambda block: {key: relative(value) for key, value in block.options.items()})
+    return dataclasses.replace(changed, data=dataclasses.replace(recipe.data, root=os.path.relpath(root, here)))
 
 
 def _clear(folder: Path) -> None:
@@ -122,41 +150,45 @@ def _clear(folder: Path) -> None:
     (folder / RECIPE).unlink(missing_ok=True)
 
 
-def reopen(folder: Path, trust: bool = False) -> Recipe:
+def reopen(folder: Path, trust: bool = False, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a run that was begun, to be continued.
 
     Args:
         folder: of the run.
         trust: run code that its recipe brings or names, where it was not begun here.
+        overrides: `key.path=value`. What changes the result is refused later, where the run is compared with its
+            checkpoint.
 
     Raises:
-        RecipeError: the recipe brings code that is not trusted.
+        RecipeError: an override cannot be read, or the recipe brings code that is not trusted.
         CheckpointError: there is no run.
         PluginError: a plugin that it was made with is not here, or of another major version; says what to install.
     """
     if not (folder / RECIPE).is_file():
         raise CheckpointError(f"{folder} contains no run: {RECIPE} is missing. Start one with `omnivit train RECIPE`.")
-    recipe = load(folder / RECIPE)
+    recipe = load(folder / RECIPE, overrides)
     require_trust(recipe, trust, folder)
     require_plugins(folder, recipe, registries.ALL)
     return recipe
 
 
-def open_recipe(folder: Path, trust: bool = False) -> Recipe:
+def open_recipe(folder: Path, trust: bool = False, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a run that is to be used: what of a run can be refused without a tensor is refused here.
 
     Args:
         folder: of the run.
         trust: run code that its recipe brings or names, where it was not trained here.
+        overrides: `key.path=value`, as `omnivit.run.overrides` allows them.
 
     Raises:
-        RecipeError: the recipe brings code that is not trusted.
+        RecipeError: the recipe, as it is with the overrides, brings code that is not trusted, or an override is
+            refused.
         CheckpointError: there is no run, or no checkpoint yet.
         PluginError: as `require_plugins`, or no installed distribution registers a plugin.
     """
     if not (folder / RECIPE).is_file():
         raise CheckpointError(no_run(folder))
-    recipe = load(folder / RECIPE)
+    recipe = load_opened(folder / RECIPE, overrides)
     require_trust(recipe, trust, folder, readers=False)
     require_plugins(folder, recipe)
     if not find(folder / CHECKPOINTS):

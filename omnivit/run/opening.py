@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
 
 
 def open_assistant(
-    run: Path, device: str | None, trust: bool, checkpoint: str | None, announce: bool = False
+    run: Path,
+    device: str | None,
+    trust: bool,
+    checkpoint: str | None,
+    announce: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Assistant:
     """The assistant of a run, for a command.
 
     Args:
-        run, device, trust, checkpoint: as `omnivit.run.loading.load` takes them.
+        run, device, trust, checkpoint, overrides: as `omnivit.run.loading.load` takes them.
         announce: print on standard error what is loaded, before it is.
 
     Raises:
         OmniVitError: as `omnivit.run.loading.load`.
     """
-    recipe = open_recipe(run, trust)
+    recipe = open_recipe(run, trust, overrides)
     if announce:
         print(f"Loading {run}: {contents(recipe)} ...", file=sys.stderr, flush=True)
     quieten_transformers()

@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from omnivit.errors import CheckpointError, DataError
 from omnivit.evaluate.plot import LOSS_PLOT
 from omnivit.files import replacing
 from omnivit.media.locate import files_of, opened
-from omnivit.recipe import Recipe, load
+from omnivit.recipe import Recipe
 from omnivit.recipe.yaml_tree import dump
 from omnivit.run import provenance
 from omnivit.run.folder import RECIPE, no_run
+from omnivit.run.overrides import load_opened
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runs import REPORT, read_report
 from omnivit.run.scrub import numbers_of, portable_recipe, rewrite_header, scrubbed, without_samples
@@ -37,7 +38,9 @@ SAMPLES, MEDIA = "samples.jsonl", "media"
 REPORT_TEXT = "report.md"
 
 
-def pack(run: Path, out: Path, checkpoint: str | None = None, samples: int = 0) -> list[str]:
+def pack(
+    run: Path, out: Path, checkpoint: str | None = None, samples: int = 0, overrides: Sequence[str] = ()
+) -> list[str]:
     """Write a run into a tar file, whole or not at all.
 
     Args:
@@ -45,6 +48,7 @@ def pack(run: Path, out: Path, checkpoint: str | None = None, samples: int = 0) 
         out: the tar file.
         checkpoint: as of `omnivit.load`.
         samples: how many questions of the evaluation go with it, with their media as they are.
+        overrides: as of `omnivit.load`: where the data are now, for example.
 
     Returns:
         The names of the members.
@@ -57,7 +61,7 @@ def pack(run: Path, out: Path, checkpoint: str | None = None, samples: int = 0) 
         raise CheckpointError(no_run(run))
     if not out.absolute().parent.is_dir():
         raise CheckpointError(f"{out}: the folder {out.absolute().parent} does not exist. Create it first.")
-    recipe = load(run / RECIPE)
+    recipe = load_opened(run / RECIPE, overrides)
     chosen = read_named(run / CHECKPOINTS, checkpoint, recipe.keep, _checked)
     if chosen is None:
         raise CheckpointError(f"{run} has no checkpoint yet. Train it first: `omnivit train --resume {run}`.")
@@ -172,8 +176,8 @@ def _write_samples(folder: Path, recipe: Recipe, count: int) -> None:
         raise DataError("--with-samples: the recipe has no `evaluation`, so there are no questions to add.")
     (folder / MEDIA).mkdir(parents=True)
     records: list[dict[str, Any]] = []
-    for source in recipe.evaluation.data:
-        reader = open_source(source, recipe.data.root)
+    for number, source in enumerate(recipe.evaluation.data):
+        reader = open_source(source, recipe.data.root, recipe.where("evaluation.data") / number)
         for index in range(min(len(reader), source.limit or len(reader), count - len(records))):
             records.append(_sample_record(reader[index], len(records) + 1, folder))
     if len(records) < count:

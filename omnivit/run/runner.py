@@ -16,6 +16,7 @@ from omnivit.model.staging import configure
 from omnivit.model.start import Start
 from omnivit.recipe import Recipe
 from omnivit.run import provenance
+from omnivit.run.folder import write_recipe
 from omnivit.run.precision import settled_here
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.provenance.execution import execution, use_threads
@@ -34,7 +35,7 @@ from omnivit.train.trainer_options import check_trainer_options
 
 
 def train(
-    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False
+    recipe: Recipe, path: Path, resume: bool = False, allow_changes: bool = False, rewrite: bool = False
 ) -> tuple[Run, list[StageResult]]:
     """Run all stages, or what is left of them.
 
@@ -43,6 +44,7 @@ def train(
         path: the run folder.
         resume: continue from the newest checkpoint.
         allow_changes: of a run that is resumed: continue even if the recipe, data or machine are not what they were.
+        rewrite: of a run that is resumed: the recipe is not as in its folder, so write it there once it is accepted.
 
     Raises:
         RecipeError, DataError, CheckpointError: with the place and the remedy.
@@ -80,6 +82,8 @@ def train(
         if not resume:
             remember(recipe)
         _settle(record, run, preparers, start)
+        if rewrite:
+            write_recipe(path, recipe)
     start = None  # its tensors are in the model now, and may be as large
     if standing is not None:
         index = standing.state["stage_index"]

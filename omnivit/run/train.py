@@ -27,9 +27,14 @@ from omnivit.train.signals import signals
 from omnivit.train.stages import StageResult
 
 
-def train_and_report(recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False) -> None:
-    """Run the stages, evaluate on rank zero, write the report, and send its results to the loggers."""
-    run, results = train(recipe, path, resume, allow_changes)
+def train_and_report(
+    recipe: Recipe, path: Path, resume: bool, allow_changes: bool = False, rewrite: bool = False
+) -> None:
+    """Run the stages, evaluate on rank zero, write the report, and send its results to the loggers.
+
+    The arguments are those of `train`.
+    """
+    run, results = train(recipe, path, resume, allow_changes, rewrite)
     signals.all_trained()
     if not is_leader():
         return

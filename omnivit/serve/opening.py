@@ -60,7 +60,7 @@ def opened_app(args: argparse.Namespace, settings: Settings, address: Address | 
         OmniVitError: the run cannot be opened, or vLLM does not serve it.
     """
     backend = None if address is None else Backend(address)  # before the model is loaded, which takes longer
-    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, announce=True)
+    assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, True, args.set)
     engine = None if backend is None else backend.engine(assistant, settings)
     from omnivit.serve.app import create_app
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,13 @@ class OpenRun:
         return llm
 
 
-def open_run(folder: Path, checkpoint: str | None = None, trust: bool = False, dtype: str = FULL) -> OpenRun:
+def open_run(
+    folder: Path,
+    checkpoint: str | None = None,
+    trust: bool = False,
+    dtype: str = FULL,
+    overrides: Sequence[str] = (),
+) -> OpenRun:
     """Open a run for export.
 
     Args:
@@ -55,13 +61,14 @@ def open_run(folder: Path, checkpoint: str | None = None, trust: bool = False, d
         checkpoint: as of `omnivit.load`.
         trust: as of `omnivit.load`.
         dtype: of the model: `float32`, or `recipe`: as the run was trained.
+        overrides: as of `omnivit.load`.
 
     Raises:
         OmniVitError: as `omnivit.load`.
     """
     if dtype not in (FULL, "recipe"):
         raise OmniVitError(f"dtype {dtype!r}: expected {FULL} or recipe.")
-    recipe = open_recipe(folder, trust)
+    recipe = open_recipe(folder, trust, overrides)
     assistant = assistant_of(folder, in_full(recipe) if dtype == FULL else recipe, "cpu", checkpoint)
     record = provenance.read(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     return OpenRun(folder, recipe, assistant, record, checkpoint, written_dtype(recipe, assistant))

@@ -56,12 +56,14 @@ COMPARED = (
     "execution",
 )
 FREE = re.compile(
-    r"recipe\.(data\.(root|workers|on_bad_sample|skip_budget|privacy)|checkpoint_every|keep|nan_budget|evaluation"
-    r"|stages\[\d+\]\.validation"
+    r"recipe\.(data\.(root|relative_root|workers|on_bad_sample|skip_budget|privacy)|checkpoint_every|keep|nan_budget"
+    r"|evaluation|stages\[\d+\]\.validation"
     r"|trainer\.(loggers|progress|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler))(?![a-z_])"
 )
 """What may change in a run: it changes what is watched, kept and said, and no bit of the weights. (What lies under
 `data.root` is compared by content; a bad sample is left out by `skip` and stops the run by `error`.)"""
+PLACE = re.compile(r"recipe\.model\.(.+\.)?(path|tokenizer)")
+"""Where weights and tokenizers are read from."""
 _SHOWN = 120
 
 
@@ -72,6 +74,8 @@ class Change:
     path: str
     was: Any
     now: Any
+    same: bool = False
+    """Whether it is the place of something that was compared by its content, and is equal."""
 
     @property
     def free(self) -> bool:
@@ -81,7 +85,7 @@ class Change:
         """
         is_text = isinstance(self.was, str) and isinstance(self.now, str)  # not a whole entry that is called so
         moved = is_text and self.path.startswith("plugins.") and self.path.endswith(".value")
-        return moved or FREE.match(self.path) is not None
+        return moved or self.same or FREE.match(self.path) is not None
 
     def hidden(self) -> Change:
         """The same without the name of a medium."""
@@ -98,7 +102,7 @@ def of(recipe: Recipe, mixtures: Mapping[str, Mixture], preparation: str) -> dic
         "recipe": json.loads(json.dumps(content(recipe))),
         "plugins": plugins.record(recipe),
         "evaluation_plugins": plugins.record_evaluation(recipe),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": versions(LIBRARIES),
         "data": {
             f"stages.{stage}.data[{number}]": reader.fingerprint()
             for stage, mixture in mixtures.items()
@@ -125,7 +129,11 @@ def with_current_options(record: Mapping[str, Any], recipe: Recipe) -> dict[str,
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """How two records differ, in all that is compared."""
-    return [change for key in COMPARED for change in _differences(old.get(key), new.get(key), key)]
+    changed = [change for key in COMPARED for change in differences(old.get(key), new.get(key), key)]
+    # weights and tokenizers are compared by content, wherever they are read from
+    if old.get("weights") and not any(old.get(key) != new.get(key) for key in ("weights", "preparation")):
+        changed = [replace(change, same=PLACE.fullmatch(change.path) is not None) for change in changed]
+    return changed
 
 
 def refuse(run: Path, changed: Sequence[Change], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -196,15 +204,16 @@ def parse(text: str, file: Path) -> dict[str, Any]:
     return record
 
 
-def _differences(old: Any, new: Any, path: str) -> Iterator[Change]:
+def differences(old: Any, new: Any, path: str) -> Iterator[Change]:
+    """How plain values differ; `path` is where they stand, empty at the root."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         if path.endswith("].train") and old.keys() == new.keys() and list(old) != list(new):
             yield Change(f"{path} (the first pattern that matches wins)", list(old), list(new))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(*pair, f"{path}[{number}]")
+            yield from differences(*pair, f"{path}[{number}]")
     elif old != new:
         yield Change(path, old, new)
 
@@ -222,6 +231,11 @@ def _pins(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     )
     changed = [(str(name), str(was[name])) for name in was if was[name] and now.get(name) != was[name]]
     return [package for name, old in changed if (package := advice.package(name, pin=advice.exactly(old)))]
+
+
+def versions(names: Sequence[str]) -> dict[str, str | None]:
+    """Library -> its version; None where it is not installed."""
+    return {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str | None:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from omnivit.data.privacy import without_root
 from omnivit.recipe import Recipe
-from omnivit.run.answers import without_root
 from omnivit.run.markdown import as_code, as_list, as_table, duration
 from omnivit.run.report.facts import Facts
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
+    from omnivit.train.state import SkippedStep
     from omnivit.train.tally import SlowMedium, Tally
 
 ENDS = 10
@@ -53,7 +54,7 @@ def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str], root: s
     if validated := validation_curve(stage):
         record["validation_loss"] = [list(point) for point in validated]
     record |= {"skipped": len(stage.skipped), "skipped_samples": stage.skipped}
-    record |= {"skipped_steps": [asdict(skipped) for skipped in stage.not_finite]}
+    record |= {"skipped_steps": [_skipped_record(skipped, root) for skipped in stage.not_finite]}
     tally = stage.tally
     if not tally.tokens:
         return record
@@ -109,7 +110,13 @@ def detail_part(recipe: Recipe, stages: Sequence[StageResult], facts: Facts | No
     parts += _sources_part(recipe, stages) + _time_part(stages, recipe.data.root)
     reasons = list(dict.fromkeys(reason for stage in stages for reason in stage.skipped))
     parts += as_list(reasons, "Samples skipped in training")
-    return parts + as_list(_steps_skipped(stages), "Steps skipped, because their loss or gradient was not finite")
+    return parts + as_list(
+        _steps_skipped(stages, recipe.data.root), "Steps skipped, because their loss or gradient was not finite"
+    )
+
+
+def _skipped_record(skipped: SkippedStep, root: str) -> dict[str, Any]:
+    return {**asdict(skipped), "samples": [without_root(name, root) for name in skipped.samples]}
 
 
 def _stage_row(stage: StageResult, curve: Curve, validated: bool) -> tuple[str, ...]:
@@ -225,12 +232,13 @@ def _cost(stages: Sequence[StageResult], facts: Facts | None) -> str:
     return "".join(texts)
 
 
-def _steps_skipped(stages: Sequence[StageResult]) -> list[str]:
-    return [
+def _steps_skipped(stages: Sequence[StageResult], root: str) -> list[str]:
+    texts = [
         f"stage {stage.name}, step {skipped.step}: {skipped.what}; samples {', '.join(skipped.samples)}"
         for stage in stages
         for skipped in stage.not_finite
     ]
+    return [without_root(text, root) for text in texts]
 
 
 def _slowest(stage: StageResult, root: str) -> list[SlowMedium]:

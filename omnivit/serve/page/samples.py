@@ -102,7 +102,7 @@ class HeldOut:
             return None
         if self._folder is not None:
             require_trust(self._recipe, False, self._folder)  # a reader may be Python code that the run names
-        return open_mixture(evaluation.data, self._recipe.data.root)
+        return open_mixture(evaluation.data, self._recipe.data.root, self._recipe.where("evaluation.data"))
 
 
 def _shown(index: int, sample: Sample) -> dict[str, Any]:
