@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import http.server
-import ipaddress
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from site_support import public_site
 
-from omnivit.serve import fetch as fetching
 from omnivit.serve.failures import ApiError
-from omnivit.serve.fetch import fetch, is_public
+from omnivit.serve.fetch import fetch
 
 
 def words(text: str) -> list[str]:
@@ -142,23 +140,8 @@ class _Site(http.server.BaseHTTPRequestHandler):
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Site]]]:
     """A site at http://site.example, which the test lets be public, at a port that it lets be allowed."""
     handler = type("Site", (_Site,), {"heard": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    port = server.server_address[1]
-    monkeypatch.setattr(fetching, "PORTS", {"http": (port, 80), "https": (443,)})
-    real = socket.getaddrinfo
-
-    def resolve(host: str, *rest: Any, **options: Any) -> Any:
-        return real("127.0.0.1" if host == "site.example" else host, *rest, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    allowed = ipaddress.ip_address("127.0.0.1")
-    monkeypatch.setattr(fetching, "is_public", lambda address: address == allowed or is_public(address))
-    yield "http://site.example", handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with public_site(monkeypatch, handler) as url:
+        yield url, handler
 
 
 def test_content_arrives_within_its_limits(site: tuple[str, type[_Site]]) -> None:
