@@ -18,6 +18,7 @@ from assistant_support import make_run
 from fastapi.testclient import TestClient
 from llava_support import save_checkpoint
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tests_support import RECIPE
 from torch import Tensor
 
@@ -26,11 +27,13 @@ from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.collate import collate
 from omnivit.errors import OmniVitError
 from omnivit.model.build import load_model, preparer_of
+from omnivit.model.filled import all_tensors
 from omnivit.recipe import Recipe
 from omnivit.recipe import load as load_recipe
 from omnivit.run import folder as run_folder
 from omnivit.run.export import export
 from omnivit.run.export.opened import OpenRun, open_run
+from omnivit.run.export.reading import check_same
 from omnivit.run.export.trial import differing_prompt, prompt
 from omnivit.run.importing.llava import import_llava
 from omnivit.serve.app import Settings, create_app
@@ -103,12 +106,27 @@ def served(model: Any, inputs: dict[str, Tensor], answer: list[int]) -> tuple[Te
     return logits.log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)], new.tolist()
 
 
-def test_twenty_questions_have_the_same_probabilities_and_answers_everywhere(
-    opened: OpenRun, native: Path, home: Path
-) -> None:
-    """The trainer's forward, `score` and `ask` of a loaded run, the server, and the exported LLaVA."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+@torch.inference_mode()
+def by_own_class(model: Any, processor: Any, turns: list[dict[str, Any]]) -> tuple[Tensor, list[int]]:
+    """The same of a folder of the general form; the last turn is the answer."""
+    inputs = processor.apply_chat_template(turns)
+    targets = inputs["batch"].labels[0, 1:]
+    chosen = model(**inputs).logits[0, :-1].log_softmax(-1)[targets >= 0, targets[targets >= 0]]
+    inputs = processor.apply_chat_template(turns[:-1], add_generation_prompt=True)
+    return chosen, model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :].tolist()
 
+
+def test_twenty_questions_have_the_same_probabilities_and_answers_everywhere(
+    opened: OpenRun, native: Path, general: Path, home: Path
+) -> None:
+    """The trainer's forward, `score` and `ask` of a loaded run, the server, the exported LLaVA, and the other form."""
+    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+
+    import omnivit.hf
+
+    assert omnivit.hf.OmniViTConfig.model_type == "omnivit"
+    general_model: Any = AutoModelForMultimodalLM.from_pretrained(general)
+    general_processor: Any = AutoProcessor.from_pretrained(general)
     assistant = load(opened.folder, device="cpu")
     model: Any = AutoModelForImageTextToText.from_pretrained(native)
     processor: Any = AutoProcessor.from_pretrained(native)
@@ -125,6 +143,10 @@ def test_twenty_questions_have_the_same_probabilities_and_answers_everywhere(
         answer = [int(id) for id in encoded.labels if id >= 0]
         inputs = prompt(processor, messages)
         exported, generated = served(model, inputs, answer)
+        turns = [{"role": "user", "content": [_part(part) for part in messages[0].parts]}]
+        turns.append({"role": "assistant", "content": "red and green"})
+        log_probs, new = by_own_class(general_model, general_processor, turns)
+        assert log_probs.tolist() == pytest.approx(scored.tolist(), abs=1e-5) and new == generated
         assert exported == pytest.approx(scored.tolist(), abs=1e-5)
         assert scored.tolist() == pytest.approx(trained.tolist(), abs=1e-5)
         asked = assistant.preparer(Sample("q", tuple(messages)), generate=True)
@@ -195,24 +217,8 @@ def test_new_tokens_and_dora_and_padding_are_in_a_native_folder(home: Path, tmp_
 
 
 def test_what_transformers_has_not_becomes_a_general_folder(
-    opened: OpenRun, home: Path, general: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-    import omnivit.hf
-
-    assert omnivit.hf.OmniViTConfig.model_type == "omnivit"
-    model: Any = AutoModelForMultimodalLM.from_pretrained(general)
-    processor: Any = AutoProcessor.from_pretrained(general)
-    for messages in questions(opened.assistant, home)[:5]:
-        turns = [{"role": "user", "content": [_part(part) for part in messages[0].parts]}]
-        inputs = processor.apply_chat_template(turns, add_generation_prompt=True)
-        encoded = opened.assistant.preparer(Sample("q", tuple(messages)), generate=True)
-        batch = opened.assistant._collate([encoded])
-        logits = opened.assistant.model(batch, keep=batch.attention_mask).logits
-        torch.testing.assert_close(model(**inputs).logits[0], logits, atol=1e-6, rtol=0)
-        new = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
-        assert new.tolist() == opened.assistant.generate([encoded], 6)[0].tolist()
     deeper = open_run(make_run(recipe_of(home, "model.inputs.image.adapter.depth=3"), tmp_path / "run"))
     with pytest.raises(OmniVitError, match=r"no model that transformers has: its adapter is no `mlp` of depth 1, or"):
         export(deeper, "hf", tmp_path / "out", {"form": "native"})
@@ -223,6 +229,27 @@ def test_what_transformers_has_not_becomes_a_general_folder(
 
 def _part(part: Any) -> dict[str, Any]:
     return {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": part.source}
+
+
+def test_weights_in_half_precision_are_those_of_the_run_rounded(opened: OpenRun, native: Path, tmp_path: Path) -> None:
+    """Bit by bit, in both forms; what the LLM computes positions from, and LoRA, is not rounded."""
+    for form in ("native", "any"):
+        export(opened, "hf", tmp_path / form, {"form": form, "dtype": "bfloat16"})
+    exact, rounded = (load_file(folder / "model.safetensors") for folder in (native, tmp_path / "native"))
+    assert {name: value.bfloat16() for name, value in exact.items()}.keys() == rounded.keys()
+    assert all(torch.equal(rounded[name], value.bfloat16()) for name, value in exact.items())
+    tensors = load_file(tmp_path / "any" / "model.safetensors")
+    originals = all_tensors(opened.assistant.model)
+    assert tensors.keys() == originals.keys()
+    dtypes = {name: value.dtype for name, value in tensors.items() if value.is_floating_point()}
+    assert {n for n, d in dtypes.items() if d != torch.bfloat16} == {
+        name for name in dtypes if "lora_" in name or "inv_freq" in name or not name.startswith("llm.hf.")
+    }
+    assert all(torch.equal(value, originals[name].to(value.dtype)) for name, value in tensors.items())
+    damaged = tensors | {"llm.hf.model.norm.weight": tensors["llm.hf.model.norm.weight"] + 1}
+    save_file(damaged, tmp_path / "any" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OmniVitError, match=r"would not give the same model: llm\.hf\.model\.norm\.weight differs"):
+        check_same(opened.assistant, tmp_path / "any")
 
 
 @pytest.mark.slow

@@ -6,21 +6,36 @@ It names no path of the machine that trained, and nothing of single samples: the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import yaml
+
 from omnivit import __version__
 from omnivit.contracts.blocks import Block, blocks_of
-from omnivit.recipe import Recipe
+from omnivit.contracts.encoder import Encoder
+from omnivit.recipe import Recipe, to_yaml
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.options import MARKER
-from omnivit.run.export.places import name_of
+from omnivit.run.export.places import name_of, without_places
 
-CARD, NATIVE = "README.md", "llava"
+CARD, REPORT, NATIVE = "README.md", "report.md", ("llava", "llava_next")
 NOT_STATED = "not stated"
 LIBRARIES = ("python", "omnivit", "torch", "transformers", "peft", "timm", "tokenizers")
+LIBRARY_OF = {"hf": "transformers", "merged": "transformers", "safetensors": "omnivit"}
+"""Kind of an export -> the library that loads it, where that is not its name."""
+LLM_ALONE = ("merged", "peft", "gguf")
+TASKS = {
+    "image": "image-text-to-text",
+    "page": "image-text-to-text",
+    "video": "video-text-to-text",
+    "audio": "audio-text-to-text",
+}
+"""Modality of a model's only input -> the hub's name of its task."""
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SNIPPETS: Mapping[str, str] = MappingProxyType(
     {
         "native": """from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -68,7 +83,8 @@ def write_card(opened: OpenRun, kind: str, folder: Path) -> None:
         _heading(opened, kind),
         "## Model\n\n" + _model(opened),
         "## Training\n\n" + _training(opened.recipe, opened.provenance.get("data", {})),
-        "## Evaluation\n\n" + _evaluation(opened.folder / "report.md"),
+        "## Recipe\n\n```yaml\n" + to_yaml(without_places(opened.recipe)).strip() + "\n```",
+        "## Evaluation\n\n" + _evaluation(opened.folder / REPORT),
         "## Licences\n\n" + _licences(opened),
         "## Versions\n\n" + _versions(opened.provenance),
         "## Limits\n\n" + _limits(opened, kind, folder),
@@ -83,15 +99,33 @@ def form_of(kind: str, folder: Path) -> str:
     if kind != "hf":
         return kind
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return "native" if settings["model_type"] == NATIVE else "general"
+    return "native" if settings["model_type"] in NATIVE else "general"
 
 
 def _heading(opened: OpenRun, kind: str) -> str:
+    facts = yaml.safe_dump(_metadata(opened, kind), sort_keys=False)
     return (
-        f"---\nlibrary_name: {'transformers' if kind in ('hf', 'merged') else kind}\ntags: [omnivit]\n---\n\n"
-        f"# {opened.folder.resolve().name}\n\n"
+        f"---\n{facts}---\n\n# {opened.folder.resolve().name}\n\n"
         f"Trained with OmniViT and written by `omnivit export --to {kind}`."
     )
+
+
+def _metadata(opened: OpenRun, kind: str) -> dict[str, Any]:
+    """What the hub reads: the head of the card. A licence is for its author to state."""
+    facts: dict[str, Any] = {"library_name": LIBRARY_OF.get(kind, kind), "tags": ["omnivit"]}
+    modalities = {encoder.modality for slot in opened.assistant.slots for encoder in _encoders(opened, slot)}
+    if kind in LLM_ALONE:
+        facts["pipeline_tag"] = "text-generation"
+    elif kind == "hf" and len(modalities) == 1 and (task := TASKS.get(next(iter(modalities)))):
+        facts["pipeline_tag"] = task
+    base = opened.recipe.model.llm.get("path")
+    if isinstance(base, str) and HUB_ID.fullmatch(base) and not Path(base).exists():
+        facts["base_model"] = base
+    return facts
+
+
+def _encoders(opened: OpenRun, slot: str) -> tuple[Encoder, ...]:
+    return opened.assistant.model.slot_encoders(slot)
 
 
 def _snippet(opened: OpenRun, kind: str, folder: Path) -> str:
@@ -173,6 +207,8 @@ def _versions(record: Mapping[str, Any]) -> str:
 
 def _limits(opened: OpenRun, kind: str, folder: Path) -> str:
     lines = ["- It answers what it was trained on. Check answers before you rely on them."]
+    if not (opened.folder / REPORT).is_file():
+        lines.append("- It was not evaluated, or the report was not kept: nothing is known of how often it is right.")
     form = form_of(kind, folder)
     if form == "native":
         lines.append(

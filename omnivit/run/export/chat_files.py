@@ -54,15 +54,30 @@ def template_of(chat: Chat, slot: str, medium: str, bos: bool) -> str:
         medium: the text that stands for a medium.
         bos: whether the template writes the tokenizer's BOS.
     """
+    return _shaped(chat, json.dumps(slot), json.dumps(medium), bos)
+
+
+def template_of_llama_cpp(chat: Chat) -> str:
+    """The chat template for llama.cpp, whose messages have a text of its own for each medium.
+
+    A template that writes media by tokens of its own (`placeholders`) finds them by the types of the parts, which
+    llama.cpp keeps.
+    """
     template = chat._template
-    opening = "{{- bos_token -}}" if bos else ""
+    if not template._marker.typed or chat._placeholders:
+        return template.text
+    return _shaped(chat, "part['type']", "part['text']", bos=False)
+
+
+def _shaped(chat: Chat, slot: str, medium: str, bos: bool) -> str:
+    """The run's template after the one that gives messages its form. `slot` and `medium` are in Jinja."""
     form = FORM.format(
-        slot=json.dumps(slot),
-        medium=json.dumps(medium),
-        content="parts" if template._marker.typed else "text",
-        bos=opening,
+        slot=slot,
+        medium=medium,
+        content="parts" if chat._template._marker.typed else "text",
+        bos="{{- bos_token -}}" if bos else "",
     )
-    return f"{form}{template.text}"
+    return f"{form}{chat._template.text}"
 
 
 def tokenizer_of(tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> PreTrainedTokenizerBase:

@@ -8,7 +8,9 @@
     parts/                       folders and files that the recipe names on the disk
     model*.safetensors           all weights of all parts, in the names of OmniViT
 
-The recipe builds the LLM from its settings instead of its pretrained weights, which are in the folder.
+The recipe builds the LLM from its settings instead of its pretrained weights, which are in the folder. Each tensor has
+the dtype in which this recipe's model holds it: with `dtype=bfloat16`, the LLM's parameters are rounded; what the LLM
+computes its positions from, and LoRA, stays in float32.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ import torch
 from omnivit import __version__
 from omnivit.contracts.blocks import Block, blocks_of, with_changed_blocks
 from omnivit.errors import RecipeError
-from omnivit.model.filled import all_tensors
+from omnivit.model.filled import all_tensors, empty_model
 from omnivit.recipe import Recipe, to_yaml
+from omnivit.recipe import load as load_recipe
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.places import without_data
 from omnivit.run.export.plain import write_weights
@@ -65,10 +68,10 @@ def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
     (folder / RECIPE).write_text(text, encoding="utf-8")
     record = {key: opened.provenance[key] for key in ("plugins", "libraries", "data") if key in opened.provenance}
     (folder / PROVENANCE).write_text(json.dumps(record | _versions(opened), indent=1), encoding="utf-8")
+    with torch.device("meta"):
+        places = all_tensors(empty_model(load_recipe(folder / RECIPE)))
     state = all_tensors(opened.assistant.model)
-    base = {name: value for name, value in state.items() if name.startswith("llm.hf.") and ".lora_" not in name}
-    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in base.items()}
-    write_weights(folder, state | cast, None)
+    write_weights(folder, {name: value.to(places[name].dtype) for name, value in state.items()}, None)
     modules = dict(_modules(opened))
     for name, cls in FILES.items():
         (folder / f"{name}.py").write_text(_source(cls, modules), encoding="utf-8")
@@ -82,8 +85,7 @@ def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
         "dtype": str(dtype).removeprefix("torch."),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    if dtype == torch.float32:
-        check_same(opened.assistant, folder)
+    check_same(opened.assistant, folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

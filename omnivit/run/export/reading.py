@@ -56,7 +56,9 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 def check_same(assistant: Assistant, folder: Path) -> None:
-    """Open a folder and compare its tensors with those of the model that it was written from.
+    """Open a folder and compare its tensors with those of the model that it was written from, bit by bit.
+
+    Where the folder's model holds a tensor in another dtype, the original is rounded to it.
 
     Raises:
         CheckpointError: names the first that differs.
@@ -64,7 +66,7 @@ def check_same(assistant: Assistant, folder: Path) -> None:
     again = open_folder(folder, trust=True)
     originals = all_tensors(assistant.model)
     for name, value in all_tensors(again.model).items():
-        if not torch.equal(value, originals[name]):
+        if not torch.equal(value, originals[name].to(value.dtype)):
             raise CheckpointError(f"The folder would not give the same model: {name} differs after it is read again.")
     if again.preparer.chat.fingerprint() != assistant.preparer.chat.fingerprint():
         raise CheckpointError("The folder would not give the same prompts: its tokenizer or template differs.")

@@ -13,8 +13,8 @@ from omnivit.data.chat import Chat
 from omnivit.errors import CheckpointError
 from omnivit.files import replacing
 from omnivit.model.causal import CausalLM
+from omnivit.run.export.chat_files import template_of_llama_cpp
 from omnivit.run.export.gguf.architecture import architecture_of, converted, rope_factors, write_settings
-from omnivit.run.export.gguf.template import template_of
 from omnivit.run.export.gguf.tokenizer import vocabulary_of
 from omnivit.run.export.plain import plain_llm
 
@@ -47,7 +47,7 @@ def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
         write_settings(writer, config)
         writer.add_vocab_size(rows)
         vocabulary.write(writer)
-        writer.add_chat_template(template_of(chat))
+        writer.add_chat_template(template_of_llama_cpp(chat))
         for name, weight in plain.state.items():
             target = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if target is None:
