@@ -19,6 +19,8 @@ from omnivit.contracts.registries import encoders
 from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.data.collate import EncodedSample, collate
 from omnivit.engine import Engine, EngineBusy, Request, Sampling
+from omnivit.engine.row import Row
+from omnivit.engine.running import Running
 from omnivit.errors import DataError, OmniVitError, PluginError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.model.omni import OmniModel
@@ -146,6 +148,32 @@ def test_eight_at_once_get_the_answers_of_eight_one_by_one(assistant: Assistant)
         thread.join()
     assert texts == expected
     assert assistant.engine.stats()["running"] == assistant.engine.stats()["waiting"] == 0
+
+
+def test_more_requests_than_places_cost_no_more_passes_a_token(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 on 8 places: two full waves, each prefilled in one pass, with no step for less than eight rows."""
+    assistant.preparer.chat.stop_ids = (511,)  # an id that never comes: answers run to their limit
+    conversations = questions(assistant) * 2
+    expected = [assistant.start(turns, max_new_tokens=12).generated.ids for turns in conversations[:8]]
+    passes: list[tuple[str, int]] = []
+    join, step = Running.join, Running.step
+
+    def joined(running: Running, rows: Sequence[Row], *tensors: Any) -> None:
+        passes.append(("join", len(rows)))
+        join(running, rows, *tensors)
+
+    def stepped(running: Running) -> None:
+        passes.append(("step", len(running.rows)))
+        step(running)
+
+    monkeypatch.setattr(Running, "join", joined)
+    monkeypatch.setattr(Running, "step", stepped)
+    with assistant.engine.exclusive():  # all wait before the first one begins
+        begun = [assistant.start(turns, max_new_tokens=12) for turns in conversations]
+    assert [answering.generated.ids for answering in begun] == expected * 2
+    assert passes == [("join", 8), *[("step", 8)] * 11] * 2
 
 
 def test_a_request_that_joins_in_the_middle_gets_the_same_and_cancelling_frees_its_row(assistant: Assistant) -> None:
