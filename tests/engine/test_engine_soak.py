@@ -21,7 +21,7 @@ REQUESTS, TOKENS, CLIENTS = 300, 3, 12
 KEPT = 40_000
 """Bytes of encoded media that are kept: of about ten images."""
 GROWTH = 10 * 2**20
-"""Bytes that the process may grow by: 2 MB were measured; the images of 240 requests, if something kept them, are 21."""
+"""Bytes that the process may grow by: 2 MB were measured; the images of 240 requests would be 21, if they were kept."""
 
 
 def resident() -> int:
