@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import select
+import signal
 import sys
 import traceback
 import warnings
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 from omnivit import __version__
 from omnivit.errors import Interrupted, OmniVitError, OmniVitWarning, suggest
+from omnivit.interrupts import sigterm_raises, stopped
 
 VERBS = MappingProxyType(
     {
@@ -80,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
+        with sigterm_raises():
+            status = _run(arguments)
+            sys.stdout.flush()
     except OmniVitError as error:
         _show_traceback()
         print(f"error: {error}", file=sys.stderr)
@@ -91,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(text, file=sys.stderr)
         return EXIT_SIGNAL + stop.number
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(stopped(signal.SIGINT), file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():

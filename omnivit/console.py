@@ -111,7 +111,7 @@ class Display:
 
 
 class Pace:
-    """Estimates the time that is left, from the time since its construction and the units done since then."""
+    """The rate of some work, and the time that is left, from the time and the units done since its construction."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -122,14 +122,24 @@ class Pace:
             return ""
         return f"about {duration((time.monotonic() - self.began) / done * (total - done))} left"
 
+    def text(self, done: int, total: int, unit: str) -> str:
+        """`3.1 questions/s  about 2 min left`; of slow work, `4.2 s each`. Empty before anything is done."""
+        if done <= 0:
+            return ""
+        rate = done / max(time.monotonic() - self.began, 1e-9)
+        if rate < 1:
+            return joined((f"{1 / rate:.1f} s each", self.left(done, total)))
+        units = f"{unit}{'es' if unit.endswith('ch') else 's'}"
+        return joined((f"{rate:,.{1 if rate < 10 else 0}f} {units}/s", self.left(done, total)))
+
 
 def track(items: Sequence[Item], label: str, unit: str = "batch", patient: bool = False) -> Iterator[Item]:
-    """Yield the items while the progress and the time left are displayed; `patient` as in `Display`."""
+    """Yield the items while progress, rate and time left are displayed; `patient` as in `Display`."""
     pace = Pace()
     with Display(label, len(items), unit, patient=patient) as display:
         for number, item in enumerate(items, 1):
             yield item
-            display.show(number, pace.left(number, len(items)))
+            display.show(number, pace.text(number, len(items), unit))
 
 
 def duration(seconds: float) -> str:

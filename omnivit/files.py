@@ -160,8 +160,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """Let a folder appear atomically: with all of its files, each of them on the disk. It must not exist before.
+def appearing(folder: Path, replaces: bool = False) -> Iterator[Path]:
+    """Let a folder appear atomically: with all of its files, each of them on the disk. It must not exist before, unless
+    it `replaces` the one that is there; that stays until the new one is complete.
 
     What a process that was killed has left is removed first, so one process at a time may make the folder.
 
@@ -176,11 +177,29 @@ def appearing(folder: Path) -> Iterator[Path]:
         yield partial
         for path in (*partial.rglob("*"), partial):
             fsync(path)
-        partial.rename(folder)
+        if replaces and folder.exists():
+            _exchange(partial, folder)
+        else:
+            partial.rename(folder)
         fsync(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _exchange(partial: Path, folder: Path) -> None:
+    """Put one folder in the place of another. No system call does both, so the other one is set aside for a moment."""
+    aside = folder.with_name(f"{PARTIAL}old-{folder.name}")
+    if aside.exists():
+        shutil.rmtree(aside)
+    try:
+        folder.rename(aside)
+        partial.rename(folder)
+    except BaseException:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,7 +52,10 @@ def test_lines_go_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert out == ""
     clock = r"\d\d:\d\d:\d\d  "
-    assert re.match(rf"{clock}encoding: batch 1/2  about 1 s left\n{clock}encoding: batch 2/2\n", err)
+    assert re.match(
+        rf"{clock}encoding: batch 1/2  [\d,]+ batches/s  about 1 s left\n{clock}encoding: batch 2/2  [\d,]+ batches/s\n",
+        err,
+    )
 
 
 def test_a_bar_says_the_same_and_leaves_the_cursor_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +78,10 @@ def test_the_time_left_grows_with_what_is_left(monkeypatch: pytest.MonkeyPatch) 
     pace = Pace()
     now[0] = 30.0
     assert [pace.left(done, 4) for done in (0, 1, 2, 4)] == ["", "about 1 min 30 s left", "about 30 s left", ""]
+    assert pace.text(2, 4, "question") == "15.0 s each  about 30 s left"
+    assert [pace.text(done, 900, "batch") for done in (0, 45, 900)] == [
+        "", "1.5 batches/s  about 9 min 30 s left", "30 batches/s",
+    ]  # fmt: skip
 
 
 def test_patience_says_nothing_of_what_is_done_at_once() -> None:

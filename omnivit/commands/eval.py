@@ -17,6 +17,7 @@ from omnivit.console import reserved
 from omnivit.data.containers.dataset import is_on_hub
 from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
+from omnivit.interrupts import explained
 from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 from omnivit.run.trust import require as require_trust
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     Where the run's recipe names another `evaluation.metric`, that is printed too.
     """
-    with reserved():
+    with reserved(), explained(lambda: "There are no scores yet. Start again with the same command."):
         condition, scores = _measure(args)
     print(json.dumps(summary(condition, scores), indent=1) if args.json else "\n".join(table(condition, scores)))
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from omnivit.commands.generate import add_checkpoint_argument
 from omnivit.errors import OmniVitError
+from omnivit.interrupts import explained
 from omnivit.run.export import KINDS, check_free, default_folder, kind_named
 from omnivit.run.trust import add_trust_argument
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     check_free(folder, args.overwrite)
     from omnivit.console import quieten_transformers, reserved
 
-    with reserved():
+    with reserved(), explained(lambda: _remains(folder)):
         quieten_transformers()
         from omnivit.run.export import export
         from omnivit.run.export.opened import open_run
@@ -42,6 +43,11 @@ def run(args: argparse.Namespace) -> int:
     for file in files:
         print(f"{file} ({file.stat().st_size:,} bytes)")
     return 0
+
+
+def _remains(folder: Path) -> str:
+    """What a signal leaves."""
+    return f"{folder} contains a complete export." if folder.exists() else f"{folder} is not created."
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.eval import check_writable, open_questions, positive
 from omnivit.commands.generate import add_checkpoint_argument
-from omnivit.console import Display, Pace, joined, reserved
+from omnivit.console import Display, Pace, reserved
 from omnivit.errors import DataError, suggest
+from omnivit.interrupts import explained
 from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 
@@ -79,15 +80,22 @@ def _predict(args: argparse.Namespace) -> Prediction:
 
     if source is None:
         source = Folder(args.data.resolve(), _slot(assistant, args.slot), args.question, args.folders)
-    pace = Pace()
+    pace, written = Pace(), list[int | None]([None])
     with Display("answering", len(source), "record") as display:
 
         def show(done: int, total: int, resumed: int) -> None:
-            rate = (done - resumed) / max(time.monotonic() - pace.began, 1e-9)
-            display.show(done, joined((f"{rate:.1f}/s", pace.left(done - resumed, total - resumed))))
+            written[0] = done
+            display.show(done, pace.text(done - resumed, total - resumed, "record"))
 
         settings = _settings(args, assistant)
-        return predict(assistant, source, args.out, settings, args.max_new_tokens, args.batch_size, show)
+        with explained(lambda: _remains(args.out, written[0], len(source))):
+            return predict(assistant, source, args.out, settings, args.max_new_tokens, args.batch_size, show)
+
+
+def _remains(out: Path, written: int | None, total: int) -> str:
+    """What a signal leaves."""
+    of = "" if written is None else f" has the answers to {written} of {total} records. It"
+    return f"{out}{of} is continued when you repeat the command."
 
 
 def _file(args: argparse.Namespace) -> Source:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from omnivit.console import track
 from omnivit.contracts.batch import Batch
 from omnivit.contracts.metric import Interval
 from omnivit.contracts.sample import Sample
@@ -46,7 +47,7 @@ def head_losses(
         for question, sample in zip(asked, answered, strict=True)
     ]
     losses: dict[str, list[float]] = {}
-    for start in range(0, len(samples), batch_size):
+    for start in track(range(0, len(samples), batch_size), "measuring heads", patient=True):
         encoded = [preparer(sample) for sample in samples[start : start + batch_size]]
         batch = collate(encoded, tuple(preparer.slots), preparer.chat.pad_id)
         for name, loss in _losses(model, batch.to(next(model.parameters()).device)):

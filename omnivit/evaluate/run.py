@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from omnivit.console import Display, Pace
+from omnivit.console import Display, Pace, track
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Sample
 from omnivit.data import privacy
@@ -158,7 +158,7 @@ def gather(reader: Reader, limit: int | None, assistant: Answerer) -> Questions:
     skip = data.on_bad_sample == "skip"
     count = len(reader) if limit is None else min(limit, len(reader))
     samples, numbers, refused = [], [], []
-    for i in range(count):
+    for i in track(range(count), "reading questions", "question", patient=True):
         try:
             samples.append(_checked(reader[i], assistant.preparer, media=skip))
             numbers.append(i)
@@ -205,7 +205,7 @@ def ask(
     with Display(f"asking ({condition})", count, noun) as display:
 
         def done(number: int) -> None:
-            display.show(number, pace.left(number, count))
+            display.show(number, pace.text(number, count, noun))
 
         if candidates:
             answers = choose(assistant, asked, candidates, batch_size, done)

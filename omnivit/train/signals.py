@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from omnivit.errors import Interrupted
+from omnivit.interrupts import NAMES
 from omnivit.train.leader import is_leader
 
 PATIENCE = 10.0
@@ -30,7 +31,6 @@ PATIENCE = 10.0
 NOTICE = 1.0
 """Seconds that a step may go on after a signal before it is said what is waited for."""
 _END = b"\0"
-_NAMES = {signal.SIGINT: "ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 def exit_status(number: int) -> int:
@@ -79,7 +79,7 @@ class Signals:
 
     def interrupted(self, number: int, where: str) -> Interrupted:
         """The exception that ends the process; only one of the ranks says something."""
-        text = f"stopped by {_NAMES[signal.Signals(number)]} {where}. {self._remedy}"
+        text = f"stopped by {NAMES[signal.Signals(number)]} {where}. {self._remedy}"
         return Interrupted(number, text if is_leader() else "")
 
     @contextmanager
@@ -94,7 +94,7 @@ class Signals:
         watcher = threading.Thread(target=self._watch, args=(heard,), name="signals", daemon=True)
         watcher.start()
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        before = {number: signal.getsignal(number) for number in (*_NAMES, signal.SIGUSR1)}
+        before = {number: signal.getsignal(number) for number in (*NAMES, signal.SIGUSR1)}
         try:
             for number, handler in before.items():
                 if handler is not signal.SIG_IGN:  # as a shell ignores ctrl-C for what runs in the background
@@ -128,7 +128,7 @@ class Signals:
                 if byte == _END[0]:
                     return
                 presses += byte == signal.SIGINT
-                if byte in _NAMES and not number:
+                if byte in NAMES and not number:
                     first, number = time.monotonic(), byte
             waited = time.monotonic() - first if number else 0.0
             if presses > 1:
@@ -138,13 +138,13 @@ class Signals:
             if waited > NOTICE and self.deferred and not announced and is_leader():
                 announced = True
                 again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
-                print(f"{_NAMES[signal.Signals(number)]}: the running step is finished and saved first.{again}",
+                print(f"{NAMES[signal.Signals(number)]}: the running step is finished and saved first.{again}",
                       file=sys.stderr, flush=True)  # fmt: skip
 
     def _end_now(self, number: int) -> None:
         """End the process without the main thread; processes that it has started end with it."""
         where = f"The newest checkpoint of this process is {self.saved}. " if self.saved else ""
-        text = f"stopped by {_NAMES[signal.Signals(number)]} at once. {where}{self._remedy}\n"
+        text = f"stopped by {NAMES[signal.Signals(number)]} at once. {where}{self._remedy}\n"
         with suppress(OSError):
             if os.isatty(2):
                 os.write(2, b"\r\x1b[2K\x1b[?25h")  # the progress bar's line and the cursor that it hides

@@ -7,7 +7,6 @@ has written. This module imports neither torch nor a kind, so that the command l
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +112,10 @@ def export(opened: OpenRun, name: str, folder: Path, options: Mapping[str, Any],
     module, _, function = kind.place.partition(":")
     write = cast("ExportFunction", getattr(importlib.import_module(module), function))
     try:
-        with appearing(folder) as partial:
+        with appearing(folder, replaces=overwrite) as partial:
             write(opened, partial, options)
             write_card(opened, name, partial)
             readable(partial)
-            if overwrite and folder.exists():
-                shutil.rmtree(folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be written: {error.strerror or error}. Free some space, or choose another folder with "
