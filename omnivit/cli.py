@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import select
 import signal
@@ -114,6 +115,8 @@ def _run(arguments: Sequence[str]) -> int:
         raise OmniVitError(f"omnivit has no command '{verb}': {suggest(verb, VERBS)}")
     _shield()
     warnings.formatwarning = _format_warning
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Level())
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = _Parser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)
@@ -198,6 +201,13 @@ def _format_warning(
     if issubclass(category, OmniVitWarning):
         return f"warning: {message}\n"
     return _python_format(message, category, filename, lineno, line)
+
+
+class _Level(logging.Formatter):
+    """Puts `warning: ` or `error: ` before what is logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def _show_traceback() -> None:
