@@ -23,7 +23,7 @@ PLUGINS = {f"omnivit_{name}": ROOT / name for name in ("encoders", "adapters", "
 FORBIDDEN = {*PLUGINS, "encoders", "adapters", "readers"}
 """The last three are our folders by their bare names, which make a second copy of every class."""
 ORDER = (
-    {"errors", "files", "seeds", "stamps", "console", "processes", "moved"},
+    {"errors", "files", "seeds", "stamps", "console", "processes", "moved", "interrupts"},
     {"registry"},
     {"recipe"},
     {"contracts"},

@@ -276,6 +276,7 @@ class ImageBindEncoder(Encoder):
                 return _motion(stored.dtype)
             if not others and len(stored.shape) == 2:
                 height, width = stored.shape
+                imagebind_media.check_depth(media)
                 return MediaFacts(
                     "map", {"height": height, "width": width}, details={"numbers": stored.dtype}, slot="depth"
                 )

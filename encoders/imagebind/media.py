@@ -179,13 +179,24 @@ def depth(media: Media, scale: DepthScale) -> Tensor:
         MediaError: it cannot be read, has several channels, or no pixel with a reading.
     """
     metres = _plane(media).astype(np.float32) * np.float32(scale.unit)
-    seen = np.isfinite(metres) & (metres > 0)
-    if not seen.any():
-        raise MediaError(f"{media}: all pixels of the depth map are 0 or NaN. Remove the sample.")
+    seen = with_reading(metres, media)
     near, far = DEPTH_RANGE
     disparity = np.where(seen, scale.baseline_focal / np.clip(np.where(seen, metres, far), near, far), 0.0)
     values = torch.from_numpy(disparity.astype(np.float32)).clamp(max=DISPARITY_MAX) / DISPARITY_MAX
     return (_covered(values) - DISPARITY_MEAN) / DISPARITY_STD
+
+
+def check_depth(media: Media) -> None:
+    """Refuse a map that `depth` refuses. Raises MediaError."""
+    with_reading(_plane(media), media)
+
+
+def with_reading(plane: NDArray[Any], media: Media) -> NDArray[np.bool_]:
+    """Which pixels of a depth map [H, W] have a reading. Raises MediaError: none has."""
+    seen: NDArray[np.bool_] = np.isfinite(plane) & (plane > 0)
+    if not seen.any():
+        raise MediaError(f"{media}: all pixels of the depth map are 0 or NaN. Remove the sample.")
+    return seen
 
 
 def thermal(media: Media) -> Tensor:

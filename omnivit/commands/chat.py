@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import unquote, urlsplit
 
-from omnivit.commands.generate import add_sampling_arguments, result_lines
+from omnivit.commands.generate import add_sampling_arguments, result_lines, typed_path
 from omnivit.console import reserved
 from omnivit.contracts.sample import Media, Message, Text
 from omnivit.errors import OmniVitError, suggest
@@ -147,23 +145,6 @@ class Repl:
             self.waiting = []
         if reply is None:
             _say("(stopped)" if texts else "(stopped; the question is not part of the conversation)")
-
-
-def typed_path(text: str) -> str:
-    """The path that a person typed, pasted, or dragged into the terminal.
-
-    Terminals put quotes around the path of a dragged file, or a backslash before its spaces; file managers copy
-    `file://` addresses. A path that exists as it is typed is taken so.
-    """
-    if Path(text).expanduser().exists():
-        return text
-    if text.startswith("file://"):
-        return unquote(urlsplit(text).path)
-    try:
-        parts = shlex.split(text)
-    except ValueError:  # a quote that is not closed
-        return text
-    return parts[0] if len(parts) == 1 else text
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from omnivit.console import reserved
 from omnivit.errors import DataError
@@ -84,8 +86,25 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
 
 
+def typed_path(text: str) -> str:
+    """The path that a person typed, pasted, or dragged into the terminal.
+
+    Terminals put quotes around the path of a dragged file, or a backslash before its spaces; file managers copy
+    `file://` addresses. A path that exists as it is typed is taken so.
+    """
+    if Path(text).expanduser().exists():
+        return text
+    if text.startswith("file://"):
+        return unquote(urlsplit(text).path)
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text
+    return parts[0] if len(parts) == 1 else text
+
+
 def _in_slot(slot: str, file: str) -> tuple[str, str]:
-    return slot, file
+    return slot, typed_path(file)
 
 
 def _slot_and_file(text: str) -> tuple[str, str]:
@@ -93,7 +112,7 @@ def _slot_and_file(text: str) -> tuple[str, str]:
     slot, equals, file = text.partition("=")
     if not slot or not equals or not file:
         raise argparse.ArgumentTypeError(f"expected SLOT=FILE, got {text!r}")
-    return slot, file
+    return slot, typed_path(file)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from omnivit.contracts import registries
 from omnivit.contracts.options import merge_options
 from omnivit.contracts.reader import Reader
 from omnivit.data.containers import RecordOptions, open_records
-from omnivit.data.records.forms import reader_for
+from omnivit.data.records.forms import ANY_KEYS, reader_for
 from omnivit.errors import DataError, RecipeError, suggest
 from omnivit.recipe.convert import Where
 
@@ -85,6 +85,6 @@ def _reader_of(path: Path, root: Path, options: Mapping[str, Any], where: Where)
         raise DataError(
             f"{records.where(0)}: `reader: auto` found no reader for a record with the keys "
             f"{', '.join(sorted(record)) or 'none'}. Write the name of the reader in place of `auto`. "
-            f"{suggest('', registries.readers.names())}"
+            f"{suggest('', registries.readers.names())} {ANY_KEYS}"
         )
     return name

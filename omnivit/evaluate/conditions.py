@@ -110,7 +110,10 @@ def check_conditions(names: Iterable[str]) -> None:
 def _last_answer(sample: Sample) -> int:
     roles = [message.role for message in sample.messages]
     if "assistant" not in roles:
-        raise DataError(f"{sample}: has no assistant message, so there is no answer to compare with.")
+        raise DataError(
+            f"{sample}: has no assistant message, so there is no answer to compare with. To answer records without "
+            f"answers, use `omnivit predict`."
+        )
     last = len(roles) - 1 - roles[::-1].index("assistant")
     if last == 0:
         raise DataError(f"{sample}: begins with its only assistant message, so nothing is asked.")

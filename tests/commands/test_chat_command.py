@@ -59,7 +59,7 @@ def test_generate_prints_only_the_answer(
         (["--image", "absent.png", "Hm?"], "absent.png: no such file"),
         (["--media", "image", "Hm?"], "expected SLOT=FILE, got 'image'"),
         (["  "], "The question is empty"),
-        (["--temperature", "-1", "Hm?"], "temperature is -1.0, but must not be negative"),
+        (["--temperature", "-1", "Hm?"], "temperature is -1.0, but must be a number that is not negative"),
     ],
 )
 def test_generate_refuses(run: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -156,5 +156,6 @@ def test_names_that_people_try_and_paths_as_terminals_write_them(
     captured = capfd.readouterr()
     assert captured.out == f"{expected}\n" * len(written), captured.err
     assert "no command /im; did you mean '/image'?" in captured.err
-    assert cli.main(["generate", str(run), "Which colour?", "--image", undecodable, *FEW]) == 0
-    assert capfd.readouterr().out == expected + "\n"
+    for path in (undecodable, f"'{red}'"):
+        assert cli.main(["generate", str(run), "Which colour?", "--image", path, *FEW]) == 0
+        assert capfd.readouterr().out == expected + "\n"

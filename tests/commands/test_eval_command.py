@@ -99,3 +99,10 @@ def test_the_reader_is_that_of_the_run(
     (tmp_path / "messages" / "recipe.yaml").write_text(to_yaml(recipe))
     assert cli.main(command(run, data)) == 0
     assert "1 questions, asked with true media" in capfd.readouterr().out
+    unanswered = write_jsonl(data_root / "new.jsonl", [{"messages": [{"role": "user", "content": "Which colour?"}]}])
+    assert cli.main(command(run, unanswered, "--reader", "messages")) == 2
+    assert "To answer records without answers, use `omnivit predict`." in capfd.readouterr().err
+    table = data_root / "table.csv"
+    table.write_text("file;what\nred.png;red\n", encoding="utf-8")
+    assert cli.main(command(run, table, "--reader", "messages")) == 2
+    assert "no key 'messages'; Available: file, what. `reader: qa` makes a question" in capfd.readouterr().err

@@ -79,13 +79,16 @@ def test_a_file_of_many_meanings(media: Callable[..., Outcome], tmp_path: Path) 
 def test_what_cannot_be_used(media: Callable[..., Outcome], picture: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:60])
     (tmp_path / "empty.wav").write_bytes(b"")
-    status, out, _ = media(picture, tmp_path / "cut.png", tmp_path / "empty.wav", tmp_path / "none.mp4")
+    np.save(tmp_path / "nan.npy", np.full((3, 8), np.nan, dtype=np.float32))
+    files = [tmp_path / name for name in ("cut.png", "empty.wav", "none.mp4", "nan.npy")]
+    status, out, _ = media(picture, *files)
     assert status == 1
-    before, cut, empty, none = (part for part in out.split(str(tmp_path) + "/")[1:])
+    before, cut, empty, none, nan = (part for part in out.split(str(tmp_path) + "/")[1:])
     assert "no encoder accepts it" not in before
     assert "no encoder accepts it" in cut and "cut short" in cut and "clip" in cut
     assert empty.count("the file is empty (0 bytes)") == 1  # all encoders in one line
     assert "no such file" in none
+    assert "all pixels of the depth map are 0 or NaN" in nan and "3 of 3 tokens contain NaN" in nan
 
 
 def test_tokens_under_a_recipe(media: Callable[..., Outcome], recipe_file: Path, picture: Path, tmp_path: Path) -> None:

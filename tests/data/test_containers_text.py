@@ -8,6 +8,7 @@ import json
 import pickle
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,19 @@ def test_rows_and_cells_are_those_of_the_csv_module(
         assert [list(record.values()) for record in every(opened(bare, columns=["a", "b", "c"]))][1:] == rows
         again = pickle.loads(pickle.dumps(found))
         assert again.read(59) == found.read(59) and again.where(59) == found.where(59)
+
+
+def test_a_csv_without_a_comma_in_its_first_row_may_have_another_delimiter(tmp_path: Path) -> None:
+    def first(content: str, columns: Sequence[str] = ()) -> dict[str, str]:
+        return opened(write(tmp_path, content, "t.csv"), columns=list(columns)).read(0)
+
+    assert first("\ufefffile;size\na.png;1,5\n") == {"file": "a.png", "size": "1,5"}
+    assert first('file;"size, in mm"\na.png;1,5\n') == {"file": "a.png", "size, in mm": "1,5"}
+    assert first("file\tsize\na.png\t1,5\n") == {"file": "a.png", "size": "1,5"}
+    assert first("file,a;b;c\na.png,1;2\n") == {"file": "a.png", "a;b;c": "1;2"}
+    assert first("a.png;1,5;x\n", "abc") == {"a": "a.png", "b": "1,5", "c": "x"}
+    assert first("a.png,1;5;x,y\n", "abc") == {"a": "a.png", "b": "1;5;x", "c": "y"}
+    assert first("one\n1;2\n") == {"one": "1;2"}
 
 
 def test_a_row_is_named_by_the_line_on_which_it_begins(tmp_path: Path) -> None:

@@ -13,9 +13,13 @@ from omnivit.data.containers.index import Start
 from omnivit.data.containers.scan_table import TableScanner, cells_of
 from omnivit.data.containers.text_file import TextRecords, beginning
 from omnivit.errors import DataError
+from omnivit.files import open_regular
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""Suffix of a file -> what is between two cells of a row."""
+"""Suffix of a file -> what is usually between two cells of a row."""
+OTHERS = (";", "\t")
+"""What spreadsheets write into `.csv` where the comma is the decimal sign, or by choice."""
+_FIRST_ROW = 65536
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,15 @@ class TableRecords(TextRecords):
         """Open a table.
 
         Args:
-            path: the file; its suffix says which delimiter it has.
+            path: the file. Its suffix says which delimiter it has; a `.csv` whose first row has no comma may have
+                another one (see `delimiter_of`).
             mark: see `omnivit.data.containers.index.Index`.
             columns: the names of the columns; empty: the first row has them.
 
         Raises:
             DataError: the file is missing or damaged, or columns have no or equal names.
         """
-        self._delimiter = DELIMITERS[path.suffix.lower()]
+        self._delimiter = delimiter_of(path, len(columns))
         super().__init__(path, mark, TableLayout(self._delimiter, not columns))
         self.columns = list(columns) or self._header()
         twice = next((name for k, name in enumerate(self.columns) if not name or name in self.columns[:k]), None)
@@ -89,3 +94,27 @@ class TableRecords(TextRecords):
             raise DataError(f"the row is not UTF-8: {error.reason} (byte {error.start + 1} of the row).") from error
         except ValueError as error:
             raise DataError(f"the row is damaged: {error}.") from error
+
+
+def delimiter_of(path: Path, columns: int = 0) -> str:
+    """What is between two cells: that of the suffix, unless the first row of a `.csv` tells another one.
+
+    Args:
+        path: the file; where it cannot be read, whoever opens it says why.
+        columns: how many the recipe names; 0: the first row names them. Then a row without a comma is split at another
+            delimiter; else at the first one that gives so many cells.
+    """
+    usual = DELIMITERS[path.suffix.lower()]
+    if usual != ",":
+        return usual
+    try:
+        with open_regular(path) as file:
+            head = file.read(_FIRST_ROW)
+    except OSError:
+        return usual
+    row = next((line for line in head.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()), b"")
+    bare = re.sub(rb'"[^"]*"', b"", row).decode("latin-1")  # delimiters inside quotes are text
+    for delimiter in (usual, *OTHERS):
+        if bare.count(delimiter) == columns - 1 if columns else delimiter in bare:
+            return delimiter
+    return usual

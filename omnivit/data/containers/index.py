@@ -189,6 +189,8 @@ def _neighbours(path: Path, suffixes: tuple[str, ...]) -> str:
     if not folder.is_dir():
         return f"Its folder {folder} does not exist either."
     names = [item.name for item in folder.iterdir() if item.suffix in suffixes]
+    if not names:
+        return f"There is no {' or '.join(suffixes)} file in {folder}."
     return f"In {folder}: {suggest(path.name, names)}"
 
 

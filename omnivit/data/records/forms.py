@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from omnivit.errors import DataError, suggest
@@ -15,6 +16,11 @@ _FORMS = (
     ("instruction", "messages", "the form of Alpaca"),
 )
 """The key that identifies a form, the reader that reads it, and the name of the form."""
+
+ANY_KEYS = (
+    "`reader: qa` makes a question and an answer of any keys or columns: "
+    'options: {slots: {image: "{KEY}"}, question: "TEXT or {KEY}", answer: "{KEY}"}; see docs/data.md.'
+)
 
 
 def reader_for(record: Mapping[str, Any]) -> str | None:
@@ -30,4 +36,6 @@ def missing(record: Mapping[str, Any], key: str) -> DataError:
                 f"the record has no key {key!r}, but it has {present!r}: this is {form}. Write `reader: {reader}` "
                 f"next to the file's `path` in the recipe, or pass `--reader {reader}`."
             )
-    return DataError(f"the record has no key {key!r}; {suggest(key, map(str, record))}")
+    names = [str(name) for name in record]
+    advice = "" if get_close_matches(key, names) or reader_for(record) is not None else f" {ANY_KEYS}"
+    return DataError(f"the record has no key {key!r}; {suggest(key, names)}{advice}")
