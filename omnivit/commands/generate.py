@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 
 from omnivit.console import reserved
 from omnivit.errors import DataError
-from omnivit.run.opening import open_assistant
 from omnivit.run.trust import add_trust_argument
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reply(args: argparse.Namespace, question: str) -> Reply:
+    from omnivit.run.opening import open_assistant  # `media` imports this module, and its help needs no numpy
+
     assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, overrides=args.set)
     from omnivit.run.assistant import Sampling
 
