@@ -29,7 +29,8 @@ class MarkersConfig:
     end: bool = False
     """Add an embedding after the tokens of the medium."""
     row: bool = False
-    """Add an embedding after every row of the grid. The tokens must have a grid (y, x) or (t, y, x)."""
+    """Add an embedding after every row of the grid. The tokens must have a grid (y, x) or (t, y, x). Tokens before a
+    grid (y, x), such as class tokens or the global view of `document` with `global_beside`, get none."""
     frame: bool = False
     """Add an embedding after every frame. The tokens must have a grid (t, y, x)."""
     split: int | None = None
@@ -66,7 +67,8 @@ class MarkersLength:
             return Layout(layout.tokens + 2 * (self.begin + self.end))
         axes = 3 if self.frame else 2 if self.row else 0
         grid = layout.grid or ()
-        if axes and (len(grid) < axes or math.prod(grid) != layout.tokens):
+        before = len(grid) == 2 and math.prod(grid) > 0 and (layout.beside or 0)  # tokens that have no place
+        if axes and (len(grid) < axes or math.prod(grid) + before != layout.tokens):
             expected = "(t, y, x)" if self.frame else "(y, x) or (t, y, x)"
             outside = layout.tokens - math.prod(grid) if grid else 0
             place = f"a grid {grid}{f' and {outside} tokens outside it' if outside else ''}" if grid else "no grid"
@@ -172,6 +174,9 @@ def _lines(rows: Tensor, grid: Tensor | None, row: bool, frame: bool) -> list[tu
         return [(rows, False, False)]
     if grid is None:
         raise RecipeError("markers: `row` and `frame` need tokens with a grid, but the encoder returned none.")
+    before = int((grid[:, -1] < 0).sum())
+    if before:
+        return [(rows[:before], False, False), *_lines(rows[before:], grid[before:], row, frame)]
     lines, frames = (grid[:, :-1] if row else grid[:, :1]), grid[:, : grid.shape[1] - 2]
     cuts = (lines.diff(dim=0) != 0).any(dim=1).nonzero()[:, 0].tolist()
     lines_with_ends = []

@@ -4,8 +4,8 @@ Crops by shape with a global view and learned crop positions (UReader, arXiv 231
 2403.12895; PaperOwl's tables, arXiv 2311.18248), or any-resolution tiles joined to one feature map (LLaVA-NeXT). See
 `omnivit.media.tiling` for how a page is cut and `omnivit.media.pages` for what is read.
 
-LLaVA-NeXT's newline embedding is not added here, because it comes after the projector: use the adapter `markers` with
-`row: true`, and a separate branch for the global view, which gets none.
+LLaVA-NeXT's newline embedding is not added here, because it comes after the projector: use `global_beside: true`, and
+the adapter `markers` with `row: true`.
 
 Shapes: M media, N crops of a medium, S tokens of a crop, L tokens of a medium, V views (maps) of a medium, D width.
 """
@@ -71,6 +71,10 @@ class DocumentConfig:
     joined: bool = False
     """Join the tokens of all crops of a page to one feature map, row by row over all crops, without the tokens on the
     padding."""
+    global_beside: bool = False
+    """With `joined`: the tokens of the global view have no place in the grid, which is that of the cut page alone, so
+    that `markers` with `row: true` marks the lines of the page and not those of the global view, as in LLaVA-NeXT. For
+    one page."""
     positions: bool = False
     """Add the mean of a learned row embedding and a learned column embedding to all tokens of a crop."""
     pages: int = 1
@@ -100,6 +104,9 @@ class DocumentConfig:
                 "with `cropping: none` only the global view is used. Remove `crops`, `grids` and `joined`, and keep "
                 "`global_view: true`."
             )
+
+        if self.global_beside and not (self.joined and self.global_view and self.pages == 1):
+            raise ValueError("`global_beside` needs `joined: true`, `global_view: true` and `pages: 1`.")
 
     def choices(self) -> tuple[tiling.Grid, ...]:
         """The grids that a page may be cut into."""
@@ -140,7 +147,7 @@ class DocumentProcessor:
                 crops += cells
                 places += [(number, y, x) for y in range(grid[0]) for x in range(grid[1])]
         item = {"places": torch.tensor(places), **prepare_images(self.inside, crops, media)}
-        return item if self.patches is None else item | joined(views, self.patches)
+        return item if self.patches is None else item | joined(views, self.patches, self.config.global_beside)
 
     def length(self, item: Mapping[str, Tensor]) -> int:
         """Tokens of all crops, without those on the padding if crops are joined."""
@@ -161,8 +168,10 @@ class DocumentProcessor:
         if "maps" not in item:
             return layout_of_images(self.inside, without(item, *OWN))
         sizes = [(int(y), int(x)) for y, x in item["maps"] if y * x > 0]
-        grid = (len(sizes), *sizes[0]) if len(set(sizes)) == 1 else None
-        return Layout(sum(y * x for y, x in sizes), grid)
+        tokens = sum(y * x for y, x in sizes)
+        if self.config.global_beside:
+            return Layout(tokens, sizes[-1])
+        return Layout(tokens, (len(sizes), *sizes[0]) if len(set(sizes)) == 1 else None)
 
     @property
     def _padded(self) -> bool:
@@ -188,8 +197,11 @@ class View:
     """Size of the page, if it was padded with black."""
 
 
-def joined(views: Sequence[View], patches: tuple[int, int]) -> dict[str, Tensor]:
-    """How the tokens of crops are joined to feature maps: `maps` [V, 2], `order` [L], `grid` [L, 3] (view, y, x)."""
+def joined(views: Sequence[View], patches: tuple[int, int], beside: bool = False) -> dict[str, Tensor]:
+    """How the tokens of crops are joined to feature maps: `maps` [V, 2], `order` [L], `grid` [L, 3] (view, y, x).
+
+    With `beside`, there are two views, and the grid is [L, 2]: (y, x) of the second, -1 twice for tokens of the first.
+    """
     y, x = patches
     order, grid, maps = [], [], []
     for number, view in enumerate(views):
@@ -201,7 +213,8 @@ def joined(views: Sequence[View], patches: tuple[int, int]) -> dict[str, Tensor]
             table = table[tiling.unpadded((rows * y, columns * x), view.page)]
         maps.append(table.shape)
         order.append(table.flatten())
-        grid.append(torch.cartesian_prod(torch.tensor([number]), *(torch.arange(side) for side in table.shape)))
+        places = torch.cartesian_prod(torch.tensor([number]), *(torch.arange(side) for side in table.shape))
+        grid.append(places if not beside else places[:, 1:] if number else torch.full((len(places), 2), -1))
     return {"maps": torch.tensor(maps), "order": torch.cat(order), "grid": torch.cat(grid)}
 
 

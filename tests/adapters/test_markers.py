@@ -75,7 +75,8 @@ def test_around_rows_without_a_grid() -> None:
     [
         ({"row": True}, Layout(4), r"`row: true` .* a grid \(y, x\) or \(t, y, x\), but these 4 tokens have no grid"),
         ({"frame": True}, Layout(4, (2, 2)), r"`frame: true` .* a grid \(t, y, x\), .* have a grid \(2, 2\)"),
-        ({"row": True}, Layout(5, (2, 2)), r"a grid \(2, 2\) and 1 tokens outside it.*`class_token: drop`"),
+        ({"row": True}, Layout(14, (3, 2, 2)), r"a grid \(3, 2, 2\) and 2 tokens outside it.*`class_token: drop`"),
+        ({"row": True}, Layout(1, (0, 0)), r"a grid \(0, 0\) and 1 tokens outside it"),
         ({"frame": True}, Layout(15, (3, 2, 2)), r"a grid \(3, 2, 2\) and 3 tokens outside it"),
     ],
 )

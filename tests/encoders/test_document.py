@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-from omnivit.contracts.features import Features
+from omnivit.contracts.features import Features, Layout
 from omnivit.contracts.sample import Media
 from omnivit.data.collate import EncodedSample, Span, collate
 from omnivit.errors import MediaError, RecipeError
@@ -100,6 +100,22 @@ def test_a_newline_ends_every_line_of_the_page_where_the_global_view_is_another_
     joined = encoder(cropping="any_resolution", joined=True, global_view=False)
     found = newline(encode(joined, joined.processor()(media)))
     torch.testing.assert_close(found.values[0], expected[16:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_branch_is_llava_next_where_the_global_view_is_beside_the_grid(size: tuple[int, int]) -> None:
+    media = Media("page", noise(*size))
+    apart = encoder(cropping="any_resolution")
+    newline = MarkersAdapter(MarkersConfig(row=True), 16, 16)
+    expected = packed(encode(apart, apart.processor()(media)).values[0].unflatten(0, (-1, 16)), size, newline.row)
+    model = encoder(cropping="any_resolution", joined=True, global_beside=True)
+    item = model.processor()(media)
+    torch.testing.assert_close(newline(encode(model, item)).values[0], expected, rtol=0, atol=0)
+    process = model.processor()
+    layout = newline.length(Layout(process.length(item), process.grid(item)))
+    assert layout.tokens == len(expected)
+    with pytest.raises(ValueError, match="`global_beside` needs `joined: true`"):
+        DocumentConfig(encoder=INSIDE, global_beside=True)
 
 
 def test_places_are_those_of_docowl() -> None:

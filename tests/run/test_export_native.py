@@ -6,6 +6,7 @@ Tolerance: 1e-5 of the largest logit in float32, and of log-probabilities; promp
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omnivit import load
 from omnivit.contracts.sample import Message, Sample, Text
 from omnivit.recipe import load as load_recipe
 from omnivit.run.export import export
+from omnivit.run.export.llava_parts import NotLlava, parts_of
 from omnivit.run.export.opened import OpenRun, open_run
 from omnivit.run.export.trial import differing_prompt, prompt
 from omnivit.run.importing.llava import import_llava
@@ -26,6 +28,10 @@ from omnivit.run.importing.llava import import_llava
 SIZES = (
     "hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "
     "max_position_embeddings: 512"
+)
+CLIP = (
+    "{model_type: clip_vision_model, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 3, "
+    "num_attention_heads: 2, image_size: 32, patch_size: 16}"
 )
 SIGLIP = (
     "{model_type: siglip_vision_model, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 2, "
@@ -46,17 +52,19 @@ COMPOSITIONS: dict[str, tuple[str, str, str]] = {
 """Name -> settings of the tower (empty: CLIP), adapter, and what the LLM has beside its sizes."""
 
 
-def run_of(home: Path, encoder: str, adapter: str, llm: str) -> OpenRun:
+def run_of(home: Path, encoder: str, adapter: str, llm: str, block: str | None = None) -> OpenRun:
+    home.mkdir(exist_ok=True)
     (home / "tiny.yaml").write_text(RECIPE.format(root=home))
     overrides = [f"model.inputs.image.adapter={adapter}", f"model.llm.config={{{llm}, {SIZES}}}"]
     if encoder:
-        overrides += [f"model.inputs.image.encoder={{name: clip, layer: -1, config: {encoder}}}"]
+        block = f"{{name: clip, layer: -1, config: {encoder}}}"
+    overrides += [f"model.inputs.image.encoder={block}"] if block else []
     return open_run(make_run(load_recipe(home / "tiny.yaml", overrides), home / "run"))
 
 
-def conversations(home: Path) -> list[list[dict[str, Any]]]:
-    picture = Image.linear_gradient("L").resize((50, 40)).convert("RGB")
-    picture.save(home / "picture.png")
+def conversations(home: Path, size: tuple[int, int] = (50, 40)) -> list[list[dict[str, Any]]]:
+    red, green = Image.linear_gradient("L").resize(size), Image.radial_gradient("L").resize(size)
+    Image.merge("RGB", (red, green, red)).save(home / "picture.png")
     image = {"type": "image", "image": str(home / "picture.png")}
     asked = {"role": "user", "content": [image, {"type": "text", "text": "Which colour?"}]}
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Grey."}]}
@@ -75,14 +83,16 @@ def messages_of(conversation: list[dict[str, Any]], opened: OpenRun) -> list[Mes
 
 
 @torch.inference_mode()
-def check_equal(opened: OpenRun, folder: Path, home: Path) -> Any:
+def check_equal(
+    opened: OpenRun, folder: Path, home: Path, sizes: Sequence[tuple[int, int]] = ((50, 40),), **options: Any
+) -> Any:
     """Prompts, logits and generated tokens of a folder, as transformers loads it, against those of the run."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)
-    processor: Any = AutoProcessor.from_pretrained(folder)
+    processor: Any = AutoProcessor.from_pretrained(folder, **options)
     assert differing_prompt(opened.assistant, processor, model.config.image_token_id) is None
-    for conversation in conversations(home):
+    for conversation in (each for size in sizes for each in conversations(home, size)):
         messages = messages_of(conversation, opened)
         inputs = prompt(processor, messages)
         encoded = opened.assistant.preparer(Sample("q", tuple(messages)), generate=True)
@@ -110,3 +120,43 @@ def test_every_llm_and_adapter_that_llava_takes_is_exact_and_comes_back(name: st
     assert back.recipe.model.inputs["image"].adapter["name"] == ("linear" if is_linear else "mlp")
     conversation = conversations(tmp_path)[1][:2]
     assert back.score(conversation).tolist() == pytest.approx(opened.assistant.score(conversation).tolist(), abs=1e-5)
+
+
+TILES = (
+    "{name: document, cropping: any_resolution, joined: true, global_beside: true, encoder: {name: clip, config: %s}}"
+)
+NEWLINES = "{name: chain, steps: [{name: %s}, {name: markers, row: true}]}"
+PICTURES = ((64, 48), (96, 30), (20, 90), (33, 33))
+
+
+@pytest.mark.parametrize(("tower", "projector"), [(CLIP, "mlp"), (SIGLIP, "linear")])
+def test_several_tiles_become_a_llava_next_and_come_back(tower: str, projector: str, tmp_path: Path) -> None:
+    opened = run_of(tmp_path, "", NEWLINES % projector, "model_type: llama", TILES % tower)
+    export(opened, "hf", tmp_path / "out", {"form": "native"})
+    model = check_equal(opened, tmp_path / "out", tmp_path, PICTURES, backend="pil")
+    assert type(model).__name__ == "LlavaNextForConditionalGeneration"
+    assert 'backend="pil"' in (tmp_path / "out" / "README.md").read_text()
+    import_llava(tmp_path / "out", tmp_path / "back")
+    back = load(tmp_path / "back", device="cpu")
+    for size in PICTURES:
+        conversation = conversations(tmp_path, size)[1][:2]
+        expected = opened.assistant.score(conversation).tolist()
+        assert back.score(conversation).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_tiles_that_llava_next_does_not_cut_are_explained(tmp_path: Path) -> None:
+    tiles = TILES % CLIP
+    cases = {
+        ("mlp", tiles.replace("any_resolution", "adaptive")): "`cropping: adaptive` is set",
+        ("mlp", tiles.replace("global_beside: true, ", "")): "`joined: true` and `global_beside: true` are not set",
+        ("mlp", tiles.replace("joined: true, ", "joined: true, crops: 4, ")): "a grid has one tile",
+    }
+    for (projector, block), message in cases.items():
+        adapter = "{name: mlp}" if "beside" in message else NEWLINES % projector
+        opened = run_of(tmp_path / message[1:9].strip(":` "), "", adapter, "model_type: llama", block)
+        with pytest.raises(NotLlava, match=message):
+            parts_of(opened)
+    audio = "{name: whisper, config: {d_model: 16, encoder_layers: 1, encoder_attention_heads: 2, encoder_ffn_dim: 16}}"
+    opened = run_of(tmp_path / "audio", "", "{name: linear}", "model_type: qwen2", audio)
+    with pytest.raises(NotLlava, match=r"its encoder is WhisperEncoder .* Qwen2Audio computes something else"):
+        parts_of(opened)

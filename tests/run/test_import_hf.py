@@ -145,7 +145,11 @@ def a_strange_tensor(source: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda s: config(s, model_type="llava_next"), r"'llava_next' is not supported. Supported: 'llava' \("),
+        (lambda s: config(s, model_type="vipllava"), r"'vipllava' is not supported. Supported: 'llava' \("),
+        (
+            lambda s: config(s, model_type="llava_next", image_grid_pinpoints=[[28, 56], [28, 30]]),
+            r"image_grid_pinpoints .* are not all several tiles of 28 pixels",
+        ),
         (
             lambda s: config(s, vision_feature_layer=0),
             r"layer 0 is the output of no layer.*supported.*: 1 to 3, or -1 to",

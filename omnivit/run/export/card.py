@@ -40,7 +40,7 @@ SNIPPETS: Mapping[str, str] = MappingProxyType(
     {
         "native": """from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model, processor = (auto.from_pretrained(".") for auto in (AutoModelForImageTextToText, AutoProcessor))
+model, processor = AutoModelForImageTextToText.from_pretrained("."), AutoProcessor.from_pretrained(".")
 content = [{"type": "image", "url": "picture.png"}, {"type": "text", "text": "What is in the image?"}]
 inputs = processor.apply_chat_template(
     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,
@@ -102,6 +102,11 @@ def form_of(kind: str, folder: Path) -> str:
     return "native" if settings["model_type"] in NATIVE else "general"
 
 
+def is_tiled(kind: str, folder: Path) -> bool:
+    """Whether an export is a LLaVA-NeXT."""
+    return kind == "hf" and json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == NATIVE[1]
+
+
 def _heading(opened: OpenRun, kind: str) -> str:
     facts = yaml.safe_dump(_metadata(opened, kind), sort_keys=False)
     return (
@@ -130,6 +135,10 @@ def _encoders(opened: OpenRun, slot: str) -> tuple[Encoder, ...]:
 
 def _snippet(opened: OpenRun, kind: str, folder: Path) -> str:
     snippet = SNIPPETS.get(form_of(kind, folder), "")
+    if is_tiled(kind, folder):
+        snippet = snippet.replace(
+            'AutoProcessor.from_pretrained(".")', 'AutoProcessor.from_pretrained(".", backend="pil")'
+        )
     slot = next(iter(opened.assistant.slots), "image")
     base = name_of(opened.recipe.model.llm.get("path") or "BASE")
     return snippet.format(slot=slot, base=base) if "{slot}" in snippet or "{base}" in snippet else snippet
@@ -218,6 +227,11 @@ def _limits(opened: OpenRun, kind: str, folder: Path) -> str:
         generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
         if generation.get("suppress_tokens"):
             lines.append("- The tokenizer had no free token, so there is a new one for images. It is never written.")
+    if is_tiled(kind, folder):
+        lines.append(
+            '- Load the processor with `backend="pil"`: without it, transformers resizes images by torchvision, which '
+            "rounds pixels otherwise than in training."
+        )
     if form in ("merged", "peft"):
         lines.append("- It is the LLM alone: it takes no media.")
     if form == "general":

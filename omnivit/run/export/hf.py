@@ -14,7 +14,8 @@ from typing import Any
 from omnivit.errors import OmniVitError
 from omnivit.run.export import general
 from omnivit.run.export.chat_files import bos_choices
-from omnivit.run.export.llava import Llava, NotLlava, llava_of, processor_of
+from omnivit.run.export.llava import Llava, llava_of, processor_of
+from omnivit.run.export.llava_parts import NotLlava
 from omnivit.run.export.merged import chosen_dtype
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.options import known_options

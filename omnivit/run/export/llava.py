@@ -1,4 +1,4 @@
-"""A run as a LlavaForConditionalGeneration of transformers: the inverse of `omnivit.run.importing.llava`.
+"""A run as a LLaVA or LLaVA-NeXT of transformers: the inverse of `omnivit.run.importing.llava`.
 
 Names of tensors on the disk are the classical ones (`vision_tower.vision_model.*`, `language_model.model.*`), which
 every version of transformers since 4.36 and other programs read.
@@ -12,30 +12,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+)
 
-from omnivit.model.omni import Branch
 from omnivit.run.export.chat_files import generation_settings, template_of, tokenizer_of
 from omnivit.run.export.image_token import ImageToken
+from omnivit.run.export.llava_parts import NotLlava, Parts, parts_of
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.plain import PlainLLM, plain_llm, plain_state, with_rows, write_weights
 from omnivit.run.importing.llava import ACTIVATIONS, CLASS_TOKEN, IDENTITY
 
 PROJECTOR = ("linear_1", "linear_2")
-ADAPTERS = ("LinearAdapter", "MLPAdapter")
-"""Classes of the adapters that LLaVA's projector can be."""
-NOT_EXACT = {
-    "WhisperEncoder": "Qwen2Audio computes something else: it averages pairs of tokens before the last norm of Whisper "
-    "and hides the silence after the audio from the tokens before it"
-}
-"""Class of an encoder -> why the model of transformers that is nearest to it is not the same."""
 NAMES = {name: kind for kind, name in reversed(ACTIVATIONS.items())}
 """Activation of the adapter `mlp` -> its name in transformers."""
-
-
-class NotLlava(Exception):
-    """Why a run is no LLaVA of transformers."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,17 @@ class Llava:
     settings: Any
     """Of the generation."""
     image: ImageToken
+    parts: Parts
+
+    @property
+    def cls(self) -> Any:
+        """The class of transformers."""
+        return LlavaNextForConditionalGeneration if self.parts.grids else LlavaForConditionalGeneration
 
     def model(self) -> Any:
         """The model itself, in eval mode."""
         with torch.device("cpu"):
-            model: Any = LlavaForConditionalGeneration.from_pretrained(
+            model: Any = self.cls.from_pretrained(
                 None, config=copy.deepcopy(self.config), state_dict=dict(self.state), dtype=torch.float32
             )
         model.generation_config = copy.deepcopy(self.settings)
@@ -61,7 +65,7 @@ class Llava:
     def save(self, folder: Path, dtype: torch.dtype, processor: Any) -> None:
         """Write everything that `from_pretrained` reads, and the files that older programs look for."""
         config = copy.deepcopy(self.config)
-        config.dtype, config.architectures = dtype, ["LlavaForConditionalGeneration"]
+        config.dtype, config.architectures = dtype, [self.cls.__name__]
         config.save_pretrained(folder)
         self.settings.save_pretrained(folder)
         write_weights(folder, self.state, dtype)
@@ -76,92 +80,60 @@ def llava_of(opened: OpenRun) -> Llava:
         NotLlava: it is none; says why.
         OmniVitError: its LLM cannot be written.
     """
-    slot, branch = _only_branch(opened)
-    encoder, adapter = branch
-    _check_encoder(encoder)
-    _check_adapter(adapter, encoder.width, opened.llm.width)
+    parts = parts_of(opened)
     llm = plain_llm(opened.llm)
-    image = ImageToken.of(opened.assistant.preparer.chat, opened.llm, slot, _rows(llm))
+    image = ImageToken.of(opened.assistant.preparer.chat, opened.llm, parts.slot, _rows(llm))
     state = {f"language_model.{name}": value for name, value in _with_row(llm, image).items()}
-    state |= _tower(encoder)
-    state |= _projector(adapter)
+    state |= _tower(parts.encoder)
+    state |= _projector(parts.adapter)
+    state |= {} if parts.newline is None else {"image_newline": parts.newline}
     settings = generation_settings(opened.assistant.preparer.chat, opened.llm.hf)
     if image.is_new_row:
         settings.suppress_tokens = [image.id]
-    return Llava(_config(opened, encoder, adapter, llm, image), state, settings, image)
+    return Llava(_config(parts, llm, image), state, settings, image, parts)
 
 
 def processor_of(opened: OpenRun, llava: Llava, bos: bool) -> Any:
     """The processor, its template and tokenizer included."""
-    chat, (slot, branch) = opened.assistant.preparer.chat, _only_branch(opened)
-    encoder: Any = branch.encoder
-    tokenizer = tokenizer_of(llava.image.tokenizer, chat._prefix)
-    kind = encoder._settings.model_type
-    images = copy.deepcopy(encoder._process)
-    if encoder.config.fit == "pad":
-        from transformers.models.llava.image_processing_llava import LlavaImageProcessor
-
-        images = LlavaImageProcessor.from_dict(images.to_dict() | {"do_pad": True})
-    return LlavaProcessor(  # type: ignore[no-untyped-call]
-        images,
-        tokenizer,
-        patch_size=encoder._settings.patch_size,
-        vision_feature_select_strategy=_strategy(encoder),
+    chat, parts = opened.assistant.preparer.chat, llava.parts
+    processor: Any = LlavaNextProcessor if parts.grids else LlavaProcessor
+    return processor(
+        _image_processor(parts),
+        tokenizer_of(llava.image.tokenizer, chat._prefix),
+        patch_size=parts.encoder._settings.patch_size,
+        vision_feature_select_strategy=_strategy(parts.encoder),
         image_token=llava.image.text,
-        num_additional_image_tokens=int(CLASS_TOKEN[kind]),
-        chat_template=template_of(chat, slot, llava.image.text, bos),
+        num_additional_image_tokens=int(CLASS_TOKEN[parts.encoder._settings.model_type]),
+        chat_template=template_of(chat, parts.slot, llava.image.text, bos),
     )
 
 
-def _only_branch(opened: OpenRun) -> tuple[str, Branch]:
-    model, recipe = opened.assistant.model, opened.recipe
-    if list(model.heads):
-        raise NotLlava(f"it has heads ({', '.join(model.heads)})")
-    if len(model.encoders) != 1:
-        raise NotLlava(f"it has {len(model.encoders)} inputs ({', '.join(model.encoders)}), not one")
-    slot = next(iter(model.encoders))
-    branches = model.branches(slot)
-    if len(branches) != 1:
-        raise NotLlava(f"its input {slot!r} has {len(branches)} branches")
-    block = recipe.model.inputs[slot]
-    if getattr(block, "combine", "tokens") != "tokens":
-        raise NotLlava(f"its input {slot!r} combines the media of a turn")
-    if opened.llm._patching is not None:
-        raise NotLlava("an adapter changes layers of its LLM")
-    return slot, branches[0]
+def _image_processor(parts: Parts) -> Any:
+    """What prepares images, as the run's encoder does."""
+    process, encoder = copy.deepcopy(parts.encoder._process), parts.encoder
+    if parts.grids:  # the one that resizes with Pillow, as `omnivit.media.tiling` does
+        from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-
-def _check_encoder(encoder: Any) -> None:
-    kind = getattr(getattr(encoder, "_settings", None), "model_type", None)
-    config: Any = getattr(encoder, "config", None)
-    if type(encoder).__name__ != "ClipEncoder" or kind not in CLASS_TOKEN:
-        more = f". {NOT_EXACT[type(encoder).__name__]}" if type(encoder).__name__ in NOT_EXACT else ""
-        raise NotLlava(
-            f"its encoder is {type(encoder).__name__} ({kind}), and LLaVA takes {', '.join(CLASS_TOKEN)}{more}"
+        side = encoder._settings.image_size
+        kept = {key: getattr(process, key) for key in ("image_mean", "image_std", "rescale_factor")}
+        return LlavaNextImageProcessorPil(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            image_grid_pinpoints=_pinpoints(parts),
+            resample=Image.Resampling.BICUBIC,
+            **kept,
         )
-    reasons = {
-        "several layers are joined": config.join is not None,
-        "`norm` is set": config.norm,
-        "`class_token: only` is set": config.class_token == "only",
-        f"`fit: {config.fit}` is set": config.fit not in ("crop", "pad"),
-        "`fill: white` is set": config.fit == "pad" and config.fill == "white",
-        "images have another size than the tower's": not _usual_size(encoder),
-    }
-    if wrong := [reason for reason, holds in reasons.items() if holds]:
-        raise NotLlava(f"in its encoder {wrong[0]}")
+    if encoder.config.fit == "pad":
+        from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+
+        return LlavaImageProcessor.from_dict(process.to_dict() | {"do_pad": True})
+    return process
 
 
-def _usual_size(encoder: Any) -> bool:
-    side, patch = encoder._settings.image_size, encoder._settings.patch_size
-    return tuple(encoder.patches) == (side // patch, side // patch)
-
-
-def _check_adapter(adapter: Any, width: int, llm_width: int) -> None:
-    if type(adapter).__name__ not in ADAPTERS:
-        raise NotLlava(f"its adapter is {type(adapter).__name__}, and LLaVA takes `linear`, and `mlp` of depth 1 or 2")
-    shapes = [value.shape for name, value in plain_state(adapter).items() if name.endswith("weight")]
-    if shapes not in ([(llm_width, width)], [(llm_width, width), (llm_width, llm_width)]):
-        raise NotLlava("its adapter is no `mlp` of depth 1, or of depth 2 with the hidden width of the LLM")
+def _pinpoints(parts: Parts) -> list[list[int]]:
+    """Height and width in pixels of every grid of tiles."""
+    side = parts.encoder._settings.image_size
+    return [[rows * side, columns * side] for rows, columns in parts.grids]
 
 
 def _linears(adapter: nn.Module) -> list[str]:
@@ -226,22 +198,24 @@ def _strategy(encoder: Any) -> Literal["default", "full"]:
     return "default" if drops else "full"
 
 
-def _config(opened: OpenRun, encoder: Any, adapter: Any, llm: PlainLLM, image: ImageToken) -> Any:
+def _config(parts: Parts, llm: PlainLLM, image: ImageToken) -> Any:
     """LLaVA's config. Configs are copies: a composite changes those that it is given."""
-    text = copy.deepcopy(llm.config)
+    text, encoder, adapter = copy.deepcopy(llm.config), parts.encoder, parts.adapter
     text.vocab_size = max(text.vocab_size, image.id + 1)
-    processor: Any = opened.assistant.preparer.slots[next(iter(opened.assistant.slots))].processors[0]
-    return LlavaConfig(
-        vision_config=_vision_config(encoder),
-        text_config=text,
-        image_token_index=image.id,
-        image_seq_length=processor.rows,
-        projector_hidden_act=_activation(adapter),
-        vision_feature_layer=-1,  # the tower ends at the layer that is read
-        vision_feature_select_strategy=_strategy(encoder),
-        multimodal_projector_bias=f"{_linears(adapter)[0]}.bias" in plain_state(adapter),
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
+    settings: dict[str, Any] = {
+        "vision_config": _vision_config(encoder),
+        "text_config": text,
+        "image_token_index": image.id,
+        "image_seq_length": encoder.processor().rows,
+        "projector_hidden_act": _activation(adapter),
+        "vision_feature_layer": -1,  # the tower ends at the layer that is read
+        "vision_feature_select_strategy": _strategy(encoder),
+        "multimodal_projector_bias": f"{_linears(adapter)[0]}.bias" in plain_state(adapter),
+        "tie_word_embeddings": text.tie_word_embeddings,
+    }
+    if parts.grids:
+        return LlavaNextConfig(**settings, image_grid_pinpoints=_pinpoints(parts))
+    return LlavaConfig(**settings)
 
 
 def _activation(adapter: Any) -> str:

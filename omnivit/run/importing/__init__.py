@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "llava": Kind(
             "omnivit.run.importing.llava:import_run",
-            "a LlavaForConditionalGeneration of transformers, from the hub or of `export --to hf`",
+            "a LLaVA or LLaVA-NeXT of transformers (LlavaForConditionalGeneration, ...), also of `export --to hf`",
             (TEMPLATE_OPTION,),
         ),
         "omnivit": Kind("omnivit.run.importing.general:import_run", "the other form of `export --to hf`"),

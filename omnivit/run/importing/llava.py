@@ -1,4 +1,4 @@
-"""LLaVA checkpoints of Hugging Face transformers -> a run folder: LLM, encoder, adapter and recipe.
+"""LLaVA and LLaVA-NeXT checkpoints of Hugging Face transformers -> a run folder: LLM, encoder, adapter and recipe.
 
     RUN/recipe.yaml      the model, its paths relative to the run folder
     RUN/llm/             the language model and the tokenizer, with the checkpoint's chat template
@@ -21,8 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    CLIPImageProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedModel,
 )
@@ -42,6 +46,8 @@ from omnivit.run.importing.imported import save_imported
 from omnivit.train import checkpoint
 
 SLOT = "image"
+PLAIN, TILED = "llava", "llava_next"
+"""Types of models that can be imported; images of the second are cut into tiles."""
 CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 """Type of a vision tower that can be imported -> whether it has a class token. (Pixtral's gives rows by size.)"""
 ACTIVATIONS = {
@@ -81,13 +87,13 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
         raise CheckpointError(f"{out} exists. Choose another --out, or remove it first.")
     config = read_config(path)
     processor = _processor(path, config, template)
-    model = _model(path)
+    model = _model(path, config.model_type)
     try:
         with appearing(out) as partial:
             _language_model(model).save_pretrained(partial / "llm")
             apart = _save_tokenizer(processor.tokenizer, partial)
             model.model.vision_tower.save_pretrained(partial / "encoder")
-            processor.image_processor.save_pretrained(partial / "encoder")
+            _images(processor.image_processor, config).save_pretrained(partial / "encoder")
             (partial / RECIPE).write_text(_recipe_text(path, model, processor, template, apart), encoding="utf-8")
             _save_adapter(partial, model)
             _try(partial)
@@ -134,14 +140,13 @@ def read_config(path: Path) -> Any:
             f"{path} is not a checkpoint folder: {file.name} cannot be read ({error}). "
             f"It contains: {', '.join(held) or 'nothing'}. Expected the folder of a LlavaForConditionalGeneration."
         ) from error
-    if kind != "llava":
+    if kind not in (PLAIN, TILED):
         raise CheckpointError(
             f"{file}: model_type {kind!r} is not supported. Supported: 'llava' (LLaVA-1.5 and models of its form, "
-            f"LlavaForConditionalGeneration). Other models, such as LLaVA-NeXT, split images and arrange their "
-            f"tokens differently."
+            f"LlavaForConditionalGeneration) and 'llava_next'. Other models arrange the tokens of images differently."
         )
     with unasked():
-        config = LlavaConfig.from_pretrained(path, local_files_only=True)
+        config: Any = (LlavaNextConfig if kind == TILED else LlavaConfig).from_pretrained(path, local_files_only=True)
     problems = list(_unsupported(config))
     if problems:
         raise CheckpointError(f"{file}: " + " ".join(problems))
@@ -166,17 +171,31 @@ def _unsupported(config: Any) -> list[str]:
             f"vision_feature_select_strategy 'default' drops the class token, but {tower} has none, so a patch "
             "would be lost. Supported here: 'full'."
         )
+    if config.model_type == TILED and _grids(config) is None:
+        problems.append(
+            f"image_grid_pinpoints {config.image_grid_pinpoints} are not all several tiles of "
+            f"{config.vision_config.image_size} pixels."
+        )
     if act not in (*ACTIVATIONS, IDENTITY):
         available = ", ".join((*ACTIVATIONS, IDENTITY))
         problems.append(f"projector_hidden_act {act!r} is not supported. Supported: {available}.")
     return problems
 
 
+def _grids(config: Any) -> list[list[int]] | None:
+    """Rows and columns of the tiles of a LLaVA-NeXT; None where an image may be one tile, or parts of tiles."""
+    side = config.vision_config.image_size
+    grids = [[height // side, width // side] for height, width in config.image_grid_pinpoints]
+    whole_tiles = [[y * side, x * side] for y, x in grids] == [list(size) for size in config.image_grid_pinpoints]
+    return grids if whole_tiles and min((y * x for y, x in grids), default=0) > 1 else None
+
+
 def _processor(path: Path, config: Any, template: str | None) -> Any:
     """The checkpoint's processor, its tokenizer carrying the chat template."""
     try:
         with unasked():
-            processor = LlavaProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            cls: Any = LlavaNextProcessor if config.model_type == TILED else LlavaProcessor
+            processor = cls.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: its processor cannot be read: {error}. Needed: tokenizer.json, tokenizer_config.json, and "
@@ -197,7 +216,7 @@ def _processor(path: Path, config: Any, template: str | None) -> Any:
     return processor
 
 
-def _model(path: Path) -> Any:
+def _model(path: Path, kind: str) -> Any:
     """The checkpoint's model on the CPU in its own dtype, every tensor of it from the checkpoint."""
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(
@@ -207,7 +226,8 @@ def _model(path: Path) -> Any:
     opened: Any
     try:
         with unasked():
-            opened = LlavaForConditionalGeneration.from_pretrained(
+            cls: Any = LlavaNextForConditionalGeneration if kind == TILED else LlavaForConditionalGeneration
+            opened = cls.from_pretrained(
                 path, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -273,11 +293,29 @@ def _recipe_text(path: Path, model: Any, processor: Any, template: str | None, t
         "dtype": dtype,
     }
     adapter = _adapter(model)
+    if config.model_type == TILED:
+        encoder = _tiled(encoder, config)
+        adapter = {"name": "chain", "steps": [*adapter.get("steps", [adapter]), {"name": "markers", "row": True}]}
     content = {
         "data": {"max_length": getattr(config.text_config, "max_position_embeddings", 2048)},
         "model": {"llm": llm, "inputs": {SLOT: {"encoder": encoder, "adapter": adapter}}},
     }
     return f"# Imported from {path.name} (LLaVA, Hugging Face transformers).\n" + dump(content)
+
+
+def _images(process: Any, config: Any) -> Any:
+    """The image processor of the encoder: that of the checkpoint; of LLaVA-NeXT, what it does to each tile."""
+    if config.model_type != TILED:
+        return process
+    side = config.vision_config.image_size
+    kept = {key: getattr(process, key) for key in ("image_mean", "image_std", "rescale_factor", "resample")}
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, **kept)
+
+
+def _tiled(encoder: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The block of the encoder that cuts images into tiles as LLaVA-NeXT does."""
+    cut = {"cropping": "any_resolution", "grids": _grids(config), "joined": True, "global_beside": True}
+    return {"name": "document", **cut, "encoder": encoder}
 
 
 def _adapter(model: Any) -> dict[str, Any]:
@@ -305,4 +343,8 @@ def _save_adapter(run: Path, model: Any) -> None:
     weights: dict[str, Tensor] = {}
     for (name, _), layer in zip(layers, (projector.linear_1, projector.linear_2), strict=False):
         weights |= {f"adapters.{SLOT}.{name}.{key}": value for key, value in layer.state_dict().items()}
+    newline = getattr(model.model, "image_newline", None)
+    if newline is not None:
+        name = next(name for name, _ in adapter.named_parameters() if name.endswith(".row"))
+        weights[f"adapters.{SLOT}.{name}"] = newline.detach()
     save_imported(run, weights)
