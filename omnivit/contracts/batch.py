@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omnivit.contracts.old_fields import with_old_fields
+from omnivit.contracts.places import Places
 
 IGNORE = -100
 """Label of a token that carries no loss."""
@@ -78,14 +79,18 @@ class Batch:
     """Sample names, for error messages."""
     triggers: dict[str, TriggerBatch] = field(default_factory=dict)
     """Head -> its occurrences, for heads whose token is in the batch."""
+    _places: list[Places] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Empty until `places` is asked for."""
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `move` to every tensor."""
-        changes = {f.name: getattr(self, f.name) for f in fields(self)}
+        changes = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         changes = {name: move(value) if isinstance(value, Tensor) else value for name, value in changes.items()}
         changes["media"] = {slot: media.map(move) for slot, media in self.media.items()}
         changes["triggers"] = {head: triggers.map(move) for head, triggers in self.triggers.items()}
-        return Batch(**changes)
+        mapped = Batch(**changes)
+        mapped._places.extend(places.map(move) for places in self._places)
+        return mapped
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device."""
@@ -94,6 +99,14 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by the DataLoader where `pin_memory` is set."""
         return self.map(Tensor.pin_memory)
+
+    @property
+    def places(self) -> Places:
+        """Where everything is in it. `collate` asks for it on the CPU, and it moves with the batch."""
+        if not self._places:
+            tensors = (self.labels, self.attention_mask, self.position_ids, self.route, self.targets())
+            self._places.append(Places.of(*tensors, self.slots, self.media))
+        return self._places[0]
 
     def targets(self) -> Tensor:
         """[B, T] bool: True at the token *before* each supervised one, whose logits predict it."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from omnivit.contracts.batch import Batch
 from omnivit.contracts.features import Features
 from omnivit.contracts.old_fields import with_old_fields
+from omnivit.contracts.places import Places, SlotPlaces, indices
 
 
 @with_old_fields(rows="tokens")
@@ -35,15 +36,32 @@ class SlotContext:
     """[B, T] how many media of this slot have begun at or before each token, within its sample."""
     tokens: Tensor
     """[R] indices of the tokens of media in the hidden states flattened to [B * T, D]."""
+    most: int | None = None
+    """N, the most media of one sample, where it is known without asking the device; default: it is asked."""
+    ends: int | None = None
+    """The number of tokens that are the last of a medium, in the same way."""
 
     table: Tensor = field(init=False)
     """[B, N] index of each sample's first, second, ... medium among the M; -1 where it has no more."""
 
     def __post_init__(self) -> None:
-        most = int(self.order.max()) if len(self.order) else 0
+        most = self.most
+        if most is None:
+            most = int(self.order.max()) if len(self.order) else 0
         table = self.seen.new_full((len(self.seen), most), -1)
         numbers = torch.arange(len(self.order), device=table.device)
         object.__setattr__(self, "table", table.index_put_((self.samples, self.order - 1), numbers))
+
+    @classmethod
+    def at(cls, places: SlotPlaces, features: Features) -> SlotContext:
+        """The media at these places."""
+        return cls(features, places.samples, places.order, places.seen, places.tokens, places.most, places.ends)
+
+    def count(self, inner: bool) -> int | None:
+        """Number of tokens of media, without the last of each if `inner`; None: only the device knows."""
+        if inner and self.ends is None:
+            return None
+        return len(self.tokens) - (self.ends or 0 if inner else 0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,8 @@ class Context:
 
     kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What adapters keep for their layers during one pass, and during the steps of generation that follow it."""
+    places: Places | None = field(default=None, repr=False, compare=False)
+    """Of the whole batch; None where these are not its tokens, as in the steps of generation."""
     _parts: dict[tuple[tuple[str, bool], ...], Parts] = field(default_factory=dict, init=False, repr=False)
 
     def parts(self, kinds: tuple[tuple[str, bool], ...]) -> Parts:
@@ -91,38 +111,30 @@ class Context:
             # A stable sort keeps the order inside each part, so that the result does not depend on the device.
             order = number.flatten().argsort(stable=True)
             back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-            # `tolist` waits for the device; the sizes are kept, so that it happens once and not in every layer.
-            sizes = tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
-            self._parts[kinds] = Parts(order, back, sizes)
+            self._parts[kinds] = Parts(order, back, self._sizes(number, kinds))
         return self._parts[kinds]
+
+    def _sizes(self, number: Tensor, kinds: tuple[tuple[str, bool], ...]) -> tuple[int, ...]:
+        """The number of tokens of each part."""
+        counts = [self.media[slot].count(inner) if slot in self.media else 0 for slot, inner in kinds]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts) or len({slot for slot, _ in kinds}) < len(kinds):
+            # `tolist` waits for the device; the sizes are kept, so that it happens once and not in every layer.
+            return tuple(number.flatten().bincount(minlength=1 + len(kinds)).tolist())
+        return (number.numel() - sum(known), *known)
 
     @classmethod
     def of_text(cls, samples: int, length: int, device: torch.device) -> Context:
         """The context of samples without media, all of the same length: [samples, length] tokens of text."""
         route = torch.zeros(samples, length, dtype=torch.long, device=device)
-        return cls(route, (), {}, _indices(route == 0), route.bool())
+        return cls(route, (), {}, indices(route == 0), route.bool())
 
     @classmethod
     def of(cls, batch: Batch, features: Mapping[str, Features]) -> Context:
         """The context of a batch whose media became `features`."""
-        media = {}
-        last = torch.zeros_like(batch.attention_mask)
-        for slot, slot_features in features.items():
-            batched = batch.media[slot]
-            samples = torch.tensor(batched.samples, device=batch.route.device)
-            # Media without tokens may begin where another medium does, or after the last column: add up and clamp.
-            starts = torch.zeros_like(batch.route).index_put_(
-                (samples, batched.starts.clamp(max=batch.route.shape[1] - 1)),
-                torch.ones_like(samples),
-                accumulate=True,
-            )
-            seen = starts.cumsum(dim=1)  # every token knows how many media it may look at
-            earlier = (samples[:, None] == samples[None]).tril().sum(dim=1)
-            rows = _indices(batch.route == 1 + batch.slots.index(slot))
-            media[slot] = SlotContext(slot_features, samples, earlier, seen, rows)
-            some = batched.lengths > 0
-            last[samples[some], (batched.starts + batched.lengths - 1)[some]] = True
-        return cls(batch.route, batch.slots, media, _indices(batch.route == 0), last)
+        places = batch.places
+        media = {slot: SlotContext.at(places.media[slot], found) for slot, found in features.items()}
+        return cls(batch.route, batch.slots, media, places.text, places.last, places=places)
 
     def window(self, start: int, length: int, size: int) -> Context:
         """Columns `start` to `start + length` for `size` samples; new tokens after the prompt count as text.
@@ -141,14 +153,10 @@ class Context:
             seen = _columns(slot_context.seen, start, length, beams, after=None)
             samples = (slot_context.samples[:, None] * beams + torch.arange(beams, device=route.device)).flatten()
             order = slot_context.order.repeat_interleave(beams)
-            rows = _indices(route == 1 + self.slots.index(slot))
+            rows = indices(route == 1 + self.slots.index(slot))
             media[slot] = SlotContext(_repeated(slot_context.features, beams), samples, order, seen, rows)
         last = _columns(self.last, start, length, beams, after=0)
-        return Context(route, self.slots, media, _indices(route == 0), last, self.kept)
-
-
-def _indices(where: Tensor) -> Tensor:
-    return where.flatten().nonzero().squeeze(1)
+        return Context(route, self.slots, media, indices(route == 0), last, self.kept)
 
 
 def _columns(table: Tensor, start: int, length: int, beams: int, after: int | None) -> Tensor:

@@ -45,6 +45,8 @@ class LanguageModel(nn.Module, Plugin, ABC):
     """D, the width of the input embeddings."""
     context: int | None = None
     """The largest number of tokens that it can attend to; None: not known."""
+    keeps_by_index: ClassVar[bool] = False
+    """Whether `keep` of `forward` may also be [N] indices into [B * T]: no GPU has to count what a mask keeps."""
     content_tokens: Sequence[str] = ()
     """Tokens that its options ask for, and that data and templates write; `add_tokens` gets them before those of heads.
     """

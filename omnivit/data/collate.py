@@ -94,7 +94,10 @@ def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int,
     offsets = [length - len(sample.ids) if pad_left else 0 for sample in samples]
     media = {slot: batch for slot in slots if (batch := _stack_media(samples, offsets, slot)) is not None}
     triggers = _stack_triggers(samples, offsets)
-    return Batch(ids, labels, mask, positions, route, tuple(slots), media, tuple(s.name for s in samples), triggers)
+    names = tuple(sample.name for sample in samples)
+    collated = Batch(ids, labels, mask, positions, route, tuple(slots), media, names, triggers)
+    _ = collated.places  # found here, on the CPU
+    return collated
 
 
 def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot: str) -> MediaBatch | None:

@@ -155,7 +155,7 @@ def losses_in(batch: Batch | None) -> dict[str, int]:
     """The number of terms of each loss of a batch: `lm`, and heads by their name."""
     if batch is None:
         return {}
-    return {LM: int(batch.targets().sum())} | {head: len(trigger.places) for head, trigger in batch.triggers.items()}
+    return {LM: len(batch.places.targets)} | {head: len(trigger.places) for head, trigger in batch.triggers.items()}
 
 
 class MicroBatches(Sampler[list[Index]]):

@@ -24,6 +24,7 @@ from omnivit.contracts.decoding import Decoding
 from omnivit.contracts.examples import LLMExample
 from omnivit.contracts.generate import generate_anew, stopping
 from omnivit.contracts.llm import LanguageModel, LMOutput
+from omnivit.contracts.places import attention_of
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
@@ -98,6 +99,7 @@ class CausalLM(LanguageModel):
 
     Config = CausalConfig
     contract = 1
+    keeps_by_index = True
     card = Card(weights="those of the checkpoint that `path` names, by its own licence")
 
     def __init__(self, config: CausalConfig) -> None:
@@ -206,16 +208,18 @@ class CausalLM(LanguageModel):
         context: Context | None = None,
         states: bool = False,
     ) -> LMOutput:
-        """Embeddings [B, T, D], mask and keep [B, T] bool, positions [B, T] -> logits [N, V], row by row of `keep`.
+        """Embeddings [B, T, D], mask [B, T] bool, positions [B, T] -> logits [N, V] of the tokens in `keep`.
 
-        States, where asked for, are those that enter the output head.
+        `keep` is [B, T] bool, or [N] indices into [B * T]. States, where asked for, are those that enter the output
+        head.
         """
-        attention, positions = _attention(mask, positions)
+        attention, positions = _attention(mask, positions, context)
         seen: list[Tensor] = []
 
         def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             seen.append(inputs[0])
-            return (inputs[0][keep][None], *inputs[1:])
+            kept = inputs[0][keep] if keep.dtype == torch.bool else inputs[0].flatten(0, 1)[keep]
+            return (kept[None], *inputs[1:])
 
         hook = self.hf.get_output_embeddings().register_forward_pre_hook(gather)
         try:
@@ -381,17 +385,10 @@ def _quantization(config: CausalConfig) -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
-def _attention(mask: Tensor, positions: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The attention mask and positions [B, T] for transformers.
-
-    With padding on the right alone no mask is needed, because no real token looks ahead; attention is faster without.
-    Then transformers reads the borders of packed samples off the positions, wherever these do not count on by one:
-    so they count on over the padding, and a mask is given where equal positions do not mean a border.
-    """
-    if not bool((mask[:, :-1] >= mask[:, 1:]).all()):
-        return mask.long(), positions
-    last = positions.gather(1, (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0))
-    positions = torch.where(mask, positions, last + (~mask).cumsum(dim=1))
-    steps = positions.diff(dim=1)
-    packed = bool((steps < 0).any())
-    return (None if packed or bool((steps == 1).all()) else mask.long()), positions
+def _attention(mask: Tensor, positions: Tensor, context: Context | None) -> tuple[Tensor | None, Tensor]:
+    """The attention mask, where one is needed, and positions [B, T] for transformers (`Places.attention`)."""
+    if context is not None and context.places is not None:
+        kind, positions = context.places.attention, context.places.positions
+    else:
+        kind, positions = attention_of(mask, positions)
+    return (mask.long() if kind == "mask" else None), positions

@@ -23,7 +23,7 @@ from omnivit.contracts.llm import LanguageModel
 from omnivit.contracts.views import encode_all, owner_of
 from omnivit.data.slot import encoder_items, instruction_of
 from omnivit.errors import RecipeError
-from omnivit.model.splice import splice
+from omnivit.model.splice import Lengths, spliced
 
 
 class Branch(NamedTuple):
@@ -40,6 +40,8 @@ class ModelOutput(NamedTuple):
     """[N, V] of the kept tokens, in row-major order."""
     heads: Mapping[str, HeadOutput]
     """Of the heads that were asked for and whose token is in the batch."""
+    lengths: Lengths
+    """Whether each medium has the tokens that were reserved for it. Outside of training, that is checked already."""
 
 
 class OmniModel(nn.Module):
@@ -93,11 +95,20 @@ class OmniModel(nn.Module):
         Args:
             batch: on the model's device.
             features: what `encode` gives for it, where it is known; default: media are encoded.
+
+        Raises:
+            SpliceError: a medium has another number of tokens than was reserved.
         """
+        embeds, context, lengths = self._embed(batch, features)
+        lengths.require()
+        return embeds, context
+
+    def _embed(self, batch: Batch, features: Mapping[str, Features] | None = None) -> tuple[Tensor, Context, Lengths]:
         features = self.encode(batch) if features is None else features
-        embeds = splice(self.llm.embed(batch.input_ids), features, batch)
+        lengths = Lengths.of(batch, features)
+        embeds = spliced(self.llm.embed(batch.input_ids), features, batch)
         embeds = embeds + self._touch_unused(batch) if self.training else embeds
-        return embeds, Context.of(batch, features)
+        return embeds, Context.of(batch, features), lengths
 
     def forward(self, batch: Batch, keep: Tensor | None = None, heads: Collection[str] = ()) -> ModelOutput:
         """One pass.
@@ -106,14 +117,20 @@ class OmniModel(nn.Module):
             batch: on the model's device.
             keep: [B, T] tokens whose logits are wanted; default: those that predict a supervised token.
             heads: names of those that are asked.
+
+        Raises:
+            SpliceError: as `embed`, but in training only the output's `lengths` tell it, so that no step waits.
         """
-        keep = batch.targets() if keep is None else keep
         asked = [name for name in heads if name in batch.triggers]
-        embeds, context = self.embed(batch)
+        embeds, context, lengths = self._embed(batch)
+        if not self.training:
+            lengths.require()
+        if keep is None:
+            keep = batch.places.targets if self.llm.keeps_by_index else batch.targets()
         output = self.llm(
             embeds, batch.attention_mask, batch.position_ids, keep, context, **({"states": True} if asked else {})
         )
-        return ModelOutput(output.logits, {name: self._read(name, output.states, batch) for name in asked})
+        return ModelOutput(output.logits, {name: self._read(name, output.states, batch) for name in asked}, lengths)
 
     def states(self, batch: Batch) -> Tensor:
         """The LLM's states [B, T, D] of all tokens, as heads read them."""

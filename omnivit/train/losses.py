@@ -31,27 +31,22 @@ def lm_loss_sum(logits: Tensor, batch: Batch) -> Tensor:
         logits: [N, V] at the positions `batch.targets()`, in row-major order.
         batch: labels [B, T].
     """
-    labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return functional.cross_entropy(logits.float(), batch.places.labels, reduction="sum")
 
 
 def token_log_probs(logits: Tensor, batch: Batch) -> Tensor:
     """[N] log-probability of every supervised token, in float32, in row-major order."""
-    labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
     scores = torch.log_softmax(logits.float(), dim=-1)
-    return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return scores.gather(1, batch.places.labels.unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()
 def lm_loss_by_sample(logits: Tensor, batch: Batch) -> Tensor:
     """[B] what each sample adds to `lm_loss_sum`, in float32; for reports. A few rows at a time, to need no memory."""
-    labels = batch.labels[:, 1:][batch.targets()[:, :-1]]
-    parts = zip(torch.split(logits.detach(), ROWS), torch.split(labels, ROWS), strict=True)
+    parts = zip(torch.split(logits.detach(), ROWS), torch.split(batch.places.labels, ROWS), strict=True)
     losses = [functional.cross_entropy(rows.float(), row_labels, reduction="none") for rows, row_labels in parts]
-    samples = torch.arange(len(batch.labels), device=labels.device)
-    owners = samples.repeat_interleave(batch.targets()[:, :-1].sum(1))
-    sums = torch.zeros(len(samples), device=labels.device)
-    return sums.index_add(0, owners, torch.cat(losses)) if losses else sums
+    sums = torch.zeros(len(batch), device=logits.device)
+    return sums.index_add(0, batch.places.owners, torch.cat(losses)) if losses else sums
 
 
 def step_loss(output: ModelOutput, batch: Batch, weights: Mapping[str, float], step: Mapping[str, float]) -> Tensor:

@@ -23,6 +23,7 @@ from omnivit.data.module import MicroBatch
 from omnivit.data.sources import skips_allowed
 from omnivit.errors import DataError
 from omnivit.model.omni import ModelOutput, OmniModel
+from omnivit.model.splice import Lengths, any_wrong
 from omnivit.recipe import LM, Data
 from omnivit.seeds import derive_seed, seed_all
 from omnivit.train.finite import StepGuard, gradients_are_finite
@@ -62,6 +63,8 @@ class StageModule(LightningModule):
         self.lora_watch = LoraWatch(model, set(learning_rates), position.stage.name)
         self.refused: list[str] = []
         """Bad samples of the step that this rank has met."""
+        self.lengths: list[Lengths] = []
+        """Of the step's micro-batches."""
 
     def train(self, mode: bool = True) -> StageModule:
         """Training mode reaches only what trains (Law 5)."""
@@ -102,9 +105,10 @@ class StageModule(LightningModule):
         if micro.batch is None:
             return self._no_loss()
         output = self._ask(micro.batch)
+        self.lengths.append(output.lengths)
         self.lora_watch.look(micro.batch.media)
         total = step_loss(output, micro.batch, self.weights, step)
-        self.window.add(total.detach(), len(output.logits), int(micro.batch.attention_mask.sum()))
+        self.window.add(total.detach(), len(output.logits), micro.batch.places.real)
         self._count_sources(micro.batch, micro.sources, output)
         self.guard.saw(total, micro.batch.names)
         return total if total.requires_grad else self._no_loss()
@@ -141,8 +145,13 @@ class StageModule(LightningModule):
         """Divide the step's summed gradients by its number of target tokens (runs before clipping), or skip the step
         where its loss or gradient is not finite on any rank."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        broken = float(not gradients_are_finite(parameters))
-        (broken, refused), (loss, targets, tokens, heads) = self._sums(broken, float(len(self.refused)))
+        lengths, self.lengths = self.lengths, []
+        flags: list[Tensor | float] = [~gradients_are_finite(parameters), any_wrong(lengths), len(self.refused)]
+        # the only place of a step that waits for the device
+        (broken, wrong, refused), (loss, targets, tokens, heads) = self._sums(*flags)
+        if wrong:
+            for counted in lengths:
+                counted.require()
         self._count_refused(refused > 0)
         self.position.tally.tokens += round(tokens)
         self.position.tally.add_sources(self.window.summed_sources)
@@ -156,15 +165,15 @@ class StageModule(LightningModule):
         scale = self.position.stage.accumulate * self.trainer.world_size / max(targets, 1.0)
         torch._foreach_mul_([p.grad for p in parameters], scale)
 
-    def _sums(self, *more: float) -> tuple[list[float], tuple[float, float, float, dict[str, float]]]:
+    def _sums(self, *more: Tensor | float) -> tuple[list[float], tuple[float, float, float, dict[str, float]]]:
         """Sums over all ranks: of the given numbers, and of the window (its summed loss, target tokens, real tokens,
         and the mean of each loss of a head)."""
-        numbers = torch.tensor(more, dtype=torch.float64, device=self.device)
-        sums = torch.cat([numbers, self.window.sums(self.device)])
+        sums = vector([*more, *self.window.sums()], self.device)
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, targets, tokens, *rest = sums[len(more) :].tolist()
-        return sums[: len(more)].tolist(), (loss, targets, tokens, self.window.means(rest))
+        numbers = sums.tolist()
+        loss, targets, tokens, *rest = numbers[len(more) :]
+        return numbers[: len(more)], (loss, targets, tokens, self.window.means(rest))
 
     def validation_step(self, micro: MicroBatch, batch_idx: int) -> None:
         del batch_idx
@@ -223,6 +232,17 @@ class StageModule(LightningModule):
             )
 
 
+def vector(numbers: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """[n] float64 of numbers and 0-d tensors, put together on a device that nobody has to wait for."""
+    known = torch.tensor([0.0 if isinstance(n, Tensor) else float(n) for n in numbers], dtype=torch.float64)
+    tensors = {k: n for k, n in enumerate(numbers) if isinstance(n, Tensor)}
+    result = known.to(device, non_blocking=True)
+    if not tensors:
+        return result
+    values = torch.stack([tensor.to(device=device, dtype=torch.float64) for tensor in tensors.values()])
+    return result.index_copy(0, torch.tensor(list(tensors), device=device), values)
+
+
 class Window:
     """Sums over the micro-batches of one optimizer step, or of one validation.
 
@@ -259,11 +279,9 @@ class Window:
         """Add samples, supervised tokens and summed loss of each data source: [sources, 3]."""
         self.sources = self.sources.to(sources.device) + sources
 
-    def sums(self, device: torch.device) -> Tensor:
-        """[3 + n] float64: summed loss, target tokens, real tokens; then what `means` takes."""
-        counts = self.sources.flatten().tolist()
-        values = [float(self.loss), self.targets, self.tokens, *counts, *map(float, self.noted.values())]
-        return torch.tensor(values, dtype=torch.float64, device=device)
+    def sums(self) -> list[Tensor | float]:
+        """Summed loss, target tokens, real tokens; then what `means` takes."""
+        return [self.loss, self.targets, self.tokens, *self.sources.flatten().unbind(), *self.noted.values()]
 
     def means(self, noted: Sequence[float]) -> dict[str, float]:
         """`HEAD.LOSS` -> mean over the head's targets, for heads that had any; takes out the sums of the sources."""

@@ -1,0 +1,182 @@
+"""Where everything is in a batch, as indices that are computed on the CPU before a batch goes to its device.
+
+A pass over a batch needs the indices of supervised tokens, of text and of the tokens of media. To find them on a GPU,
+the CPU would wait for it each time (`nonzero`, `item`); so `collate` finds them, where nothing has to wait, and they
+travel with the batch.
+
+Shapes: B samples, T tokens (padded), M media of one slot, R tokens of media of one slot, N supervised tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Reserved(Protocol):
+    """The places of the media of one slot, as a `MediaBatch` has them."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[M] number of tokens."""
+
+    @property
+    def starts(self) -> Tensor:
+        """[M] column of the first."""
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The sample of each."""
+
+    @property
+    def shares(self) -> Tensor | None:
+        """[M] where media are combined, which may have the same place."""
+
+
+@dataclass(frozen=True)
+class SlotPlaces:
+    """The media of one slot."""
+
+    tokens: Tensor
+    """[R] indices of the tokens of media among all tokens, flattened to [B * T]; in reading order."""
+    samples: Tensor
+    """[M] sample of the batch (0 to B - 1) that each medium belongs to."""
+    order: Tensor
+    """[M] 1 for the first medium of its sample, 2 for the second, ..."""
+    seen: Tensor
+    """[B, T] how many media of this slot have begun at or before each token, within its sample."""
+    first: Tensor
+    """[M] index of each medium's first token in [B * T]."""
+    turns: Tensor
+    """[M] how many earlier media have the same place (they are combined); 0 where each has its own."""
+    most: int
+    """The most media of one sample."""
+    most_turns: int
+    """The most media with the same place, less 1."""
+    ends: int
+    """The number of tokens that are the last of a medium."""
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> SlotPlaces:
+        """Apply `move` to every tensor."""
+        changes: dict[str, Any] = {
+            item.name: move(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Places:
+    """All indices of a batch. Those of tokens are into [B, T] flattened to [B * T]."""
+
+    targets: Tensor
+    """[N] the token before each supervised one, whose logits predict it."""
+    labels: Tensor
+    """[N] the ids of the supervised tokens."""
+    owners: Tensor
+    """[N] the sample of each supervised token."""
+    text: Tensor
+    """[B * T - R of all slots] the tokens of text and padding."""
+    last: Tensor
+    """[B, T] True at the last token of each medium."""
+    positions: Tensor
+    """[B, T] positions, which count on over padding on the right."""
+    media: dict[str, SlotPlaces]
+    attention: Literal["causal", "borders", "mask"]
+    """What attention needs beside the order of tokens. `causal`: nothing, because padding is on the right and positions
+    count by one. `borders`: the same, but samples begin where positions do not count on. `mask`: the mask."""
+    real: int
+    """Tokens that are no padding."""
+
+    @classmethod
+    def of(
+        cls,
+        labels: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        route: Tensor,
+        targets: Tensor,
+        slots: Sequence[str],
+        media: Mapping[str, Reserved],
+    ) -> Places:
+        """Find the places in a batch, whose fields these are. On a GPU it waits for the device.
+
+        Args:
+            labels: [B, T].
+            mask: [B, T] False on padding.
+            positions: [B, T].
+            route: [B, T].
+            targets: [B, T] True at the token before each supervised one.
+            slots: the model's.
+            media: of the slots of which the batch has any.
+        """
+        last = torch.zeros_like(mask)
+        for reserved in media.values():
+            some = reserved.lengths > 0
+            rows = torch.tensor(reserved.samples, device=last.device)[some]
+            last[rows, (reserved.starts + reserved.lengths - 1)[some]] = True
+        found = {slot: _slot_places(each, route, 1 + slots.index(slot), last) for slot, each in media.items()}
+        attention, positions = attention_of(mask, positions)
+        before = indices(targets)
+        supervised, owners = labels.flatten()[before + 1], before // max(1, labels.shape[1])
+        text, real = indices(route == 0), int(mask.sum())
+        return cls(before, supervised, owners, text, last, positions, found, attention, real)
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Places:
+        """Apply `move` to every tensor."""
+        changes: dict[str, Any] = {
+            item.name: move(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **changes, media={slot: places.map(move) for slot, places in self.media.items()})
+
+
+def indices(where: Tensor) -> Tensor:
+    """Indices of what is True, flattened."""
+    return where.flatten().nonzero()[:, 0]
+
+
+def _slot_places(media: Reserved, route: Tensor, number: int, last: Tensor) -> SlotPlaces:
+    length = route.shape[1]
+    tokens = indices(route == number)
+    samples = torch.tensor(media.samples, dtype=torch.long, device=route.device)
+    # Media without tokens may begin where another medium does, or after the last column: add up and clamp.
+    begins = torch.zeros_like(route).index_put_(
+        (samples, media.starts.clamp(max=length - 1)), torch.ones_like(samples), accumulate=True
+    )
+    order = (samples[:, None] == samples[None]).tril().sum(dim=1)
+    first = samples * length + media.starts
+    if media.shares is None:
+        turns = torch.zeros_like(order)
+    else:
+        turns = (first[:, None] == first[None]).tril(diagonal=-1).sum(dim=1)
+    return SlotPlaces(
+        tokens,
+        samples,
+        order,
+        begins.cumsum(dim=1),
+        first,
+        turns,
+        int(order.max()) if len(order) else 0,
+        int(turns.max()) if len(turns) else 0,
+        int(last.flatten()[tokens].sum()),
+    )
+
+
+def attention_of(mask: Tensor, positions: Tensor) -> tuple[Literal["causal", "borders", "mask"], Tensor]:
+    """What attention needs, and positions [B, T] that fit it.
+
+    With padding on the right alone no mask is needed, because no real token looks ahead; attention is faster without.
+    Then transformers reads the borders of packed samples off the positions, wherever these do not count on by one:
+    so they count on over the padding, and a mask is needed where equal positions do not mean a border.
+    """
+    if not bool((mask[:, :-1] >= mask[:, 1:]).all()):
+        return "mask", positions
+    last = positions.gather(1, (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0))
+    positions = torch.where(mask, positions, last + (~mask).cumsum(dim=1))
+    steps = positions.diff(dim=1)
+    if bool((steps == 1).all()):
+        return "causal", positions
+    return ("borders" if bool((steps < 0).any()) else "mask"), positions
