@@ -118,12 +118,12 @@ class Places:
             some = reserved.lengths > 0
             rows = torch.tensor(reserved.samples, device=last.device)[some]
             last[rows, (reserved.starts + reserved.lengths - 1)[some]] = True
-        found = {slot: _slot_places(each, route, 1 + slots.index(slot), last) for slot, each in media.items()}
+        slot_places = {slot: _slot_places(each, route, 1 + slots.index(slot), last) for slot, each in media.items()}
         attention, positions = attention_of(mask, positions)
         before = indices(targets)
         supervised, owners = labels.flatten()[before + 1], before // max(1, labels.shape[1])
         text, real = indices(route == 0), int(mask.sum())
-        return cls(before, supervised, owners, text, last, positions, found, attention, real)
+        return cls(before, supervised, owners, text, last, positions, slot_places, attention, real)
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Places:
         """Apply `move` to every tensor."""

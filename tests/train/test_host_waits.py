@@ -51,9 +51,8 @@ def waits(path: Path, *overrides: str, heads: tuple[str, ...] = ()) -> HostWaits
 def test_a_step_waits_at_most_once(name: str, data_root: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(root=data_root), encoding="utf-8")
-    counted = waits(
-        path, f"model.inputs.image.adapter={ADAPTERS[name]}", *(["model.llm.lora=null"] if name != "mlp" else [])
-    )
+    without_lora = () if name == "mlp" else ("model.llm.lora=null",)
+    counted = waits(path, f"model.inputs.image.adapter={ADAPTERS[name]}", *without_lora)
     # one is transformers' look at the positions; its Q-Former looks at its mask, too
     assert counted.found.total() <= (2 if name == "qformer" else 1), counted.found
     assert all(where.startswith("masking_utils.py") for _, where in counted.found)
