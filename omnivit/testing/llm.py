@@ -110,12 +110,15 @@ class LLMContract(ConfiguredContract):
                 f"[{int(prompts.mask.sum())}, {rows}] of finite numbers is expected."
             )
         place = prompts.mask.cumsum(dim=1) + torch.arange(len(prompts.mask))[:, None]
-        for keep in (prompts.mask & (place % 3 == 0), prompts.mask & False):
-            where = difference("row", trial.run(prompts, keep), every[keep[prompts.mask]], CLOSE)
+        masks = (prompts.mask & (place % 3 == 0), prompts.mask & False)
+        indexed = tuple(keep.flatten().nonzero()[:, 0] for keep in masks if trial.llm.keeps_by_index)
+        for keep, mask in zip((*masks, *indexed), masks * 2, strict=False):
+            where = difference("row", trial.run(prompts, keep), every[mask[prompts.mask]], CLOSE)
             if where:
                 raise Broken(
-                    f"with {int(keep.sum())} of {len(every)} tokens kept, {where}, compared with keeping all.",
-                    "Compute all states, and take `states[keep]` before the output head.",
+                    f"with {int(mask.sum())} of {len(every)} tokens kept, {where}, compared with keeping all.",
+                    "Compute all states, and take `states[keep]` before the output head; for the indices that "
+                    "`keeps_by_index` allows, `states.flatten(0, 1)[keep]`.",
                 )
 
     @rule(needs=("logits",))

@@ -19,7 +19,7 @@ from omnivit.contracts.encoder import Encoder, Processor
 from omnivit.contracts.examples import EncoderExample
 from omnivit.contracts.features import Features
 from omnivit.contracts.sample import Media
-from omnivit.data.collate import EncodedSample, Span, collate
+from omnivit.data.collate import EncodedSample, Span, collate, stacked_items
 from omnivit.seeds import seeded
 from omnivit.testing.plugin import config_of, example_of
 from omnivit.testing.rules import Broken
@@ -89,7 +89,7 @@ def batches(count: int) -> Iterator[tuple[int, ...]]:
 
 def stacked(items: Sequence[Item]) -> dict[str, Tensor]:
     """Prepared media as the collator stacks them, filled up with zeros."""
-    return batch_of(items, [0] * len(items)).media["slot"].items
+    return stacked_items(items)
 
 
 def batch_of(items: Sequence[Item], tokens: Sequence[int]) -> Batch:

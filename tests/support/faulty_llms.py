@@ -193,6 +193,18 @@ class KeepsAll(Means):
         return logits
 
 
+class MistakesIndices(Means):
+    """Takes indices and counts them from the end."""
+
+    keeps_by_index = True
+
+    def logits(self, found: Tensor, keep: Tensor) -> Tensor:
+        if keep.dtype == torch.bool:
+            return super().logits(found, keep)
+        logits: Tensor = self.head(found.flatten(0, 1).flip(0)[keep])
+        return logits
+
+
 class HidesStates(Means):
     """Never gives its states."""
 

@@ -21,6 +21,7 @@ FAULTS: dict[type[LanguageModel], Expected] = {
         ("logits",),
         "logits are [105, 264]; [52, 264]",
     ),
+    faulty.MistakesIndices: (("logits",), "tokens kept, row[0, 0] is "),
     faulty.HidesStates: (("states",), "`states` is None; [3, 35, 16] is expected."),
     faulty.CountsPadding: (("padding",), "among [13, 35, 4] and padded on the left, row[0, 0] is "),
     faulty.LooksAhead: (("causal",), "with other tokens from position 17 on, row[0, 0] is "),
