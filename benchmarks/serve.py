@@ -21,6 +21,7 @@ import argparse
 import copy
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -231,4 +232,5 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by default the servers would stay
     main()
