@@ -143,7 +143,7 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         chat = chat.with_markup(_markup(stages))
     return Preparer(
         chat if stage is not None else chat.in_use(),
-        {slot: _slot_preparer(model, slot, _combine(model, recipe, slot)) for slot in model.encoders},
+        slots_of(model, recipe),
         recipe.data.max_length,
         recipe.data.truncate,
         {name: _head_preparer(head, f"model.heads.{name}") for name, head in model.named_heads()},
@@ -152,6 +152,11 @@ def preparer_of(model: OmniModel, recipe: Recipe, stage: Stage | None = None) ->
         question_tokens=asked,
         boxes=_box_writer(recipe),
     )
+
+
+def slots_of(model: OmniModel, recipe: Recipe) -> dict[str, SlotPreparer]:
+    """What prepares the media of each input, as the model is configured now. Raises RecipeError as `preparer_of`."""
+    return {slot: _slot_preparer(model, slot, _combine(model, recipe, slot)) for slot in model.encoders}
 
 
 def _box_writer(recipe: Recipe) -> BoxWriter | None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import or_
 
 import torch
 from torch import nn
@@ -25,7 +23,6 @@ from omnivit.model.build import complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.check_samples import Checked, check_samples, complaint
-from omnivit.run.overlap import Content, Overlap, overlap_of
 from omnivit.run.precision import settled_here
 from omnivit.run.start_sources import open_sources
 from omnivit.seeds import derive_seed
@@ -67,8 +64,8 @@ class Summary:
     """What `trainer.precision` and `dtype: fastest` are on this machine, in words."""
     asked: int = 0
     """Questions of the evaluation."""
-    overlap: Overlap | None = None
-    """What the evaluation shares with the training data; None without an evaluation, or without data."""
+    also_trained: int = 0
+    """Different ones of them that a stage trains on too, with the same media and answer."""
 
 
 def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> Summary:
@@ -90,14 +87,14 @@ def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> S
     warn_of_emulation(recipe, model)
     rows: dict[str, int] = {}
     stages: list[StageSummary] = []
-    trained = Content()
+    trained: set[bytes] = set()
     for stage in recipe.stages:
         summary, checked = _stage(recipe, stage, mixtures.get(stage.name), model, rows, everything)
         stages.append(summary)
-        trained |= checked.content if checked is not None else Content()
+        trained |= checked.keys if checked is not None else set()
     asked = _check_questions(recipe, model, everything) if with_data else []
-    overlap = overlap_of(trained, reduce(or_, (part.content for part in asked))) if asked else None
-    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), overlap)
+    keys = frozenset().union(*(part.keys for part in asked))
+    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), len(keys & trained))
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:

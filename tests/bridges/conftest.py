@@ -4,5 +4,9 @@ from __future__ import annotations
 
 import os
 
-NEEDS = {"OMNIVIT_LLAMA_CPP": "test_llama_cpp.py", "OMNIVIT_SERVICES": "test_services.py"}
+NEEDS = {
+    "OMNIVIT_LLAMA_CPP": "test_llama_cpp.py",
+    "OMNIVIT_SERVICES": "test_services.py",
+    "OMNIVIT_VLLM": "test_vllm.py",
+}
 collect_ignore_glob = [file for variable, file in NEEDS.items() if not os.environ.get(variable)]

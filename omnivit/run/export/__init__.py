@@ -46,6 +46,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "merged": Kind("omnivit.run.export.merged:export", "the LLM with its LoRA merged, and its tokenizer"),
         "peft": Kind("omnivit.run.export.peft:export", "the LLM's LoRA as an adapter folder of peft"),
         "safetensors": Kind("omnivit.run.export.tensors:export", "all trained tensors in one file with metadata"),
+        "vllm": Kind("omnivit.run.export.vllm:export", "a folder that vLLM loads with the distribution omnivit-vllm"),
         "onnx": Kind("omnivit.run.export.onnx:export", "encoder and adapter of each input, as ONNX"),
         "gguf": Kind("omnivit.run.export.gguf:export", "the LLM for llama.cpp, and mmproj where it knows the encoder"),
     }

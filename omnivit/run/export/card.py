@@ -62,6 +62,15 @@ inputs = tokenizer.apply_chat_template(
     [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0][inputs["input_ids"].shape[1] :]))""",
+        "vllm": """from vllm import LLM, SamplingParams  # omnivit-vllm is installed beside it
+
+llm = LLM(".")
+content = [{{"type": "{slot}"}}, {{"type": "text", "text": "What is it?"}}]
+ids = llm.get_tokenizer().apply_chat_template(
+    [{{"role": "user", "content": content}}], add_generation_prompt=True, return_dict=False
+)
+question = {{"prompt_token_ids": ids, "multi_modal_data": {{"{slot}": "FILE"}}}}
+print(llm.generate(question, SamplingParams(temperature=0, max_tokens=32))[0].outputs[0].text)""",
         "peft": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ def template_of(chat: Chat, slot: str, medium: str, bos: bool) -> str:
         bos: whether the template writes the tokenizer's BOS.
     """
     return _shaped(chat, json.dumps(slot), json.dumps(medium), bos)
+
+
+def template_of_inputs(chat: Chat, inputs: Mapping[str, str], bos: bool) -> str:
+    """As `template_of`, for media of several inputs.
+
+    Args:
+        chat: of the run.
+        inputs: slot, which is the type of its parts -> the text that stands for a medium.
+        bos: whether the template writes the tokenizer's BOS.
+    """
+    return _shaped(chat, "part['type']", f"{json.dumps(inputs)}[part['type']]", bos)
 
 
 def template_of_llama_cpp(chat: Chat) -> str:

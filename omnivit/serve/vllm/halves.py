@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +12,7 @@ from omnivit.errors import OmniVitWarning, RecipeError
 from omnivit.model.causal import CausalLM
 from omnivit.model.decoding import unusual_settings
 from omnivit.run.assistant import Assistant
+from omnivit.run.llm_side import llm_side
 
 ADVICE = "Serve this run without `--backend vllm`."
 
@@ -60,8 +60,7 @@ def require_halves(assistant: Assistant) -> CausalLM:
     Raises:
         RecipeError: vLLM could not answer as the model does; says what it would lack.
     """
-    reasons = list(_reasons(assistant))
-    if reasons:
+    if reasons := llm_side(assistant):
         raise RecipeError(f"vLLM cannot answer as this run does: {'; '.join(reasons)}. {ADVICE}")
     llm = assistant.model.llm
     assert isinstance(llm, CausalLM)
@@ -93,22 +92,3 @@ def release_layers(llm: CausalLM, context: int | None) -> None:
     llm.context = min(known) if known else None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _reasons(assistant: Assistant) -> Iterator[str]:
-    """What vLLM would lack."""
-    model = assistant.model
-    llm = model.llm
-    if not isinstance(llm, CausalLM):
-        yield f"model.llm ({type(llm).__name__}) is no LLM of transformers"
-        return
-    places = llm.changed_by()
-    if places:
-        verb = "change" if len(places) > 1 else "changes"
-        yield f"{' and '.join(places)} {verb} layers of the LLM, which vLLM runs without"
-    for slot in model.adapters:
-        for branch in model.branches(slot):
-            if branch.adapter.positions is not None:
-                yield f"model.inputs.{slot} gives its tokens positions of its own, and vLLM counts one by one"
-    for name, _ in model.named_heads():
-        yield f"model.heads.{name} reads hidden states of the LLM, which vLLM does not return"
