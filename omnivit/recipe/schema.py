@@ -169,9 +169,13 @@ class Stage:
     """The number of forward passes into which every batch is split; this saves memory and does not change the result.
     """
     schedule: Schedule = field(default_factory=Schedule)
-    weight_decay: NotNegative = 0.0
-    """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt."""
+    weight_decay: NotNegative | dict[str, NotNegative] = 0.0
+    """Decoupled (AdamW); biases, norms and other one-dimensional parameters are exempt. Or glob over component paths ->
+    weight decay, as in `train`; 0 for what no pattern matches."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adamw"})
+    """`name`: `adamw`, `adafactor`, `muon` (for the matrices of layers; AdamW trains all others), `paged_adamw_8bit`
+    (needs bitsandbytes and a GPU), or `module:Class` of a torch optimizer; and options of the class, such as `eps`."""
     losses: dict[str, NotNegative] = field(default_factory=lambda: {LM: 1.0})
     """Losses and their weights: `lm`, the language-modelling loss on answers, and the losses of heads by their names in
     `model.heads`. Each is a mean over the step: over supervised tokens, or over the head's targets. A head that is not

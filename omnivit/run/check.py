@@ -6,10 +6,11 @@ The model is built on the meta device: shapes and names are real, memory is not 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnivit.contracts.sample import Media
 from omnivit.data.mixture import Mixture
@@ -29,6 +30,7 @@ from omnivit.seeds import derive_seed
 from omnivit.train.check import check_stages, warn_of_emulation, warn_of_open_end
 from omnivit.train.freeze import match
 from omnivit.train.masters import state_bytes
+from omnivit.train.optimizer_kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class StageSummary:
     """Records whose media were opened."""
     question: str = ""
     """A question as training will ask it, where the recipe gives questions their words; media as `<slot>`."""
+    state_bytes: Callable[[Tensor], float] = state_bytes
+    """What the optimizer keeps for each number of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def count(module: nn.Module) -> int:
 
 
 def memory(model: OmniModel, stage: StageSummary, micro_batch: int) -> dict[str, float]:
-    """Estimated bytes on a device: weights, gradients, AdamW's two moments (and masters), and activations.
+    """Estimated bytes on a device: weights, gradients, what the optimizer keeps, and activations.
 
     Activations follow Korthikanti et al., arXiv 2205.05198, eq. 2 without the attention matrix (fused kernels do not
     keep it): 34 bytes x tokens x width x layers at 16 bits, twice that at 32. An estimate: encoders are left out.
@@ -129,7 +133,7 @@ def memory(model: OmniModel, stage: StageSummary, micro_batch: int) -> dict[str,
     return {
         "weights": float(sum(p.numel() * p.element_size() for p in model.parameters())),
         "gradients": float(sum(bytes_of)),
-        "optimizer": float(sum(p.numel() * state_bytes(p) for p in trained)),
+        "optimizer": float(sum(p.numel() * stage.state_bytes(p) for p in trained)),
         "activations": 34.0 * wide * micro_batch * (stage.longest or 0) * width * layers,
     }
 
@@ -144,7 +148,7 @@ def _stage(
 ) -> tuple[StageSummary, Checked | None]:
     rates = match((name for name, _ in model.named_parameters()), stage.train, f"stages.{stage.name}.train")
     if mixture is None:
-        return StageSummary(stage.name, rates, None, None, None, None), None
+        return StageSummary(stage.name, rates, None, None, None, None, state_bytes=kind_of(stage).bytes), None
     plan = StagePlan(mixture, stage, recipe.seed, 0.0)
     preparer = preparer_of(model, recipe, stage)
     warn_of_open_end(preparer.chat, stage)
@@ -161,7 +165,7 @@ def _stage(
             rows.setdefault(span.slot, span.length)
     facts = checked.longest, checked.supervised, checked.refused, len(checked.opened)
     example = _drawn_question(mixture, wordings, recipe.seed)
-    return StageSummary(stage.name, rates, plan.steps, len(mixture), *facts, example), checked
+    return StageSummary(stage.name, rates, plan.steps, len(mixture), *facts, example, kind_of(stage).bytes), checked
 
 
 def _drawn_question(mixture: Mixture, wordings: Wordings, seed: int) -> str:

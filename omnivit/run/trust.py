@@ -36,6 +36,8 @@ def foreign_code(recipe: Recipe, readers: bool = True) -> list[str]:
     places = [line for block in blocks_of(recipe) for line in _asked(block)]
     if recipe.model.boxes is not None:
         places += _named(recipe.model.boxes.codec, recipe.where("model.boxes.codec"))
+    for index, stage in enumerate(recipe.stages):
+        places += _named(stage.optimizer.get("name"), recipe.where("stages") / index / "optimizer" / "name")
     for where, source in _sources(recipe) if readers else ():
         places += _named(source.reader, where / "reader")
     if recipe.evaluation is not None:

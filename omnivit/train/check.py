@@ -18,6 +18,7 @@ from omnivit.train.blind import check_inputs_are_fed
 from omnivit.train.freeze import base_beside_lora, high_learning_rates, match
 from omnivit.train.leader import is_leader
 from omnivit.train.masters import check_trainable
+from omnivit.train.optimizer import check_optimizer
 from omnivit.train.trainer_options import check_trainer_options
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
         where = f"stages.{stage.name}.train"
         matched = match(names, stage.train, where)
         check_trainable(((name, parameters[name]) for name in matched), where)
+        check_optimizer(stage, [(name, parameters[name]) for name in matched])
         trained |= matched.keys()
         if stage.name in mixtures:
             check_inputs_are_fed(stage, model, matched, mixtures[stage.name])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from omnivit.contracts.batch import Batch
@@ -30,7 +30,7 @@ from omnivit.train.finite import StepGuard, gradients_are_finite
 from omnivit.train.freeze import buffers_beside, set_modes
 from omnivit.train.idle_lora import LoraWatch
 from omnivit.train.losses import check_losses, lm_loss_by_sample, lm_loss_sum, step_loss
-from omnivit.train.optimizer import adamw, schedule_factor
+from omnivit.train.optimizer import optimizer_of, schedule_factor
 from omnivit.train.ranks import gathered
 from omnivit.train.state import StagePosition
 
@@ -73,7 +73,7 @@ class StageModule(LightningModule):
         return self
 
     def configure_optimizers(self) -> Any:
-        optimizer, self.names = adamw(self.model, self.learning_rates, self.position.stage)
+        optimizer, self.names = optimizer_of(self.model, self.learning_rates, self.position.stage)
         factor, start = schedule_factor(self.position.stage.schedule, self.position.total), self.position.step
         scheduler = LambdaLR(optimizer, lambda step: factor(start + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -196,7 +196,7 @@ class StageModule(LightningModule):
         del dataloader_idx
         return batch.to(device)
 
-    def _log_step(self, optimizer: AdamW, loss: float, tokens: float) -> None:
+    def _log_step(self, optimizer: Optimizer, loss: float, tokens: float) -> None:
         seconds = self.window.reset()
         values = {"loss": loss, "optimizer_step": float(self.position.step + self.global_step + 1)}
         values |= {f"rate/{i}": group["lr"] for i, group in enumerate(optimizer.param_groups)}

@@ -34,7 +34,7 @@ from omnivit.run.runner import train
 from omnivit.train import checkpoint
 from omnivit.train.losses import check_losses, lm_loss_sum, step_loss
 from omnivit.train.module import StageModule
-from omnivit.train.optimizer import adamw
+from omnivit.train.optimizer import optimizer_of
 
 Load = Callable[..., Recipe]
 
@@ -150,7 +150,7 @@ def model_inputs(model: Any, batch: Any) -> tuple[Any, ...]:
 
 def descent(*arguments: Any) -> tuple[torch.optim.SGD, list[str]]:
     """Gradient descent with the groups of AdamW, whose own step hardly depends on how small a gradient is."""
-    optimizer, names = adamw(*arguments)
+    optimizer, names = optimizer_of(*arguments)
     return torch.optim.SGD([{"params": group["params"], "lr": 0.5} for group in optimizer.param_groups]), names
 
 

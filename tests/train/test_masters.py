@@ -17,7 +17,7 @@ from omnivit.model.build import load_model
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.runner import train
 from omnivit.train import checkpoint, masters
-from omnivit.train.optimizer import adamw
+from omnivit.train.optimizer import optimizer_of
 
 
 def test_a_weight_and_its_rest_are_the_master() -> None:
@@ -40,7 +40,7 @@ def test_the_masters_take_the_steps_of_adamw_in_float32(chunk: int, monkeypatch:
     high = copy.deepcopy(low).float()
     stage = Stage("s", [], {}, weight_decay=0.1)
     rates = {name: 2e-5 for name, _ in low.named_parameters()}
-    (ours, names), (theirs, _) = adamw(low, rates, stage), adamw(high, rates, stage)
+    (ours, names), (theirs, _) = optimizer_of(low, rates, stage), optimizer_of(high, rates, stage)
     before = copy.deepcopy(low.state_dict())
     for step in range(30):
         for one, other in zip(low.parameters(), high.parameters(), strict=True):
@@ -51,7 +51,7 @@ def test_the_masters_take_the_steps_of_adamw_in_float32(chunk: int, monkeypatch:
         theirs.step()
         if step == 14:  # through a checkpoint
             tensors = checkpoint.optimizer_tensors(ours, names)
-            ours, names = adamw(low, rates, stage)
+            ours, names = optimizer_of(low, rates, stage)
             checkpoint.load_optimizer(ours, names, tensors)
     for (name, one), other in zip(low.named_parameters(), high.parameters(), strict=True):
         rest = ours.state[one].get(masters.REST) if name != "3.weight" else None

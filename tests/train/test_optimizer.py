@@ -6,13 +6,13 @@ import pytest
 from torch import nn
 
 from omnivit.recipe import Schedule, Stage
-from omnivit.train.optimizer import adamw, schedule_factor
+from omnivit.train.optimizer import optimizer_of, schedule_factor
 
 
 def test_one_dimensional_parameters_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     stage = Stage("s", [], {}, weight_decay=0.1)
-    optimizer, names = adamw(model, {"0.weight": 1e-3, "0.bias": 1e-3, "1.weight": 1e-4}, stage)
+    optimizer, names = optimizer_of(model, {"0.weight": 1e-3, "0.bias": 1e-3, "1.weight": 1e-4}, stage)
     groups = [(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups]
     assert groups == [(1e-3, 0.1, 1), (1e-3, 0.0, 1), (1e-4, 0.0, 1)]
     assert names == ["0.weight", "0.bias", "1.weight"]
