@@ -64,11 +64,16 @@ def running(app: FastAPI) -> Iterator[str]:
 class Page:
     """What a person does on a page."""
 
-    def __init__(self, driver: Chrome, address: str) -> None:
+    def __init__(self, driver: Chrome, address: str, is_open: bool = True) -> None:
+        """Open an address; `is_open`: and wait until the page is ready, as it will be without a key."""
         self.driver, self.address = driver, address
         for log in ("browser", "performance"):
             driver.get_log(log)  # empties it
         driver.get(address)
+        if is_open:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
         self.wait(lambda: self.script("return document.body?.dataset.ready === 'true'"))
 
     def script(self, text: str, *arguments: Any) -> Any:
@@ -98,5 +103,6 @@ class Page:
         urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith((self.address, "data:", "blob:"))]
 
-    def is_wider_than_window(self) -> bool:
-        return bool(self.script("return document.documentElement.scrollWidth > window.innerWidth"))
+    def width(self) -> int:
+        """Of all that can be scrolled to, in CSS pixels."""
+        return int(self.script("return document.documentElement.scrollWidth"))

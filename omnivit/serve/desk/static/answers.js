@@ -10,7 +10,9 @@ const state = { run: null, version: "", answers: [], shown: PAGE };
 
 /** Connect the filters. */
 export function setUpAnswers() {
-  for (const id of ["condition", "right", "group", "text"]) byId(id).addEventListener("input", () => { state.shown = PAGE; show(); });
+  for (const [id, event] of [["condition", "change"], ["right", "change"], ["group", "change"], ["text", "input"]]) {
+    byId(id).addEventListener(event, () => { state.shown = PAGE; show(); });
+  }
   byId("answers-run").addEventListener("change", () => load(byId("answers-run").value));
   byId("medium-dialog").addEventListener("close", () => byId("medium-preview").replaceChildren());
   byId("more").addEventListener("click", () => { state.shown += PAGE; show(); });
@@ -102,7 +104,6 @@ async function showMedium(address, medium) {
     const whole = ["image", "audio"].includes(medium.modality) ? [await (await request(address)).blob()] : [];
     const type = whole[0]?.type;
     await preview({ ...medium, file: new File(whole, medium.name, { type }) }, place, ask);
-    place.dataset.ready = medium.modality;
   } catch (error) {
     place.replaceChildren(element("p", {}, `There is no preview. ${error.message}`));
   }

@@ -12,7 +12,7 @@ const state = { runs: [], chosen: new Set(), colours: new Map(), curves: new Map
 async function start() {
   setUpTheme(byId("theme"));
   setUpAnswers();
-  for (const id of ["curve", "log", "smooth"]) byId(id).addEventListener("input", drawCurves);
+  for (const id of ["curve", "log", "smooth"]) byId(id).addEventListener("change", drawCurves);
   await refresh();
   document.body.dataset.ready = "true";
 }

@@ -66,7 +66,9 @@ function described(outcome, state) {
 }
 
 function predictionList(values) {
+  const isMatrix = (value) => Array.isArray(value?.[0]) && typeof value[0][0] === "number";
   const text = (value) => {
+    if (isMatrix(value) && value.length > 4) return `${value.length} x ${value[0].length} values`;
     const json = JSON.stringify(value, (_, each) => (typeof each === "number" ? Number(each.toPrecision(4)) : each));
     return json.length > 160 ? `${json.slice(0, 160)}...` : json;
   };
