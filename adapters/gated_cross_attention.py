@@ -84,6 +84,7 @@ class GatedCrossAttentionAdapter(Adapter):
 
     Config = GatedCrossAttentionConfig
     contract = 1
+    packs = True
     card = Card(
         paper="Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, arXiv 2204.14198",
         weights="none, unless `path` is set: then those of OpenFlamingo or Otter, by their authors' terms",
@@ -233,7 +234,10 @@ def _view(media: SlotContext, only_immediate: bool) -> tuple[Features, Tensor, T
         number = torch.arange(len(last), device=last.device).unsqueeze(1)
         return Features(memory.values[chosen], memory.mask[chosen]), number, seen > 0
     order = torch.arange(1, table.shape[1] + 1, device=table.device)
-    return memory, table.clamp(min=0), order == seen if only_immediate else order <= seen
+    visible = order == seen if only_immediate else order <= seen
+    if media.unseen is not None:
+        visible &= order > media.unseen.unsqueeze(-1)
+    return memory, table.clamp(min=0), visible
 
 
 def _through(

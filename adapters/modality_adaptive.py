@@ -71,6 +71,7 @@ class ModalityAdaptiveAdapter(Adapter):
 
     Config = ModalityAdaptiveConfig
     contract = 1
+    packs = True
     card = Card(
         paper="Ye et al., mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration, "
         "arXiv 2311.04257",

@@ -67,6 +67,7 @@ class VisualExpertAdapter(Adapter):
 
     Config = VisualExpertConfig
     contract = 1
+    packs = True
     card = Card(
         paper="Wang et al., CogVLM: Visual Expert for Pretrained Language Models, arXiv 2311.03079",
         tokens="as many as it receives",

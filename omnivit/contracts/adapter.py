@@ -89,6 +89,8 @@ class Adapter(nn.Module, Plugin, ABC):
     """True: `forward` reads `Features.levels`, several hidden states of an encoder."""
     in_encoder: bool = False
     """True: `install` puts parts of the adapter into the encoder, which then runs with gradients while they train."""
+    packs: ClassVar[bool] = False
+    """Whether the changes of `install` treat each sample of a packed row as if it were alone (`SlotContext.unseen`)."""
     stageable: ClassVar[frozenset[str]] = frozenset()
     """Options that a stage may change (`stages[].inputs`), but never the names or shapes of parameters."""
 

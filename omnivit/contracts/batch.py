@@ -29,7 +29,7 @@ class MediaBatch:
     starts: Tensor
     """[M] column of [B, T] where each medium's tokens begin (a medium may have none)."""
     samples: tuple[int, ...]
-    """The sample of the batch (0 to B - 1) that each medium belongs to."""
+    """The sample of the batch, from 0, that each medium belongs to: its row, unless the batch is packed."""
     shares: Tensor | None = None
     """[M] where the media of a turn are combined: several media have the same place, and the tokens of each, times its
     share, are added there. None: each medium has a place of its own."""
@@ -46,7 +46,7 @@ class TriggerBatch:
     """The occurrences of one head's token, sample by sample, in reading order."""
 
     samples: Tensor
-    """[N] the sample of the batch (0 to B - 1) that each belongs to."""
+    """[N] the row of the batch (0 to B - 1) that each is in."""
     places: Tensor
     """[N] column of [B, T] of the state that the head reads."""
     targets: dict[str, Tensor]
@@ -79,6 +79,8 @@ class Batch:
     """Sample names, for error messages."""
     triggers: dict[str, TriggerBatch] = field(default_factory=dict)
     """Head -> its occurrences, for heads whose token is in the batch."""
+    segments: tuple[int, ...] = ()
+    """Of a packed batch, whose samples follow one another in one row: the tokens of each. Empty: a row is a sample."""
     _places: list[Places] = field(default_factory=list, init=False, repr=False, compare=False)
     """Empty until `places` is asked for."""
 
@@ -105,7 +107,7 @@ class Batch:
         """Where everything is in it. `collate` asks for it on the CPU, and it moves with the batch."""
         if not self._places:
             tensors = (self.labels, self.attention_mask, self.position_ids, self.route, self.targets())
-            self._places.append(Places.of(*tensors, self.slots, self.media))
+            self._places.append(Places.of(*tensors, self.slots, self.media, self.segments))
         return self._places[0]
 
     def targets(self) -> Tensor:
@@ -115,4 +117,5 @@ class Batch:
         return keep
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        """The number of samples."""
+        return len(self.segments) or len(self.input_ids)

@@ -29,20 +29,23 @@ class SlotContext:
     features: Features
     """[M, L, D] what the adapter returned; `features.memory` is for the layers alone."""
     samples: Tensor
-    """[M] sample of the batch (0 to B - 1) that each medium belongs to; in reading order."""
+    """[M] row of the batch (0 to B - 1) of each medium, in reading order: its sample, unless `unseen` is set."""
     order: Tensor
-    """[M] 1 for the first medium of its sample, 2 for the second, ..."""
+    """[M] 1 for the first medium of its row, 2 for the second, ..."""
     seen: Tensor
-    """[B, T] how many media of this slot have begun at or before each token, within its sample."""
+    """[B, T] how many media of this slot have begun at or before each token, within its row."""
     tokens: Tensor
     """[R] indices of the tokens of media in the hidden states flattened to [B * T, D]."""
     most: int | None = None
     """N, the most media of one sample, where it is known without asking the device; default: it is asked."""
     ends: int | None = None
     """The number of tokens that are the last of a medium, in the same way."""
+    unseen: Tensor | None = None
+    """[B, T] where several samples are packed into a row: how many of `seen` belong to earlier samples. Only adapters
+    with `packs` get such batches."""
 
     table: Tensor = field(init=False)
-    """[B, N] index of each sample's first, second, ... medium among the M; -1 where it has no more."""
+    """[B, N] index of each row's first, second, ... medium among the M; -1 where it has no more."""
 
     def __post_init__(self) -> None:
         most = self.most
@@ -55,7 +58,8 @@ class SlotContext:
     @classmethod
     def at(cls, places: SlotPlaces, features: Features) -> SlotContext:
         """The media at these places."""
-        return cls(features, places.samples, places.order, places.seen, places.tokens, places.most, places.ends)
+        known = (places.samples, places.order, places.seen, places.tokens, places.most, places.ends, places.unseen)
+        return cls(features, *known)
 
     def count(self, inner: bool) -> int | None:
         """Number of tokens of media, without the last of each if `inner`; None: only the device knows."""

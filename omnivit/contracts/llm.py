@@ -132,6 +132,18 @@ class LanguageModel(nn.Module, Plugin, ABC):
         """
         return None
 
+    def packing_problem(self, longest: int) -> str:
+        """Why several samples cannot follow one another in a row, as a clause; empty if they can.
+
+        Args:
+            longest: tokens of the longest sample.
+        """
+        del longest
+        return f"{type(self).__name__} does not say that it keeps them apart"
+
+    def pack(self, packed: bool) -> None:
+        """Called before and after a stage whose batches are packed: `Context.places.segments` has the lengths."""
+
     def load(self) -> None:
         """Load pretrained weights; called once, on real devices. The default keeps the constructor's initialisation."""
         return

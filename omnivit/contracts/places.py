@@ -44,17 +44,19 @@ class SlotPlaces:
     tokens: Tensor
     """[R] indices of the tokens of media among all tokens, flattened to [B * T]; in reading order."""
     samples: Tensor
-    """[M] sample of the batch (0 to B - 1) that each medium belongs to."""
+    """[M] row of the batch (0 to B - 1) that each medium is in: its sample, unless the batch is packed."""
     order: Tensor
-    """[M] 1 for the first medium of its sample, 2 for the second, ..."""
+    """[M] 1 for the first medium of its row, 2 for the second, ..."""
     seen: Tensor
-    """[B, T] how many media of this slot have begun at or before each token, within its sample."""
+    """[B, T] how many media of this slot have begun at or before each token, within its row."""
+    unseen: Tensor | None
+    """[B, T] of a packed batch: how many of them belong to earlier samples, so that the token must not see them."""
     first: Tensor
     """[M] index of each medium's first token in [B * T]."""
     turns: Tensor
     """[M] how many earlier media have the same place (they are combined); 0 where each has its own."""
     most: int
-    """The most media of one sample."""
+    """The most media of one row."""
     most_turns: int
     """The most media with the same place, less 1."""
     ends: int
@@ -85,11 +87,14 @@ class Places:
     positions: Tensor
     """[B, T] positions, which count on over padding on the right."""
     media: dict[str, SlotPlaces]
-    attention: Literal["causal", "borders", "mask"]
+    attention: Literal["causal", "borders", "mask", "segments"]
     """What attention needs beside the order of tokens. `causal`: nothing, because padding is on the right and positions
-    count by one. `borders`: the same, but samples begin where positions do not count on. `mask`: the mask."""
+    count by one. `borders`: the same, but samples begin where positions do not count on. `mask`: the mask. `segments`:
+    the lengths of packed samples."""
     real: int
     """Tokens that are no padding."""
+    segments: tuple[int, ...]
+    """Tokens of each sample of a packed batch."""
 
     @classmethod
     def of(
@@ -101,6 +106,7 @@ class Places:
         targets: Tensor,
         slots: Sequence[str],
         media: Mapping[str, Reserved],
+        segments: tuple[int, ...] = (),
     ) -> Places:
         """Find the places in a batch, whose fields these are. On a GPU it waits for the device.
 
@@ -112,18 +118,22 @@ class Places:
             targets: [B, T] True at the token before each supervised one.
             slots: the model's.
             media: of the slots of which the batch has any.
+            segments: tokens of each sample of a packed batch.
         """
+        samples = _sample_of(route, segments)
         last = torch.zeros_like(mask)
         for reserved in media.values():
             some = reserved.lengths > 0
-            rows = torch.tensor(reserved.samples, device=last.device)[some]
+            rows = torch.tensor(_rows(reserved, segments), device=last.device)[some]
             last[rows, (reserved.starts + reserved.lengths - 1)[some]] = True
-        slot_places = {slot: _slot_places(each, route, 1 + slots.index(slot), last) for slot, each in media.items()}
-        attention, positions = attention_of(mask, positions)
+        slot_places = {
+            slot: _slot_places(each, route, 1 + slots.index(slot), last, segments) for slot, each in media.items()
+        }
+        attention, positions = ("segments", positions) if segments else attention_of(mask, positions)
         before = indices(targets)
-        supervised, owners = labels.flatten()[before + 1], before // max(1, labels.shape[1])
+        supervised, owners = labels.flatten()[before + 1], samples.flatten()[before]
         text, real = indices(route == 0), int(mask.sum())
-        return cls(before, supervised, owners, text, last, positions, slot_places, attention, real)
+        return cls(before, supervised, owners, text, last, positions, slot_places, attention, real, segments)
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Places:
         """Apply `move` to every tensor."""
@@ -138,10 +148,23 @@ def indices(where: Tensor) -> Tensor:
     return where.flatten().nonzero()[:, 0]
 
 
-def _slot_places(media: Reserved, route: Tensor, number: int, last: Tensor) -> SlotPlaces:
+def _rows(media: Reserved, segments: tuple[int, ...]) -> tuple[int, ...]:
+    """The row of each medium."""
+    return (0,) * len(media.samples) if segments else media.samples
+
+
+def _sample_of(route: Tensor, segments: tuple[int, ...]) -> Tensor:
+    """[B, T] the sample of each token."""
+    if not segments:
+        return torch.arange(len(route), device=route.device)[:, None].expand_as(route)
+    lengths = torch.tensor(segments, device=route.device)
+    return torch.arange(len(segments), device=route.device).repeat_interleave(lengths)[None]
+
+
+def _slot_places(media: Reserved, route: Tensor, number: int, last: Tensor, segments: tuple[int, ...]) -> SlotPlaces:
     length = route.shape[1]
     tokens = indices(route == number)
-    samples = torch.tensor(media.samples, dtype=torch.long, device=route.device)
+    samples = torch.tensor(_rows(media, segments), dtype=torch.long, device=route.device)
     # Media without tokens may begin where another medium does, or after the last column: add up and clamp.
     begins = torch.zeros_like(route).index_put_(
         (samples, media.starts.clamp(max=length - 1)), torch.ones_like(samples), accumulate=True
@@ -157,6 +180,7 @@ def _slot_places(media: Reserved, route: Tensor, number: int, last: Tensor) -> S
         samples,
         order,
         begins.cumsum(dim=1),
+        _unseen(media, route, segments) if segments else None,
         first,
         turns,
         int(order.max()) if len(order) else 0,
@@ -165,7 +189,16 @@ def _slot_places(media: Reserved, route: Tensor, number: int, last: Tensor) -> S
     )
 
 
-def attention_of(mask: Tensor, positions: Tensor) -> tuple[Literal["causal", "borders", "mask"], Tensor]:
+def _unseen(media: Reserved, route: Tensor, segments: tuple[int, ...]) -> Tensor:
+    """[1, T] media of earlier samples."""
+    counts = torch.zeros(len(segments), dtype=torch.long, device=route.device)
+    owners = torch.tensor(media.samples, dtype=torch.long, device=route.device)
+    counts.index_add_(0, owners, torch.ones_like(owners))
+    earlier = counts.cumsum(dim=0) - counts
+    return earlier[_sample_of(route, segments)]
+
+
+def attention_of(mask: Tensor, positions: Tensor) -> tuple[Literal["causal", "borders", "mask", "segments"], Tensor]:
     """What attention needs, and positions [B, T] that fit it.
 
     With padding on the right alone no mask is needed, because no real token looks ahead; attention is faster without.

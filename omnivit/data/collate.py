@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -63,39 +64,44 @@ def followed(sample: EncodedSample, ids: Tensor, labels: Tensor) -> EncodedSampl
     )
 
 
-def collate(samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False) -> Batch:
-    """Pad encoded samples to one length and stack their media by slot.
+def collate(
+    samples: Sequence[EncodedSample], slots: Sequence[str], pad_id: int, pad_left: bool = False, packs: bool = False
+) -> Batch:
+    """Put encoded samples into one batch, and stack their media by slot.
 
     Args:
         samples: at least one.
         slots: the model's input slots; `route` numbers them in this order, from 1.
         pad_id: token id of padding (masked out).
         pad_left: pad on the left, as generation needs.
+        packs: no padding: the samples follow one another in one row.
     """
-    length = max(len(sample.ids) for sample in samples)
-    shape = (len(samples), length)
+    sizes = [len(sample.ids) for sample in samples]
+    length = sum(sizes) if packs else max(sizes)
+    shape = (1 if packs else len(samples), length)
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE)
     mask = torch.zeros(shape, dtype=torch.bool)
     positions = torch.zeros(shape, dtype=torch.long)
     route = torch.zeros(shape, dtype=torch.long)
-    for row, sample in enumerate(samples):
-        size = len(sample.ids)
-        # padding on the left moves the sample, its media and its triggers by this number of tokens
-        offset = length - size if pad_left else 0
-        here = slice(offset, offset + size)
+    # samples before it, or padding on the left, move a sample, its media and its triggers by this number of tokens
+    before = list(accumulate(sizes, initial=0))[:-1]
+    offsets = before if packs else [length - size if pad_left else 0 for size in sizes]
+    for number, (sample, offset, size) in enumerate(zip(samples, offsets, sizes, strict=True)):
+        row, here = 0 if packs else number, slice(offset, offset + size)
         ids[row, here], labels[row, here], mask[row, here] = sample.ids, sample.labels, True
+        if packs:
+            labels[row, offset] = IGNORE  # nothing predicts the first token, least of all the end of another sample
         positions[row, here] = sample.positions
         for span in sample.spans:
-            if not span.leads:
-                continue
-            start = offset + span.start
-            route[row, start : start + span.length] = 1 + slots.index(span.slot)
-    offsets = [length - len(sample.ids) if pad_left else 0 for sample in samples]
+            if span.leads:
+                start = offset + span.start
+                route[row, start : start + span.length] = 1 + slots.index(span.slot)
     media = {slot: batch for slot in slots if (batch := _stack_media(samples, offsets, slot)) is not None}
-    triggers = _stack_triggers(samples, offsets)
+    triggers = _stack_triggers(samples, offsets, packs)
     names = tuple(sample.name for sample in samples)
-    collated = Batch(ids, labels, mask, positions, route, tuple(slots), media, names, triggers)
+    segments = tuple(sizes) if packs else ()
+    collated = Batch(ids, labels, mask, positions, route, tuple(slots), media, names, triggers, segments)
     _ = collated.places  # found here, on the CPU
     return collated
 
@@ -117,14 +123,14 @@ def _stack_media(samples: Sequence[EncodedSample], offsets: Sequence[int], slot:
     return MediaBatch(items, lengths, starts, samples_of, torch.tensor(shares) if shares else None)
 
 
-def _stack_triggers(samples: Sequence[EncodedSample], offsets: Sequence[int]) -> dict[str, TriggerBatch]:
+def _stack_triggers(samples: Sequence[EncodedSample], offsets: Sequence[int], packs: bool) -> dict[str, TriggerBatch]:
     by_head: dict[str, list[tuple[int, Trigger]]] = {}
     for row, sample in enumerate(samples):
         for trigger in sample.triggers:
             by_head.setdefault(trigger.head, []).append((row, trigger))
     return {
         head: TriggerBatch(
-            torch.tensor([row for row, _ in triggers]),
+            torch.tensor([0 if packs else row for row, _ in triggers]),
             torch.tensor([offsets[row] + trigger.place for row, trigger in triggers]),
             stacked_items([trigger.target for _, trigger in triggers]),
         )

@@ -96,11 +96,13 @@ class Collator:
 
     slots: tuple[str, ...]
     pad_id: int
+    packs: bool = False
+    """Whether the samples follow one another in one row."""
 
     def __call__(self, samples: Sequence[EncodedSample | BadSample]) -> MicroBatch:
         good = [sample for sample in samples if isinstance(sample, EncodedSample)]
         refused = tuple(sample.reason for sample in samples if isinstance(sample, BadSample))
-        batch = collate(good, self.slots, self.pad_id) if good else None
+        batch = collate(good, self.slots, self.pad_id, packs=self.packs) if good else None
         if batch is not None and get_worker_info() is not None:  # it has to cross a process
             batch = packed(batch)
         sources = tuple(sample.source for sample in good)
@@ -181,7 +183,7 @@ class StageData(LightningDataModule):
     def __init__(self, plan: StagePlan, preparer: Preparer, data: Data, validation: Mixture | None, start: int) -> None:
         super().__init__()
         self.plan, self.preparer, self.data, self.validation, self.start = plan, preparer, data, validation, start
-        self.collator = Collator(tuple(preparer.slots), preparer.chat.pad_id)
+        self.collator = Collator(tuple(preparer.slots), preparer.chat.pad_id, plan.stage.batching.kind == "packed")
 
     def train_dataloader(self) -> Iterable[MicroBatch]:
         rank, world = self._place()

@@ -24,7 +24,6 @@ from omnivit.contracts.decoding import Decoding
 from omnivit.contracts.examples import LLMExample
 from omnivit.contracts.generate import generate_anew, stopping
 from omnivit.contracts.llm import LanguageModel, LMOutput
-from omnivit.contracts.places import attention_of
 from omnivit.data.chat import Chat
 from omnivit.errors import RecipeError, suggest
 from omnivit.model.arguments import accepted, checked_generation, takes_cache, takes_positions
@@ -35,6 +34,8 @@ from omnivit.model.new_tokens import NewTokens, add_to_tokenizer
 from omnivit.model.patching import LayerPatching, find_layers
 from omnivit.model.precision import torch_dtype
 from omnivit.model.pretrained import explained, load_pretrained
+from omnivit.model.segments import NAME as SEGMENTS
+from omnivit.model.segments import attention_arguments, packing_problem
 from omnivit.model.tokens import BYTES, byte_tokenizer
 from omnivit.model.weights import convert_gguf, converted_gguf, is_gguf, locate, require, require_weights
 from omnivit.recipe.schema import ChatTemplate
@@ -108,6 +109,7 @@ class CausalLM(LanguageModel):
         self.config = config
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._patching: LayerPatching | None = None
+        self._unpacked = "sdpa"
         self.tokens: NewTokens | None = None
         self.content_tokens = tuple(config.tokens)
         settings = self._settings()
@@ -213,7 +215,7 @@ class CausalLM(LanguageModel):
         `keep` is [B, T] bool, or [N] indices into [B * T]. States, where asked for, are those that enter the output
         head.
         """
-        attention, positions = _attention(mask, positions, context)
+        attention, positions, more = attention_arguments(mask, positions, context)
         seen: list[Tensor] = []
 
         def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -225,7 +227,7 @@ class CausalLM(LanguageModel):
         try:
             options = accepted(self.hf, inputs_embeds=embeds, attention_mask=attention, **self._positions(positions))
             with self._telling(context):
-                logits = self.hf(use_cache=False, **options).logits
+                logits = self.hf(use_cache=False, **options, **more).logits
         finally:
             hook.remove()
         return LMOutput(logits[0], seen[0] if states else None)
@@ -270,6 +272,16 @@ class CausalLM(LanguageModel):
         if self._patching is not None and self._patching.changes:
             return None
         return rows_of(self, self.hf, self._positions) if takes_cache(self.hf) else None
+
+    def packing_problem(self, longest: int) -> str:
+        """Empty for models whose attention can be cut at the borders of samples."""
+        return packing_problem(self.hf, longest)
+
+    def pack(self, packed: bool) -> None:
+        """Replace the attention of the model, or put it back."""
+        if packed:
+            self._unpacked = self.hf.config.get_text_config()._attn_implementation
+        self.hf.set_attn_implementation(SEGMENTS if packed else self._unpacked)
 
     def _telling(self, context: Context | None) -> AbstractContextManager[None]:
         return nullcontext() if self._patching is None else self._patching.telling(context)
@@ -383,12 +395,3 @@ def _quantization(config: CausalConfig) -> dict[str, Any]:
         settings["bnb_4bit_compute_dtype"] = compute
     quantization = BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
     return {"quantization_config": quantization, "device_map": {"": device}}
-
-
-def _attention(mask: Tensor, positions: Tensor, context: Context | None) -> tuple[Tensor | None, Tensor]:
-    """The attention mask, where one is needed, and positions [B, T] for transformers (`Places.attention`)."""
-    if context is not None and context.places is not None:
-        kind, positions = context.places.attention, context.places.positions
-    else:
-        kind, positions = attention_of(mask, positions)
-    return (mask.long() if kind == "mask" else None), positions

@@ -153,6 +153,15 @@ class StageInput:
 
 
 @dataclass
+class Batching:
+    """How the samples of a forward pass become a batch. It does not change what is learnt, except for rounding."""
+
+    kind: Literal["padded", "packed"] = "padded"
+    """`padded`: a row for each sample, padded to the longest. `packed`: all samples follow one another in one row, and
+    attention never crosses from one to the next."""
+
+
+@dataclass
 class Stage:
     """One training stage. `train` selects what trains, with its learning rates; everything else is frozen (Law 5)."""
 
@@ -198,6 +207,7 @@ class Stage:
     as in `model.inputs`. The evaluation and the trained model use those of the last stage."""
     group_by_length: bool = True
     """Put samples of similar length (within about a tenth) into the same batch, which reduces padding."""
+    batching: Batching = field(default_factory=Batching)
     validation: Validation | None = None
     merge_lora: bool = False
     """True: before this stage, the LoRA of the stages before it is added to the weights that it adapts, and a new one

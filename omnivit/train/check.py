@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping
 
+from omnivit.contracts.adapter import Adapter
 from omnivit.data.chat import Chat
 from omnivit.data.mixture import Mixture
 from omnivit.errors import RecipeError
@@ -46,6 +47,7 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
         check_trainable(((name, parameters[name]) for name in matched), where)
         check_optimizer(stage, [(name, parameters[name]) for name in matched])
         trained |= matched.keys()
+        _check_packing(stage, model, recipe.data.max_length)
         if stage.name in mixtures:
             check_inputs_are_fed(stage, model, matched, mixtures[stage.name])
         warnings = filter(None, (base_beside_lora(matched, where), high_learning_rates(stage.train, where)))
@@ -64,6 +66,24 @@ def check_stages(recipe: Recipe, model: OmniModel, mixtures: Mapping[str, Mixtur
             f"stages: no stage trains {NEW_TOKENS}*, the embeddings of the new tokens ({', '.join(tokens)}), "
             f'so the LLM would never learn to write them. Write `train: {{"{NEW_TOKENS}*": 1.0e-3, ...}}`.'
         )
+
+
+def _check_packing(stage: Stage, model: OmniModel, longest: int) -> None:
+    """Refuse packed batches where samples would not be kept apart."""
+    if stage.batching.kind != "packed":
+        return
+    where = f"stages.{stage.name}.batching.kind"
+    problem = model.llm.packing_problem(longest)
+    if problem:
+        raise RecipeError(f"{where}: the LLM cannot be trained on packed samples: {problem}. Write `kind: padded`.")
+    for path, adapter in model.adapters.named_modules():
+        changes = isinstance(adapter, Adapter) and type(adapter).install is not Adapter.install
+        inside = any(isinstance(part, Adapter) for part in adapter.modules() if part is not adapter)
+        if changes and not inside and not adapter.in_encoder and not adapter.packs:
+            raise RecipeError(
+                f"{where}: adapters.{path} ({type(adapter).__name__}) changes the LLM's layers and does not keep "
+                "packed samples apart. Write `kind: padded`."
+            )
 
 
 def warn_of_open_end(chat: Chat, stage: Stage) -> None:

@@ -117,7 +117,10 @@ class StageModule(LightningModule):
         """Note samples, supervised tokens and losses by data source; the losses only where there are several."""
         count = self.window.source_count
         owners = torch.tensor(sources, device=output.logits.device)
-        targets = batch.targets()[:, :-1].sum(1)
+        supervised = batch.places.owners
+        targets = torch.zeros(len(batch), device=owners.device).index_add(
+            0, supervised, torch.ones_like(supervised, dtype=torch.float32)
+        )
         losses = (
             lm_loss_by_sample(output.logits, batch) if count > 1 else torch.zeros(len(sources), device=owners.device)
         )

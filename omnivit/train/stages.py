@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,14 +162,15 @@ def fit(
     module = StageModule(run.model, learning_rates, position, recipe.data, recipe.seed, recipe.nan_budget)
     data = StageData(plan, run.preparer_of(stage), recipe.data, validation, position.step)
     if is_owed(position):
-        make_up(stage_trainer(recipe, run.path, position, []), module, data, recipe.trainer.get("progress", True))
+        with packing(run.model, stage):
+            make_up(stage_trainer(recipe, run.path, position, []), module, data, recipe.trainer.get("progress", True))
     if position.step == plan.steps:
         return
     trainer = stage_trainer(recipe, run.path, position, [SamePrecision(recipe, run.model), *callbacks])
     check_split(stage, trainer)
     position.began = time.perf_counter()
     try:
-        with lost_ranks_explained(trainer, run.path):
+        with lost_ranks_explained(trainer, run.path), packing(run.model, stage):
             trainer.fit(module, datamodule=data)
     finally:
         end_experiments(trainer.loggers)
@@ -180,6 +182,19 @@ def fit(
         )
     if recipe.trainer.get("profiler") and trainer.is_global_zero:
         print(f"Profile of stage {stage.name}: {run.path / 'logs' / stage.name}")
+
+
+@contextmanager
+def packing(model: OmniModel, stage: Stage) -> Iterator[None]:
+    """The attention that a stage's batches need."""
+    if stage.batching.kind == "padded":
+        yield
+        return
+    model.llm.pack(True)
+    try:
+        yield
+    finally:
+        model.llm.pack(False)
 
 
 def _continue(position: StagePosition, here: checkpoint.Checkpoint, allow_changes: bool) -> None:
