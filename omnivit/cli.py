@@ -26,7 +26,7 @@ from omnivit.interrupts import sigterm_raises, stopped
 VERBS = MappingProxyType(
     {
         "train": "train a recipe, or resume a run",
-        "ls": "list runs: how each stands, its loss and its accuracy",
+        "ls": "list the runs in a folder: state, step, loss and accuracy",
         "compare": "compare runs: recipes, losses, scores, and a paired test on the questions that they share",
         "check": "validate a recipe without loading weights; print its stages, trained parameters, tokens and memory",
         "show": "print a recipe with all defaults, overrides and interpolations resolved",
@@ -45,12 +45,38 @@ VERBS = MappingProxyType(
         "zoo": "create small random models under the hub ids that the recipes of surveyed systems name",
         "export": "write a trained model as files that other programs load: transformers, peft, safetensors, ...",
         "serve": "answer over HTTP, as the OpenAI API does, about text and media",
-        "pack": "write a run into one file to hand on: weights, recipe, provenance, report; no data",
+        "pack": "write a run into one file to pass on: weights, recipe, provenance, report; no data",
         "import": "create a run from a LLaVA of transformers, a LoRA of peft, or an export",
         "import-hf": "the earlier name of `import`",
     }
 )
 """Verb -> its line in `omnivit --help`; the module is `omnivit.commands.<verb>`, with `_` for `-`."""
+
+EXAMPLES = MappingProxyType(
+    {
+        "train": "omnivit train recipes/quickstart.yaml stages.0.epochs=2 --run-dir runs/first",
+        "ls": "omnivit ls runs",
+        "compare": "omnivit compare runs/first runs/second",
+        "check": "omnivit check recipes/quickstart.yaml --time",
+        "show": "omnivit show recipes/quickstart.yaml stages.0.epochs=2",
+        "plugins": "omnivit plugins info mlp",
+        "new": "omnivit new encoder thermal",
+        "generate": 'omnivit generate runs/first --image photo.jpg "What is it?"',
+        "chat": "omnivit chat runs/first",
+        "ui": "omnivit ui runs/first",
+        "eval": "omnivit eval runs/first --data heldout.jsonl --out answers.jsonl",
+        "predict": 'omnivit predict runs/first --data photos --question "What is it?" --out answers.jsonl',
+        "media": "omnivit media photo.jpg --recipe recipes/quickstart.yaml",
+        "data": "omnivit data train.jsonl --recipe recipes/quickstart.yaml",
+        "doctor": "omnivit doctor",
+        "cache": "omnivit cache --clear index",
+        "export": "omnivit export runs/first --to hf",
+        "serve": "omnivit serve runs/first --port 8000",
+        "pack": "omnivit pack runs/first first.tar",
+        "import": "omnivit import llava-hf/llava-1.5-7b-hf --out runs/llava",
+    }
+)
+"""Verb -> a command that its help shows."""
 
 DOCTOR = "doctor"
 """It prints all versions, so it does not need the warning about them."""
@@ -120,6 +146,8 @@ def _run(arguments: Sequence[str]) -> int:
     command = importlib.import_module(f"omnivit.commands.{verb.replace('-', '_')}")
     parser = _Parser(prog=f"omnivit {verb}", description=VERBS[verb])
     command.add_arguments(parser)
+    if verb in EXAMPLES and parser.epilog is None:
+        parser.epilog = f"Example: {EXAMPLES[verb]}"
     return _answer(parser, arguments[1:], command.run if verb == DOCTOR else _with_tested_versions(command.run))
 
 

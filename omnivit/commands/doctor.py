@@ -19,7 +19,7 @@ EXIT_PROBLEMS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `omnivit doctor`."""
-    parser.add_argument("--json", action="store_true", help="print one object instead of lines")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -75,6 +75,8 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
     """Ask; gives the condition and what was measured under it."""
     if args.out is not None:
         check_writable(args.out)
+        if args.out.resolve() == args.data.resolve():
+            raise DataError(f"--out {args.out} is the file of --data, which would be overwritten. Choose another file.")
     root = (args.root or args.data.parent).resolve()
     if not root.is_dir():
         raise DataError(f"--root {root} is not a folder.")

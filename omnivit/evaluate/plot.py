@@ -84,6 +84,7 @@ def _draw(panel: Axes, stage: str, curve: Curve, not_finite: set[int], validatio
     fit_axis(panel, [*losses, *(loss for _, loss in checked)])
     panel.set_title(stage, fontsize=11)
     panel.set_xlabel("optimizer step")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.margins(x=0.04)
     panel.grid(color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)

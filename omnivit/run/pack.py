@@ -61,6 +61,8 @@ def pack(
         raise CheckpointError(no_run(run))
     if not out.absolute().parent.is_dir():
         raise CheckpointError(f"{out}: the folder {out.absolute().parent} does not exist. Create it first.")
+    if out.exists() and not (out.is_file() and tarfile.is_tarfile(out)):
+        raise CheckpointError(f"{out} exists and is no packed run, so it is not overwritten. Choose another name.")
     recipe = load_opened(run / RECIPE, overrides)
     chosen = read_named(run / CHECKPOINTS, checkpoint, recipe.keep, _checked)
     if chosen is None:

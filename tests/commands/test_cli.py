@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -162,6 +163,18 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
     for verb in ("check", "show", "train"):
         assert cli.main([verb]) == 2
         assert capsys.readouterr().err.startswith("error: No recipe is given. Usage: omnivit ")
+
+
+def test_examples_in_help_can_be_parsed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_with_tested_versions", lambda _: lambda _: 0)  # parsed, and not run
+    for verb, example in cli.EXAMPLES.items():
+        if verb == cli.DOCTOR:
+            continue
+        program, *arguments = shlex.split(example)
+        assert (program, arguments[0]) == ("omnivit", verb)
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+    assert cli.main(["ls", "--help"]) == 0
+    assert f"Example: {cli.EXAMPLES['ls']}" in capsys.readouterr().out
 
 
 def test_an_interrupt(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

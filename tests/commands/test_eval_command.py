@@ -78,6 +78,11 @@ def test_mistakes(
 def test_data_is_looked_at_before_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path / "no-run", tmp_path / "absent.jsonl")) == 2
     assert "absent.jsonl" in capfd.readouterr().err
+    mine = write_jsonl(tmp_path / "mine.jsonl", [{}])
+    assert (
+        cli.main(command(tmp_path / "no-run", mine, "--out", str(tmp_path / "../" / tmp_path.name / "mine.jsonl"))) == 2
+    )
+    assert "is the file of --data, which would be overwritten" in capfd.readouterr().err
 
 
 def test_the_reader_is_that_of_the_run(

@@ -72,6 +72,9 @@ def test_samples_go_with_it_when_they_are_asked_for(run: Path, tmp_path: Path) -
     arguments = ["--data", str(data / "samples.jsonl"), "--max-new-tokens", "2"]
     assert main(["eval", str(tmp_path / "run"), *arguments]) == 0
     assert main(["pack", str(run), str(out), "--with-samples", "300"]) == 2
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert main(["pack", str(run), str(notes)]) == 2 and notes.read_text() == "mine"  # only packs are replaced
 
 
 def test_a_run_that_was_moved_opens_and_files_have_the_modes_of_the_umask(run: Path, tmp_path: Path) -> None:

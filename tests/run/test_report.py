@@ -300,6 +300,9 @@ def test_stills_of_media(modality: str, tmp_path: Path) -> None:
         assert image is None
         return
     assert image is not None and max(image.size) <= SIDE * (3 if modality == "video" else 1) and image.mode == "RGB"
+    if modality == "image":
+        digit = still(Media("slot", np.zeros((28, 14, 3), np.uint8)), modality)
+        assert digit is not None and digit.size == (28, 56)  # small ones are enlarged
     (tmp_path / "broken").write_bytes(b"nothing")
     assert still(Media("slot", str(tmp_path / "broken")), modality) is None
 

@@ -34,7 +34,10 @@ def still(media: Media, modality: str) -> Image.Image | None:
     except OmniVitError:
         return None
     image.thumbnail((SIDE * (FRAMES if modality == "video" else 1), SIDE))
-    return image
+    factor = SIDE // 2 // max(image.size)  # a digit of 28 pixels is hard to see
+    return (
+        image if factor < 2 else image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    )
 
 
 def _image(media: Media) -> Image.Image:
