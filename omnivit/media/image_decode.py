@@ -2,8 +2,8 @@
 
 Size and work are bounded by the header before anything is decoded. Images that can take long to decode (JPEG with many
 scans, JPEG 2000, decoders written in Python) are decoded in the helper process, which has limits on time and memory.
-Other images are decoded in this process, which is faster. This module does not import torch: the helper process imports
-it.
+Other images are decoded in this process, which is faster, unless they come from strangers (`images_of_strangers`). This
+module does not import torch: the helper process imports it.
 
 Shapes: H height and W width in pixels.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from omnivit.media.isolate import isolated
 from omnivit.media.source import Source, reading
 
 T = TypeVar("T")
+
+_of_strangers: ContextVar[bool] = ContextVar("images_of_strangers", default=False)
 
 MAX_PIXELS = 64_000_000
 """Most pixels of an image; larger ones are refused by the header. 64 megapixels take 256 MB decoded and composited."""
@@ -49,6 +52,16 @@ _TRANSPOSED = (5, 6, 7, 8)
 """Values of the EXIF orientation tag that swap height and width."""
 
 
+@contextmanager
+def images_of_strangers() -> Iterator[None]:
+    """Inside, every image is opened and decoded in the helper process: a server must survive a decoder that crashes."""
+    token = _of_strangers.set(True)
+    try:
+        yield
+    finally:
+        _of_strangers.reset(token)
+
+
 def read(source: Source, finish: Callable[[Image.Image, str], T]) -> T:
     """Decode an image within our limits, and return `finish(image, name)`.
 
@@ -60,10 +73,11 @@ def read(source: Source, finish: Callable[[Image.Image, str], T]) -> T:
         MediaError: the file is not an image, is damaged or cut short, too large or too elongated, or takes too much
             time or memory.
     """
-    with opened_image(source) as image:
-        if _work(image, source) <= SECONDS_IN_PROCESS:
-            image.load()
-            return finish(image, source.name)
+    if not _of_strangers.get():
+        with opened_image(source) as image:
+            if _work(image, source) <= SECONDS_IN_PROCESS:
+                image.load()
+                return finish(image, source.name)
     result: T = isolated(_read_in_helper, source, finish, name=source.name, size=source.size)
     return result
 
@@ -151,8 +165,7 @@ def upright_plane(image: Image.Image, name: str) -> NDArray[Any]:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) of an image once it is upright. Decodes the image, because Pillow rotates a TIFF while it decodes it."""
     image.load()
-    transposed = image.getexif().get(0x0112) in _TRANSPOSED
-    return (image.width, image.height) if transposed else (image.height, image.width)
+    return _size_in_header(image)
 
 
 def read_size(source: Source) -> tuple[int, int]:
@@ -161,11 +174,22 @@ def read_size(source: Source) -> tuple[int, int]:
     Raises:
         MediaError: the file is not an image, or is too large or too elongated.
     """
+    if _of_strangers.get():
+        return isolated(_size_in_helper, source, name=source.name, size=source.size)
     with opened_image(source) as image:
-        if image.format == "TIFF":  # Pillow rotates it while it decodes it
-            return read(source, _size)
-        transposed = image.getexif().get(0x0112) in _TRANSPOSED
-        return (image.width, image.height) if transposed else (image.height, image.width)
+        return read(source, _size) if image.format == "TIFF" else _size_in_header(image)
+
+
+def _size_in_header(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an image once it is upright. A TIFF must be decoded before, because Pillow rotates it meanwhile."""
+    transposed = image.getexif().get(0x0112) in _TRANSPOSED
+    return (image.width, image.height) if transposed else (image.height, image.width)
+
+
+def _size_in_helper(source: Source) -> tuple[int, int]:
+    """Runs in the helper process."""
+    with opened_image(source) as image:
+        return upright_size(image) if image.format == "TIFF" else _size_in_header(image)
 
 
 def _size(image: Image.Image, name: str) -> tuple[int, int]:
@@ -174,8 +198,9 @@ def _size(image: Image.Image, name: str) -> tuple[int, int]:
 
 
 def _read_in_helper(source: Source, finish: Callable[[Image.Image, str], T]) -> T:
-    """Runs in the helper process: decode an image that may take long."""
+    """Runs in the helper process: decode an image that may take long, or that comes from a stranger."""
     with opened_image(source) as image:
+        _work(image, source)  # refuses a JPEG with too many scans
         image.load()
         return finish(image, source.name)
 

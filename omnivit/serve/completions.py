@@ -23,6 +23,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from omnivit.contracts.sample import Message
+from omnivit.media.image_decode import images_of_strangers
 from omnivit.run.answering import Answering
 from omnivit.run.assistant import Assistant
 from omnivit.run.prompts import Prompt
@@ -147,7 +148,7 @@ class Completions:
         return answerings
 
     def _prepared(self, messages: Sequence[Message], asked: Asked) -> Prompt:
-        with self._preparing:
+        with self._preparing, images_of_strangers():
             return self.assistant.prepare(messages, max_new_tokens=asked.max_tokens)
 
     def _begin(self, prompt: Prompt, asked: Asked, number: int) -> Answering:
@@ -304,7 +305,8 @@ class _Running:
                 self._put((number, {"text": text, "logprobs": logprobs, "final": None}))
             if answering.generated.finish == "cancelled":
                 raise ApiError("The server is stopping.", 503, code="stopping")
-            final = choice_of(answering, every if self.asked.logprobs is not None else None)
+            with images_of_strangers():  # boxes in pixels need the size of an image
+                final = choice_of(answering, every if self.asked.logprobs is not None else None)
             self._put((number, {"text": "", "logprobs": [], "final": final}))
             self._put((number, None))
         except BaseException as error:

@@ -24,6 +24,8 @@ from omnivit.serve.schema import Turn
 from omnivit.serve.settings import Settings
 
 TEXTS = ("text", "input_text", "output_text")
+MAX_FILES = 4096
+"""Files of one medium; series of medical images have the most."""
 REFUSAL = "refusal"
 SOURCES = ("url", "data", "file_data")
 """Keys under which a part's object has the medium."""
@@ -137,10 +139,27 @@ class PartReader:
                     param=place,
                 )
         try:
-            files = [self._source(Media(slot, None), each, place) for each in addresses]
+            files = self._files(slot, addresses, place)
         except DataError as error:
             raise ApiError(str(error), param=place, code="invalid_media") from error
         return self._together(slot, files, place) if _is_list(given) else files[0]
+
+    def _files(self, slot: str, addresses: Sequence[str], place: str) -> list[Media]:
+        """The files of a medium, which together have the limit of one."""
+        if len(addresses) > MAX_FILES:
+            raise ApiError(
+                f"{place} lists {len(addresses)} files, but a medium may have at most {MAX_FILES}.",
+                param=place,
+                code="too_many_media",
+            )
+        files, left = list[Media](), self.settings.max_media_bytes
+        for address in addresses:
+            medium, size = self._source(Media(slot, None), address, place)
+            left -= size
+            if left < 0:
+                raise too_large(place, self.settings)
+            files.append(medium)
+        return files
 
     def _together(self, slot: str, files: Sequence[Media], place: str) -> Media:
         """Several files that are one medium: the slices of a volume, the frames of a video, the pages of a document."""
@@ -154,18 +173,15 @@ class PartReader:
         root = next((file.root for file in files if file.root is not None), None)
         return Media(slot, Frames(sources) if modality == "video" else sources, root)
 
-    def _source(self, medium: Media, address: str, place: str) -> Media:
-        """A medium with its content, or with its path inside the media root."""
+    def _source(self, medium: Media, address: str, place: str) -> tuple[Media, int]:
+        """A medium with its content, or with its path inside the media root; and its size in bytes."""
         scheme = address.partition(":")[0].lower() if ":" in address else ""
-        limit = self.settings.max_media_bytes
         if scheme == "data":
             content = values.source(address, place)
             assert isinstance(content, bytes)
             if not content:
                 raise ApiError(f"{place} is empty: the medium has 0 bytes.", param=place, code="invalid_media")
-            if len(content) > limit:
-                raise too_large(place, self.settings)
-            return replace(medium, source=content)
+            return replace(medium, source=content), len(content)
         if scheme in ("http", "https"):
             if not self.settings.fetch:
                 raise ApiError(
@@ -174,20 +190,18 @@ class PartReader:
                     param=place,
                     code="fetching_disabled",
                 )
-            return replace(medium, source=self.fetch(address, place, limit))
+            content = self.fetch(address, place, self.settings.max_media_bytes)
+            return replace(medium, source=content), len(content)
         path, root = self._path(address, scheme, place)
         medium = replace(medium, source=path, root=str(root))
         try:
-            size = _size(medium)
+            return medium, _size(medium)
         except MediaError as error:
             raise ApiError(
                 f"{place}: {values.short(path)} is no file with content in the server's media folder.",
                 param=place,
                 code="invalid_media",
             ) from error
-        if size > limit:
-            raise too_large(place, self.settings)
-        return medium
 
     def _path(self, address: str, scheme: str, place: str) -> tuple[str, Path]:
         """The path of a file relative to the media root, and that root.

@@ -41,17 +41,19 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         SettingsError: there is no such address, or the port is in use or not allowed.
     """
+    if not 0 <= port < 65536:  # else the number would be cut to 16 bits
+        raise SettingsError(f"--port {port} is no port: ports are numbers from 0 (any free one) to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         place = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise SettingsError(f"--host {host} --port {port} is no address of this machine: {error}.") from error
     try:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             place.bind(address)
             place.listen(128)  # a second server on the port is refused now, not after it has loaded its model
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise SettingsError(f"Port {port} of {host} cannot be used: {error}. Choose another --port.") from error
         yield place
     finally:
@@ -108,8 +110,10 @@ def greeting(app: FastAPI, place: socket.socket, settings: Settings) -> str:
     """Where the server is, what it takes, and a first request."""
     host, port = place.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    lines = [f"Serving {settings.name} at http://{host}:{port} (API: /v1, fields: /docs)"]
-    for given in getattr(app.state, "inputs", ()):
+    if not hasattr(app.state, "inputs"):
+        return f"Comparing runs at http://{host}:{port}\nCtrl-C stops it."
+    lines = [f"Serving {settings.name} at http://{host}:{port} (page: /, API: /v1, fields: /docs)"]
+    for given in app.state.inputs:
         lines.append(f"  input {given.slot}: parts of type {', '.join(given.types)}")
     body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if settings.api_key else ""

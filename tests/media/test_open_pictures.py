@@ -14,7 +14,7 @@ from PIL import Image
 from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError
 from omnivit.media import image_decode, isolate
-from omnivit.media.images import open_image, open_plane
+from omnivit.media.images import open_image, open_plane, size_of
 from omnivit.media.pages import read_pages
 from omnivit.media.source import Source
 from omnivit.media.video.read import Sampling, facts_of, read_frames
@@ -114,3 +114,30 @@ def test_a_baseline_jpeg_is_known_by_its_first_scan_alone() -> None:
         with image_decode.opened_image(Source.of_bytes(buffer.getvalue(), "x")) as image:
             assert image_decode._has_one_scan(image) != progressive
             assert image.convert("RGB").size == (48, 32)
+
+
+def test_images_of_strangers_are_opened_and_decoded_in_the_helper_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a decoder that crashes on one does not take a server with it; the pixels are the same."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.gif")
+    media = [Media("image", path.read_bytes()) for path in sorted(tmp_path.glob("a.*"))]
+    here = [(np.asarray(open_image(medium)), size_of(medium)) for medium in media]
+
+    def touched(*_: Any, **__: Any) -> None:
+        raise AssertionError("opened in this process")
+
+    with monkeypatch.context() as patch, image_decode.images_of_strangers():
+        patch.setattr(Image, "open", touched)
+        for medium, (expected, size) in zip(media, here, strict=True):
+            assert np.array_equal(np.asarray(open_image(medium)), expected) and size_of(medium) == size
+        with pytest.raises(MediaError, match="is not an image"):
+            open_image(Media("image", b"none"))
+    with image_decode.images_of_strangers(), pytest.raises(MediaError, match="more than the limit of 500"):
+        open_image(Media("image", scans(600, 16)))

@@ -114,13 +114,20 @@ def test_a_body_that_comes_too_slowly_is_refused() -> None:
 
 def test_bodies_and_media_have_limits(server: Server) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    large = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_400_000}}
+    content = "data:image/png;base64," + "A" * 1_400_000
+    large = {"type": "image_url", "image_url": {"url": content}}
     with another(server, max_media=2, **SMALL) as small:
         many = chat(small.url, messages=[*asked(image, image), *asked(image)])
         assert many.status == 400 and many.error["code"] == "too_many_media" and "--max-media" in many.error["message"]
         refusal = chat(small.url, messages=asked(large))
         assert refusal.status == 413 and refusal.error["code"] == "media_too_large"
         assert refusal.error["param"] == "messages[0].content[0].image_url" and "1 MB" in refusal.error["message"]
+        half = content[:800_022]
+        together = {"type": "video", "video": {"url": [half, half]}}
+        refusal = chat(small.url, messages=asked(together))
+        assert refusal.status == 413 and refusal.error["code"] == "media_too_large", "files of one medium"
+        many = chat(small.url, messages=asked({"type": "video", "video": {"url": ["data:;base64,AA=="] * 4097}}))
+        assert many.status == 400 and "at most 4096" in many.error["message"]
         refusal = chat(small.url, messages=asked(large, large))
         assert refusal.status == 413 and refusal.error["code"] == "body_too_large"
         with pytest.raises(openai.APIStatusError, match="larger than 2 MB") as failure:

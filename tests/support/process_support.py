@@ -31,7 +31,7 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         try:
             yield process
         finally:
-            started_by_it = _descendants(process.pid)
+            started_by_it = descendants(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             for pid in started_by_it:
@@ -71,12 +71,12 @@ def left_of(group: int, seconds: float = 5.0) -> list[str]:
     return commands
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """What a process has started, and what that has started."""
     table = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
     parents = [tuple(map(int, line.split())) for line in table.splitlines()[1:]]
     children = [pid for pid, parent in parents if parent == root]
-    return children + [below for child in children for below in _descendants(child)]
+    return children + [below for child in children for below in descendants(child)]
 
 
 def _running(group: int) -> list[str]:

@@ -23,6 +23,7 @@ from omnivit.contracts.sample import Media
 from omnivit.errors import MediaError, suggest
 from omnivit.media import pages
 from omnivit.media.audio import read_audio
+from omnivit.media.image_decode import images_of_strangers
 from omnivit.media.locate import files_of
 from omnivit.media.points.read import read_points
 from omnivit.media.video.read import Sampling, read_frames
@@ -66,7 +67,8 @@ def preview(kind: str, media: Media, name: str, wish: Wish) -> dict[str, Any]:
     if kind not in KINDS:
         raise MediaError(f"There are no previews of the kind {kind!r}; {suggest(kind, KINDS)}")
     try:
-        return KINDS[kind](media, wish)
+        with images_of_strangers():
+            return KINDS[kind](media, wish)
     except MediaError as error:  # readers name bytes in memory by their type
         shown = str(error).replace("<bytes in memory>", PurePath(name).name or "the file")
         raise MediaError(shown) from error
