@@ -88,14 +88,14 @@ def test_the_page_of_a_run_ends_by_ctrl_c_also_while_it_answers(run: Path) -> No
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
             assert b" 200 OK" in connection.recv(100)
             status, _, error = ended(process, signal.SIGINT)
-        assert status == 130 and error.endswith(" ...\ninterrupted\n") and "Traceback" not in error
+        assert status == 130 and error.endswith(" ...\nstopped by ctrl-C.\n") and "Traceback" not in error
         assert left_of(process.pid) == []
 
 
 def test_the_desk_needs_no_model_and_ends_in_both_ways(run: Path) -> None:
     for number, status, text in (
         (signal.SIGTERM, 143, "The server has stopped.\n"),
-        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGINT, 130, "stopped by ctrl-C.\n"),
     ):
         with serving("ui", str(run.parent), "--no-browser") as (process, line, url):
             assert line.startswith("Comparing runs at ") and process.stdout is not None
