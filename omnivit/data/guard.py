@@ -20,6 +20,7 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -150,12 +151,13 @@ class GuardedTokenizer:
             DataError: the tokenizer's model encodes typed text as a control token, and has no other spelling for it.
         """
         key = tuple(spans)
-        if key in self._short:
-            return list(self._short[key])
+        if (kept := self._short.get(key)) is not None:
+            return list(kept)
         tokens = self._encode_all(spans)
         if size_of(spans) <= _SHORT:
             if len(self._short) >= _KEPT:
-                self._short.pop(next(iter(self._short)))  # the oldest
+                with suppress(KeyError, RuntimeError):  # another thread was faster
+                    self._short.pop(next(iter(self._short)))  # the oldest
             self._short[key] = tuple(tokens)
         return tokens
 

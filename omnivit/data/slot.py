@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 Combine = Literal["tokens", "sum", "mean"]
 _IDS, _MASK = "instruction.input_ids", "instruction.attention_mask"
+_TRUNCATING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class InstructionReader:
 
     def __call__(self, text: str) -> dict[str, Tensor]:
         """[Q] ids and mask, padded to `limit` so that they stack; `instruction_of` cuts them to the batch's longest."""
-        input_ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
+        with _TRUNCATING:  # the first call sets the limit in the tokenizer, which refuses that while a thread uses it
+            input_ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
         padding = self.limit - len(input_ids)
         fill = self.tokenizer.pad_token_id or 0
         padded = torch.tensor([*input_ids, *[fill] * padding], dtype=torch.long)

@@ -125,11 +125,13 @@ class Template:
     def _apply(self, chat: list[dict[str, Any]], generate: bool) -> str:
         """The rendered text. Contents are marks in it, so most records of a dataset are one chat, rendered once."""
         key = (generate, repr(chat))
-        if key not in self._rendered:
+        rendered = self._rendered.get(key)  # asked once: another thread may clear it
+        if rendered is None:
+            rendered = self._render(chat, generate)
             if len(self._rendered) >= _RENDERED:
                 self._rendered.clear()
-            self._rendered[key] = self._render(chat, generate)
-        return self._rendered[key]
+            self._rendered[key] = rendered
+        return rendered
 
     def _render(self, chat: list[dict[str, Any]], generate: bool) -> str:
         try:

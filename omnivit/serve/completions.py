@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -82,7 +82,7 @@ class Completions:
         self._readers = ThreadPoolExecutor(settings.places, "omnivit-answer")
         # one for each request that is let in: media that come slowly from elsewhere hold nobody else up
         self._starters = ThreadPoolExecutor(settings.places, "omnivit-start")
-        self._preparing = threading.Lock()  # fast tokenizers must not be used by two threads at once
+        self._preparing = threading.Lock()  # of media: those of many requests at once would need much memory
 
     def close(self) -> None:
         """Cancel all answers; from now on requests are refused with status 503."""
@@ -148,7 +148,9 @@ class Completions:
         return answerings
 
     def _prepared(self, messages: Sequence[Message], asked: Asked) -> Prompt:
-        with self._preparing, images_of_strangers():
+        has_media = any(True for turn in messages for _ in turn.media())
+        lock = self._preparing if has_media else nullcontext()  # text does not wait for the media of others
+        with lock, images_of_strangers():
             return self.assistant.prepare(messages, max_new_tokens=asked.max_tokens)
 
     def _begin(self, prompt: Prompt, asked: Asked, number: int) -> Answering:

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +20,7 @@ from serve_support import TOKENS, Server, asked, data_url, until
 from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.data.collate import EncodedSample
 from omnivit.data.prepare import Preparer
+from omnivit.data.slot import SlotPreparer
 from omnivit.engine import Sampling
 
 
@@ -173,6 +175,29 @@ def test_eight_at_once_equal_eight_after_the_other(client: openai.OpenAI, server
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda question: create(client, question).choices[0].message.content, questions))
     assert together == alone and len(set(alone)) == 8
+
+
+def test_text_does_not_wait_for_the_media_of_others(
+    client: openai.OpenAI, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ready = threading.Event(), threading.Event()
+    prepare = SlotPreparer.__call__
+
+    def slow(preparer: SlotPreparer, *args: Any) -> Any:
+        begun.set()
+        assert ready.wait(30)
+        return prepare(preparer, *args)
+
+    expected = [create(client, question).choices[0].message for question in (asked(custom(server, "image")), asked())]
+    monkeypatch.setattr(SlotPreparer, "__call__", slow)
+    with ThreadPoolExecutor(1) as pool:
+        pictured = pool.submit(create, client, asked(custom(server, "image")))
+        try:
+            assert begun.wait(30)
+            assert create(client, asked()).choices[0].message == expected[1]
+        finally:
+            ready.set()
+        assert pictured.result(30).choices[0].message == expected[0]
 
 
 @pytest.mark.parametrize("stream", [True, False])
