@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -149,7 +149,8 @@ class Completions:
 
     def _prepared(self, messages: Sequence[Message], asked: Asked) -> Prompt:
         has_media = any(True for turn in messages for _ in turn.media())
-        lock = self._preparing if has_media else nullcontext()  # text does not wait for the media of others
+        # text does not wait for the media of others
+        lock: AbstractContextManager[Any] = self._preparing if has_media else nullcontext()
         with lock, images_of_strangers():
             return self.assistant.prepare(messages, max_new_tokens=asked.max_tokens)
 
