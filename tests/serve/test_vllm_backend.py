@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +22,19 @@ from adapter_blocks import ADAPTERS
 from fake_vllm import KEY, FakeVllm, fake_vllm
 from matrix_support import recipe_of, samples
 from serve_support import serving, until
+from transformers import AutoModelForCausalLM
+from vllm_run import make_vllm_run
 
+import omnivit
 from omnivit import cli
 from omnivit.engine import EngineBusy, Generated, Request
 from omnivit.errors import DataError, OmniVitError, OmniVitWarning, RecipeError
 from omnivit.model.build import load_model, preparer_of
 from omnivit.recipe import Recipe
 from omnivit.run.assistant import Assistant
+from omnivit.run.export.plain import plain_llm
+from omnivit.serve import app as app_module
+from omnivit.serve import running
 from omnivit.serve.settings import Settings
 from omnivit.serve.vllm import client as clients
 from omnivit.serve.vllm.address import Address
@@ -224,6 +231,31 @@ def test_the_server_passes_tokens_on_and_hides_where_vllm_is() -> None:
             error = json.load(refused.value)["error"]
             assert (refused.value.code, error["code"]) == (503, "backend")
             assert fake.url not in error["message"] and "log of this server" in error["message"]
+
+
+def test_the_verb_serves_a_run_through_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = make_vllm_run(tmp_path)
+    assistant = omnivit.load(folder, device="cpu")
+    prompt = assistant.prompt(samples()[-1], TOKENS)
+    ours = assistant.engine.submit(Request(prompt, TOKENS)).result(60)
+    apps: list[Any] = []
+    monkeypatch.setattr(running, "serve", lambda app, *_: apps.append(app))
+    monkeypatch.setattr(app_module, "create_app", lambda *arguments: arguments)
+    monkeypatch.setenv("OMNIVIT_BACKEND_KEY", KEY)
+    plain = plain_llm(assistant.model.llm)  # LoRA merged, the new token in the tables, as `--to merged` writes it
+    merged = AutoModelForCausalLM.from_config(plain.config)
+    merged.load_state_dict(plain.state)
+    with fake_vllm(merged) as fake:
+        options = ["--backend", "vllm", "--url", f"{fake.url}/v1", "--slots", "3", "--device", "cpu", "--port", "0"]
+        assert cli.main(["serve", str(folder), *options]) == 0
+        ((served, settings, engine),) = apps
+        assert isinstance(engine, VllmEngine) and engine.slots == settings.slots == 3
+        assert engine.submit(Request(prompt, TOKENS)).result(60).ids == ours.ids
+        assert served.model.llm.hf.table is served.model.llm.hf.get_input_embeddings()
+        engine.close()
+    assert f"vLLM at {fake.url} serves half: log-probabilities of a trial differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
