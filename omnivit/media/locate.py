@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,9 @@ from omnivit.files import NotRegularError, listed, open_descriptor, place_of
 from omnivit.media.advice import download_again
 from omnivit.media.archive import SUFFIX, archive_of
 from omnivit.media.source import Source
+
+_SHOWN = 3
+"""Folders that a message names."""
 
 
 def opened(media: Media) -> Source:
@@ -144,6 +148,7 @@ def folder_files(media: Media) -> list[Media] | None:
         with listed(path) as (descriptor, entries):
             _checked_place(descriptor, path, media)
             names = sorted((name for name in entries if not name.startswith(".")), key=natural)
+            inside = _folders_among(names, descriptor)
     except PermissionError as error:
         raise MediaError(
             f"{path}: the folder cannot be read: {_reason(error)}. Check the permissions of the folder."
@@ -152,7 +157,22 @@ def folder_files(media: Media) -> list[Media] | None:
         return None
     if not names:
         raise MediaError(f"{path}: the folder is empty. {download_again('its files')}")
+    if inside:
+        first, *others = inside
+        more = f" (or another one of the {len(inside)}: {', '.join(others[:_SHOWN])})" if others else ""
+        raise MediaError(
+            f"{path}: a medium is a file or a folder of files, but this folder contains folders. Name the one with the "
+            f"files: {path / first}{more}."
+        )
     return [replace(media, source=str(Path(media.source) / name)) for name in names]
+
+
+def _folders_among(names: Sequence[str], descriptor: int) -> list[str]:
+    """The folders in an open folder, if its first entry is one; a series has no other entries than its files."""
+    kinds = (os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode for name in names)
+    if not names or not stat.S_ISDIR(next(kinds)):
+        return []
+    return [names[0], *(name for name, mode in zip(names[1:], kinds, strict=True) if stat.S_ISDIR(mode))]
 
 
 def read_bytes(media: Media) -> bytes:

@@ -125,6 +125,18 @@ def test_files_of_a_folder_come_as_people_count(tmp_path: Path) -> None:
     assert folder_files(Media("x", str(tmp_path / "f1.png"))) is None
 
 
+def test_a_folder_of_folders_names_the_one_with_the_files(tmp_path: Path) -> None:
+    (tmp_path / "study/MR700").mkdir(parents=True)
+    (tmp_path / "study/notes.txt").write_bytes(b"x")
+    with pytest.raises(
+        MediaError, match=r"this folder contains folders\. Name the one with the files: .*study/MR700\.$"
+    ):
+        folder_files(Media("volume", str(tmp_path / "study")))
+    (tmp_path / "study/MR701").mkdir()
+    with pytest.raises(MediaError, match=r"study/MR700 \(or another one of the 2: MR701\)\."):
+        folder_files(Media("volume", "study", str(tmp_path)))
+
+
 def test_a_picture_is_closed_after_reading(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     before = len(list(Path("/proc/self/fd").iterdir()))

@@ -153,7 +153,11 @@ def _named(block: Mapping[str, Any]) -> str:
     """The plugin of a block, with the weights that it reads."""
     name = str(block.get("name") or f"shared with {block.get('share')}")
     weights = block.get("path") or block.get("model")
-    return f"{as_code(name)} ({as_code(str(weights))})" if weights else as_code(name)
+    if weights:
+        return f"{as_code(name)} ({as_code(str(weights))})"
+    config = block.get("config")
+    kind = config.get("model_type") if isinstance(config, Mapping) else None
+    return f"{as_code(name)} ({as_code(str(kind))} with random weights)" if kind else as_code(name)
 
 
 def _components_part(facts: Facts) -> list[str]:
