@@ -66,6 +66,8 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def _draw(panel: Axes, stage: str, curve: Curve, not_finite: set[int], validation: Curve) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     points = [(step, loss) for step, loss in curve if math.isfinite(loss)]
     checked = [(step, loss) for step, loss in validation if math.isfinite(loss)]
     marked = sorted(not_finite | {step for step, loss in [*curve, *validation] if not math.isfinite(loss)})
@@ -84,7 +86,7 @@ def _draw(panel: Axes, stage: str, curve: Curve, not_finite: set[int], validatio
     fit_axis(panel, [*losses, *(loss for _, loss in checked)])
     panel.set_title(stage, fontsize=11)
     panel.set_xlabel("optimizer step")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     panel.margins(x=0.04)
     panel.grid(color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
