@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from omnivit.commands.check_time import time_table
 from omnivit.console import reserved
 from omnivit.errors import RecipeError
 from omnivit.run.trust import add_trust_argument
@@ -15,6 +19,7 @@ from omnivit.run.trust import require as require_trust
 if TYPE_CHECKING:
     from omnivit.recipe import Recipe, Stage
     from omnivit.run.check import StageSummary, Summary
+    from omnivit.run.trial import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="estimate the time of the run: load the model, train two steps of each stage",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_trust_argument(parser)
 
 
@@ -44,15 +50,18 @@ def run(args: argparse.Namespace) -> int:
     with reserved():
         recipe, summary = _checked(args)
         times = _timed(recipe) if args.time else []
+    if args.json:
+        print(json.dumps(_as_record(args.recipe, recipe, summary, times), indent=1, ensure_ascii=False))
+        return 0
     print(f"{args.recipe}: ok\n")
     print("\n".join(_components(recipe, summary)))
     print(summary.precision)
     for stage, checked in zip(recipe.stages, summary.stages, strict=True):
         print("\n" + "\n".join(_stage(stage, checked, summary)))
     if summary.asked:
-        print(f"\nevaluation: {summary.asked} questions{_overlap(summary)}")
+        print(f"\nevaluation: {summary.asked} questions. {_overlap(summary)}")
     if times:
-        print("\n" + "\n".join(times))
+        print("\n" + "\n".join(time_table(times)))
     return 0
 
 
@@ -70,14 +79,49 @@ def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
     return recipe, check(recipe, with_data=not args.without_data, everything=args.all)
 
 
-def _timed(recipe: Recipe) -> list[str]:
-    """The estimated times on this machine, as a table."""
-    from omnivit.commands.check_time import time_table
+def _timed(recipe: Recipe) -> list[Part]:
+    """The estimated times on this machine."""
     from omnivit.console import quieten_lightning
     from omnivit.run.trial import time_run
 
     quieten_lightning()
-    return time_table(time_run(recipe))
+    return time_run(recipe)
+
+
+def _as_record(path: Path, recipe: Recipe, summary: Summary, times: Sequence[Part]) -> dict[str, Any]:
+    """What `--json` prints."""
+    from omnivit.run.check import count, memory
+
+    model = summary.model
+    parts = {"llm": count(model.llm)}
+    for kind, group in (("encoders", model.encoders), ("adapters", model.adapters)):
+        parts |= {f"{kind}.{slot}": count(part) for slot, part in group.items()}
+    parts |= {f"heads.{name}": count(head) for name, head in model.named_heads()}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    stages = [
+        {
+            "name": stage.name,
+            "trained_parameters": sum(sizes[name] for name in checked.rates),
+            "steps": checked.steps,
+            "samples": checked.samples,
+            "opened": checked.opened,
+            "longest": checked.longest,
+            "supervised": checked.supervised,
+            "refused": checked.refused,
+            "memory_bytes": memory(model, checked, stage.batch_size // stage.accumulate),
+        }
+        for stage, checked in zip(recipe.stages, summary.stages, strict=True)
+    ]
+    overlap = {"overlap": summary.overlap.record()} if summary.overlap is not None else {}
+    return {
+        "recipe": str(path),
+        "parameters": parts,
+        "tokens": summary.rows,
+        "precision": summary.precision,
+        "stages": stages,
+        "evaluation": {"questions": summary.asked, **overlap},
+        "times": [{**asdict(part), "seconds": part.seconds} for part in times],
+    }
 
 
 def _components(recipe: Recipe, summary: Summary) -> list[str]:
@@ -128,9 +172,7 @@ def _stage(stage: Stage, checked: StageSummary, summary: Summary) -> list[str]:
 
 
 def _overlap(summary: Summary) -> str:
-    if not summary.also_trained:
-        return ", none of which a stage trains on"
-    return f". {summary.also_trained} of them are in the training data too: their score says little about new media"
+    return "" if summary.overlap is None else " ".join(summary.overlap.sentences())
 
 
 def _number(value: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="KIND", required=True, help=kinds)
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to create (default: RUN-KIND beside the run)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in this folder")
+    parser.add_argument("--json", action="store_true", help="print the files as JSON")
     add_checkpoint_argument(parser)
     add_trust_argument(parser)
 
@@ -40,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
         opened = open_run(args.run, args.checkpoint, args.trust, overrides=args.set)
         files = export(opened, args.to, folder, options, args.overwrite)
+    if args.json:
+        sizes = [{"file": str(file), "bytes": file.stat().st_size} for file in files]
+        print(json.dumps({"kind": args.to, "folder": str(folder), "files": sizes}, indent=1))
+        return 0
     for file in files:
         print(f"{file} ({file.stat().st_size:,} bytes)")
     return 0

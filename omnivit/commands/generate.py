@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_slot_and_file,
         help="a file for the input SLOT of the recipe; may be repeated",
     )
+    parser.add_argument("--json", action="store_true", help="print the answer and its predictions as JSON")
     add_sampling_arguments(parser)
 
 
@@ -121,6 +122,11 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("The question is empty. Write a question after RUN, or pipe it in with `-`.")
     with reserved():
         reply = _reply(args, question)
+    if args.json:
+        predictions = [{"head": each.head, "value": each.plain()} for each in reply.predictions]
+        record = {"answer": reply.text, "predictions": predictions, "boxes": reply.boxes, "points": reply.points}
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return 0
     print("\n".join([reply.text, *result_lines(reply)]))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from omnivit.run.importing import KINDS, Request, default_run
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", type=Path, help="run folder to create (default: PATH-run beside PATH)")
     parser.add_argument("--recipe", metavar="RECIPE", type=Path, help="recipe or run that a LoRA or tensors belong to")
     parser.add_argument("--template", help="chat template of a LLaVA that has none: vicuna_v1, chatml, ...")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_trust_argument(parser)
 
 
@@ -29,5 +31,8 @@ def run(args: argparse.Namespace) -> int:
         from omnivit.run.importing import import_from
 
         import_from(args.path, out, Request(args.recipe, args.template, args.trust))
+    if args.json:
+        print(json.dumps({"run": str(out)}))
+        return 0
     print(f"{out} is ready: omnivit chat {out}")
     return 0

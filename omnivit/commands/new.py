@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "; ".join(f"{kind}: {does}" for kind, does in KINDS.items())
     parser.add_argument("kind", metavar="KIND", help=kinds)
     parser.add_argument("name", metavar="NAME", help="name of the plugin in recipes, such as `thermal`")
+    parser.add_argument("--json", action="store_true", help="print the files as JSON")
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new or empty folder (default: omnivit-NAME)")
 
 
@@ -34,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.out or Path(names.distribution)
     files = render(names)
     write(files, folder)
+    if args.json:
+        about = {"kind": names.kind, "name": names.name, "folder": str(folder), "files": list(files)}
+        print(json.dumps(about, indent=1))
+        return 0
     print("\n".join(report(names, folder, files)))
     return 0
 

@@ -6,6 +6,8 @@ No plugin is imported, so recipes of other people can be looked at safely.
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from omnivit.console import reserved
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("recipe", nargs="?", type=Path, help="a recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. stages.0.epochs=2")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of YAML")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from omnivit.recipe import load, to_yaml
 
     with reserved():
-        text = to_yaml(load(args.recipe, args.overrides))
+        recipe = load(args.recipe, args.overrides)
+        text = json.dumps(asdict(recipe), indent=1, ensure_ascii=False) + "\n" if args.json else to_yaml(recipe)
     print(text, end="")
     return 0

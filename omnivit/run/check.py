@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from omnivit.model.build import complete, preparer_of
 from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.run.check_samples import Checked, check_samples, complaint
+from omnivit.run.overlap import Content, Overlap, overlap_of
 from omnivit.run.precision import settled_here
 from omnivit.run.start_sources import open_sources
 from omnivit.seeds import derive_seed
@@ -68,8 +71,8 @@ class Summary:
     """What `trainer.precision` and `dtype: fastest` are on this machine, in words."""
     asked: int = 0
     """Questions of the evaluation."""
-    also_trained: int = 0
-    """Different ones of them that a stage trains on too, with the same media and answer."""
+    overlap: Overlap | None = None
+    """What the evaluation shares with the training data; None without an evaluation, or without data."""
 
 
 def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> Summary:
@@ -91,14 +94,14 @@ def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> S
     warn_of_emulation(recipe, model)
     rows: dict[str, int] = {}
     stages: list[StageSummary] = []
-    trained: set[bytes] = set()
+    trained = Content()
     for stage in recipe.stages:
         summary, checked = _stage(recipe, stage, mixtures.get(stage.name), model, rows, everything)
         stages.append(summary)
-        trained |= checked.keys if checked is not None else set()
+        trained |= checked.content if checked is not None else Content()
     asked = _check_questions(recipe, model, everything) if with_data else []
-    keys = frozenset().union(*(part.keys for part in asked))
-    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), len(keys & trained))
+    overlap = overlap_of(trained, reduce(or_, (part.content for part in asked))) if asked else None
+    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), overlap)
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:

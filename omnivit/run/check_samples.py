@@ -7,7 +7,6 @@ record, and a medium that is too long or unreadable in those whose media are ope
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,13 +14,14 @@ from torch import Tensor
 
 from omnivit.console import track
 from omnivit.contracts.batch import IGNORE
-from omnivit.contracts.sample import Boxes, Media, Points, Prompt, Sample, Target, Text, Token
+from omnivit.contracts.sample import Media, Sample
 from omnivit.data.collate import EncodedSample
 from omnivit.data.mixture import Mixture
 from omnivit.data.prepare import Preparer
 from omnivit.data.slot import SlotPreparer
 from omnivit.errors import DataError
 from omnivit.evaluate.conditions import question
+from omnivit.run.overlap import Content
 
 SAMPLED = 16
 """Records whose media are opened, evenly spread, unless all are asked for."""
@@ -38,8 +38,8 @@ class Checked:
     """All were read."""
     refused: list[str]
     """Reason of every bad one."""
-    keys: frozenset[bytes]
-    """Of every good record, `key_of`."""
+    content: Content
+    """Of all good records."""
     longest: int
     """Tokens of the longest good record."""
     supervised: float
@@ -82,7 +82,7 @@ def check_samples(mixture: Mixture, preparer: Preparer, everything: bool, asks: 
     opened = look_at_all(len(mixture), preparer, everything, look.at)
     refused = [look.refused[index] for index in sorted(look.refused)]
     share = look.supervised / max(1, look.tokens)
-    return Checked(opened, len(mixture), refused, frozenset(look.keys), look.longest, share)
+    return Checked(opened, len(mixture), refused, look.content, look.longest, share)
 
 
 def look_at_all(
@@ -130,7 +130,7 @@ class _Look:
     preparer: Preparer
     asks: bool
     refused: dict[int, str] = field(default_factory=dict)
-    keys: set[bytes] = field(default_factory=set)
+    content: Content = field(default_factory=Content)
     longest: int = 0
     tokens: int = 0
     supervised: int = 0
@@ -143,7 +143,7 @@ class _Look:
         except DataError as error:
             self.refused[index] = str(error)
             return None
-        self.keys.add(key_of(sample))
+        self.content.add(sample)
         self.longest = max(self.longest, len(encoded.ids))
         self.tokens += len(encoded.ids)
         self.supervised += int((encoded.labels != IGNORE).sum())
@@ -172,24 +172,6 @@ def complaint(refused: Sequence[str], records: int, where: str) -> str:
     shown = "\n  ".join(refused[:_SHOWN])
     more = f"\n  and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
     return f"{where}: {len(refused)} of {records:,} records are bad:\n  {shown}{more}"
-
-
-def key_of(sample: Sample) -> bytes:
-    """What a sample asks, shows and answers, as 16 bytes: two of equal keys are the same exercise."""
-    parts: list[tuple[str, str]] = []
-    for turn in sample.messages:
-        for part in turn.parts:
-            if isinstance(part, Text):
-                parts.append((turn.role, part.text.strip()))
-            elif isinstance(part, Token):
-                parts.append((Token.__name__, part.token))
-            elif isinstance(part, (Boxes, Points)):
-                parts.append((turn.role, repr(part)))
-            elif isinstance(part, (Media, Target)):
-                parts.append((type(part).__name__, f"{part.root}/{part}"))
-            elif isinstance(part, Prompt):
-                parts.append((part.task, repr(sorted(part.fields.items()))))
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _spread(count: int) -> Sequence[int]:

@@ -20,7 +20,8 @@ from omnivit.data.collate import EncodedSample
 from omnivit.data.prepare import Preparer
 from omnivit.errors import DataError
 from omnivit.media.locate import files_of, opened
-from omnivit.run.check_samples import exactly, key_of, look_at_all
+from omnivit.run.check_samples import exactly, look_at_all
+from omnivit.run.overlap import key_of
 
 _ROOM = 8
 """Records are encoded up to this multiple of `data.max_length`, to know how long they are."""

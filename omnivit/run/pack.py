@@ -25,6 +25,7 @@ from omnivit.recipe import Recipe
 from omnivit.recipe.yaml_tree import dump
 from omnivit.run import provenance
 from omnivit.run.folder import RECIPE, no_run
+from omnivit.run.overlap import Overlap
 from omnivit.run.overrides import load_opened
 from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runs import REPORT, read_report
@@ -36,6 +37,8 @@ from omnivit.train.keep import read_named
 
 SAMPLES, MEDIA = "samples.jsonl", "media"
 REPORT_TEXT = "report.md"
+OTHERS = ("parameters", "overlap")
+"""Mappings of report.json that are no metrics."""
 
 
 def pack(
@@ -158,11 +161,13 @@ def _report_text(name: str, numbers: Mapping[str, Any]) -> str:
         "| metric | asked with | mean | 95% interval | questions |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    metrics = {key: value for key, value in numbers.items() if isinstance(value, Mapping) and key != "parameters"}
+    metrics = {key: value for key, value in numbers.items() if isinstance(value, Mapping) and key not in OTHERS}
     for metric, conditions in metrics.items():
         for condition, score in conditions.items():
             bounds = f"{score['low']:.3f} to {score['high']:.3f}"
             lines.append(f"| {metric} | {condition} | {score['mean']:.3f} | {bounds} | {score['n']} |")
+    if "overlap" in numbers:
+        lines += ["", " ".join(Overlap(**numbers["overlap"]).sentences())]
     lines += ["", "| stage | steps | samples | loss at first | at last |", "| --- | ---: | ---: | ---: | ---: |"]
     for stage in numbers["stages"]:
         losses = ["" if stage.get(key) is None else f"{stage[key]:.3f}" for key in ("first_loss", "last_loss")]

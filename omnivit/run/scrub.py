@@ -15,7 +15,7 @@ _PATH = re.compile(r"(?<![\w.:/~])(?:/|~/)(?:[\w.@+~=-]+/)*([\w.@+~=-]+)")
 """An absolute path in a text; URLs are none."""
 UNSET = "???"
 """In a recipe: whoever opens it has to say."""
-REPORTED = ("seconds", "peak_memory_mb", "choices", "created", "device", "parameters")
+REPORTED = ("seconds", "peak_memory_mb", "choices", "created", "device", "parameters", "overlap")
 STATE = ("stage", "stage_index", "step", "total_steps", "seconds", "seed", "validated", "validations")
 STAGE = ("name", "steps", "samples", "seconds", "first_loss", "last_loss", "skipped")
 

@@ -15,6 +15,7 @@ from omnivit.recipe import Recipe
 from omnivit.run import folder
 from omnivit.run.answers import Answer
 from omnivit.run.assistant import Assistant
+from omnivit.run.overlap import overlap_of_run
 from omnivit.run.report import write_report
 from omnivit.run.report.facts import Facts, facts_of
 from omnivit.run.report.publish import publish
@@ -40,13 +41,16 @@ def train_and_report(
         return
     recipe, began = run.recipe, time.perf_counter()
     scores: Scores = {}
+    overlap = overlap_of_run(recipe, run.mixtures)
     if recipe.evaluation is not None:
         device = "cpu" if trainer_device(recipe.trainer) == "cpu" else default_device()
         model = run.model.to(device).eval()  # Lightning leaves it on the CPU
         assistant = Assistant(model, run.preparer, recipe)
         scores = evaluate(assistant, recipe.evaluation, recipe.data.root)
         print(console_table(scores))
-    facts = facts_of(run.model, recipe, time.perf_counter() - began)
+    if overlap is not None and overlap.any:
+        print(" ".join(overlap.sentences()))
+    facts = facts_of(run.model, recipe, time.perf_counter() - began, overlap)
     with folder.explained(path):
         wrong = _write(path, recipe, scores, results, facts)
     publish(path, recipe, scores, wrong)

@@ -229,7 +229,9 @@ def test_a_short_medium_that_was_not_opened_is_not_refused_for_the_rows_of_other
 def test_questions_that_are_trained_on_are_counted(recipe_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     evaluation = "evaluation={data: [{path: train.jsonl}], conditions: ['true']}"
     status, out, _ = outcome(capfd, str(recipe_file), evaluation)
-    assert status == 0 and re.search(r"evaluation: 24 questions\. \d+ of them are in the training data too", out)
+    assert status == 0 and re.search(
+        r"evaluation: 24 questions\. \d+ of \d+ different questions are in the training data too", out
+    )
 
 
 def test_nothing_but_bad_samples_is_an_error(load_recipe: Load, data_root: Path) -> None:

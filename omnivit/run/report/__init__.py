@@ -128,6 +128,7 @@ def as_record(
     if facts is not None:
         record |= {"created": facts.created, "command": facts.command, "device": facts.device}
         record["cost"] = cost_record(stages, facts)
+        record |= {"overlap": facts.overlap.record()} if facts.overlap is not None else {}
         record["parameters"] = {
             part.name: {"all": part.parameters, "trained": dict(part.trained)} for part in facts.components
         }
@@ -151,7 +152,7 @@ def as_markdown(
         command = f", by `{facts.command}`" if facts.command else ""
         parts.append(f"Written on {facts.created}{command}.")
     by = recipe.evaluation.by if recipe.evaluation is not None else None
-    parts += _evaluation_part(scores, answers_part(answers, wrong, by, recipe.data.privacy))
+    parts += _evaluation_part(scores, answers_part(answers, wrong, by, recipe.data.privacy), facts)
     parts += training_part(stages, curves, peak_memory_mb, facts)
     if any(curves.values()):
         parts.append(f"![Loss by step]({LOSS_PLOT})")
@@ -161,13 +162,15 @@ def as_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _evaluation_part(scores: Scores, about_answers: Sequence[str]) -> list[str]:
+def _evaluation_part(scores: Scores, about_answers: Sequence[str], facts: Facts | None) -> list[str]:
     if not scores:
         return ["The recipe asks for no evaluation."]
     parts = ["## Evaluation", " ".join(verdict(scores)), as_table(*score_rows(scores, TITLES))]
     files, heads = file_rows(scores, TITLES), head_rows(scores)
     parts += [as_table(*files)] if files else []
     parts += notes(scores)
+    if facts is not None and facts.overlap is not None:
+        parts.append(" ".join(facts.overlap.sentences()))
     if heads:
         parts += [as_table(*heads), HEADS_NOTE]
     left_out = as_list(refused(scores), "Questions that were left out")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omnivit.model.omni import OmniModel
     from omnivit.recipe import Recipe
+    from omnivit.run.overlap import Overlap
 
 LORA = "lora_"
 
@@ -46,9 +47,11 @@ class Facts:
     evaluation_seconds: float = 0.0
     modalities: Mapping[str, str] = field(default_factory=dict)
     """Slot -> modality of its first encoder."""
+    overlap: Overlap | None = None
+    """What the evaluation shares with the training data; None without an evaluation."""
 
 
-def facts_of(model: OmniModel, recipe: Recipe, evaluation_seconds: float) -> Facts:
+def facts_of(model: OmniModel, recipe: Recipe, evaluation_seconds: float, overlap: Overlap | None = None) -> Facts:
     """The facts of a run that has just ended."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return Facts(
@@ -59,6 +62,7 @@ def facts_of(model: OmniModel, recipe: Recipe, evaluation_seconds: float) -> Fac
         sum(usage.ru_utime + usage.ru_stime for usage in spent),
         evaluation_seconds,
         {slot: model.branches(slot)[0][0].modality for slot in model.encoders},
+        overlap,
     )
 
 
