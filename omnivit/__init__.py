@@ -15,8 +15,20 @@ if TYPE_CHECKING:
     from omnivit.run.assistant import Assistant, Sampling
     from omnivit.run.loading import load
     from omnivit.run.reply import Prediction, Reply
+    from omnivit.run.verbs import check_recipe, evaluate_run, resume_run, train_recipe
 
-__all__ = ["Assistant", "Prediction", "Reply", "Sampling", "__version__", "load"]
+__all__ = [
+    "Assistant",
+    "Prediction",
+    "Reply",
+    "Sampling",
+    "__version__",
+    "check_recipe",
+    "evaluate_run",
+    "load",
+    "resume_run",
+    "train_recipe",
+]
 
 __version__ = "0.1.0"
 _HOME = {
@@ -24,7 +36,11 @@ _HOME = {
     "Prediction": "omnivit.run.reply",
     "Reply": "omnivit.run.reply",
     "Sampling": "omnivit.run.assistant",
+    "check_recipe": "omnivit.run.verbs",
+    "evaluate_run": "omnivit.run.verbs",
     "load": "omnivit.run.loading",
+    "resume_run": "omnivit.run.verbs",
+    "train_recipe": "omnivit.run.verbs",
 }
 
 

@@ -10,25 +10,35 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
+
+from omnivit.errors import OmniVitError
 
 CACHE_VARIABLE = "OMNIVIT_CACHE"
 CACHED = MappingProxyType(
     {
         "index": "where the records of data files begin, and fingerprints of the files",
         "digests": "checksums of large data files",
+        "tables": "names of records, and what else costs a pass over a data file",
         "gguf": "weights converted from GGUF",
         "packages": "packages that `make assets` has fetched",
     }
 )
 """Folder of the cache -> what is kept in it; all of it is made again where it is missing."""
+LIMIT_VARIABLE, LIMIT = "OMNIVIT_CACHE_LIMIT", "50GB"
+"""The variable with the most that the cache may hold, and what it is without the variable."""
+RECENT = 3600.0
+"""Seconds after its last use in which nothing is removed from the cache: another process may be reading it."""
+_UNITS = MappingProxyType({"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12})
 PARTIAL = ".partial-"
 """Prefix of what is being written: a rename to its name without it makes it whole."""
 KINDS = {
@@ -215,6 +225,63 @@ def cache_dir() -> Path:
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "omnivit"
+
+
+def cache_limit() -> int:
+    """The most bytes that the cache may hold: $OMNIVIT_CACHE_LIMIT, such as `20GB`, else 50 GB.
+
+    Raises:
+        OmniVitError: the variable is no size.
+    """
+    text = os.environ.get(LIMIT_VARIABLE) or LIMIT
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|kB|MB|GB|TB)", text.strip())
+    if match is None:
+        raise OmniVitError(f"{LIMIT_VARIABLE} is {text!r}, which is no size. Write a number and a unit, such as 20GB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def note_use(entry: Path) -> None:
+    """Remember that a file or folder of the cache is used now: what was not used for longest is removed first."""
+    with suppress(OSError):  # it is gone, or the cache belongs to somebody else
+        if time.time() - entry.stat().st_mtime > RECENT / 2:
+            os.utime(entry)
+
+
+def trim_cache() -> list[Path]:
+    """Remove what was not used for longest until the cache is within its limit; nothing that was used within an hour.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OmniVitError: as `cache_limit`.
+    """
+    limit, entries = cache_limit(), list(_entries())
+    total, removed = sum(size for _, size, _ in entries), []
+    for used, size, path in sorted(entries):
+        if total <= limit or time.time() - used < RECENT:
+            break
+        with suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            removed.append(path)
+            total -= size
+    return removed
+
+
+def _entries() -> Iterator[tuple[float, int, Path]]:
+    """Everything in the cache that can be removed by itself: last use, bytes, path."""
+    for kind in CACHED:
+        folder = cache_dir() / kind
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.startswith(PARTIAL) or path.suffix == ".lock":
+                continue
+            with suppress(OSError):  # another process has just removed it
+                inside = path.rglob("*") if path.is_dir() else (path,)
+                size = sum(file.lstat().st_size for file in inside if not file.is_dir())
+                yield path.stat().st_mtime, size, path
 
 
 class PartStream(io.RawIOBase):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnivit.files import cache_dir, replacing
+from omnivit.files import cache_dir, note_use, replacing, trim_cache
 
 HASH = r"(sha256|sampled):[0-9a-f]{64}"
 """A regular expression for what `content_hash` returns."""
@@ -57,7 +57,9 @@ def cached(kind: str, file: tuple[object, ...], state: tuple[object, ...], suffi
         state: the stamp, and the version of the format in which it is kept.
         suffix: of the cached file.
     """
-    return cache_dir() / kind / f"{digest(*file)}-{digest(*state)}{suffix}"
+    place = cache_dir() / kind / f"{digest(*file)}-{digest(*state)}{suffix}"
+    note_use(place)  # whoever asks for the place reads it, if it is there
+    return place
 
 
 def save(target: Path, write: Callable[[Any], object]) -> bool:
@@ -66,6 +68,7 @@ def save(target: Path, write: Callable[[Any], object]) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial, partial.open("wb") as file:
             write(file)
+        trim_cache()
         return True
     except OSError as error:
         _log.warning("Cannot write %s (%s); it will be built again next time. Set $OMNIVIT_CACHE to another folder.",

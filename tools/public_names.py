@@ -35,7 +35,10 @@ LOCK = ROOT / "tests/golden/public.lock"
 CHANGELOG = ROOT / "CHANGELOG.md"
 EVERYTHING = ("*",)
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "omnivit": ("__version__", "load", "Assistant", "Sampling", "Reply", "Prediction"),
+    "omnivit": (
+        *("__version__", "load", "Assistant", "Sampling", "Reply", "Prediction"),
+        *("check_recipe", "train_recipe", "resume_run", "evaluate_run"),
+    ),
     "omnivit.cli": ("main",),
     "omnivit.plugin": tuple(sorted(plugin.HOME)),
     "omnivit.testing": tuple(testing.__all__),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omnivit.console import table
 from omnivit.errors import OmniVitError
-from omnivit.files import CACHE_VARIABLE, CACHED, cache_dir
+from omnivit.files import CACHE_VARIABLE, CACHED, LIMIT_VARIABLE, cache_dir, cache_limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +29,15 @@ def run(args: argparse.Namespace) -> int:
         if kind not in CACHED:
             raise OmniVitError(f"the cache has no part {kind!r}. Its parts are: {', '.join(CACHED)}.")
     folder = cache_dir()
+    cache_limit()  # one that is no size is said before anything is removed
     chosen = {kind: _measure(folder / kind) for kind in args.kinds or CACHED}
     if args.clear:
         for kind in chosen:
             _remove(folder / kind)
     if args.json:
         sizes = {kind: {"files": files, "bytes": size} for kind, (files, size) in chosen.items()}
-        print(json.dumps({"folder": str(folder), "cleared": args.clear, "kinds": sizes}, indent=1))
+        about = {"folder": str(folder), "limit": cache_limit(), "cleared": args.clear, "kinds": sizes}
+        print(json.dumps(about, indent=1))
     else:
         print(_text(folder, chosen, args.clear))
     return 0
@@ -62,8 +64,11 @@ def _text(folder: Path, chosen: dict[str, tuple[int, int]], cleared: bool) -> st
     rows = [f"  {line}" for line in table(cells, right=(1, 2))]
     if cleared:
         return "\n".join([f"Removed {_spelled(total)} from {folder}:", *rows])
-    hint = f"`omnivit cache --clear [KIND ...]` removes them. The variable {CACHE_VARIABLE} names another folder."
-    return "\n".join([f"{folder}: {_spelled(total)}", *rows, hint])
+    hints = (
+        f"`omnivit cache --clear [KIND ...]` removes them. The variable {CACHE_VARIABLE} names another folder.",
+        f"Above {_spelled(cache_limit())} ({LIMIT_VARIABLE}), what was not used for longest is removed.",
+    )
+    return "\n".join([f"{folder}: {_spelled(total)}", *rows, *hints])
 
 
 def _spelled(size: int) -> str:

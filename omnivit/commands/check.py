@@ -14,7 +14,6 @@ from omnivit.commands.check_time import time_table
 from omnivit.console import reserved
 from omnivit.errors import RecipeError
 from omnivit.run.trust import add_trust_argument
-from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
     from omnivit.recipe import Recipe, Stage
@@ -45,10 +44,15 @@ def run(args: argparse.Namespace) -> int:
     """Check and describe."""
     if args.recipe is None:
         raise RecipeError("No recipe is given. Usage: omnivit check RECIPE [key=value ...].")
+    from omnivit.run.verbs import check_recipe
+
     if args.time and args.without_data:
         raise RecipeError("--time trains on real data. Remove --without-data.")
     with reserved():
-        recipe, summary = _checked(args)
+        summary = check_recipe(
+            args.recipe, args.overrides, with_data=not args.without_data, all_media=args.all, trust=args.trust
+        )
+        recipe = summary.recipe
         times = _timed(recipe) if args.time else []
     if args.json:
         print(json.dumps(_as_record(args.recipe, recipe, summary, times), indent=1, ensure_ascii=False))
@@ -63,20 +67,6 @@ def run(args: argparse.Namespace) -> int:
     if times:
         print("\n" + "\n".join(time_table(times)))
     return 0
-
-
-def _checked(args: argparse.Namespace) -> tuple[Recipe, Summary]:
-    from omnivit.console import quieten_transformers
-    from omnivit.contracts.blocks import require_known
-    from omnivit.recipe import load
-
-    recipe = load(args.recipe, args.overrides)
-    require_trust(recipe, args.trust, args.recipe)
-    require_known(recipe)
-    quieten_transformers()  # imports transformers: a wrong recipe is refused before
-    from omnivit.run.check import check
-
-    return recipe, check(recipe, with_data=not args.without_data, everything=args.all)
 
 
 def _timed(recipe: Recipe) -> list[Part]:

@@ -7,25 +7,23 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from omnivit.commands.generate import add_checkpoint_argument
 from omnivit.console import reserved
-from omnivit.data.containers.dataset import is_on_hub
-from omnivit.data.opening import open_reader
 from omnivit.errors import DataError
 from omnivit.interrupts import explained
 from omnivit.run.opening import open_assistant
+from omnivit.run.questions import media_root
 from omnivit.run.trust import add_trust_argument
-from omnivit.run.trust import require as require_trust
 
 if TYPE_CHECKING:
     from omnivit.contracts.reader import Reader
     from omnivit.evaluate.score import Answered, Score
-    from omnivit.recipe import DataSource
+    from omnivit.recipe.schema import Condition
 
 ACCURACY, EXACT_MATCH = "accuracy", "exact_match"
 
@@ -77,30 +75,23 @@ def _measure(args: argparse.Namespace) -> tuple[str, Score]:
         check_writable(args.out)
         if args.out.resolve() == args.data.resolve():
             raise DataError(f"--out {args.out} is the file of --data, which would be overwritten. Choose another file.")
-    root = (args.root or args.data.parent).resolve()
-    if not root.is_dir():
-        raise DataError(f"--root {root} is not a folder.")
+    root = media_root(args.data, args.root)
     reader = open_questions(args, root)
     assistant = open_assistant(args.run, args.device, args.trust, args.checkpoint, overrides=args.set)
-    from omnivit.evaluate.heads import head_losses
-    from omnivit.evaluate.run import ask, gather
-    from omnivit.evaluate.score import metric_named, score
+    from omnivit.run.measuring import measured, metric_of
 
-    evaluation = assistant.recipe.evaluation
-    metric = evaluation.metric if evaluation else ACCURACY
-    choices = args.choices or (evaluation.choices if evaluation else "generate")
-    metric_named(metric)  # one that is missing is an error before the questions are asked, not after
-    questions = gather(reader, args.limit, assistant)
-    condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
-    answered = ask(assistant, questions.samples, condition, args.max_new_tokens, args.batch_size, choices)
-    if args.out is not None:
-        from omnivit.files import write_text
+    metric = metric_of(assistant)
 
-        records = (as_record(each, metric) for each in answered)
-        write_text(args.out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    asked = [each.sample for each in answered]
-    heads = head_losses(assistant.model, assistant.preparer, asked, questions.samples, args.batch_size)
-    return condition, replace(score(answered, questions.refused, metric), heads=heads, choices=choices)
+    def write(answers: Sequence[Answered]) -> None:
+        if args.out is not None:
+            from omnivit.files import write_text
+
+            records = (as_record(each, metric) for each in answers)
+            write_text(args.out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+    condition: Condition = "none" if args.blind else "shuffled" if args.shuffle else "true"
+    sizes = args.limit, args.batch_size, args.max_new_tokens
+    return condition, measured(assistant, reader, condition, *sizes, args.choices, write)
 
 
 def check_writable(out: Path) -> None:
@@ -126,57 +117,10 @@ def check_writable(out: Path) -> None:
 
 
 def open_questions(args: argparse.Namespace, root: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Reader:
-    """The file, opened as `--reader` says, or as the run's own data were; `options` replace those of the reader."""
-    from omnivit.run.folder import RECIPE
-    from omnivit.run.overrides import load_opened
+    """The file of `--data`, for verbs that ask its questions; `options` replace those of the reader."""
+    from omnivit.run import questions
 
-    path = args.data if is_on_hub(args.data) else args.data.resolve()
-    if not (args.run / RECIPE).is_file():  # opening the run says what is wrong with it
-        return open_reader(args.reader or "messages", path, root, options=options)
-    recipe = load_opened(args.run / RECIPE, args.set)
-    require_trust(recipe, args.trust, args.run, readers=args.reader is None)
-    trained = [source for stage in recipe.stages for source in stage.data]
-    asked = recipe.evaluation.data if recipe.evaluation is not None else []
-    name = args.reader or _reader_of(asked or trained, [*asked, *trained], path)
-    alike = [source for source in [*asked, *trained] if source.reader == name]
-    ignore = {key for source in alike for key in source.ignore}
-    return open_reader(name, path, root, sorted(ignore), {**_options_of(alike, path), **options})
-
-
-def _options_of(alike: Sequence[DataSource], path: Path) -> dict[str, Any]:
-    """The reader's options in the run's recipe; where there are several, those of the file of the same name.
-
-    Raises:
-        DataError: files have different options, and none is called like this one.
-    """
-    same = [source.options for source in alike if Path(source.path).name == path.name]
-    known = same[:1] or [source.options for source in alike]
-    if any(options != known[0] for options in known):
-        raise DataError(
-            f"The data of this run are read with different `options`, and none of the files is called {path.name}. "
-            "Write the file into `evaluation.data` of a recipe, with its options."
-        )
-    return known[0] if known else {}
-
-
-def _reader_of(alike: Sequence[DataSource], known: Sequence[DataSource], path: Path) -> str:
-    """The reader of the run's data; where there are several, that of the file of the same name.
-
-    Args:
-        alike: what the run was evaluated on, else what its stages were trained on.
-        known: all files of the run.
-        path: the file to be read.
-
-    Raises:
-        DataError: the data have several readers, and no file of the run is called like this one.
-    """
-    same = [source.reader for source in known if Path(source.path).name == path.name]
-    names = same[:1] or list(dict.fromkeys(source.reader for source in alike)) or ["messages"]
-    if len(names) > 1:
-        raise DataError(
-            f"The data of this run have several readers: {', '.join(names)}. Name the one for {path} with --reader."
-        )
-    return names[0]
+    return questions.open_questions(args.run, args.data, root, args.reader, args.trust, args.set, options)
 
 
 def as_record(answered: Answered, metric: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omnivit.commands.eval import positive
 from omnivit.commands.generate import add_checkpoint_argument
+from omnivit.run.trust import add_trust_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the names of the members as JSON")
     add_checkpoint_argument(parser)
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Pack."""
     from omnivit.run.pack import pack
 
-    names = pack(args.run, args.out, args.checkpoint, args.with_samples or 0, args.set)
+    names = pack(args.run, args.out, args.checkpoint, args.with_samples or 0, args.set, args.trust)
     if args.json:
         print(json.dumps({"out": str(args.out), "members": names}, indent=1))
         return 0

@@ -14,6 +14,7 @@ from omnivit.console import Display, Pace, reserved
 from omnivit.errors import DataError, suggest
 from omnivit.interrupts import explained
 from omnivit.run.opening import open_assistant
+from omnivit.run.questions import media_root
 from omnivit.run.trust import add_trust_argument
 
 if TYPE_CHECKING:
@@ -101,9 +102,7 @@ def _remains(out: Path, written: int | None, total: int) -> str:
 def _file(args: argparse.Namespace) -> Source:
     from omnivit.run.predict import Unanswered
 
-    root = (args.root or args.data.parent).resolve()
-    if not root.is_dir():
-        raise DataError(f"--root {root} is not a folder.")
+    root = media_root(args.data, args.root)
     reader = open_questions(args, root)
     # readers of question and answer pairs take any constant as the answer, where records have none yet
     takes_constant = any(name == "answer" for name in getattr(reader.Config, "__dataclass_fields__", {}))

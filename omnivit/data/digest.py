@@ -7,7 +7,7 @@ import logging
 import re
 from pathlib import Path
 
-from omnivit.files import cache_dir, write_text
+from omnivit.files import cache_dir, note_use, write_text
 
 _BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ def file_sha256(path: Path) -> str:
     try:
         text = kept.read_text("ascii")
         if re.fullmatch("[0-9a-f]{64}", text):
+            note_use(kept)
             return text
     except (OSError, ValueError):
         pass

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnivit.files import cache_dir, replacing
+from omnivit.files import cache_dir, note_use, replacing, trim_cache
 
 _FORMAT = 1  # increase it when the meaning of a saved table changes
 _NAME = np.dtype([("hash", "<u8"), ("number", "<i8")])
@@ -32,6 +32,7 @@ def cached_table(key: str, kind: np.dtype[Any], build: Callable[[], NDArray[Any]
     try:
         table: NDArray[Any] = np.load(kept, mmap_mode="r", allow_pickle=False)
         if table.dtype == kind and table.ndim == 1:
+            note_use(kept)
             return table
     except (OSError, ValueError, EOFError):
         pass  # not there, or damaged: it is built again
@@ -40,6 +41,7 @@ def cached_table(key: str, kind: np.dtype[Any], build: Callable[[], NDArray[Any]
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as partial, partial.open("wb") as file:
             np.save(file, table)
+        trim_cache()
     except OSError:
         return table  # a cache that cannot be written costs only time
     return np.load(kept, mmap_mode="r", allow_pickle=False) if len(table) else table

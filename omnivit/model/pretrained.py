@@ -48,6 +48,22 @@ def explained(what: str) -> Iterator[None]:
         raise RecipeError(f"{what}: {type(error).__name__}: {reason[:600]}") from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, transformers prints neither progress bars nor its table of keys: `load_pretrained` judges them itself."""
+    from transformers.utils import logging as notices
+
+    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+    try:
+        yield
+    finally:
+        notices.set_verbosity(level)
+        if bars:
+            notices.enable_progress_bar()
+
+
 def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
     """`cls.from_pretrained(place)`, with every weight of the model present.
 
@@ -60,7 +76,7 @@ def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:
     Raises:
         RecipeError: nothing can be loaded from there, or weights are missing or have other shapes.
     """
-    with explained(f"{name}: cannot be loaded"):
+    with explained(f"{name}: cannot be loaded"), _quiet():
         model, report = cls.from_pretrained(place, output_loading_info=True, use_safetensors=True, **options)
     lacking = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
     if lacking:

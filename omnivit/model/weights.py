@@ -18,7 +18,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from omnivit.errors import PluginError, RecipeError, suggest
-from omnivit.files import appearing, cache_dir
+from omnivit.files import appearing, cache_dir, note_use, trim_cache
 from omnivit.model.hub import HUB_VARIABLE, file_on_hand, hub_folder, in_hub_folder, on_hand, say_local
 from omnivit.model.pretrained import REMOTE_CODE
 
@@ -222,6 +222,7 @@ def convert_gguf(path: Path) -> Path:
     """
     target = converted_gguf(path)
     if target.is_dir():
+        note_use(target)
         return target
     require("gguf", "accelerate", extra="gguf", purpose=f"to read {path.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +230,7 @@ def convert_gguf(path: Path) -> Path:
         if not target.is_dir():
             log.warning("converting %s once, into %s", path.name, target)
             _convert(path, target)
+    trim_cache()
     return target
 
 

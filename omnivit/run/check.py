@@ -63,6 +63,8 @@ class StageSummary:
 class Summary:
     """What `omnivit check` found."""
 
+    recipe: Recipe
+    """With what this machine decides, such as `dtype: fastest`, settled."""
     model: OmniModel
     stages: list[StageSummary]
     rows: dict[str, int]
@@ -101,7 +103,7 @@ def check(recipe: Recipe, with_data: bool = True, everything: bool = False) -> S
         trained |= checked.content if checked is not None else Content()
     asked = _check_questions(recipe, model, everything) if with_data else []
     overlap = overlap_of(trained, reduce(or_, (part.content for part in asked))) if asked else None
-    return Summary(model, stages, rows, settled.line, sum(part.records for part in asked), overlap)
+    return Summary(recipe, model, stages, rows, settled.line, sum(part.records for part in asked), overlap)
 
 
 def build_on_meta(recipe: Recipe) -> OmniModel:

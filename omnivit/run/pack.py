@@ -31,6 +31,7 @@ from omnivit.run.provenance import PROVENANCE
 from omnivit.run.runs import REPORT, read_report
 from omnivit.run.scrub import numbers_of, portable_recipe, rewrite_header, scrubbed, without_samples
 from omnivit.run.start_file import START
+from omnivit.run.trust import require as require_trust
 from omnivit.train import manifest
 from omnivit.train.checkpoint import CHECKPOINTS, MERGED, STATE, WEIGHTS, Checkpoint
 from omnivit.train.keep import read_named
@@ -42,7 +43,12 @@ OTHERS = ("parameters", "overlap")
 
 
 def pack(
-    run: Path, out: Path, checkpoint: str | None = None, samples: int = 0, overrides: Sequence[str] = ()
+    run: Path,
+    out: Path,
+    checkpoint: str | None = None,
+    samples: int = 0,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> list[str]:
     """Write a run into a tar file, whole or not at all.
 
@@ -52,11 +58,13 @@ def pack(
         checkpoint: as of `omnivit.load`.
         samples: how many questions of the evaluation go with it, with their media as they are.
         overrides: as of `omnivit.load`: where the data are now, for example.
+        trust: run readers that the recipe names as Python code; without samples, no plugin is imported.
 
     Returns:
         The names of the members.
 
     Raises:
+        RecipeError: samples are read by code that is not trusted.
         CheckpointError: there is no run, no checkpoint, or the file cannot be written.
         DataError: the run has fewer questions than are asked for, or one cannot be written as a record.
     """
@@ -67,6 +75,8 @@ def pack(
     if out.exists() and not (out.is_file() and tarfile.is_tarfile(out)):
         raise CheckpointError(f"{out} exists and is no packed run, so it is not overwritten. Choose another name.")
     recipe = load_opened(run / RECIPE, overrides)
+    if samples:
+        require_trust(recipe, trust, run)
     chosen = read_named(run / CHECKPOINTS, checkpoint, recipe.keep, _checked)
     if chosen is None:
         raise CheckpointError(f"{run} has no checkpoint yet. Train it first: `omnivit train --resume {run}`.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import omnivit
 from omnivit.cli import main
 from omnivit.errors import CheckpointError, RecipeError
 from omnivit.recipe import load as load_recipe
+from omnivit.recipe import to_yaml
 from omnivit.run.check import build_on_meta
 from omnivit.run.trust import foreign_code, remember, require
 
@@ -50,11 +53,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_verb_refuses_and_nothing_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, data = str(run / "recipe.yaml"), str(run / "recipe.yaml")
+    with_readers = ("train", "check", "eval", "predict", "pack")
     commands = [
         ["generate", str(run), "?"],
         ["chat", str(run)],
         ["eval", str(run), "--data", data],
         ["train", "--resume", str(run)],
+        ["predict", str(run), "--data", data, "--out", str(run.parent / "answers.jsonl")],
+        ["serve", str(run), "--port", "0"],
+        ["ui", str(run), "--port", "0", "--no-browser"],
+        ["export", str(run), "--to", "safetensors"],
+        ["pack", str(run), str(run.parent / "run.tar"), "--with-samples", "1"],
         ["media", data, "--recipe", str(run)],
         ["media", data, "--recipe", recipe],
         ["check", recipe],
@@ -65,9 +74,12 @@ def test_every_verb_refuses_and_nothing_runs(run: Path, capsys: pytest.CaptureFi
         assert "model.llm.trust_remote_code" in err, command
         assert "runs Python code that is stored with its checkpoint" in err, command
         assert "model.inputs.features[0].adapter.steps[0].name" in err and "--trust" in err, command
-        assert ("stages[0].data[0].reader" in err) == (command[0] in ("train", "check", "eval")), command
-    with pytest.raises(RecipeError, match="trust=True"):
-        omnivit.load(run)
+        assert ("stages[0].data[0].reader" in err) == (command[0] in with_readers), command
+    questions = str(run.parent / "questions.jsonl")
+    doors = (omnivit.load, omnivit.resume_run, lambda run: omnivit.evaluate_run(run, questions))
+    for door in (*doors, lambda run: omnivit.check_recipe(run / "recipe.yaml")):
+        with pytest.raises(RecipeError, match="trust=True"):
+            door(run)
     assert main(["show", recipe]) == 0  # imports nothing
     assert not (run.parent / "marker").exists()
 
@@ -114,3 +126,55 @@ def test_a_run_with_a_class_of_its_own_opens_where_it_was_trained(
     monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "elsewhere"))
     with pytest.raises(RecipeError, match="my_own:Mine"):
         omnivit.load(tmp_path / "run")
+
+
+@pytest.fixture
+def received(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained run from elsewhere, whose questions are read by a module that leaves a mark when it is imported."""
+    monkeypatch.setenv("OMNIVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stranger.py").write_text(RUNS_CODE.format(marker=str(tmp_path / "marker")))
+    shutil.copytree(trained_run, tmp_path / "received")
+    recipe = load_recipe(trained_run / "recipe.yaml", ["evaluation.data.0.reader=stranger:Reader"])
+    (tmp_path / "received" / "recipe.yaml").write_text(to_yaml(recipe))
+    return tmp_path / "received"
+
+
+def test_verbs_that_list_compare_and_pack_run_nothing(
+    received: Path, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack = ["pack", str(received), str(tmp_path / "run.tar")]
+    assert main(pack) == main(["ls", str(tmp_path)]) == main(["compare", str(received), str(trained_run)]) == 0
+    assert not (tmp_path / "marker").exists()
+    capsys.readouterr()
+    assert main([*pack, "--with-samples", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "evaluation.data[0].reader" in err and "'stranger:Reader' imports a module" in err and "--trust" in err
+    assert not (tmp_path / "marker").exists()
+    assert main([*pack, "--with-samples", "1", "--trust"]) == 2
+    assert "the code ran" in capsys.readouterr().err and (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "stopped after 1 s"),
+        ("{% for a in range(10 ** 9) %}{% endfor %}", "Range too big"),
+    ],
+    ids=["ten billion turns", "a range of a billion"],
+)
+def test_a_template_of_a_received_run_that_does_not_end_is_an_error(
+    loop: str, message: str, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "looping"
+    shutil.copytree(trained_run, run)
+    recipe = load_recipe(trained_run / "recipe.yaml")
+    template = f"{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}{loop}"
+    recipe.model.llm["template"] = template
+    for stage in recipe.stages:
+        stage.template = template
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    began = time.process_time()
+    assert main(["generate", str(run), "Which colour?"]) == 2
+    assert message in capsys.readouterr().err
+    assert time.process_time() - began < 8
