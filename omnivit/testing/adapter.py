@@ -228,6 +228,28 @@ class AdapterContract(TokenRules):
                 prompts = Prompted(embeds, batch.attention_mask, batch.position_ids, context)
                 check_steps(trial.llm, prompts, batch.names, f"with media of {', '.join(map(layout_text, media))}")
 
+    @rule(needs=("tokens_of_batches", "install"))
+    def test_packed(self, tmp_path: Path) -> None:
+        """With `packs`, samples that follow one another in a row get the logits that each gets in its own row."""
+        trial = self.trial(tmp_path)
+        if not changes_llm(trial.adapter) or not trial.adapter.packs:
+            raise NotApplicable("it does not change the LLM, or does not set `packs`")
+        stir(trial.adapter)
+        for media in trial.groups():
+            with torch.no_grad():
+                found = {SLOT: trial.run(trial.features(media))}
+                for at_ends in (False, True):
+                    apart = trial.logits(trial.batch(media, at_ends=at_ends), found)
+                    trial.llm.pack(True)
+                    together = trial.logits(trial.batch(media, at_ends=at_ends, packs=True), found)
+                    trial.llm.pack(False)
+                    if where := difference("its logits", together, apart, CLOSE):
+                        raise Broken(
+                            f"with media of {', '.join(map(layout_text, media))}, in a packed row, {where}.",
+                            "Media before a sample's first token are `unseen` of its slot's context: leave them out. Or "
+                            "set `packs = False`, and recipes that pack refuse the adapter.",
+                        )
+
     @rule(needs=("tokens_of_batches",))
     def test_shared(self, tmp_path: Path) -> None:
         """Two inputs may share it, or `install` raises a RecipeError with the reason."""

@@ -170,11 +170,12 @@ class Trial:
                 features[slot] = self.run(self.encoded(self.features([layouts[n] for n in own], extra=2)))
         return self.logits(self.batch(layouts), features)
 
-    def batch(self, layouts: Sequence[Layout], left: bool = False, at_ends: bool = False) -> Batch:
+    def batch(self, layouts: Sequence[Layout], left: bool = False, at_ends: bool = False, packs: bool = False) -> Batch:
         """Samples with one medium, with all others, and with none; every token of text is supervised.
 
         With `at_ends` the first, which is the longest, begins with its medium, and the second ends with its media:
-        this finds adapters that confuse a new token with the first or the last one of the prompts.
+        this finds adapters that confuse a new token with the first or the last one of the prompts. With `packs` all
+        samples are in one row.
         """
         counts = [self.adapter.length(layout).tokens for layout in layouts]
         media = [(number,) for number in range(len(counts))]
@@ -183,7 +184,7 @@ class Trial:
         if at_ends:
             samples = ((*media[:1], *range(5, 12 + sum(counts[1:]))), (8, 30, *media[1:]), (11, 12, 13, 14))
         encoded = [self._sample(f"sample {n}", sample, counts) for n, sample in enumerate(samples)]
-        return collate(encoded, (SLOT, OTHER), pad_id=0, pad_left=left)
+        return collate(encoded, (SLOT, OTHER), pad_id=0, pad_left=left, packs=packs)
 
     def logits(self, batch: Batch, features: Mapping[str, Features]) -> Tensor:
         """[N, V] of all real tokens; `features` are the outputs of the adapter, by slot."""

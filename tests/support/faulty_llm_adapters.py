@@ -15,7 +15,7 @@ from faulty_adapters import NoConfig
 from torch import Tensor, nn
 
 from omnivit.contracts.adapter import Adapter, Instruction, same_length
-from omnivit.contracts.context import Context
+from omnivit.contracts.context import Context, SlotContext
 from omnivit.contracts.encoder import Encoder
 from omnivit.contracts.examples import AdapterExample
 from omnivit.contracts.features import Features
@@ -76,6 +76,7 @@ class Gated(Adapter):
     contract = 1
     Config = NoConfig
     length = staticmethod(same_length)
+    packs = True
     start = 0.0
 
     def __init__(self, config: NoConfig, width: int, llm_width: int) -> None:
@@ -101,8 +102,12 @@ class Gated(Adapter):
         seen = hidden.new_zeros(*hidden.shape[:2], 1)
         for slot in self.slots:
             if context is not None and slot in context.media:
-                seen = seen + context.media[slot].seen[..., None].to(hidden.dtype)
+                seen = seen + self.count(context.media[slot])[..., None].to(hidden.dtype)
         return seen
+
+    def count(self, media: SlotContext) -> Tensor:
+        """[B, T] media of the token's own sample that have begun."""
+        return media.seen if media.unseen is None else media.seen - media.unseen
 
     def forward(self, features: Features, instruction: Instruction | None = None) -> Features:
         del instruction
@@ -127,6 +132,13 @@ class Bias(nn.Module):
         return found
 
 
+class MixesSamples(Gated):
+    """Counts the media of the samples before it in a packed row."""
+
+    def count(self, media: SlotContext) -> Tensor:
+        return media.seen
+
+
 class OpenGate(Gated):
     """Claims that text stays as it was, and starts with an open gate."""
 
@@ -135,6 +147,8 @@ class OpenGate(Gated):
 
 class ForgetsTheWindow(Gated):
     """Counts media from the start of every call, not from that of the sample."""
+
+    packs = False
 
     def where(self, hidden: Tensor, context: Context | None) -> Tensor:
         seen = super().where(hidden, context)

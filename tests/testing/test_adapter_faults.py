@@ -76,6 +76,7 @@ FAULTS: dict[type[Adapter], tuple[str, str]] = {
     inside.ReadsPaddedWords: ("instruction", "with more padding after the instruction, of other ids: the output["),
     inside.FallsOverWithoutWords: ("instruction", "without an instruction it raises AttributeError("),
     inside.OpenGate: ("text_alone", "the example sets `text_unchanged`, but for text alone"),
+    inside.MixesSamples: ("packed", "in a packed row, its logits["),
     inside.ForgetsTheWindow: ("generation", "for new token 2 after ["),
     inside.ForgetsAfterSixTokens: ("generation", "for new token 8 after ["),
     inside.ReadsOneNameOfTheCache: ("generation", "for new token 2 after ["),
