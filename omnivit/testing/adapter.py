@@ -246,8 +246,8 @@ class AdapterContract(TokenRules):
                     if where := difference("its logits", together, apart, CLOSE):
                         raise Broken(
                             f"with media of {', '.join(map(layout_text, media))}, in a packed row, {where}.",
-                            "Leave out the media that the context of the slot counts as `unseen`. Or set `packs = False`, "
-                            "and recipes that pack refuse the adapter.",
+                            "Leave out the media that the slot's context counts as `unseen`. Or set `packs = False`: "
+                            "then recipes that pack refuse the adapter.",
                         )
 
     @rule(needs=("tokens_of_batches",))
