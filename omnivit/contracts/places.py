@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+Attention = Literal["causal", "borders", "mask", "segments"]
+
 
 class Reserved(Protocol):
     """The places of the media of one slot, as a `MediaBatch` has them."""
@@ -87,7 +89,7 @@ class Places:
     positions: Tensor
     """[B, T] positions, which count on over padding on the right."""
     media: dict[str, SlotPlaces]
-    attention: Literal["causal", "borders", "mask", "segments"]
+    attention: Attention
     """What attention needs beside the order of tokens. `causal`: nothing, because padding is on the right and positions
     count by one. `borders`: the same, but samples begin where positions do not count on. `mask`: the mask. `segments`:
     the lengths of packed samples."""
@@ -129,7 +131,9 @@ class Places:
         slot_places = {
             slot: _slot_places(each, route, 1 + slots.index(slot), last, segments) for slot, each in media.items()
         }
-        attention, positions = ("segments", positions) if segments else attention_of(mask, positions)
+        attention: Attention = "segments"
+        if not segments:
+            attention, positions = attention_of(mask, positions)
         before = indices(targets)
         supervised, owners = labels.flatten()[before + 1], samples.flatten()[before]
         text, real = indices(route == 0), int(mask.sum())
@@ -198,7 +202,7 @@ def _unseen(media: Reserved, route: Tensor, segments: tuple[int, ...]) -> Tensor
     return earlier[_sample_of(route, segments)]
 
 
-def attention_of(mask: Tensor, positions: Tensor) -> tuple[Literal["causal", "borders", "mask", "segments"], Tensor]:
+def attention_of(mask: Tensor, positions: Tensor) -> tuple[Attention, Tensor]:
     """What attention needs, and positions [B, T] that fit it.
 
     With padding on the right alone no mask is needed, because no real token looks ahead; attention is faster without.
