@@ -17,7 +17,9 @@ import importlib.metadata
 import io
 import json
 import logging
+import re
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,8 @@ OPSET = 20
 """The first opset with GELU as an operator; onnxruntime has it since 1.17."""
 TOLERANCE = 1e-5
 """Largest difference between torch and onnxruntime, as a share of the largest value, in float32."""
+_TORCH = re.compile(r"[/\\](torch|sympy|onnxscript|contextlib\.py)([/\\]|$)")
+"""Files whose frames say nothing of the code that is exported."""
 _IDS, _MASK = "instruction.input_ids", "instruction.attention_mask"
 
 
@@ -138,7 +142,9 @@ def _trial_items(model: OmniModel, slot: str, preparer: SlotPreparer, file: str 
         else:
             encoder = model.slot_encoders(slot)[0]
             try:
-                media = [dataclasses.replace(m, slot=slot) for m in type(encoder).example(Path(scratch)).media]
+                examples = type(encoder).example(Path(scratch)).media
+                named = [m for m in examples if m.slot == slot] or examples  # of an encoder of several modalities
+                media = [dataclasses.replace(m, slot=slot) for m in named]
             except PluginError as error:
                 raise CheckpointError(
                     f"{slot}: the encoder {type(encoder).__name__} has no example to try the graph with. Name a "
@@ -199,9 +205,20 @@ def _write(
     except Exception as error:  # torch.export and the exporter fail in many ways, by what the model does
         raise CheckpointError(
             f"{slot}: {' and '.join(type(part).__name__ for part in tower.parts)} cannot be exported to ONNX, because "
-            f"torch.export cannot follow it: {_reason(error)} What it computes depends on the values of its input, or "
-            "uses an operation that ONNX does not have. Use `--to hf`, or `omnivit serve`."
+            f"torch.export cannot follow it{_place(error)}: {_reason(error)} What it computes depends on the values of its "
+            "input, or uses an operation that ONNX does not have. Use `--to hf`, or `omnivit serve`."
         ) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where the code of an encoder or adapter stopped it: ` at "..." (file, line)`; empty where it is not known."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _TORCH.search(frame.filename)]
+    if not frames or Path(frames[-1].filename) == Path(__file__):
+        return ""
+    last = frames[-1]
+    return f" at `{last.line}` ({'/'.join(Path(last.filename).parts[-2:])}, line {last.lineno})"
 
 
 def _reason(error: BaseException) -> str:
