@@ -61,6 +61,15 @@ def test_an_adapter_whose_output_only_layers_read_is_refused(opened: OpenRun, tm
         write_slot(model, "image", preparer, [item, item], tmp_path)
 
 
+def test_a_refusal_names_the_place_in_the_code(load_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    steps = "[{name: pool, kind: consecutive, n: 2}, {name: linear}]"
+    recipe = load_recipe(f"model.inputs.image.adapter={{name: chain, steps: {steps}}}")
+    with pytest.raises(
+        CheckpointError, match=r"torch\.export cannot follow it at `.+` \(pool/groups\.py, line \d+\): "
+    ):
+        export(open_run(make_run(recipe, tmp_path / "run")), "onnx", tmp_path / "out", {})
+
+
 def test_a_gguf_file_has_merged_lora_tokenizer_and_template(opened: OpenRun, tmp_path: Path) -> None:
     export(opened, "gguf", tmp_path / "gguf", {})
     reader = gguf.GGUFReader(tmp_path / "gguf" / "llm.gguf")

@@ -43,6 +43,7 @@ from omnivit.run.export import known_options
 if TYPE_CHECKING:
     from omnivit.run.export.opened import OpenRun
 
+log = logging.getLogger(__name__)
 OPSET = 20
 """The first opset with GELU as an operator; onnxruntime has it since 1.17."""
 TOLERANCE = 1e-5
@@ -128,7 +129,14 @@ def write_slot(
     _check_tokens(tower, stacked_items(items[:1]), slot)
     _write(tower, stacked_items((items * 2)[:2]), free, file, slot)
     difference = _compare(tower, stacked_items([*items, items[0]]), file, slot)
-    facts = _describe(tower, slot, preparer, items[0], free, difference)
+    changed = getattr(model.llm, "_patching", None) is not None
+    if changed:
+        log.warning(
+            "%s: an adapter of this model changes layers of the LLM. The graph gives the right tokens, but the LLM "
+            "alone computes something else with them.",
+            slot,
+        )
+    facts = _describe(tower, slot, preparer, items[0], free, difference, changed)
     described = folder / f"{slot}.json"
     described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return [file, described]
@@ -205,8 +213,8 @@ def _write(
     except Exception as error:  # torch.export and the exporter fail in many ways, by what the model does
         raise CheckpointError(
             f"{slot}: {' and '.join(type(part).__name__ for part in tower.parts)} cannot be exported to ONNX, because "
-            f"torch.export cannot follow it{_place(error)}: {_reason(error)} What it computes depends on the values of its "
-            "input, or uses an operation that ONNX does not have. Use `--to hf`, or `omnivit serve`."
+            f"torch.export cannot follow it{_place(error)}: {_reason(error)} What it computes depends on the "
+            "values of its input, or uses an operation that ONNX does not have. Use `--to hf`, or `omnivit serve`."
         ) from error
 
 
@@ -268,6 +276,7 @@ def _describe(
     item: Mapping[str, Tensor],
     free: Mapping[str, Sequence[int]],
     difference: float | None,
+    changed: bool,
 ) -> dict[str, Any]:
     return {
         "slot": slot,
@@ -285,6 +294,7 @@ def _describe(
         "outputs": {"tokens": ["media", "tokens", "width"], "mask": ["media", "tokens"]},
         "tokens": None if any(free.values()) else preparer.tokens(item),
         "processors": [_facts(processor) for processor in preparer.processors],
+        "llm_is_changed": changed,
         "difference": difference,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")},
     }
