@@ -35,8 +35,12 @@ REFUSED_ENCODERS = {
 REFUSED_ADAPTERS = {
     "resampler query": VALUES,  # positions are interpolated to the size of the grid
     "gated_cross_attention": LAYERS,
-    "gated_cross_attention after a resampler": LAYERS,
+    "prefix": LAYERS,
     "pool": VALUES,  # media are grouped by their grids
+    "markers": VALUES,  # tokens are counted for each medium
+    "visual_expert between markers": VALUES,
+    "conv": "No ONNX function found for .*sort",  # the filling is moved to the end
+    "conv over the grid": VALUES,
 }
 """Name, or what it begins with -> why there is no graph."""
 CLIP = {
