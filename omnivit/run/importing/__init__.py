@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from omnivit.errors import CheckpointError
 
@@ -142,7 +142,7 @@ def import_from(source: Path, run: Path, request: Request | None = None) -> None
         raise CheckpointError(f"{run}: cannot be written: {error}") from error
 
 
-def _settings(folder: Path) -> Mapping[str, object]:
+def _settings(folder: Path) -> Mapping[str, Any]:
     """config.json of a folder; nothing where there is none."""
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
