@@ -122,3 +122,14 @@ def test_each_package_is_marked_as_typed(folder: str) -> None:
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_the_wheel_has_every_file_of_the_package_that_is_no_module() -> None:
+    """Templates, and the files of the web pages."""
+    line = re.search(r"(?m)^omnivit = (\[.*\])$", pyproject().partition("[tool.setuptools.package-data]")[2])
+    assert line is not None
+    package = ROOT / "omnivit"
+    packaged = {path for pattern in yaml.safe_load(line[1]) for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert len([file for file in files if file.parent.name == "static"]) > 20
+    assert sorted(files - packaged) == []

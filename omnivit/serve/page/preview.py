@@ -24,11 +24,9 @@ from omnivit.errors import MediaError, suggest
 from omnivit.media import pages
 from omnivit.media.audio import read_audio
 from omnivit.media.image_decode import images_of_strangers
-from omnivit.media.locate import files_of
 from omnivit.media.points.read import read_points
 from omnivit.media.video.read import Sampling, read_frames
-from omnivit.media.volume.dicom import is_dicom
-from omnivit.media.volume.read import HEAD_BYTES, read_volume
+from omnivit.media.volume.read import has_header, read_volume
 from omnivit.media.volume.slices import OTHERS, View
 
 FRAMES, FRAME_SIDE = 12, 120
@@ -100,14 +98,13 @@ def _volume(media: Media, wish: Wish) -> dict[str, Any]:
     view = View(slices=SLICES, planes=(wish.plane,), side=SLICE_SIDE, **windows)  # type: ignore[arg-type]
     volume = read_volume(media, view)
     count = len(volume.pixels)
-    first = files_of(media)[0].source
     return {
         "images": [_png(Image.fromarray(pixels)) for pixels in volume.pixels],
         "labels": [
             f"slice {number} of {count}, {place:+.0f} mm from the middle"
             for number, place in enumerate(volume.positions, 1)
         ],
-        "planes": count > 1 and not (isinstance(first, bytes) and is_dicom(first[:HEAD_BYTES])),
+        "planes": count > 1 and not has_header(media),  # DICOM keeps the plane of its acquisition
         "note": f"{count} slices",
     }
 

@@ -35,7 +35,7 @@ export function showCloud(canvas, points, colours) {
   fill(gl, program, "place", places);
   fill(gl, program, "colour", colours ?? ramp(heights));
   gl.enable(gl.DEPTH_TEST);
-  const view = { yaw: 0.6, pitch: 0.35, zoom: 1.5 };
+  const view = { yaw: 0.6, pitch: 0.35, zoom: 1.9 };
   const draw = () => {
     const ratio = Math.min(2, devicePixelRatio || 1);
     canvas.width = Math.max(1, canvas.clientWidth * ratio);

@@ -60,7 +60,7 @@ export async function photograph() {
   const video = element("video", { srcObject: input, muted: true, playsInline: true, autoplay: true, "aria-label": "Camera" });
   const dialog = element("dialog", { "aria-label": "Take a picture" },
     element("form", { method: "dialog" }, video,
-      element("div", { class: "composer-send" },
+      element("div", { class: "dialog-tools" },
         element("button", { value: "cancel" }, "Cancel"), element("button", { value: "take", class: "primary" }, "Take the picture"))));
   document.body.append(dialog);
   dialog.showModal();
