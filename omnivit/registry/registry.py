@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from omnivit.errors import PluginError, suggest
+from omnivit.errors import Interrupted, PluginError, suggest
 from omnivit.registry import advice, claims, contract, introspection, names
 from omnivit.registry.advice import Fault, Reference
 from omnivit.registry.claims import Claim
@@ -204,7 +204,7 @@ class Registry(Generic[T]):
                 owner, plugin = plugin, getattr(plugin, part, MISSING)
                 if plugin is MISSING:
                     break
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):  # a signal has come meanwhile
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the program silently
             raise self._error(claim.name, [claim], advice.failed_import(claim, reference, error)) from error

@@ -13,7 +13,7 @@ import pytest
 from registry_support import GOOD, GROUP, Install, failure
 
 from omnivit.contracts import registries
-from omnivit.errors import PluginError
+from omnivit.errors import Interrupted, PluginError
 from omnivit.registry import Health, Registry, introspection
 
 
@@ -167,6 +167,10 @@ def test_interrupt_is_not_swallowed(install: Install, eyes: Registry[object]) ->
     install("foo", "1.2", {"bad": "foobad:Bad"}, {"foobad.py": "raise KeyboardInterrupt"})
     with pytest.raises(KeyboardInterrupt):
         eyes.get("bad")
+    sigterm = "from omnivit.errors import Interrupted\nraise Interrupted(15, 'stopped')"
+    install("bar", "1", {"worse": "barbad:Bad"}, {"barbad.py": sigterm})
+    with pytest.raises(Interrupted, match="stopped"):
+        eyes.get("worse")
 
 
 def test_missing_module_and_attribute(install: Install, eyes: Registry[object]) -> None:
