@@ -162,7 +162,8 @@ class DocumentProcessor:
         config = self.config
         grids = config.choices()
         values = (self.side, config.cropping, grids, config.global_view, self.patches, config.pages, config.max_side)
-        return f"document {values} {self.inside.fingerprint()}"
+        beside = " global_beside" if config.global_beside else ""
+        return f"document {values}{beside} {self.inside.fingerprint()}"
 
     def _layout(self, item: Mapping[str, Tensor]) -> Layout:
         if "maps" not in item:

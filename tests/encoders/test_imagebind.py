@@ -244,7 +244,7 @@ def test_metas_package_is_not_run() -> None:
 
 def test_inspect(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
-    np.save(tmp_path / "map.npy", np.zeros((5, 4)))
+    np.save(tmp_path / "map.npy", np.ones((5, 4)))
     np.save(tmp_path / "motion.npy", np.zeros((6, 2000)))
     np.save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))
     (tmp_path / "nothing.bin").write_bytes(b"nothing")

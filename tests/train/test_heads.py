@@ -156,7 +156,7 @@ def descent(*arguments: Any) -> tuple[torch.optim.SGD, list[str]]:
 
 def test_accumulation_changes_nothing(load_heads: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 x 8 equals 4 x 2, where micro-batches have no, one or two boxes and words of other counts."""
-    monkeypatch.setattr("omnivit.train.module.adamw", descent)
+    monkeypatch.setattr("omnivit.train.module.optimizer_of", descent)
     same = ("stages.point.epochs=2", "model.llm.lora.dropout=0", "stages.point.group_by_length=false")
     results = [run_of(load_heads(*same, f"stages.point.accumulate={n}"), tmp_path / f"run{n}") for n in (1, 4)]
     assert results[0].keys() == results[1].keys()
