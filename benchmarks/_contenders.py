@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _workload import CHECKPOINT, IMPORTED, PREPARED, RECORDS
 from torch import Tensor
@@ -23,8 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, Subset
 
 from omnivit.data.collate import EncodedSample, collate
-from omnivit.data.mixture import epoch_order
 from omnivit.data.module import PreparedSamples
+from omnivit.data.order import Epoch
 from omnivit.data.sources import open_mixture
 from omnivit.model.omni import ModelOutput, OmniModel
 from omnivit.recipe import DataSource, load
@@ -262,8 +263,8 @@ def _llava(job: Job, meter: Meter) -> Any:
 def _samples(job: Job) -> Any:
     mixture = open_mixture([DataSource(RECORDS, "llava")], job.folder)
     preparer = pickle.loads(Path(job.folder, PREPARED).read_bytes())  # written by this benchmark
-    order = epoch_order(mixture.sizes, mixture.weights, job.seed, 0)
-    indices = [(0, int(index)) for index in order]
+    epoch = Epoch(mixture.sizes, mixture.weights, job.seed, 0)
+    indices = [(0, int(index)) for index in epoch[np.arange(len(epoch))]]
     return Subset(PreparedSamples(mixture, preparer, job.seed), indices)  # type: ignore[arg-type]
 
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from omnivit.contracts.nested import configure_encoder as configure_encoder
     from omnivit.contracts.patching import Layer as Layer
     from omnivit.contracts.patching import Patching as Patching
+    from omnivit.contracts.reader import Places as Places
     from omnivit.contracts.reader import Reader as Reader
     from omnivit.contracts.sample import Boxes as Boxes
     from omnivit.contracts.sample import Frames as Frames
@@ -202,7 +203,10 @@ _HOME = {
         "Layer",
         "Patching",
     ),
-    "omnivit.contracts.reader": ("Reader",),
+    "omnivit.contracts.reader": (
+        "Places",
+        "Reader",
+    ),
     "omnivit.contracts.sample": (
         "Boxes",
         "Frames",

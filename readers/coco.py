@@ -23,6 +23,7 @@ from omnivit.plugin import (
     DataError,
     Message,
     Part,
+    Places,
     Prompt,
     ReaderExample,
     RecordOptions,
@@ -110,11 +111,16 @@ class CocoReader(RecordReader):
         return self.records.where(int(self._numbers_of(i)[0]))
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        sizes, _ = self.records.lengths()
-        totals = np.concatenate([[0], np.cumsum(sizes[self._order])])
-        first, count = self._groups["first"], self._groups["count"]
-        text = totals[first + count] - totals[first]
-        return text.astype(np.int64), np.full(len(self), len(self.config.slots), dtype=np.int64)
+        return self.lengths_of(slice(None))
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        groups = self._groups[places]
+        first, count = groups["first"].astype(np.int64), groups["count"].astype(np.int64)
+        ends = np.cumsum(count)
+        members = np.repeat(first - (ends - count), count) + np.arange(count.sum())  # in `_order`, group by group
+        totals = np.concatenate([[0], np.cumsum(self.records.lengths_of(self._order[members])[0])])
+        text = (totals[ends] - totals[ends - count]).astype(np.int64)
+        return text, np.full_like(text, len(self.config.slots))
 
     def _numbers_of(self, i: int) -> NDArray[np.int64]:
         first, count = int(self._groups["first"][i]), int(self._groups["count"][i])

@@ -17,6 +17,7 @@ from omnivit.plugin import (
     MEDIA_LISTS,
     Card,
     Message,
+    Places,
     ReaderExample,
     RecordOptions,
     RecordReader,
@@ -73,7 +74,10 @@ class LlavaReader(RecordReader):
         return super().extra(record) | task
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        sizes, media = super().lengths()
+        return self.lengths_of(slice(None))
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sizes, media = super().lengths_of(places)
         if self.config.tags == "first":  # the marks count tags, and there are none
             media = np.maximum(media, max(1, len(self.config.slots)))
         return sizes, media

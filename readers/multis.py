@@ -20,6 +20,7 @@ from omnivit.plugin import (
     DataError,
     Message,
     Part,
+    Places,
     Prompt,
     ReaderExample,
     RecordOptions,
@@ -98,8 +99,11 @@ class MultisReader(RecordReader):
         return super().extra(record) | {"task": self.config.task}
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        sizes, _ = super().lengths()
-        return sizes, np.full(len(self), len(self.config.media()), dtype=np.int64)
+        return self.lengths_of(slice(None))
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sizes, _ = super().lengths_of(places)
+        return sizes, np.full_like(sizes, len(self.config.media()))
 
     def _pair(self, record: Mapping[str, Any]) -> tuple[Part, str]:
         """The question and the answer, by the kind of the task."""

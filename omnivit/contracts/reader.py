@@ -21,6 +21,9 @@ from omnivit.contracts.examples import ReaderExample, no_example
 from omnivit.contracts.sample import Sample
 from omnivit.errors import RecipeError
 
+Places = NDArray[np.int64] | slice
+"""Some samples by their number, or those from one to another."""
+
 
 class Reader(Plugin, ABC):
     """Samples of one file. Must pickle: a loader worker gets a copy.
@@ -60,6 +63,14 @@ class Reader(Plugin, ABC):
     @abstractmethod
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Approximate bytes of text [N] and number of media [N] of each sample, without parsing one."""
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`lengths` of some samples alone; default: those of all are computed and the others left.
+
+        A reader of very large files should compute no more than these: training asks for some thousand at a time.
+        """
+        text, media = self.lengths()
+        return text[places], media[places]
 
     @abstractmethod
     def fingerprint(self) -> str:

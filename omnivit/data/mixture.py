@@ -1,7 +1,6 @@
-"""The order of samples and their batches: pure functions of (seed, epoch), so resuming needs no state.
+"""Several sources as one: their samples by a global index, and how many of each an epoch has.
 
-Random numbers are raw bits of PCG64, whose stream NumPy guarantees; its `permutation` may change with a version. Knows
-no sample's content and no tensor.
+In which order they are used is in `omnivit.data.order`. Knows no sample's content and no tensor.
 
 N: samples of all sources, by their global index; P: samples of one epoch.
 """
@@ -18,13 +17,8 @@ from numpy.typing import NDArray
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Sample
 from omnivit.errors import RecipeError
-from omnivit.seeds import derive_seed
 
 Ints = NDArray[np.int64]
-
-_MEGA = 50  # batches whose samples are sorted together: enough for little padding, few enough to vary every epoch
-_BYTES_PER_TOKEN = 4.0
-_ALIKE, _ALIKE_TOKENS = 0.1, 4.0  # lengths closer than a tenth and four tokens count as equal: see `_blurred`
 
 
 def weights_of(ratios: Sequence[float], sizes: Sequence[int]) -> list[float]:
@@ -93,12 +87,6 @@ class Mixture:
         media = [count[:size] for (_, count), size in zip(both, self.sizes, strict=True)]
         return np.concatenate(texts), np.concatenate(media)
 
-    def estimated_lengths(self, medium_tokens: float) -> NDArray[np.float64]:
-        """[N] the approximate number of tokens of each sample: a token per 4 bytes, `medium_tokens` per medium."""
-        text, media = self.lengths()
-        estimated: NDArray[np.float64] = text / _BYTES_PER_TOKEN + media * medium_tokens
-        return estimated
-
     def fingerprint(self) -> str:
         """Changes with the content of any source, its size or its weight."""
         sources = zip(self.readers, self.sizes, self.weights, strict=True)
@@ -106,68 +94,14 @@ class Mixture:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def count_of(size: int, weight: float) -> int:
+    """Samples of a source in an epoch."""
+    return max(1, round(size * weight)) if size else 0
+
+
 def epoch_size(sizes: Sequence[int], weights: Sequence[float]) -> int:
     """P: samples in every epoch."""
-    return sum(_count(size, weight) for size, weight in zip(sizes, weights, strict=True))
-
-
-def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> Ints:
-    """The global indices of one epoch, shuffled together.
-
-    Each source has an endless sequence of permutations of its samples, of which an epoch takes the next
-    `round(size * weight)` samples (at least one): with weight 2 every sample comes twice in an epoch, with weight 0.5
-    once in two epochs.
-
-    Args:
-        sizes: samples of each source.
-        weights: how often each sample is used in an epoch.
-        seed: of the run (and stage).
-        epoch: from 0.
-
-    Returns:
-        [P] global indices.
-    """
-    offset, parts = 0, []
-    for k, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
-        count = _count(size, weight)
-        parts.append(_drawn(size, count * epoch, count, derive_seed("source", seed, k)) + offset)
-        offset += size
-    order = np.concatenate(parts)
-    return order[_permutation(len(order), derive_seed("epoch", seed, epoch))]
-
-
-def batches(
-    order: Ints, lengths: NDArray[np.int64] | NDArray[np.float64], batch_size: int, seed: int, epoch: int, group: bool
-) -> list[Ints]:
-    """Cut an epoch into batches; no sample is omitted, so the last batch may be smaller.
-
-    Grouped batches contain samples of similar length: a quarter of the epoch, at most 50 batches of samples, is sorted
-    at a time, longest first, and cut; then the order of the batches is shuffled (the smaller one stays last). Before,
-    random noise of about a tenth is added to the lengths: where all are similar, the answers to a closed question would
-    differ by a few bytes and sort the samples by answer, and a batch of one class teaches the class, not the medium.
-
-    Args:
-        order: [P] global indices, shuffled.
-        lengths: [N] a length for every global index.
-        batch_size: samples of an optimizer step, over all devices and accumulation.
-        seed: of the run (and stage).
-        epoch: from 0.
-        group: False: the batches follow `order`.
-
-    Returns:
-        Batches of global indices, [batch_size] each, the last one [1 to batch_size].
-    """
-    if not group:
-        return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-    # sort inside pieces of the epoch, not all of it: else samples of similar length would meet in every epoch
-    lengths = _blurred(lengths, derive_seed("blur", seed, epoch))
-    mega = batch_size * max(1, min(_MEGA, len(order) // (4 * batch_size)))
-    parts = [order[k : k + mega] for k in range(0, len(order), mega)]
-    grouped = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts]) if parts else order
-    cut = [grouped[k : k + batch_size] for k in range(0, len(grouped), batch_size)]
-    full = len(order) // batch_size
-    shuffled = _permutation(full, derive_seed("batches", seed, epoch))
-    return [cut[k] for k in shuffled] + cut[full:]
+    return sum(count_of(size, weight) for size, weight in zip(sizes, weights, strict=True))
 
 
 def split(batch: Ints, parts: int, part: int) -> Ints:
@@ -178,28 +112,3 @@ def split(batch: Ints, parts: int, part: int) -> Ints:
     if not 0 <= part < parts:
         raise ValueError(f"part {part} is out of range: there are {parts} parts")
     return batch[part::parts]
-
-
-def _count(size: int, weight: float) -> int:
-    """Samples of a source in an epoch."""
-    return max(1, round(size * weight)) if size else 0
-
-
-def _drawn(size: int, start: int, count: int, seed: int) -> Ints:
-    """Items `start` to `start + count` of the endless sequence of permutations of `size` items."""
-    if not count:
-        return np.zeros(0, dtype=np.int64)
-    rounds = range(start // size, (start + count - 1) // size + 1)
-    sequence = np.concatenate([_permutation(size, derive_seed(seed, k)) for k in rounds])
-    return sequence[start % size : start % size + count]
-
-
-def _blurred(lengths: NDArray[np.int64] | NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Each length, increased at random by up to a tenth and four tokens, so that smaller differences do not matter."""
-    chance = np.random.PCG64(seed).random_raw(len(lengths)) / 2.0**64
-    blurred: NDArray[np.float64] = lengths + chance * (_ALIKE * lengths + _ALIKE_TOKENS)
-    return blurred
-
-
-def _permutation(size: int, seed: int) -> Ints:
-    return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from omnivit.data.mixture import Mixture, batches, epoch_order, epoch_size
+from omnivit.data import order_v1
+from omnivit.data.lengths import Lengths, estimated_tokens
+from omnivit.data.mixture import Mixture, epoch_size
+from omnivit.data.order import ORDER, Batches, Epoch
+from omnivit.data.permutation import Ints
 from omnivit.recipe import Stage
+
+ORDERS = (1, ORDER)
+"""Versions of the order that a run may have."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class StagePlan:
     seed: int
     medium_tokens: float
     """Approximate number of LLM tokens of one medium, to estimate lengths for grouping."""
+    order: int = ORDER
+    """The version of the order, one of `ORDERS`: that with which the run was begun."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,15 +52,28 @@ class StagePlan:
         """Different samples that the stage will use."""
         return min(self.samples, len(self.mixture))
 
-    def step_batches(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def step_batches(self, start: int) -> Iterator[tuple[int, Ints]]:
         """(epoch, sample indices) of every step from `start` to the end."""
-        lengths = self.mixture.estimated_lengths(self.medium_tokens)
+        batches_of = self._batches_of()
         step = start
         while step < self.steps:
             # `skip` is above 0 only in the first epoch: a resumed run begins inside it
             epoch, skip = divmod(step, self.steps_per_epoch)
-            order = epoch_order(self.mixture.sizes, self.mixture.weights, self.seed, epoch)
-            planned = batches(order, lengths, self.stage.batch_size, self.seed, epoch, self.stage.group_by_length)
-            for indices in planned[skip : skip + self.steps - step]:
-                yield epoch, indices
+            batches = batches_of(epoch)
+            for number in range(skip, min(len(batches), skip + self.steps - step)):
+                yield epoch, batches[number]
                 step += 1
+
+    def _batches_of(self) -> Callable[[int], Sequence[Ints]]:
+        """Epoch -> its batches."""
+        mixture, size, group = self.mixture, self.stage.batch_size, self.stage.group_by_length
+        if self.order == 1:
+            every = estimated_tokens(*mixture.lengths(), self.medium_tokens)
+            return lambda epoch: order_v1.batches(
+                order_v1.epoch_order(mixture.sizes, mixture.weights, self.seed, epoch),
+                every, size, self.seed, epoch, group,
+            )  # fmt: skip
+        if self.order != ORDER:
+            raise ValueError(f"the order {self.order} is unknown; known are {ORDERS}")
+        lengths = partial(Lengths(mixture).estimated, medium_tokens=self.medium_tokens) if group else None
+        return lambda epoch: Batches(Epoch(mixture.sizes, mixture.weights, self.seed, epoch), size, lengths)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.contracts.reader import Places
 from omnivit.contracts.sample import Message
 from omnivit.data.containers import RecordOptions
 from omnivit.data.readers import RecordReader
 from omnivit.data.records import fields
 from omnivit.data.records.qa import QAOptions, answers_of, choices_of, qa_messages
+
+_BLOCK = 1 << 17
 
 
 class QuestionReader(RecordReader):
@@ -60,10 +64,20 @@ class QuestionReader(RecordReader):
         return super().extra(record) | known
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        sizes, media = super().lengths()
-        if not media.any():  # a table, whose rows do not repeat their keys
-            media = np.full(len(self), len(self.config.slots), dtype=np.int64)
+        return self.lengths_of(slice(None))
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sizes, media = super().lengths_of(places)
+        if not media.any() and self._is_table:
+            media = np.full_like(sizes, len(self.config.slots))
         return sizes, media
+
+    @cached_property
+    def _is_table(self) -> bool:
+        """Whether no record shows a medium: rows of a table do not repeat their keys."""
+        starts = range(0, len(self), _BLOCK)
+        lengths_of = super().lengths_of
+        return not any(lengths_of(slice(start, start + _BLOCK))[1].any() for start in starts)
 
 
 def medium_mark(options: QAOptions) -> re.Pattern[bytes]:

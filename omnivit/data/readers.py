@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from omnivit.contracts import registries
 from omnivit.contracts.examples import ReaderExample
-from omnivit.contracts.reader import Reader
+from omnivit.contracts.reader import Places, Reader
 from omnivit.contracts.sample import Message, Sample
 from omnivit.data.containers import RecordOptions, Records, open_records
 from omnivit.data.containers.json_file import advice
@@ -133,6 +133,13 @@ class RecordReader(Reader):
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.records.lengths()
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """A subclass that changes `lengths` changes this too, or all lengths are computed where some are needed."""
+        if not hasattr(self.records, "lengths_of"):  # a plugin's own, from before there was this
+            text, media = self.records.lengths()
+            return text[places], media[places]
+        return self.records.lengths_of(places)
 
     def fingerprint(self) -> str:
         """Of the content of the file, or of all files of the source."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omnivit.contracts.renamed import with_current_options
+from omnivit.data.order import ORDER
 from omnivit.data.prepare import Preparer
 from omnivit.data.sources import open_stages
 from omnivit.errors import CheckpointError, RecipeError
@@ -54,9 +55,12 @@ def train(
     recipe = settled_here(with_current_options(recipe)).recipe
     check_trainer_options(recipe.trainer)
     standing = checkpoint.latest(path / checkpoint.CHECKPOINTS) if resume else None
+    order = ORDER
     if standing is not None:
         _check_stage(recipe, standing)
-        use_threads(provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE))
+        begun_with = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
+        use_threads(begun_with)
+        order = provenance.order_of(begun_with, standing.path / PROVENANCE)
     elif resume and is_leader():
         print(f"{path} has no checkpoint yet, so training starts at the first step.", file=sys.stderr, flush=True)
     mixtures = open_stages(recipe)
@@ -76,6 +80,7 @@ def train(
         mixtures,
         record.documents if record is not None else dict,
         allow_changes,
+        order,
     )
     preparers = _preparers(run)
     if record is not None:
@@ -112,6 +117,7 @@ def _settle(record: Record, run: Run, preparers: Mapping[str, Preparer], start: 
     recipe = run.recipe
     changed = [f"{stage.name}: {preparers[stage.name].fingerprint()}" for stage in recipe.stages if stage.inputs]
     facts = provenance.of(recipe, run.mixtures, "\n".join([run.preparer.fingerprint(), *changed]))
+    facts["order"] = run.order
     facts |= {} if start is None else {"start": keep(start, recipe, run.path)}
     record.settle(facts | {"weights": components(run.model), "execution": execution(bare_trainer(recipe))})
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from omnivit.contracts.examples import ReaderExample
 from omnivit.contracts.reader import Reader
 from omnivit.contracts.sample import Boxes, Media, Message, Points, Prompt, Role, Sample, Target, Text, Token
+from omnivit.data.lengths import PartLengths
 from omnivit.data.opening import construct
 from omnivit.errors import DataError
 from omnivit.files import CACHE_VARIABLE
@@ -106,12 +108,14 @@ class ReaderContract(PluginContract):
 
     @rule(needs=("samples",))
     def test_lengths(self, tmp_path: Path) -> None:
-        """`lengths()` returns the approximate bytes of text and the number of media of each sample."""
+        """`lengths()` returns the approximate bytes of text and the number of media of each sample, `lengths_of` those
+        of some."""
         with self.opened(tmp_path) as (reader, _):
             text, media = reader.lengths()
             for name, found in (("text", text), ("media", media)):
                 if not isinstance(found, np.ndarray) or found.shape != (len(reader),) or found.dtype != np.int64:
                     raise Broken(f"{name} is {_form(found)}; an array [{len(reader)}] of int64 is expected.")
+            _check_parts(reader, text, media)
             for i, sample in enumerate(_all(reader)):
                 size = sum(len(message.text.encode()) for message in sample.messages)
                 if not LEAST * size <= text[i] <= MOST * size + 1000:
@@ -246,6 +250,18 @@ class ReaderContract(PluginContract):
 _CLOSER = "Estimate closer: the size of a record, and how often it names a medium."
 _HASH = "Hash the bytes, as `hashlib.sha256(path.read_bytes()).hexdigest()`."
 _PLACE = "Raise `DataError(f'{self.where(i)}: what is wrong, and what is expected.')` from it."
+
+
+def _check_parts(reader: Reader, text: NDArray[np.int64], media: NDArray[np.int64]) -> None:
+    """Compare `lengths_of` some samples with `lengths`."""
+    lengths_of = PartLengths(reader)  # as training asks for them
+    for places in (np.arange(len(reader))[::-1], np.array([len(reader) - 1, 0]), slice(0, len(reader) // 2 + 1)):
+        for name, part, entire in zip(("text", "media"), lengths_of(places), (text, media), strict=True):
+            if not np.array_equal(part, entire[places]):
+                raise Broken(
+                    f"{name} of `lengths_of({places})` is {part}, and `lengths` returns {entire[places]}.",
+                    "Do not define `lengths_of`, or return the same as `lengths`.",
+                )
 
 
 def _all(reader: Reader) -> Iterator[Sample]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-import numpy as np
 from torch import nn
 
+from omnivit.data.lengths import Lengths
 from omnivit.data.mixture import Mixture
 from omnivit.errors import DataError, RecipeError
 from omnivit.model.omni import OmniModel
@@ -76,13 +76,11 @@ def _slots_of(mixture: Mixture, slots: Collection[str]) -> tuple[set[str], int]:
     Raises:
         DataError: none of them can be used.
     """
-    counts = mixture.lengths()[1]
     seen: set[str] = set()
     read = 0
     faults: list[DataError] = []
-    for likely in (np.flatnonzero(counts), np.flatnonzero(counts == 0)):  # the count is a guess: read both
-        spread = np.linspace(0, len(likely) - 1, min(LOOKED_AT, len(likely))).astype(int)
-        for index in likely[spread].tolist():
+    for likely in Lengths(mixture).spread(LOOKED_AT):  # the count is a guess: read both kinds
+        for index in likely:
             read += 1
             try:
                 seen |= {media.slot for media in mixture[index].media()}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from omnivit import moved
+from omnivit.data.lengths import Lengths
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import StageData
+from omnivit.data.order import ORDER
 from omnivit.data.plan import StagePlan
 from omnivit.data.prepare import Preparer
 from omnivit.data.sources import open_mixture
@@ -82,6 +85,8 @@ class Run:
     """File name -> text: what a checkpoint says of the run (recipe, provenance)."""
     allow_changes: bool = False
     """Of the recipe, in a run that is resumed."""
+    order: int = ORDER
+    """The version of the order of samples (see `omnivit.data.order`)."""
     merged: dict[str, Tensor] = field(default_factory=dict)
     """LoRA that stages have merged so far (see `omnivit.train.merging`)."""
 
@@ -110,7 +115,7 @@ def run_stage(run: Run, index: int, stage: Stage, standing: checkpoint.Checkpoin
     learning_rates = freeze(run.model, stage.train, f"stages.{stage.name}.train")
     mixture = run.mixtures[stage.name]
     preparer = run.preparer_of(stage) if run.has_inputs else run.preparer
-    plan = StagePlan(mixture, stage, run.recipe.seed, rows_of(preparer, mixture))
+    plan = StagePlan(mixture, stage, run.recipe.seed, rows_of(preparer, mixture), run.order)
     position = StagePosition(stage, index, plan.steps, plan.distinct)
     here = standing if reached == index else None
     if here is not None:
@@ -222,8 +227,7 @@ def _recall(position: StagePosition, checkpoints: Path) -> None:
 
 def rows_of(preparer: Preparer, mixture: Mixture) -> float:
     """LLM tokens of a typical medium (of the first good one), to estimate the lengths of samples for grouping."""
-    counts = mixture.lengths()[1]
-    for index in counts.nonzero()[0][:LOOKED_AT].tolist():
+    for index in islice(Lengths(mixture).with_media(), LOOKED_AT):
         try:
             spans = preparer(mixture[index]).spans
         except DataError:

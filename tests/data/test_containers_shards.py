@@ -245,6 +245,8 @@ def test_a_saved_data_set_gives_records(tmp_path: Path) -> None:
     text, media = records.lengths()
     chars = [len(row["id"]) + len(row["text"]) + k + len("userassistant") for k, row in enumerate(ROWS)]  # type: ignore[arg-type]
     assert text.tolist() == chars and media.tolist() == [1] * 25
+    assert records.lengths_of(np.array([20, 3]))[0].tolist() == [chars[20], chars[3]]
+    assert pickle.loads(pickle.dumps(records)).lengths_of(slice(2, 4))[0].tolist() == chars[2:4]
     assert every(pickle.loads(pickle.dumps(records))) == ROWS
     first = records.fingerprint()
     assert first == opened(path).fingerprint() and first.startswith("sha256:")

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from prepare_support import NO_SEED, small_preparer
 from tests_support import picture_record, text_record, write_jsonl
 
+from omnivit.data import order_v1
 from omnivit.data.mixture import Mixture
 from omnivit.data.module import BadSample, Collator, Index, MicroBatch, MicroBatches, PreparedSamples, StageData
 from omnivit.data.plan import StagePlan
@@ -98,6 +99,17 @@ def test_ranks_and_accumulation_share_out_each_step(mixture: Mixture, accumulate
 def test_the_plan_depends_on_the_seed(mixture: Mixture) -> None:
     first, again, other = (list(MicroBatches(plan(mixture, seed=s), 0, 0, 1)) for s in (5, 5, 6))
     assert first == again != other
+
+
+def test_a_plan_of_the_first_order_has_the_batches_of_old_runs(mixture: Mixture) -> None:
+    old, new = (StagePlan(mixture, stage(), 5, 3.0, version) for version in (1, 2))
+    text, media = mixture.lengths()
+    order = order_v1.epoch_order([COUNT], [1.0], 5, 1)
+    expected = order_v1.batches(order, text / 4 + media * 3.0, 8, 5, 1, True)
+    assert [batch.tolist() for _, batch in old.step_batches(3)][:3] == [batch.tolist() for batch in expected]
+    assert [batch.tolist() for _, batch in new.step_batches(3)][:3] != [batch.tolist() for batch in expected]
+    with pytest.raises(ValueError, match="order 3 is unknown"):
+        next(StagePlan(mixture, stage(), 5, 3.0, 3).step_batches(0))
 
 
 def test_a_bad_sample_comes_back_as_its_reason(mixture: Mixture) -> None:

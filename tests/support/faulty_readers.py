@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit.contracts.examples import ReaderExample
-from omnivit.contracts.reader import Reader
+from omnivit.contracts.reader import Places, Reader
 from omnivit.contracts.sample import Media, Message, Part, Role, Sample, Text
 from omnivit.errors import DataError
 
@@ -159,6 +159,15 @@ class MeasuresInFloats(Captions):
     def lengths(self) -> tuple[Any, Any]:
         text, media = super().lengths()
         return text.astype(np.float64), media
+
+
+class MeasuresTheFirst(Captions):
+    """Gives the lengths of the first samples, whichever are asked for."""
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        count = len(self.lines[places]) if isinstance(places, slice) else len(places)
+        text, media = self.lengths()
+        return text[:count], media[:count]
 
 
 class GoesOn(Captions):

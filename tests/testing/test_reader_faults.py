@@ -20,6 +20,7 @@ EXPECTED: dict[type[Captions], Expected] = {
     faulty.SaysNoLine: (("where",), "captions.tsv:LINE` is expected."),
     faulty.GuessesLengths: (("lengths",), "sample 0 has 41 bytes of text, but `lengths` returns 1."),
     faulty.MeasuresInFloats: (("lengths",), "text is [3] of float64; an array [3] of int64 is expected."),
+    faulty.MeasuresTheFirst: (("lengths",), "of `lengths_of([2 1 0])` is "),
     faulty.GoesOn: (("random_access",), "sample 1, read out of order, is "),
     faulty.KeepsItOpen: (("worker",), "it does not pickle: TypeError: "),
     faulty.TrustsTheClock: (("fingerprint",), "for the same bytes with another time it is '1000000000', and was '"),

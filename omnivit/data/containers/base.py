@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.contracts.reader import Places
+
 
 @dataclass
 class RecordOptions:
@@ -54,6 +56,9 @@ class Records(Protocol):
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Approximate bytes of text [N] and number of media [N] of each record, without parsing one."""
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same of some records alone."""
 
     def fingerprint(self) -> str:
         """Changes when the content of the file changes."""

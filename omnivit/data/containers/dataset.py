@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit import stamps
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.arrow import measure
 from omnivit.data.containers.libraries import imported
 from omnivit.errors import DataError, suggest
@@ -66,6 +67,7 @@ class DatasetRecords:
         elif split is not None and not is_on_hub(path):
             raise DataError(f"{self.place} has no splits; remove the option `split`.")
         self._rows = opened.with_format("arrow")
+        self._lengths: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -85,9 +87,20 @@ class DatasetRecords:
         """`folder:row`, from 1."""
         return f"{self.place}:{i + 1}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lengths": None}
+
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        parts = [measure(table) for table in self._rows.iter(batch_size=_BATCH)]
-        return np.concatenate([text for text, _ in parts]), np.concatenate([media for _, media in parts])
+        if self._lengths is None:
+            parts = [measure(table) for table in self._rows.iter(batch_size=_BATCH)]
+            text, media = ([part[number] for part in parts] for number in (0, 1))
+            self._lengths = np.concatenate(text), np.concatenate(media)
+        return self._lengths
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows are measured at the first call: Arrow has no index of their sizes."""
+        text, media = self.lengths()
+        return text[places], media[places]
 
     def fingerprint(self) -> str:
         files = [stamps.fingerprint(file) for file in self.files()]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.scan import Bytes, Ints, Malformed, Scanner
 from omnivit.errors import DataError, suggest
 from omnivit.stamps import BLOCK, HASH, Stamp, cached, content_hash, remove_stale, save, stamp_of
@@ -29,6 +30,7 @@ RECORD = np.dtype([("start", "<i8"), ("size", "<u4"), ("media", "<u4"), ("line",
 
 _FORMAT = 1  # increase it when the meaning of a saved index changes
 _BLOCK = BLOCK
+_MAPPED = 32 << 20  # bytes of an index that may stay in memory
 _LARGEST = 0x7FFFF000  # the most that one read returns on Linux
 _log = logging.getLogger(__name__)
 
@@ -114,6 +116,25 @@ class Index:
         if len(raw) != size:
             raise _changed(self.path)
         return raw
+
+    def rows(self, places: Places) -> NDArray[Any]:
+        """[n] of `RECORD`, for some records.
+
+        A large saved index is read as a file: each look at its mapping would keep 64 KB of it in memory.
+        """
+        records = self.records
+        if not isinstance(records, np.memmap) or records.filename is None or records.nbytes <= _MAPPED:
+            return records[places]
+        with Path(records.filename).open("rb", buffering=0) as file:
+            if isinstance(places, slice):
+                first, last, _ = places.indices(len(records))
+                raw = os.pread(
+                    file.fileno(), (last - first) * RECORD.itemsize, records.offset + first * RECORD.itemsize
+                )
+            else:
+                offsets = (places * RECORD.itemsize + records.offset).tolist()
+                raw = b"".join([os.pread(file.fileno(), RECORD.itemsize, offset) for offset in offsets])
+        return np.frombuffer(raw, dtype=RECORD)
 
     def line(self, i: int) -> int:
         """The line, from 1, on which record `i` begins."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit import stamps
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.base import Records
 
 
@@ -38,6 +39,24 @@ class JoinedRecords:
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         text, media = zip(*(part.lengths() for part in self._parts), strict=True)
         return np.concatenate(text), np.concatenate(media)
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if isinstance(places, slice):
+            first, last, _ = places.indices(len(self))
+            ends = zip(self._parts, (self._ends - [len(part) for part in self._parts]).tolist(), strict=True)
+            inside = [(part, first - start, last - start) for part, start in ends]
+            each = [
+                part.lengths_of(slice(max(0, low), min(len(part), high)))
+                for part, low, high in inside
+                if low < len(part) and high > 0
+            ]
+            return np.concatenate([text for text, _ in each]), np.concatenate([media for _, media in each])
+        text, media = np.empty_like(places), np.empty_like(places)
+        owners = np.searchsorted(self._ends, places, side="right")
+        for k in np.unique(owners).tolist():
+            here, part = owners == k, self._parts[k]
+            text[here], media[here] = part.lengths_of(places[here] - (int(self._ends[k]) - len(part)))
+        return text, media
 
     def fingerprint(self) -> str:
         return stamps.joined([part.fingerprint() for part in self._parts])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit import stamps
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.index import stamp_or_refuse
 from omnivit.data.containers.libraries import imported
 from omnivit.errors import DataError
@@ -95,6 +97,18 @@ class ParquetRecords:
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The mean of the row group, by the sizes that the file states for its columns."""
+        return self.lengths_of(slice(None))
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same of some rows alone."""
+        text, media = self._means
+        numbers = np.arange(*places.indices(len(self))) if isinstance(places, slice) else places
+        groups = np.searchsorted(self._ends, numbers, side="right")
+        return text[groups], media[groups]
+
+    @cached_property
+    def _means(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes of text [G] and number of media [G] of a row of each row group."""
         text, media = np.zeros(len(self._rows)), np.zeros(len(self._rows))
         for g, rows in enumerate(self._rows):
             group = self._meta.row_group(g)
@@ -108,9 +122,7 @@ class ParquetRecords:
                     text[g] += each
                 else:
                     media[g] += _filled(column) / rows
-        return np.repeat(np.rint(text), self._rows).astype(np.int64), np.repeat(np.rint(media), self._rows).astype(
-            np.int64
-        )
+        return np.rint(text).astype(np.int64), np.rint(media).astype(np.int64)
 
     def fingerprint(self) -> str:
         return stamps.fingerprint(self.path)

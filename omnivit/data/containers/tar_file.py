@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnivit import stamps
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.index import stamp_or_refuse
 from omnivit.errors import DataError, MediaError
 from omnivit.media.archive import SUFFIX, Archive, Member, archive_of
@@ -90,6 +91,10 @@ class TarRecords:
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self._rows["text"].astype(np.int64), self._rows["media"].astype(np.int64)
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rows = self._rows[places]
+        return rows["text"].astype(np.int64), rows["media"].astype(np.int64)
 
     def fingerprint(self) -> str:
         return stamps.fingerprint(self.path)

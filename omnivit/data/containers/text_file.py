@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from omnivit.contracts.reader import Places
 from omnivit.data.containers.index import Index, Layout
 from omnivit.errors import DataError
 
@@ -37,6 +38,11 @@ class TextRecords:
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes of each record, and how often it has the mark of a medium."""
         return self.index.records["size"].astype(np.int64), self.index.records["media"].astype(np.int64)
+
+    def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same of some records alone; the rest of the index is not read."""
+        rows = self.index.rows(places)
+        return rows["size"].astype(np.int64), rows["media"].astype(np.int64)
 
     def fingerprint(self) -> str:
         """See `omnivit.stamps.content_hash`."""

@@ -8,6 +8,7 @@ the run folder's own files is seen.
     plugins        distribution and version of each; libraries: version of each
     evaluation_plugins  the same of the metric and readers of the evaluation, which are not compared
     data           fingerprint of every data file; preparation: settings that make tokens of samples
+    order          version of the order of samples, which a resumed run keeps; without it, 1
     large_files    SHA-256 of data files whose fingerprint is sampled
     media          files, bytes, and the checksum of a table of all media (see omnivit.run.provenance.media_table)
     weights        fingerprint of every component as it was before anything trained
@@ -134,6 +135,27 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     if old.get("weights") and not any(old.get(key) != new.get(key) for key in ("weights", "preparation")):
         changed = [replace(change, same=PLACE.fullmatch(change.path) is not None) for change in changed]
     return changed
+
+
+def order_of(record: Mapping[str, Any], file: Path) -> int:
+    """The version of the order of samples that a run was begun with; runs that do not say it have the first.
+
+    Args:
+        record: of the run.
+        file: where it stands.
+
+    Raises:
+        CheckpointError: this version of OmniViT does not know the order.
+    """
+    from omnivit.data.plan import ORDERS  # and with it NumPy, without which records are read
+
+    order = record.get("order", 1)
+    if order not in ORDERS:
+        raise CheckpointError(
+            f"{file}: the run uses its samples in an order of version {order!r}, and this OmniViT knows the versions "
+            f"{', '.join(map(str, ORDERS))}. Install a newer OmniViT to continue it."
+        )
+    return int(order)
 
 
 def refuse(run: Path, changed: Sequence[Change], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
