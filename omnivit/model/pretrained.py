@@ -54,14 +54,14 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as notices
 
     level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
-    notices.set_verbosity_error()
-    notices.disable_progress_bar()
+    notices.set_verbosity_error()  # type: ignore[no-untyped-call]
+    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         notices.set_verbosity(level)
         if bars:
-            notices.enable_progress_bar()
+            notices.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_pretrained(cls: Any, place: Any, name: str, **options: Any) -> Any:

@@ -65,7 +65,7 @@ def load_opened(file: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def require_places(recipe: Recipe) -> None:
-    """Refuse a model whose weights or tokenizers are no longer where the recipe says, before anything is imported.
+    """Refuse a model whose weights or tokenizers are no longer where the recipe says, before any is read.
 
     Raises:
         CheckpointError: names the key, the file, and what to write.

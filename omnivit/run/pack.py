@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivit.contracts.sample import Media, Sample, Text
+from omnivit.contracts.sample import Frames, Media, Sample, Text
 from omnivit.data.digest import file_sha256
 from omnivit.errors import CheckpointError, DataError
 from omnivit.evaluate.plot import LOSS_PLOT
@@ -76,6 +76,8 @@ def pack(
         raise CheckpointError(f"{out} exists and is no packed run, so it is not overwritten. Choose another name.")
     recipe = load_opened(run / RECIPE, overrides)
     if samples:
+        if recipe.evaluation is None:
+            raise DataError("--with-samples: the recipe has no `evaluation`, so there are no questions to add.")
         require_trust(recipe, trust, run)
     chosen = read_named(run / CHECKPOINTS, checkpoint, recipe.keep, _checked)
     if chosen is None:
@@ -85,7 +87,7 @@ def pack(
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".pack-") as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
-            _fill(folder, run, recipe, chosen)
+            _fill(folder, run, recipe, chosen, bool(samples))
             if samples:
                 _write_samples(folder / "data", recipe, samples)
             with replacing(out.absolute()) as partial:
@@ -99,7 +101,7 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _fill(folder: Path, run: Path, recipe: Recipe, chosen: Checkpoint) -> None:
+def _fill(folder: Path, run: Path, recipe: Recipe, chosen: Checkpoint, with_samples: bool) -> None:
     folders = tuple(
         dict.fromkeys([Path(recipe.data.root), run.resolve(), run.resolve().parent, Path.cwd(), Path.home()])
     )
@@ -112,7 +114,10 @@ def _fill(folder: Path, run: Path, recipe: Recipe, chosen: Checkpoint) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place, target)
 
-    text = dump(portable_recipe(dataclasses.asdict(recipe), run, copy))
+    portable = portable_recipe(dataclasses.asdict(recipe), run, copy)
+    if with_samples:  # they are the evaluation that goes with it, whatever read them here
+        portable["evaluation"] |= {"data": [{"path": SAMPLES, "reader": "messages"}], "linear_probe": []}
+    text = dump(portable)
     (folder / RECIPE).write_text(text, encoding="utf-8")
     start = None
     if (run / START).is_file():
@@ -189,8 +194,7 @@ def _write_samples(folder: Path, recipe: Recipe, count: int) -> None:
     """The first questions of the evaluation with their media, under names that say nothing."""
     from omnivit.data.sources import open_source
 
-    if recipe.evaluation is None:
-        raise DataError("--with-samples: the recipe has no `evaluation`, so there are no questions to add.")
+    assert recipe.evaluation is not None
     (folder / MEDIA).mkdir(parents=True)
     records: list[dict[str, Any]] = []
     for number, source in enumerate(recipe.evaluation.data):
@@ -219,12 +223,20 @@ def _sample_record(sample: Sample, number: int, folder: Path) -> dict[str, Any]:
                         path = f"{MEDIA}/{number:05}-{copies:03}{source.suffix}"
                         (folder / path).write_bytes(source.read())
                     paths.append(path)
-                parts.append({"type": part.slot, **({part.slot: paths[0]} if len(paths) == 1 else {"paths": paths})})
+                parts.append({"type": part.slot, **_source(part, paths)})
             else:
                 kind = type(part).__name__.lower()
                 raise DataError(f"{sample}: a part of type {kind} cannot be packed. Omit --with-samples.")
         turns.append({"role": message.role, "content": parts})
     return {"id": f"sample-{number:05}", "messages": turns}
+
+
+def _source(media: Media, paths: list[str]) -> dict[str, Any]:
+    """The keys of a part that name its files, as `messages` reads them."""
+    if len(paths) == 1 and not isinstance(media.source, Frames | list | tuple):
+        return {media.slot: paths[0]}
+    rate = media.source.fps if isinstance(media.source, Frames) else None
+    return {"paths": paths, **({} if rate is None else {"fps": rate})}
 
 
 def _tar(folder: Path, out: Path) -> list[str]:

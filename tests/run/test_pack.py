@@ -8,10 +8,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from omnivit_readers.messages import MessagesReader
 from run_support import train_tiny, write_data
 
 import omnivit
 from omnivit.cli import main
+from omnivit.contracts.sample import Frames, Media, Message, Sample, Text
+from omnivit.media.locate import files_of, opened
+from omnivit.recipe import load as load_recipe
+from omnivit.run.pack import MEDIA, _sample_record
 from omnivit.run.scrub import UNSET, portable_recipe, scrubbed
 
 
@@ -69,6 +74,9 @@ def test_samples_go_with_it_when_they_are_asked_for(run: Path, tmp_path: Path) -
         archive.extractall(tmp_path, filter="data")
     data = tmp_path / "run" / "data"
     assert len(list((data / "media").iterdir())) == 3
+    packed = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert packed.evaluation is not None and packed.data.root == str(data)
+    assert [(source.path, source.reader) for source in packed.evaluation.data] == [("samples.jsonl", "messages")]
     arguments = ["--data", str(data / "samples.jsonl"), "--max-new-tokens", "2"]
     assert main(["eval", str(tmp_path / "run"), *arguments]) == 0
     assert main(["pack", str(run), str(out), "--with-samples", "300"]) == 2
@@ -100,3 +108,38 @@ def test_paths_become_relative_or_are_to_be_set(tmp_path: Path) -> None:
     assert copied == [(tmp_path / "llm").resolve()]
     texts = {"see /home/jdoe/a b.txt": "https://example.org/a/b org/model and/or 1/2 ~/x/y.pt"}
     assert scrubbed(texts) == {"see a b.txt": "https://example.org/a/b org/model and/or 1/2 y.pt"}
+
+
+def test_samples_of_every_kind_of_medium_are_read_again(tmp_path: Path) -> None:
+    root, folder = tmp_path / "Mueller", tmp_path / "packed"
+    (root / "series").mkdir(parents=True)
+    (folder / MEDIA).mkdir(parents=True)
+    for name in ("a.png", "b.png", "talk.wav", "series/2.dcm", "series/10.dcm", "scan.nii.gz", "pages.pdf", "part.ply"):
+        (root / name).write_bytes(f"content of {Path(name).stem}".encode())
+    with tarfile.open(root / "shard.tar", "w") as archive:
+        archive.add(root / "a.png", "0001.png")
+    sources: dict[str, object] = {
+        "image": "a.png",
+        "picture": "shard.tar/0001.png",
+        "memory": b"content of a",
+        "audio": "talk.wav",
+        "volume": "series",
+        "scan": "scan.nii.gz",
+        "document": "pages.pdf",
+        "points": "part.ply",
+        "video": Frames(("a.png", "b.png"), 2.5),
+    }
+    media = [Media(slot, source, str(root)) for slot, source in sources.items()]
+    media.append(Media("video", Frames(("b.png",)), str(root)))
+    turns = (Message("user", (*media, Text("What?"))), Message("assistant", (Text("It."),)))
+    record = _sample_record(Sample("Mueller-1", turns), 1, folder)
+    assert "Mueller" not in json.dumps(record) and record["id"] == "sample-00001"
+    (folder / "samples.jsonl").write_text(json.dumps(record) + "\n")
+    again = list(MessagesReader(folder / "samples.jsonl", folder)[0].media())
+    assert [medium.slot for medium in again] == [medium.slot for medium in media]
+    for old, new in zip(media, again, strict=True):
+        contents = [[opened(file).rest().read() for file in files_of(medium)] for medium in (old, new)]
+        assert contents[0] == contents[1] and contents[0][0], old
+        assert isinstance(new.source, Frames) == isinstance(old.source, Frames)
+    assert again[4].source == tuple(f"media/00001-{number:03}.dcm" for number in (5, 6))
+    assert again[8].source.fps == 2.5 and len(again[9].source.paths) == 1
