@@ -82,7 +82,8 @@ def complete(model: OmniModel, plan: ModelBlueprint) -> None:
                 before = _changes(model)
                 branch.adapter.install(model.llm, owner_of(branch.encoder), slot)
                 if _changes(model) > before:
-                    model.llm._patching.places.append(f"{path} ({plan.inputs[slot][number].adapter.name})")
+                    patching: Any = model.llm.patching
+                    patching.places.append(f"{path} ({plan.inputs[slot][number].adapter.name})")
     _add_lora_beside_llm(model, plan)
     with seeded(derive_seed(seed, "peft")):
         model.llm.add_peft()

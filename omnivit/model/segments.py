@@ -62,7 +62,7 @@ def segment_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    pieces = zip(*(part.split(list(lengths), dim=2) for part in (query, key, value)), strict=True)
+    pieces = zip(*(torch.split(part, list(lengths), dim=2) for part in (query, key, value)), strict=True)
     attended = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling) for q, k, v in pieces
     ]

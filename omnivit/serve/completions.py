@@ -117,7 +117,8 @@ class Completions:
         self.places.take(asked.count)
         future = self._starters.submit(self._started, body, asked)
         try:
-            return _Running(self, asked, await self._in_time(future, request, begun), request, begun)
+            answerings = await self._in_time(future, request, begun)
+            return _Running(self, asked, answerings, request, begun)
         except BaseException:
             # the place is taken as long as the thread is: a client that comes and goes must not fill all threads
             future.add_done_callback(partial(self._abandoned, asyncio.get_running_loop(), asked.count))

@@ -60,7 +60,8 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     saved.save_pretrained(folder)
     if not chat.stop_texts:
         generation_settings(chat, llm.hf).save_pretrained(folder)
-    ids = {slot: int(saved.convert_tokens_to_ids(text)) for slot, text in inputs.items()}
+    known = saved.get_vocab()
+    ids = {slot: known[text] for slot, text in inputs.items()}
     _write_config(opened, folder, plain.config, str(dtype).removeprefix("torch."), ids)
     recipe = to_yaml(portable(opened, folder, dtype)).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
