@@ -185,6 +185,9 @@ class Stage:
     optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adamw"})
     """`name`: `adamw`, `adafactor`, `muon` (for the matrices of layers; AdamW trains all others), `paged_adamw_8bit`
     (needs bitsandbytes and a GPU), or `module:Class` of a torch optimizer; and options of the class, such as `eps`."""
+    ema: Annotated[float, Range(gt=0, lt=1)] | None = None
+    """The decay of an exponential moving average of the trained weights, such as 0.999. When the stage ends, the
+    averages become the weights; until then, validation and checkpoints have the weights that train."""
     losses: dict[str, NotNegative] = field(default_factory=lambda: {LM: 1.0})
     """Losses and their weights: `lm`, the language-modelling loss on answers, and the losses of heads by their names in
     `model.heads`. Each is a mean over the step: over supervised tokens, or over the head's targets. A head that is not

@@ -29,7 +29,7 @@ PRECISION = re.compile(r"model\.(.+\.)?(dtype|attention|quantize)")
 """How the same weights compute; answers may differ in the last digits."""
 WITHOUT_EFFECT = re.compile(
     r"(data\.(workers|relative_root)|trainer|checkpoint_every|nan_budget|stages\[\d+\]\.(steps|epochs|batch_size"
-    r"|accumulate|schedule|weight_decay|betas|optimizer|losses|train|group_by_length))(?![a-z_])"
+    r"|accumulate|schedule|weight_decay|betas|optimizer|ema|batching|losses|train|group_by_length))(?![a-z_])"
 )
 """Only training reads it."""
 KEYS = (

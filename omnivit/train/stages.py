@@ -32,6 +32,7 @@ from omnivit.model.omni import OmniModel
 from omnivit.recipe import Recipe, Stage
 from omnivit.recipe.interval import read_interval
 from omnivit.train import checkpoint
+from omnivit.train.averaging import Averaging
 from omnivit.train.forecast import Work
 from omnivit.train.freeze import freeze, trained_so_far
 from omnivit.train.launch import lost_ranks_explained
@@ -171,7 +172,8 @@ def fit(
             make_up(stage_trainer(recipe, run.path, position, []), module, data, recipe.trainer.get("progress", True))
     if position.step == plan.steps:
         return
-    trainer = stage_trainer(recipe, run.path, position, [SamePrecision(recipe, run.model), *callbacks])
+    averaging = [Averaging(stage.ema)] if stage.ema is not None else []
+    trainer = stage_trainer(recipe, run.path, position, [SamePrecision(recipe, run.model), *averaging, *callbacks])
     check_split(stage, trainer)
     position.began = time.perf_counter()
     try:
