@@ -20,6 +20,11 @@ HIGHEST_USUAL = 0.1
 def match(names: Iterable[str], patterns: Mapping[str, float], where: str = "train") -> dict[str, float]:
     """Parameter name -> learning rate, for every name that a pattern matches; the first matching pattern wins.
 
+    Args:
+        names: of parameters.
+        patterns: glob over component paths -> learning rate, or another number.
+        where: the place of the patterns in the recipe.
+
     Raises:
         RecipeError: a pattern matches no parameter at all, or none that an earlier one does not match.
     """
@@ -42,11 +47,11 @@ def _hidden(where: str, patterns: Mapping[str, float], pattern: str, winners: li
     """The error about a pattern whose parameters are all matched by earlier patterns, and how to order them."""
     before = [earlier for earlier in patterns if earlier in winners]
     order = {pattern: patterns[pattern], **patterns}
-    listed = ", ".join(f'"{key}": {lr:g}' for key, lr in order.items())
+    listed = ", ".join(f'"{key}": {number:g}' for key, number in order.items())
     return (
-        f"{where}: the pattern {pattern!r} has no effect. The first pattern that matches a parameter sets its learning "
-        f"rate, and {' and '.join(map(repr, before))} before it match{'es' if len(before) == 1 else ''} all "
-        f"{len(winners)} parameters that it matches. Put it first: train: {{{listed}}}. Or remove it."
+        f"{where}: the pattern {pattern!r} has no effect. The first pattern that matches a parameter counts, and "
+        f"{' and '.join(map(repr, before))} before it match{'es' if len(before) == 1 else ''} all {len(winners)} "
+        f"parameters that it matches. Put it first: {where.rpartition('.')[2]}: {{{listed}}}. Or remove it."
     )
 
 

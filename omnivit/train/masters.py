@@ -167,7 +167,7 @@ def _step(pieces: list[Piece], group: dict[str, Any]) -> None:
         lr=group["lr"],
         weight_decay=group["weight_decay"],
         eps=group["eps"],
-        maximize=False,
+        maximize=group["maximize"],
     )
     for piece, master in zip(pieces, masters, strict=True):
         weight, rest = narrowed(master)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from omnivit.errors import RecipeError
 from omnivit.recipe import Schedule, Stage
 from omnivit.recipe.schema import Shape
+from omnivit.train.freeze import match
 from omnivit.train.optimizer_kinds import class_of, is_matrix, kind_of, with_adamw
 
 
@@ -28,10 +28,11 @@ def optimizer_of(model: nn.Module, learning_rates: Mapping[str, float], stage: S
     kind = kind_of(stage)
     parameters = {name: p for name, p in model.named_parameters() if name in learning_rates}
     check_optimizer(stage, parameters.items())
+    decays = _decays(stage, parameters)
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters} if kind.matrices else {}
     groups: dict[tuple[bool, float, float], list[str]] = {}
     for name, parameter in parameters.items():
-        decay = _decay(name, stage) if parameter.ndim > 1 else 0.0
+        decay = decays.get(name, 0.0) if parameter.ndim > 1 else 0.0
         left_out = kind.matrices and not is_matrix(owners[name], parameter)
         groups.setdefault((left_out, learning_rates[name], decay), []).append(name)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])  # stable: AdamW's groups come last
@@ -59,29 +60,28 @@ def check_optimizer(stage: Stage, trained: Iterable[tuple[str, Tensor]]) -> None
     """
     class_of(stage)
     trained = list(trained)
-    if isinstance(stage.weight_decay, Mapping):
-        for pattern in stage.weight_decay:
-            if not any(fnmatchcase(name, pattern) for name, _ in trained):
-                raise RecipeError(
-                    f"stages.{stage.name}.weight_decay: the pattern {pattern!r} matches nothing that the stage trains."
-                )
-    if kind_of(stage).low:
-        return
+    _decays(stage, (name for name, _ in trained))
+    where = f"stages.{stage.name}.optimizer"
     for name, parameter in trained:
-        if parameter.dtype != torch.float32:
-            dtype = str(parameter.dtype).removeprefix("torch.")
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        if kind_of(stage).low:
+            if parameter.dtype == torch.bfloat16 and stage.optimizer.get("amsgrad"):
+                raise RecipeError(
+                    f"{where}.amsgrad: {name} is held in {dtype}. Hold it in float32, or remove the option."
+                )
+        elif parameter.dtype != torch.float32:
             raise RecipeError(
-                f"stages.{stage.name}.optimizer: {stage.optimizer['name']} would train {name} in {dtype}, where small "
+                f"{where}: {stage.optimizer['name']} would train {name} in {dtype}, where small "
                 "updates are rounded away. Hold it in float32 (`dtype: float32`), or use `name: adamw`, which keeps "
                 "the bits that are missing."
             )
 
 
-def _decay(name: str, stage: Stage) -> float:
-    """The weight decay of a parameter: that of the first pattern that matches it, else 0."""
-    if not isinstance(stage.weight_decay, Mapping):
-        return stage.weight_decay
-    return next((decay for pattern, decay in stage.weight_decay.items() if fnmatchcase(name, pattern)), 0.0)
+def _decays(stage: Stage, names: Iterable[str]) -> dict[str, float]:
+    """Parameter name -> weight decay, of those that have one. Raises RecipeError as `match`."""
+    if isinstance(stage.weight_decay, Mapping):
+        return match(names, stage.weight_decay, f"stages.{stage.name}.weight_decay")
+    return dict.fromkeys(names, stage.weight_decay)
 
 
 def schedule_factor(schedule: Schedule, total: int) -> Callable[[int], float]:

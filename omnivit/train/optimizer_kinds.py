@@ -124,7 +124,16 @@ def class_of(stage: Stage) -> type[Optimizer]:
             raise RecipeError(f"{where}.{option}: set it as a key of the stage (`train` for learning rates).")
         if option not in allowed:
             raise RecipeError(f"{where}.{option}: {cls.__name__} has no such option; {suggest(option, allowed)}")
+    _refuse_unread(stage, kind, cls)
     return cls
+
+
+def _refuse_unread(stage: Stage, kind: Kind, cls: type[Optimizer]) -> None:
+    """Refuse keys of the stage that its optimizer does not have; `betas` may still be for AdamW beside it."""
+    taken = inspect.signature(cls).parameters
+    for key, default in (("betas", Stage.betas), ("weight_decay", Stage.weight_decay)):
+        if getattr(stage, key) != default and key not in taken and not kind.matrices:
+            raise RecipeError(f"stages.{stage.name}.{key}: {cls.__name__} has no `{key}`. Remove the key.")
 
 
 def options_of(stage: Stage) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def build(groups: Sequence[dict[str, Any]], stage: Stage) -> Optimizer:
         arguments["betas"] = stage.betas
     try:
         return cls(list(groups), **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(f"stages.{stage.name}.optimizer: {cls.__name__} refuses its options: {error}") from error
 
 

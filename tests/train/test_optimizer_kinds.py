@@ -121,7 +121,10 @@ def test_weight_decay_by_pattern() -> None:
         (stage_with("adamw", lr=1.0), "tune.optimizer.lr: set it as a key of the stage"),
         (stage_with("torch.nn:Linear"), "torch.nn:Linear is no class of torch.optim.Optimizer"),
         (stage_with("no_such_module:Lion"), "needs no_such_module, which cannot be imported"),
-        (stage_with("adamw", {"heads.*": 0.1}), "weight_decay: the pattern 'heads.*' matches nothing"),
+        (stage_with("adamw", {"heads.*": 0.1}), "weight_decay: the pattern 'heads.*' matches no parameter"),
+        (stage_with("adamw", {"*": 0.1, "1.*": 0.3}), r"weight_decay: the pattern '1.*' has no effect"),
+        (stage_with("torch.optim:Rprop"), "tune.weight_decay: Rprop has no `weight_decay`"),
+        (Stage("tune", [], {}, betas=(0.9, 0.95), optimizer={"name": "adafactor"}), "tune.betas: Adafactor has no `b"),
     ],
 )
 def test_what_is_refused(stage: Stage, message: str) -> None:
@@ -137,3 +140,17 @@ def test_only_adamw_trains_bfloat16() -> None:
     with pytest.raises(OmniVitError, match=r"Adafactor refuses its options"):
         model = network()
         optimizer_of(model, rates(model), stage_with("adafactor", beta2_decay=5.0))
+
+
+def test_options_count_for_bfloat16_too_or_are_refused() -> None:
+    low = network().to(torch.bfloat16)
+    before = [parameter.detach().clone() for parameter in low.parameters()]
+    optimizer, _ = optimizer_of(low, rates(low), stage_with("adamw", 0.0, maximize=True))
+    for parameter in low.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(bool((parameter > old).all()) for parameter, old in zip(low.parameters(), before, strict=True))
+    with pytest.raises(OmniVitError, match=r"tune.optimizer.amsgrad: 0.weight is held in bfloat16"):
+        check_optimizer(stage_with("adamw", amsgrad=True), low.named_parameters())
+    with pytest.raises(OmniVitError, match=r"MasterAdamW refuses its options: .*fused"):
+        optimizer_of(low, rates(low), stage_with("adamw", fused=True))
