@@ -96,6 +96,19 @@ def test_a_large_index_is_read_only_where_it_is_asked_for(tmp_path: Path, monkey
     assert read == [20, 20, 6 * 20]
 
 
+def test_an_index_that_the_cache_has_removed_is_still_there_for_who_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_files(tmp_path)
+    monkeypatch.setattr(index, "_MAPPED", 0)
+    records = open_records(tmp_path / "whole.jsonl", tmp_path, RecordOptions(), MARK)
+    entire = records.lengths()
+    for saved in (tmp_path / "cache").rglob("*.npy"):
+        saved.unlink()
+    for places in SOME:
+        assert alike(records.lengths_of(places), entire, places)
+
+
 def test_readers_that_change_lengths_change_those_of_some(tmp_path: Path) -> None:
     data_files(tmp_path)
     (tmp_path / "questions.csv").write_text("question,answer,image\n" + "what,it,a.png\n" * COUNT)

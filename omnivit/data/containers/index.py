@@ -125,16 +125,12 @@ class Index:
         records = self.records
         if not isinstance(records, np.memmap) or records.filename is None or records.nbytes <= _MAPPED:
             return records[places]
-        with Path(records.filename).open("rb", buffering=0) as file:
-            if isinstance(places, slice):
-                first, last, _ = places.indices(len(records))
-                raw = os.pread(
-                    file.fileno(), (last - first) * RECORD.itemsize, records.offset + first * RECORD.itemsize
-                )
-            else:
-                offsets = (places * RECORD.itemsize + records.offset).tolist()
-                raw = b"".join([os.pread(file.fileno(), RECORD.itemsize, offset) for offset in offsets])
-        return np.frombuffer(raw, dtype=RECORD)
+        if isinstance(places, slice) and len(range(*places.indices(len(records)))) * RECORD.itemsize > _LARGEST:
+            return records[places]
+        try:
+            return _read_rows(Path(records.filename), records.offset, len(records), places)
+        except FileNotFoundError:  # removed from the cache meanwhile; the mapping keeps its content
+            return records[places]
 
     def line(self, i: int) -> int:
         """The line, from 1, on which record `i` begins."""
@@ -175,6 +171,18 @@ class Index:
     def _check_unchanged(self) -> None:
         if self._look() != self.stamp:
             raise _changed(self.path)
+
+
+def _read_rows(path: Path, offset: int, count: int, places: Places) -> NDArray[Any]:
+    """Some of the `count` records that a file holds from a byte on."""
+    size = RECORD.itemsize
+    with path.open("rb", buffering=0) as file:
+        if isinstance(places, slice):
+            first, last, _ = places.indices(count)
+            raw = os.pread(file.fileno(), (last - first) * size, offset + first * size)
+        else:
+            raw = b"".join([os.pread(file.fileno(), size, start) for start in (places * size + offset).tolist()])
+    return np.frombuffer(raw, dtype=RECORD)
 
 
 def _changed(path: Path) -> DataError:

@@ -43,12 +43,10 @@ class JoinedRecords:
     def lengths_of(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if isinstance(places, slice):
             first, last, _ = places.indices(len(self))
-            ends = zip(self._parts, (self._ends - [len(part) for part in self._parts]).tolist(), strict=True)
-            inside = [(part, first - start, last - start) for part, start in ends]
+            starts = [int(end) - len(part) for part, end in zip(self._parts, self._ends, strict=True)]
             each = [
-                part.lengths_of(slice(max(0, low), min(len(part), high)))
-                for part, low, high in inside
-                if low < len(part) and high > 0
+                part.lengths_of(slice(max(0, first - start), max(0, last - start)))
+                for part, start in zip(self._parts, starts, strict=True)
             ]
             return np.concatenate([text for text, _ in each]), np.concatenate([media for _, media in each])
         text, media = np.empty_like(places), np.empty_like(places)
