@@ -54,22 +54,23 @@ def fill(model: OmniModel, tensors: dict[str, Tensor], source: Path) -> None:
     Raises:
         CheckpointError: one is missing, unknown, or of another shape.
     """
-    places = all_tensors(model)
+    places = dict([*model.named_parameters(), *model.named_buffers()])
     for what, names in (("missing", places.keys() - tensors.keys()), ("unknown", tensors.keys() - places.keys())):
         if names:
             raise CheckpointError(f"{source}: tensors are {what} ({len(names)}): {', '.join(sorted(names)[:3])}.")
+    parameters, buffers = dict[int, nn.Parameter](), dict[int, Tensor]()
     for name, value in tensors.items():
-        if places[name].shape != value.shape:
-            raise CheckpointError(
-                f"{source}: {name} has the shape {tuple(value.shape)}, not {tuple(places[name].shape)}."
-            )
-        if not places[name].is_meta:
-            places[name].copy_(value)
-            continue
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        value = value.to(places[name].dtype)
-        if leaf in owner._parameters:
-            setattr(owner, leaf, nn.Parameter(value, requires_grad=False))
+        place = places[name]
+        if place.shape != value.shape:
+            raise CheckpointError(f"{source}: {name} has the shape {tuple(value.shape)}, not {tuple(place.shape)}.")
+        if not place.is_meta:
+            place.copy_(value)
+        elif isinstance(place, nn.Parameter):
+            parameters[id(place)] = nn.Parameter(value.to(place.dtype), requires_grad=False)
         else:
-            owner._buffers[leaf] = value
+            buffers[id(place)] = value.to(place.dtype)
+    # a tensor that is tied stands in several modules, under one name of `places`
+    for module in model.modules():
+        owned = module._parameters
+        owned.update({leaf: parameters[id(old)] for leaf, old in owned.items() if id(old) in parameters})
+        module._buffers.update({leaf: buffers[id(old)] for leaf, old in module._buffers.items() if id(old) in buffers})
