@@ -28,6 +28,7 @@ from omnivit.run.report.training import (
     end_losses,
     stage_record,
     training_part,
+    without_root_in,
 )
 from omnivit.run.runs import REPORT
 from omnivit.run.scores import (
@@ -78,6 +79,7 @@ def write_report(
     Returns:
         The wrong answers that report.md shows, with the path of their picture.
     """
+    stages = [without_root_in(stage, recipe.data.root) for stage in stages]
     answers: list[Answer] = []
     wrong: list[tuple[Answer, str]] = []
     if recipe.evaluation is not None:
@@ -123,8 +125,7 @@ def as_record(
     if recipe is not None:
         record |= answers_record(answers, recipe.data.privacy)
     paths = {} if recipe is None else {stage.name: [source.path for source in stage.data] for stage in recipe.stages}
-    root = "." if recipe is None else recipe.data.root
-    record["stages"] = [stage_record(s, curves.get(s.name, ()), paths.get(s.name, ()), root) for s in stages]
+    record["stages"] = [stage_record(s, curves.get(s.name, ()), paths.get(s.name, ())) for s in stages]
     if facts is not None:
         record |= {"created": facts.created, "command": facts.command, "device": facts.device}
         record["cost"] = cost_record(stages, facts)

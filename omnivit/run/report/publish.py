@@ -69,18 +69,18 @@ def publish(path: Path, recipe: Recipe, scores: Scores, wrong: Sequence[tuple[An
     ]
     table = score_rows(scores, TITLES)
     for entry in entries:
+        name, _ = named(entry)
         results = Results(_flat(scores), table, [*plots, *(samples if sends_samples(entry) else ())])
         try:
             [logger] = make_loggers([entry], path, EXPERIMENT, recipe)
             logger.log_metrics(dict(results.scores))
-            _SENDERS[type(logger).__name__](logger, results)
+            _SENDERS[name](logger, results)
             logger.finalize("success")
             end_experiments([logger])
         except Exception as error:
             text = " ".join(str(error).split())
             warnings.warn(
-                f"The results of the evaluation could not be sent to {named(entry)[0]}: {text}. The report in "
-                f"{path} is complete.",
+                f"The results of the evaluation could not be sent to {name}: {text}. The report in {path} is complete.",
                 OmniVitWarning,
                 stacklevel=2,
             )
@@ -154,10 +154,10 @@ def _distinct(header: Sequence[str]) -> list[str]:
 
 _SENDERS: Mapping[str, Callable[[Any, Results], None]] = MappingProxyType(
     {
-        "TensorBoardLogger": _to_tensorboard,
-        "WandbLogger": _to_wandb,
-        "MLFlowLogger": _to_mlflow,
-        "CometLogger": _to_comet,
+        "tensorboard": _to_tensorboard,
+        "wandb": _to_wandb,
+        "mlflow": _to_mlflow,
+        "comet": _to_comet,
     }
 )
-"""Class of a logger -> how it gets the table and the pictures."""
+"""Name of a logger -> how it gets the table and the pictures."""

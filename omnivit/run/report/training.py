@@ -14,8 +14,7 @@ from omnivit.run.report.facts import Facts
 
 if TYPE_CHECKING:
     from omnivit.train.stages import StageResult
-    from omnivit.train.state import SkippedStep
-    from omnivit.train.tally import SlowMedium, Tally
+    from omnivit.train.tally import Tally
 
 ENDS = 10
 """Steps at the beginning and at the end of a stage whose losses are averaged for the table."""
@@ -40,7 +39,7 @@ def validation_curve(stage: StageResult) -> list[tuple[int, float]]:
     return [(past.step, past.losses[VALIDATION]) for past in stage.validations if VALIDATION in past.losses]
 
 
-def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str], root: str) -> dict[str, Any]:
+def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str]) -> dict[str, Any]:
     """A stage in report.json.
 
     Args:
@@ -54,14 +53,14 @@ def stage_record(stage: StageResult, curve: Curve, paths: Sequence[str], root: s
     if validated := validation_curve(stage):
         record["validation_loss"] = [list(point) for point in validated]
     record |= {"skipped": len(stage.skipped), "skipped_samples": stage.skipped}
-    record |= {"skipped_steps": [_skipped_record(skipped, root) for skipped in stage.not_finite]}
+    record |= {"skipped_steps": [asdict(skipped) for skipped in stage.not_finite]}
     tally = stage.tally
     if not tally.tokens:
         return record
     record |= {"tokens": tally.tokens, "tokens_per_second": round(_speed(stage), 1)}
     record |= {"waiting": tally.share_waited, "devices": tally.devices, "device": tally.kind}
     record["media"] = {slot: {"count": count, "seconds": seconds} for slot, (count, seconds) in tally.media.items()}
-    record["slowest_media"] = [asdict(medium) for medium in _slowest(stage, root)]
+    record["slowest_media"] = [asdict(medium) for medium in tally.slowest]
     record["sources"] = [
         {"path": path, "samples": source.samples, "targets": source.targets}
         | ({"loss": source.mean} if len(paths) > 1 else {})
@@ -107,16 +106,20 @@ def detail_part(recipe: Recipe, stages: Sequence[StageResult], facts: Facts | No
     """What stands below the picture of the losses: what trained, the sources, where the time went, what was skipped."""
     parts = _recipe_part(recipe)
     parts += _components_part(facts) if facts is not None else []
-    parts += _sources_part(recipe, stages) + _time_part(stages, recipe.data.root)
+    parts += _sources_part(recipe, stages) + _time_part(stages)
     reasons = list(dict.fromkeys(reason for stage in stages for reason in stage.skipped))
     parts += as_list(reasons, "Samples skipped in training")
-    return parts + as_list(
-        _steps_skipped(stages, recipe.data.root), "Steps skipped, because their loss or gradient was not finite"
-    )
+    return parts + as_list(_steps_skipped(stages), "Steps skipped, because their loss or gradient was not finite")
 
 
-def _skipped_record(skipped: SkippedStep, root: str) -> dict[str, Any]:
-    return {**asdict(skipped), "samples": [without_root(name, root) for name in skipped.samples]}
+def without_root_in(stage: StageResult, root: str) -> StageResult:
+    """A stage whose samples are named without the folder of the data: the report may be opened elsewhere."""
+    slowest = [replace(medium, sample=without_root(medium.sample, root)) for medium in stage.tally.slowest]
+    not_finite = [
+        replace(skipped, samples=tuple(without_root(name, root) for name in skipped.samples))
+        for skipped in stage.not_finite
+    ]
+    return replace(stage, not_finite=not_finite, tally=replace(stage.tally, slowest=slowest))
 
 
 def _stage_row(stage: StageResult, curve: Curve, validated: bool) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ def _sources_part(recipe: Recipe, stages: Sequence[StageResult]) -> list[str]:
     return ["### Data sources", as_table(header, *rows, left=2)]
 
 
-def _time_part(stages: Sequence[StageResult], root: str) -> list[str]:
+def _time_part(stages: Sequence[StageResult]) -> list[str]:
     rows = [
         (
             stage.name,
@@ -204,7 +207,7 @@ def _time_part(stages: Sequence[StageResult], root: str) -> list[str]:
         return []
     header = ("stage", "tokens a second", "waiting for data", "loading of media, each")
     parts = ["### Where the time went", as_table(header, *rows)]
-    slow = sorted((each for stage in stages for each in _slowest(stage, root)), key=lambda medium: -medium.seconds)[:3]
+    slow = sorted((each for stage in stages for each in stage.tally.slowest), key=lambda medium: -medium.seconds)[:3]
     if slow:
         named = "; ".join(f"{medium.sample}, {medium.slot}, {1000 * medium.seconds:,.0f} ms" for medium in slow)
         parts.append(f"The slowest media: {named}.")
@@ -236,15 +239,9 @@ def _cost(stages: Sequence[StageResult], facts: Facts | None) -> str:
     return "".join(texts)
 
 
-def _steps_skipped(stages: Sequence[StageResult], root: str) -> list[str]:
-    texts = [
+def _steps_skipped(stages: Sequence[StageResult]) -> list[str]:
+    return [
         f"stage {stage.name}, step {skipped.step}: {skipped.what}; samples {', '.join(skipped.samples)}"
         for stage in stages
         for skipped in stage.not_finite
     ]
-    return [without_root(text, root) for text in texts]
-
-
-def _slowest(stage: StageResult, root: str) -> list[SlowMedium]:
-    """The slowest media of a stage, named without the folder of the data: the report may be opened elsewhere."""
-    return [replace(medium, sample=without_root(medium.sample, root)) for medium in stage.tally.slowest]
