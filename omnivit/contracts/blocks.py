@@ -101,8 +101,10 @@ def require_known(recipe: Recipe) -> None:
 
 
 def _require_options(block: Block, known: frozenset[str] | None) -> None:
-    for key in block.options if known is not None else ():
-        if known is not None and key not in known | _OF_EVERY_BLOCK:
+    if known is None:  # only an import can tell
+        return
+    for key in block.options:
+        if key not in known | _OF_EVERY_BLOCK:
             raise RecipeError(
                 f"{block.where / key}: unknown key{near(key, known)} Options of {block.name}: "
                 f"{', '.join(sorted(known)) or 'none'}. `omnivit plugins info {block.name}` describes them."

@@ -66,10 +66,7 @@ class SlotPlaces:
 
     def map(self, move: Callable[[Tensor], Tensor]) -> SlotPlaces:
         """Apply `move` to every tensor."""
-        changes: dict[str, Any] = {
-            item.name: move(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, **changes)
+        return replace(self, **_moved(self, move))
 
 
 @dataclass(frozen=True)
@@ -141,15 +138,21 @@ class Places:
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Places:
         """Apply `move` to every tensor."""
-        changes: dict[str, Any] = {
-            item.name: move(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, **changes, media={slot: places.map(move) for slot, places in self.media.items()})
+        return replace(
+            self, **_moved(self, move), media={slot: places.map(move) for slot, places in self.media.items()}
+        )
 
 
 def indices(where: Tensor) -> Tensor:
     """Indices of what is True, flattened."""
     return where.flatten().nonzero()[:, 0]
+
+
+def _moved(places: SlotPlaces | Places, move: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The fields that are tensors, moved."""
+    return {
+        item.name: move(value) for item in fields(places) if isinstance(value := getattr(places, item.name), Tensor)
+    }
 
 
 def _rows(media: Reserved, segments: tuple[int, ...]) -> tuple[int, ...]:

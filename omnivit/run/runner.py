@@ -58,9 +58,7 @@ def train(
     order = ORDER
     if standing is not None:
         _check_stage(recipe, standing)
-        begun_with = provenance.parse(standing.document(PROVENANCE), standing.path / PROVENANCE)
-        use_threads(begun_with)
-        order = provenance.order_of(begun_with, standing.path / PROVENANCE)
+        order = _as_begun(standing)
     elif resume and is_leader():
         print(f"{path} has no checkpoint yet, so training starts at the first step.", file=sys.stderr, flush=True)
     mixtures = open_stages(recipe)
@@ -91,16 +89,29 @@ def train(
             write_recipe(path, recipe)
     start = None  # its tensors are in the model now, and may be as large
     if standing is not None:
-        index = standing.state["stage_index"]
-        run.merged.update(standing.merged())
-        trained = () if allow_changes else trained_so_far(model, recipe, index)
-        stages = merging_stages(recipe, index)
-        restore(model, standing.weights(), run.merged, stages, recipe.seed, standing.path, trained)
-        if is_leader():
-            checkpoint.set_aside_damaged(run.checkpoints, standing)
+        _restore(run, standing)
     results = [run_stage(run, index, stage, standing) for index, stage in enumerate(recipe.stages)]
     configure(model, recipe)  # for the evaluation, also where no stage was left to train
     return run, results
+
+
+def _as_begun(standing: checkpoint.Checkpoint) -> int:
+    """Compute with as many threads as the run was begun with; returns the version of its order of samples."""
+    file = standing.path / PROVENANCE
+    begun_with = provenance.parse(standing.document(PROVENANCE), file)
+    use_threads(begun_with)
+    return provenance.order_of(begun_with, file)
+
+
+def _restore(run: Run, standing: checkpoint.Checkpoint) -> None:
+    """Put the weights of a checkpoint into the model of a run, and set damaged checkpoints aside."""
+    index = standing.state["stage_index"]
+    run.merged.update(standing.merged())
+    trained = () if run.allow_changes else trained_so_far(run.model, run.recipe, index)
+    stages = merging_stages(run.recipe, index)
+    restore(run.model, standing.weights(), run.merged, stages, run.recipe.seed, standing.path, trained)
+    if is_leader():
+        checkpoint.set_aside_damaged(run.checkpoints, standing)
 
 
 def _preparers(run: Run) -> dict[str, Preparer]:
