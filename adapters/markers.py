@@ -174,8 +174,11 @@ def _lines(rows: Tensor, grid: Tensor | None, row: bool, frame: bool) -> list[tu
         return [(rows, False, False)]
     if grid is None:
         raise RecipeError("markers: `row` and `frame` need tokens with a grid, but the encoder returned none.")
-    before = int((grid[:, -1] < 0).sum())
+    placed = grid[:, -1] >= 0
+    before = int((~placed).sum())
     if before:
+        if not placed[before:].all():
+            raise RecipeError("markers: `row` and `frame` need the tokens without a place to be before all others.")
         return [(rows[:before], False, False), *_lines(rows[before:], grid[before:], row, frame)]
     lines, frames = (grid[:, :-1] if row else grid[:, :1]), grid[:, : grid.shape[1] - 2]
     cuts = (lines.diff(dim=0) != 0).any(dim=1).nonzero()[:, 0].tolist()

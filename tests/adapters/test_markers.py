@@ -85,6 +85,16 @@ def test_lines_and_frames_need_a_grid(options: dict[str, bool], layout: Layout, 
         build(**options).length(layout)
 
 
+def test_tokens_without_a_place_come_before_the_grid() -> None:
+    whole, adapter = clip((2, 2)), build(row=True)
+    assert whole.grid is not None
+    first, last = whole.grid.clone(), whole.grid.clone()
+    first[0, :2], last[0, 2:] = -1, -1
+    assert rows_of(adapter, Features(whole.values, whole.mask, first)) == [[0, 1, 2, 3, ROW]]
+    with pytest.raises(RecipeError, match="tokens without a place to be before all others"):
+        adapter(Features(whole.values, whole.mask, last))
+
+
 def test_at_least_one_marker() -> None:
     with pytest.raises(ValueError, match="no marker is set"):
         MarkersConfig()
