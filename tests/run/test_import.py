@@ -104,6 +104,7 @@ def test_what_cannot_be_imported_is_explained(
     (tmp_path / "graph" / "image.onnx").touch()
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
+    (tmp_path / "merged" / "model.gguf").touch()  # beside the files of transformers
     recipe = str(opened.folder)
     cases = {
         ("nowhere",): "no such file or folder",

@@ -90,14 +90,17 @@ def kind_of(source: Path) -> str:
         raise CheckpointError(f"{source}: there is no such file or folder.")
     files = [source] if source.is_file() else sorted(source.iterdir())
     names = {file.name for file in files}
-    for ending, reason in NO_INVERSE.items():
-        if any(name.endswith(ending) for name in names):
-            raise CheckpointError(f"{source} cannot be imported. {reason}")
     if {"recipe.yaml", "checkpoints"} <= names:
         raise CheckpointError(f"{source} is a run already: `omnivit generate {source} ...` uses it.")
     if PEFT in names:
         return "peft"
-    if TRAINED in names or source.is_file():
+    if TRAINED in names:
+        return "safetensors"
+    if SETTINGS not in names:  # folders of transformers may hold such files, too
+        for ending, reason in NO_INVERSE.items():
+            if any(name.endswith(ending) for name in names):
+                raise CheckpointError(f"{source} cannot be imported. {reason}")
+    if source.is_file():
         return "safetensors"
     settings = _settings(source)
     if settings.get("model_type") == "omnivit":

@@ -6,13 +6,13 @@ a run that answers at once, and the inverse of `export --to peft`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omnivit.contracts.blocks import with_changed_blocks
 from omnivit.errors import CheckpointError
 from omnivit.files import appearing
 from omnivit.model.build import load_model
@@ -68,12 +68,12 @@ def with_lora(recipe: Recipe, opened: PeftFolder) -> Recipe:
         "r": int(config["r"]),
         "alpha": float(config["lora_alpha"]),
         "dropout": float(config.get("lora_dropout") or 0.0),
-        "targets": config["target_modules"],
+        "targets": config.get("target_modules"),
         "dora": bool(config.get("use_dora")),
     }
-    changed = replace(recipe, model=replace(recipe.model, llm={**recipe.model.llm, "lora": lora}))
-    changed._places = recipe._places
-    return changed
+    return with_changed_blocks(
+        recipe, lambda block: {**block.options, "lora": lora} if block.where.path == "model.llm" else block.options
+    )
 
 
 def _others(place: Path, recipe: Recipe, needed: set[str]) -> dict[str, Tensor]:

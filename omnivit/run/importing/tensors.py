@@ -42,8 +42,16 @@ def import_run(source: Path, run: Path, request: Request) -> None:
             model = _model(recipe, file, request)
             needed = trained_so_far(model, recipe, len(recipe.stages) - 1)
         check_fit(model, weights, needed, file)
-        write_record(partial, {key: json.loads(facts[key]) for key in ("plugins", "libraries") if key in facts})
+        write_record(partial, _record(facts, file))
         save_imported(partial, weights, recipe)
+
+
+def _record(facts: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """What the metadata say about plugins and libraries."""
+    try:
+        return {key: json.loads(facts[key]) for key in ("plugins", "libraries") if key in facts}
+    except ValueError as error:
+        raise CheckpointError(f"{file}: its metadata are damaged: {error}") from error
 
 
 def recipe_named(path: Path) -> Recipe:
