@@ -83,11 +83,26 @@ def test_a_gguf_file_has_merged_lora_tokenizer_and_template(opened: OpenRun, tmp
     assert reader.get_field("tokenizer.chat_template") is not None
 
 
+def test_an_end_that_is_a_text_is_said(
+    opened: OpenRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened.assistant.preparer.chat, "stop_texts", ("###",))
+    for kind in ("gguf", "merged"):
+        caplog.clear()
+        export(opened, kind, tmp_path / kind, {})
+        assert "end at the text '###'" in caplog.text and "as a stop text" in caplog.text
+    assert not (tmp_path / "merged" / "generation_config.json").exists()
+
+
 def test_what_llama_cpp_computes_otherwise_is_refused(opened: OpenRun, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no mmproj\.gguf for this run"):
         export(opened, "gguf", tmp_path / "a", {"parts": "all"})
     opened.llm.hf.config.mlp_bias = True
     with pytest.raises(CheckpointError, match="mlp_bias"):
+        export(opened, "gguf", tmp_path / "b", {})
+    opened.llm.hf.config.mlp_bias = False
+    opened.llm.hf.config.model_type, opened.llm.hf.config.attention_bias = "qwen3", True
+    with pytest.raises(CheckpointError, match="attention_bias"):
         export(opened, "gguf", tmp_path / "b", {})
     opened.llm.hf.config.model_type = "gpt2"
     with pytest.raises(CheckpointError, match=r"'gpt2' was not proven in llama\.cpp\. Available: llama"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omnivit.data.chat import Chat
 from omnivit.errors import OmniVitError
 from omnivit.model.pretrained import REMOTE_CODE
 
+log = logging.getLogger(__name__)
 FORM = """{{#- Written by `omnivit export`: messages in the usual form -> the form that the template below takes. -#}}
 {{%- set form = namespace(turns=[]) -%}}
 {{%- for message in messages -%}}
@@ -127,6 +129,24 @@ def bos_choices(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
     """Whether the template may write the BOS: the possible answers, the better one first."""
     bos = tokenizer.bos_token_id
     return [True, False] if bos is not None and tuple(chat._prefix) == (bos,) else [False]
+
+
+def save_generation_settings(chat: Chat, hf: Any, folder: Path) -> None:
+    """Write generation_config.json; or, where answers end at a text, which it cannot hold, warn of that."""
+    if chat.stop_texts:
+        warn_of_stop_texts(chat)
+    else:
+        generation_settings(chat, hf).save_pretrained(folder)
+
+
+def warn_of_stop_texts(chat: Chat) -> None:
+    """Say that the files do not tell where an answer ends, if a text ends it."""
+    if chat.stop_texts:
+        log.warning(
+            "The answers of this run end at the text %r, which is no token of its tokenizer, so the exported files "
+            "cannot name it. Give it to the program that loads them as a stop text.",
+            chat.stop_texts[0],
+        )
 
 
 def generation_settings(chat: Chat, hf: Any) -> Any:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from omnivit.run.export.places import without_data
 from omnivit.run.export.plain import write_weights
 from omnivit.run.export.reading import check_same
 from omnivit.run.folder import RECIPE
-from omnivit.run.provenance import PROVENANCE
+from omnivit.run.importing.imported import write_record
 
 MODEL, CONFIG, PROCESSOR = "OmniViTForConditionalGeneration", "OmniViTConfig", "OmniViTProcessor"
 FILES = {"configuration_omnivit": CONFIG, "modeling_omnivit": MODEL, "processing_omnivit": PROCESSOR}
@@ -63,16 +63,12 @@ def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
     if llm.config.trust_remote_code:
         raise RecipeError("The LLM runs Python code of its checkpoint, which an export cannot contain.")
     llm._find_tokenizer().save_pretrained(folder / TOKENIZER)
-    recipe = portable(opened, folder, dtype)
-    text = to_yaml(recipe).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
-    (folder / RECIPE).write_text(text, encoding="utf-8")
-    record = {key: opened.provenance[key] for key in ("plugins", "libraries", "data") if key in opened.provenance}
-    (folder / PROVENANCE).write_text(json.dumps(record | _versions(opened), indent=1), encoding="utf-8")
+    modules = modules_of(opened)
+    write_recipe(opened, folder, dtype, modules)
     with torch.device("meta"):
         places = all_tensors(empty_model(load_recipe(folder / RECIPE)))
     state = all_tensors(opened.assistant.model)
     write_weights(folder, {name: value.to(places[name].dtype) for name, value in state.items()}, None)
-    modules = dict(_modules(opened))
     for name, cls in FILES.items():
         (folder / f"{name}.py").write_text(_source(cls, modules), encoding="utf-8")
     config = {
@@ -87,6 +83,13 @@ def write(opened: OpenRun, folder: Path, dtype: torch.dtype) -> list[Path]:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     check_same(opened.assistant, folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def write_recipe(opened: OpenRun, folder: Path, dtype: torch.dtype, modules: Mapping[str, str]) -> None:
+    """Write recipe.yaml, whose paths are relative to the folder, and provenance.json. `modules` as of `modules_of`."""
+    text = to_yaml(portable(opened, folder, dtype)).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+    write_record(folder, opened.provenance, {"omnivit": __version__, "plugin_modules": dict(modules)})
 
 
 def portable(opened: OpenRun, folder: Path, dtype: torch.dtype) -> Recipe:
@@ -104,7 +107,7 @@ def portable(opened: OpenRun, folder: Path, dtype: torch.dtype) -> Recipe:
     copied: dict[Path, Path] = {}
 
     def change(block: Block) -> Mapping[str, Any]:
-        if str(block.where).split(" ")[0].endswith("model.llm"):
+        if block.where.path == "model.llm":
             return {**block.options, **changes}
         return {name: _inside(value, folder, copied) for name, value in block.options.items()}
 
@@ -125,20 +128,17 @@ def _inside(value: Any, folder: Path, copied: dict[Path, Path]) -> Any:
     return str(copied[source])
 
 
-def _modules(opened: OpenRun) -> Iterator[tuple[str, str]]:
+def modules_of(opened: OpenRun) -> dict[str, str]:
     """Top-level module of each plugin of the model -> the distribution that holds it."""
     from importlib.metadata import packages_distributions
 
-    owners = packages_distributions()
+    owners, modules = packages_distributions(), {}
     for block in blocks_of(opened.recipe):
         if block.is_plugin and block.registry is not None:
             module = block.registry.get(block.name).__module__.partition(".")[0]
             if module != "omnivit":
-                yield module, (owners.get(module) or [module])[0]
-
-
-def _versions(opened: OpenRun) -> dict[str, Any]:
-    return {"omnivit": __version__, "plugin_modules": dict(_modules(opened))}
+                modules[module] = (owners.get(module) or [module])[0]
+    return modules
 
 
 def _source(cls: str, modules: Mapping[str, str]) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from omnivit.errors import OmniVitError
-from omnivit.run.export.chat_files import bos_choices, generation_settings, reads_same, template_of, tokenizer_of
-from omnivit.run.export.opened import OpenRun
+from omnivit.run.export.chat_files import bos_choices, reads_same, save_generation_settings, template_of, tokenizer_of
+from omnivit.run.export.opened import DTYPES, OpenRun
 from omnivit.run.export.options import known_options
 from omnivit.run.export.plain import plain_llm, write_weights
 
 log = logging.getLogger(__name__)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Path]:
@@ -33,8 +32,7 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     chat, tokenizer = opened.assistant.preparer.chat, llm.tokenizer()
     plain.config.dtype, plain.config.architectures = dtype, [type(llm.hf).__name__]
     plain.config.save_pretrained(folder)
-    if not chat.stop_texts:
-        generation_settings(chat, llm.hf).save_pretrained(folder)
+    save_generation_settings(chat, llm.hf, folder)
     write_weights(folder, plain.state, dtype)
     bos = bos_choices(chat, tokenizer)[0]
     saved = tokenizer_of(tokenizer, chat._prefix)

@@ -20,6 +20,8 @@ from omnivit.run.loading import assistant_of
 from omnivit.run.provenance import PROVENANCE
 
 DTYPE, FULL = "dtype", "float32"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Name -> dtype, of weights that an export can hold."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _in_full(block: Block) -> Mapping[str, Any]:
 def written_dtype(recipe: Recipe, assistant: Assistant) -> torch.dtype:
     """The dtype in which the recipe holds its LLM."""
     name = recipe.model.llm.get(DTYPE, FULL)
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fastest": torch.bfloat16}
+    known = {**DTYPES, "fastest": torch.bfloat16}
     if name in known:
         return known[name]
     llm = assistant.model.llm

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from omnivit.errors import CheckpointError
@@ -20,6 +18,7 @@ from omnivit.recipe import load as load_recipe
 from omnivit.run.assistant import Assistant
 from omnivit.run.folder import RECIPE
 from omnivit.run.trust import require as require_trust
+from omnivit.train.checkpoint import read_tensors
 
 
 def open_folder(folder: Path, trust: bool = False, weights: bool = True) -> Assistant:
@@ -48,10 +47,7 @@ def read(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder} contains no model*.safetensors.")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        try:
-            tensors |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: cannot be read as safetensors: {error}") from error
+        tensors |= read_tensors(file)
     return tensors
 
 

@@ -20,16 +20,13 @@ from tokenizers import AddedToken
 from omnivit import __version__
 from omnivit.errors import RecipeError
 from omnivit.model.filled import all_tensors
-from omnivit.recipe import to_yaml
-from omnivit.run.export.chat_files import bos_choices, generation_settings, template_of_inputs, tokenizer_of
-from omnivit.run.export.general import _modules, _versions, portable
+from omnivit.run.export.chat_files import bos_choices, save_generation_settings, template_of_inputs, tokenizer_of
+from omnivit.run.export.general import modules_of, write_recipe
 from omnivit.run.export.merged import chosen_dtype
 from omnivit.run.export.opened import OpenRun
 from omnivit.run.export.options import known_options
 from omnivit.run.export.plain import plain_llm, write_weights
-from omnivit.run.folder import RECIPE
 from omnivit.run.llm_side import input_side, llm_side
-from omnivit.run.provenance import PROVENANCE
 
 MODEL_TYPE, ARCHITECTURE = "omnivit_vllm", "OmniViTForVllm"
 
@@ -58,22 +55,21 @@ def export(opened: OpenRun, folder: Path, options: Mapping[str, Any]) -> list[Pa
     )
     saved.chat_template = template_of_inputs(chat, inputs, bos_choices(chat, tokenizer)[0])
     saved.save_pretrained(folder)
-    if not chat.stop_texts:
-        generation_settings(chat, llm.hf).save_pretrained(folder)
+    save_generation_settings(chat, llm.hf, folder)
     known = saved.get_vocab()
     ids = {slot: known[text] for slot, text in inputs.items()}
-    _write_config(opened, folder, plain.config, str(dtype).removeprefix("torch."), ids)
-    recipe = to_yaml(portable(opened, folder, dtype)).replace(f"{folder.resolve()}/", "./").replace(f"{folder}/", "./")
-    (folder / RECIPE).write_text(recipe, encoding="utf-8")
-    record = {key: opened.provenance[key] for key in ("plugins", "libraries", "data") if key in opened.provenance}
-    (folder / PROVENANCE).write_text(json.dumps(record | _versions(opened), indent=1), encoding="utf-8")
+    modules = modules_of(opened)
+    _write_config(opened, folder, plain.config, str(dtype).removeprefix("torch."), ids, modules)
+    write_recipe(opened, folder, dtype, modules)
     cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in plain.state.items()}
     parts = {k: v for k, v in all_tensors(assistant.model).items() if k.startswith(("encoders.", "adapters."))}
     write_weights(folder, {f"language_model.{name}": value for name, value in cast.items()} | parts, None)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _write_config(opened: OpenRun, folder: Path, llm: Any, dtype: str, ids: Mapping[str, int]) -> None:
+def _write_config(
+    opened: OpenRun, folder: Path, llm: Any, dtype: str, ids: Mapping[str, int], modules: Mapping[str, str]
+) -> None:
     text = llm.to_dict() | {"architectures": [type(opened.llm.hf).__name__], "dtype": dtype}
     config = {
         "model_type": MODEL_TYPE,
@@ -82,6 +78,6 @@ def _write_config(opened: OpenRun, folder: Path, llm: Any, dtype: str, ids: Mapp
         "inputs": dict(ids),
         "dtype": dtype,
         "omnivit_version": __version__,
-        "plugins": dict(_modules(opened)),
+        "plugins": dict(modules),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n", encoding="utf-8")

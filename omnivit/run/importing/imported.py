@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,10 +35,10 @@ def save_imported(run: Path, weights: dict[str, Tensor], recipe: Recipe | None =
     checkpoint.save(run / checkpoint.CHECKPOINTS, checkpoint.checkpoint_name(index, stage, 0), weights, {}, state)
 
 
-def write_record(run: Path, record: Mapping[str, Any]) -> None:
-    """Write what is known of the plugins and libraries that a run was made with."""
+def write_record(folder: Path, record: Mapping[str, Any], more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write what is known of the plugins, libraries and data that a run was made with, and `more`."""
     kept = {key: record[key] for key in ("plugins", "libraries", "data") if key in record}
-    (run / PROVENANCE).write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    (folder / PROVENANCE).write_text(json.dumps({**kept, **more}, indent=1), encoding="utf-8")
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], needed: Iterable[str], source: Path) -> None:

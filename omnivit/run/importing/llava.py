@@ -35,14 +35,15 @@ from omnivit.contracts.sample import Media, Message, Sample, Text
 from omnivit.errors import CheckpointError, OmniVitError
 from omnivit.files import appearing
 from omnivit.model.blueprint import ModelBlueprint
-from omnivit.model.build import complete, preparer_of
+from omnivit.model.build import preparer_of
+from omnivit.model.filled import empty_model
 from omnivit.model.pretrained import REMOTE_CODE, unasked
 from omnivit.recipe import load as load_recipe
 from omnivit.recipe.yaml_tree import dump
 from omnivit.run.export.chat_files import reads_same
 from omnivit.run.folder import RECIPE
 from omnivit.run.importing import Request
-from omnivit.run.importing.imported import save_imported
+from omnivit.run.importing.imported import check_fit, save_imported
 from omnivit.train import checkpoint
 
 SLOT = "image"
@@ -96,12 +97,12 @@ def import_llava(path: Path, out: Path, template: str | None = None) -> None:
             _images(processor.image_processor, config).save_pretrained(partial / "encoder")
             (partial / RECIPE).write_text(_recipe_text(path, model, processor, template, apart), encoding="utf-8")
             _save_adapter(partial, model)
-            _try(partial)
+            _try(partial, path)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
 
 
-def _try(run: Path) -> None:
+def _try(run: Path, source: Path) -> None:
     """Open what was written as `omnivit.load` does, short of reading the LLM's weights, and prepare a question.
 
     Raises:
@@ -110,15 +111,10 @@ def _try(run: Path) -> None:
     try:
         recipe = load_recipe(run / RECIPE)
         with torch.device("meta"):
-            plan = ModelBlueprint.of(recipe)
-            model = plan.build()
-            complete(model, plan)
+            model = empty_model(recipe)
         opened = checkpoint.latest(run / checkpoint.CHECKPOINTS)
         assert opened is not None, "it was just written"
-        own = {name: value.shape for name, value in model.state_dict().items()}
-        wrong = [name for name, value in opened.weights().items() if own.get(name) != value.shape]
-        if wrong:
-            raise CheckpointError(f"its adapter does not fit: {', '.join(wrong[:3])}.")
+        check_fit(model, opened.weights(), (), source)
         picture = Media(SLOT, Image.new("RGB", (64, 48)))
         preparer_of(model, recipe)(Sample("trial", (Message("user", (picture, Text("?"))),)), generate=True)
     except OmniVitError as error:

@@ -11,16 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omnivit.errors import CheckpointError, OmniVitWarning, suggest
 from omnivit.model.weights import require
 from omnivit.run.export import known_options
-from omnivit.run.export.gguf.llm import DTYPES, write_llm
+from omnivit.run.export.gguf.llm import write_llm
 from omnivit.run.export.gguf.mmproj import problem_of, write_mmproj
-
-if TYPE_CHECKING:
-    from omnivit.run.export.opened import OpenRun
+from omnivit.run.export.opened import DTYPES, OpenRun
 
 PARTS = ("llm", "all")
 RESIZES = (

@@ -67,7 +67,7 @@ def _problems(config: Any, architecture: Architecture) -> list[tuple[bool, str]]
             f"its activation function is {act!r}; llama.cpp has {architecture.activation[0]!r}.",
         ),
         (bool(getattr(config, "mlp_bias", False)), "its MLP has biases (`mlp_bias`)."),
-        (architecture.interleaved and bool(getattr(config, "attention_bias", False)), "it has `attention_bias`."),
+        (bool(getattr(config, "attention_bias", False)), "it has `attention_bias`."),
         (kind not in ("default", "linear", "llama3"), f"its rotary positions are of type {kind!r}."),
         (
             bool(getattr(config, "use_sliding_window", config.model_type == "mistral") and window),

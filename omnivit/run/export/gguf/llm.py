@@ -13,13 +13,10 @@ from omnivit.data.chat import Chat
 from omnivit.errors import CheckpointError
 from omnivit.files import replacing
 from omnivit.model.causal import CausalLM
-from omnivit.run.export.chat_files import template_of_llama_cpp
+from omnivit.run.export.chat_files import template_of_llama_cpp, warn_of_stop_texts
 from omnivit.run.export.gguf.architecture import architecture_of, converted, rope_factors, write_settings
 from omnivit.run.export.gguf.tokenizer import vocabulary_of
 from omnivit.run.export.plain import plain_llm
-
-DTYPES = ("float32", "float16", "bfloat16")
-"""Of matrices; vectors are always float32, as llama.cpp requires."""
 
 
 def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
@@ -29,7 +26,8 @@ def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
         llm: on the CPU.
         chat: has tokenizer and template.
         file: is replaced.
-        dtype: of matrices, one of `DTYPES`.
+        dtype: of matrices, one of `omnivit.run.export.opened.DTYPES`; vectors are always float32, as llama.cpp
+            requires.
 
     Raises:
         CheckpointError: llama.cpp does not know the LLM or its tokenizer, or would compute something else.
@@ -56,6 +54,7 @@ def write_llm(llm: CausalLM, chat: Chat, file: Path, dtype: str) -> Path:
         if (factors := rope_factors(config)) is not None:
             add_tensor(writer, "rope_freqs.weight", factors, dtype)
         finish(writer)
+    warn_of_stop_texts(chat)
     return file
 
 
