@@ -163,7 +163,8 @@ def _sentence(test: PairedTest) -> str:
 
     paired, (one, two) = test.paired, test.questions
     if not paired.n:
-        return f"{test.first} and {test.second} have no question in common: they were asked {one} and {two} other ones."
+        none = f"{test.first} and {test.second} have no question in common"
+        return f"{none}: the first was asked {one}, the second {two}."
     same = (
         f"the same {one} questions" if one == two == paired.n else f"{paired.n} common questions (of {one} and {two})"
     )

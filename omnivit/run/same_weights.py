@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from omnivit.errors import CheckpointError, OmniVitWarning
@@ -27,7 +27,7 @@ def require_same(model: OmniModel, recipe: Recipe, record: Mapping[str, Any]) ->
     Args:
         model: loaded, before the weights of a checkpoint are put in.
         recipe: as the run is opened.
-        record: the run's provenance; empty where it has none, as after `import-hf`.
+        record: the run's provenance; empty where it has none, as after `omnivit import`.
 
     Raises:
         CheckpointError: they differ, and the libraries are those of the run; with others, this is a warning.
@@ -70,9 +70,5 @@ def _component(path: str) -> str:
     _, part, *rest = split(path)
     if part != "inputs":
         return "llm" if part == "llm" else f"{part}.{rest[0]}"
-    kind = next(_kinds(rest), "encoder")
+    kind = next((key for key in rest if key in ("encoder", "adapter")), "encoder")
     return f"{kind}s.{rest[0]}"
-
-
-def _kinds(keys: list[str | int]) -> Iterator[str]:
-    yield from (str(key) for key in keys if key in ("encoder", "adapter"))
