@@ -41,7 +41,9 @@ class Epoch:
         self._counts = [count_of(size, weight) for size, weight in zip(sizes, weights, strict=True)]
         self._ends = np.cumsum(self._counts)
         self._firsts = np.cumsum([0, *sizes])[:-1]
-        self._sources = [Permutation(size, derive_seed("source", ORDER, seed, k)) for k, size in enumerate(sizes)]
+        # nothing is drawn from an empty source, but it keeps its place
+        keys = [derive_seed("source", ORDER, seed, k) for k in range(len(sizes))]
+        self._sources = [Permutation(max(1, size), key) for size, key in zip(sizes, keys, strict=True)]
         self._together = Permutation(len(self), derive_seed("epoch", ORDER, seed))
 
     def __len__(self) -> int:

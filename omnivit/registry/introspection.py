@@ -130,18 +130,21 @@ def definition(module: str, attribute: str) -> Definition:
         return Definition(f"module '{harmless(module)}' is not found")
     if spec.loader is None:
         return Definition(f"module '{harmless(module)}' is a folder without __init__.py")
-    if not isinstance(spec.loader, InspectLoader) or _is_large(spec):
+    if not isinstance(spec.loader, InspectLoader) or is_large(spec):
         return Definition("")
     try:
-        source = spec.loader.get_source(module)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings about the plugin's source, such as of `"\\d"`, are for its authors
-            tree = ast.parse(source or "", spec.origin or module)
+        source, tree = parsed(module, spec.loader, spec.origin or module)
     except (SyntaxError, ValueError, ImportError, OSError, RecursionError, MemoryError) as error:
         return Definition(f"{spec.origin} cannot be read: {type(error).__name__}: {printable(str(error))}")
     return _definition_in(tree, first, attribute, spec.origin or module, bool(source))
+
+
+def parsed(module: str, loader: InspectLoader, file: str = "") -> tuple[str, ast.Module]:
+    """The source of a module, empty where it has none, and its tree. Raises what reading and parsing raise."""
+    source = loader.get_source(module) or ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings about the plugin's source, such as of `"\\d"`, are for its authors
+        return source, ast.parse(source, file or module)
 
 
 def _doomed(tree: ast.Module) -> str:
@@ -167,7 +170,7 @@ def _definition_in(tree: ast.Module, first: str, attribute: str, origin: str, ha
     return Definition(f"{origin}, {doom}" if doom else "", classes.get(attribute))
 
 
-def _is_large(spec: ModuleSpec) -> bool:
+def is_large(spec: ModuleSpec) -> bool:
     try:
         return os.path.getsize(spec.origin or "") > LARGEST  # noqa: PTH202
     except (OSError, ValueError):  # in a zip file, say

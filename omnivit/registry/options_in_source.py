@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ast
 import functools
-import warnings
 from collections.abc import Iterator
 from importlib.abc import InspectLoader
 from typing import NamedTuple
 
-from omnivit.registry.introspection import find_module
+from omnivit.registry.introspection import find_module, is_large, parsed
 
 DEEPEST = 8
 """Most modules that a name is followed through, and most base classes above each other."""
@@ -119,10 +118,8 @@ def _imports(tree: ast.Module, name: str) -> Iterator[tuple[str, str]]:
 def _tree(module: str) -> ast.Module | None:
     try:
         spec = find_module(module)
-        if spec is None or not isinstance(spec.loader, InspectLoader):
+        if spec is None or not isinstance(spec.loader, InspectLoader) or is_large(spec):
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about the plugin's source are for its authors
-            return ast.parse(spec.loader.get_source(module) or "")
+        return parsed(module, spec.loader)[1]
     except Exception:  # a damaged plugin is reported, in detail, by whoever imports it
         return None

@@ -51,7 +51,7 @@ def skewed(count: int) -> NDArray[np.float64]:
     return np.floor(np.random.default_rng(0).lognormal(4, 1, count)) + 1
 
 
-@pytest.mark.parametrize("sizes", [[1], [7], [5, 1, 40]])
+@pytest.mark.parametrize("sizes", [[1], [7], [5, 1, 40], [3, 0, 4]])
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 def test_at_weight_one_every_sample_comes_once_an_epoch(version: Version, sizes: list[int], epoch: int) -> None:
     order = epoch_order(version, sizes, [1.0] * len(sizes), 3, epoch)
