@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from medical_files import series
 from starlette.testclient import TestClient
 
+from omnivit.run import runs
 from omnivit.serve.desk.app import create_desk
 from omnivit.serve.settings import Settings
 
@@ -51,6 +53,28 @@ def test_curves_are_thinned_within_their_stage_and_media_are_previewed(tmp_path:
         assert len(shown["images"]) == 3 and not shown["planes"]
         for path in ("1/preview", "2/preview", "3/preview", "3", "4/preview", "0/preview?window=smell"):
             assert client.get(f"{place}/{path}").status_code == 404, path
+
+
+def test_data_are_found_from_the_run_folder_and_answers_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with a relative root, such as one that was unpacked, is looked at from anywhere."""
+    (tmp_path / "runs" / "data").mkdir(parents=True)
+    (tmp_path / "runs" / "data" / "a.txt").write_bytes(b"content")
+    run = write_run(tmp_path / "runs" / "one", Path("../data"), media=[{"slot": "x", "source": "a.txt"}])
+    reads = list[Path]()
+    read = runs.answers
+    monkeypatch.setattr(runs, "answers", lambda folder: reads.append(folder) or read(folder))
+    monkeypatch.chdir(tmp_path)
+    with TestClient(create_desk(tmp_path / "runs", Settings()), base_url="http://localhost") as client:
+        (record,) = client.get("/desk/runs").json()["runs"]
+        address = f"/desk/runs/{record['id']}/answers"
+        assert len(client.get(address).json()["answers"]) == 1
+        assert [client.get(f"{address}/0/0").content for _ in range(2)] == [b"content"] * 2
+        assert len(reads) == 1
+        line = (run / "answers.jsonl").read_text(encoding="utf-8")
+        (run / "answers.jsonl").write_text(line * 2, encoding="utf-8")
+        assert len(client.get(address).json()["answers"]) == 2
 
 
 def test_the_desk_does_without_torch() -> None:

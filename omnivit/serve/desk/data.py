@@ -7,18 +7,19 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 
 from omnivit.contracts.sample import Media
 from omnivit.errors import CheckpointError, MediaError
-from omnivit.media.locate import opened
 from omnivit.run import runs
-from omnivit.run.answers import Answer
+from omnivit.run.answers import ANSWERS, Answer
 from omnivit.run.compare import differences
 from omnivit.run.runs import RunSummary
 from omnivit.serve.inputs import SUFFIXES
+from omnivit.serve.page.content import content_of
 from omnivit.serve.page.preview import KINDS, Wish, preview
 
 CONDITIONS = ("true", "shuffled", "none", "linear_probe")
@@ -27,7 +28,6 @@ MOST_POINTS = 1500
 """Points of a curve that are sent; of longer ones, the mean of neighbours."""
 WHERE = frozenset({"data.root"})
 """Keys of recipes that differ between machines and change no result."""
-MAX_BYTES = 256_000_000
 
 
 class Desk:
@@ -46,7 +46,7 @@ class Desk:
 
     def curves(self, name: str) -> dict[str, Any]:
         """The curves of a run: name -> points (step, value), and where its stages end."""
-        folder = self.run(name).folder
+        folder = self._folder(name)
         stages = runs.stage_ends(folder)
         ends = [end for _, end in stages]
         return {
@@ -66,7 +66,7 @@ class Desk:
 
     def answers(self, name: str) -> dict[str, Any]:
         """The held-out answers of a run."""
-        records = [_answer(number, answer) for number, answer in enumerate(runs.answers(self.run(name).folder))]
+        records = [_answer(number, answer) for number, answer in enumerate(_answers(self._folder(name)))]
         return {"answers": records}
 
     def medium(self, name: str, number: int, place: int) -> tuple[bytes, str]:
@@ -76,10 +76,7 @@ class Desk:
             MediaError: there is no such answer or medium, or its file is not where the run's data were.
         """
         media = self._media(name, number, place)
-        with opened(media) as source:
-            if source.size > MAX_BYTES:
-                raise MediaError(f"{media.source} is larger than {MAX_BYTES // 10**6} MB.")
-            return source.read(), str(media.source)
+        return content_of(media, str(media.source)), str(media.source)
 
     def preview(self, name: str, number: int, place: int, wish: Wish) -> dict[str, Any]:
         """The preview of such a medium: of a volume, a document, a point cloud, a video.
@@ -92,12 +89,13 @@ class Desk:
 
     def _media(self, name: str, number: int, place: int) -> Media:
         run = self.run(name)
-        answers = runs.answers(run.folder)
+        answers = _answers(run.folder)
         if not 0 <= number < len(answers) or not 0 <= place < len(answers[number].media):
             raise MediaError(f"The run {run.name} has no answer {number} with a medium {place}.")
         medium = answers[number].media[place]
         root = str(run.recipe.get("data", {}).get("root", "."))
-        return Media(medium.slot, medium.source, str(Path(root).resolve()))
+        # a run that can be moved with its data says where they are from its own folder
+        return Media(medium.slot, medium.source, str((run.folder / root).resolve()))
 
     def run(self, name: str) -> RunSummary:
         """The run of a name that `overview` gives.
@@ -105,9 +103,12 @@ class Desk:
         Raises:
             CheckpointError: there is none.
         """
+        return runs.summarize(self._folder(name))
+
+    def _folder(self, name: str) -> Path:
         for folder in runs.run_folders(self.root) if self.root.is_dir() else ():
             if _id(folder) == name:
-                return runs.summarize(folder)
+                return folder
         raise CheckpointError(f"There is no run {name!r} here any more. Reload the page.")
 
     def _runs(self) -> list[RunSummary]:
@@ -126,6 +127,21 @@ class Desk:
             "accuracy": None if run.accuracy is None else asdict(run.accuracy),
             "created": run.created.isoformat(timespec="seconds"),
         }
+
+
+def _answers(folder: Path) -> Sequence[Answer]:
+    """The held-out answers of a run: read once, because every medium on the page asks for them."""
+    path = folder / ANSWERS
+    if not path.is_file():
+        return ()
+    facts = path.stat()
+    return _read_once(folder.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read_once(folder: Path, *_: int) -> tuple[Answer, ...]:
+    """The answers; read again where the facts of their file have changed."""
+    return tuple(runs.answers(folder))
 
 
 def _id(folder: Path) -> str:

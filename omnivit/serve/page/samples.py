@@ -15,15 +15,14 @@ from omnivit.data.mixture import Mixture
 from omnivit.data.sources import open_mixture
 from omnivit.errors import MediaError, OmniVitError
 from omnivit.media import pages
-from omnivit.media.locate import files_of, opened
+from omnivit.media.locate import files_of
 from omnivit.recipe import Recipe
 from omnivit.run.trust import require as require_trust
+from omnivit.serve.page.content import content_of
 from omnivit.serve.page.files import type_of
 
 SPREAD = 64
 """Samples that are looked at for another one to compare with, evenly over the data."""
-MAX_BYTES = 256_000_000
-"""The largest medium that is sent to the page."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,8 @@ class HeldOut:
             raise MediaError(f"Medium {number} of sample {index} has {len(files)} files, so there is no file {file}.")
         if pages.SELECTION.search(str(files[file].source)):
             return MediumFile(pages.content_of(files[file]), "application/octet-stream")
-        with opened(files[file]) as source:
-            if source.size > MAX_BYTES:
-                raise MediaError(f"Medium {number} of sample {index} is larger than {MAX_BYTES // 10**6} MB.")
-            return MediumFile(source.read(), type_of(str(files[file].source)))
+        content = content_of(files[file], f"Medium {number} of sample {index}")
+        return MediumFile(content, type_of(str(files[file].source)))
 
     def _opened(self) -> Mixture | None:
         with self._lock:
