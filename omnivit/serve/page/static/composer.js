@@ -53,18 +53,17 @@ export class Composer {
   recordButton(slot) {
     let recording = null;
     const button = element("button", { type: "button", class: "small", "aria-pressed": "false", "aria-label": `Record: ${slot}` }, "Record");
-    button.addEventListener("click", () => this.fromDevice(async () => {
-      if (recording) {
-        const file = await recording.stop();
-        recording = null;
-        this.add(slot, [file]);
-      } else {
-        recording = await record();
-        announce("Recording");
-      }
+    const show = () => {
       button.textContent = recording ? "Stop recording" : "Record";
       button.setAttribute("aria-label", `${button.textContent}: ${slot}`);
       button.setAttribute("aria-pressed", String(Boolean(recording)));
+    };
+    button.addEventListener("click", () => this.fromDevice(async () => {
+      const ended = recording;
+      recording = ended ? null : await record();
+      show();
+      if (ended) this.add(slot, [await ended.stop()]); // a recording that cannot be read is lost, but the next one works
+      else announce("Recording");
     }));
     return button;
   }

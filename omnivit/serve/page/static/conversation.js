@@ -70,11 +70,11 @@ export class Conversation {
     byId("turns").append(shown.node);
     let outcome = null;
     try {
-      outcome = await this.run(await this.messages(), (text) => {
+      outcome = await this.alone(() => this.run(this.turns, (text) => {
         turn.answer += text;
         shown.add(text);
         shown.node.scrollIntoView({ block: "nearest" });
-      });
+      }));
       turn.state = "done";
     } catch (error) {
       turn.state = error.name === "AbortError" ? "stopped" : "failed";
@@ -86,20 +86,26 @@ export class Conversation {
     this.changed();
   }
 
-  /** Ask the model; one answer at a time. `sampling` overrides the settings of the form. */
-  async run(messages, onText, sampling = {}) {
+  /** Do something that asks the model, and nothing else until it has ended; media that are read count as part of it. */
+  async alone(action) {
     this.controller = new AbortController();
     this.form.busy(true);
     try {
-      return await stream({ model: this.model.id, messages, ...this.settings(), ...sampling }, this.controller.signal, onText);
+      return await action();
     } finally {
       this.controller = null;
       this.form.busy(false);
     }
   }
 
-  /** The conversation as the API takes it; the last turn has no answer. */
-  async messages(turns = this.turns) {
+  /** Ask the model about turns, inside of `alone`. `sampling` overrides the settings of the form. */
+  async run(turns, onText, sampling = {}) {
+    const { signal } = this.controller;
+    return stream({ model: this.model.id, messages: await this.messages(turns), ...this.settings(), ...sampling }, signal, onText);
+  }
+
+  /** Turns as the API takes them; the last one has no answer. */
+  async messages(turns) {
     const messages = [];
     for (const turn of turns) {
       messages.push({ role: "user", content: [...(await Promise.all(turn.media.map(partOf))), { type: "text", text: turn.text }] });
@@ -111,30 +117,35 @@ export class Conversation {
   /** "Does it look?": the question with its own medium and with another sample's, both asked at temperature 0. */
   async compare(turn) {
     if (this.busy) return;
-    const [own] = turn.media;
-    const box = element("section", { class: "side-by-side", "aria-label": "The same question with another medium" });
     try {
-      const sample = await anotherSample(own.slot, turn.sample?.index, turn.sample?.answer);
-      const files = await filesOf(sample, sample.media.find((each) => each.slot === own.slot));
-      const other = medium(own.slot, own.modality, files);
-      const column = (title, given) => {
-        const words = element("div", { class: "turn-text" });
-        box.append(element("div", {}, element("h3", {}, title), figure(given), words));
-        return words;
-      };
-      const places = [column("With your medium", { ...own, picture: undefined }), column("With another sample's", other)];
-      box.append(element("p", { class: "quiet" }, "Both questions are asked at temperature 0."));
-      turn.answerNode.node.querySelector(".side-by-side")?.remove();
-      turn.answerNode.node.append(box);
-      const changed = turn.media.map((each) => (each.slot === own.slot ? other : each));
-      const first = await this.greedy(turn, turn.media, places[0]);
-      const second = await this.greedy(turn, changed, places[1]);
-      const verdict = first.trim() === second.trim() ? "The same answer with another medium." : "The answers differ.";
-      box.append(element("p", { class: "verdict" }, verdict));
-      announce(verdict);
+      await this.alone(() => this.compared(turn));
     } catch (error) {
       if (error.name !== "AbortError") turn.answerNode.fail(error.message);
     }
+  }
+
+  async compared(turn) {
+    const [own] = turn.media;
+    const { signal } = this.controller;
+    const box = element("section", { class: "side-by-side", "aria-label": "The same question with another medium" });
+    const sample = await anotherSample(own.slot, turn.sample?.index, turn.sample?.answer, signal);
+    const files = await filesOf(sample, sample.media.find((each) => each.slot === own.slot), signal);
+    const other = medium(own.slot, own.modality, files);
+    const column = (title, given) => {
+      const words = element("div", { class: "turn-text" });
+      box.append(element("div", {}, element("h3", {}, title), figure(given), words));
+      return words;
+    };
+    const places = [column("With your medium", { ...own, picture: undefined }), column("With another sample's", other)];
+    box.append(element("p", { class: "quiet" }, "Both questions are asked at temperature 0."));
+    turn.answerNode.node.querySelector(".side-by-side")?.remove();
+    turn.answerNode.node.append(box);
+    const changed = turn.media.map((each) => (each.slot === own.slot ? other : each));
+    const first = await this.greedy(turn, turn.media, places[0]);
+    const second = await this.greedy(turn, changed, places[1]);
+    const verdict = first.trim() === second.trim() ? "The same answer with another medium." : "The answers differ.";
+    box.append(element("p", { class: "verdict" }, verdict));
+    announce(verdict);
   }
 
   /** The likeliest answer to a question with these media, written into a place as it grows. */
@@ -143,7 +154,7 @@ export class Conversation {
     let text = "";
     place.classList.add("writing");
     try {
-      await this.run(await this.messages(turns), (piece) => { text += piece; place.append(piece); }, { temperature: 0, top_p: undefined, seed: undefined });
+      await this.run(turns, (piece) => { text += piece; place.append(piece); }, { temperature: 0, top_p: undefined, seed: undefined });
     } finally {
       place.classList.remove("writing");
     }

@@ -54,7 +54,7 @@ export function wav(samples, rate) {
   return bytes;
 }
 
-/** Show the camera in a dialog; the picture that the user takes is the result, null if he cancels. */
+/** Show the camera in a dialog; the picture that the user takes is the result, null if it was cancelled. */
 export async function photograph() {
   const input = await navigator.mediaDevices.getUserMedia({ video: true });
   const video = element("video", { srcObject: input, muted: true, playsInline: true, autoplay: true, "aria-label": "Camera" });

@@ -7,17 +7,17 @@ const PAGE = 8;
 const IMAGE = /\.(png|jpe?g|webp|gif|bmp|avif)$/i;
 
 /** The files of a sample's medium. */
-export async function filesOf(sample, medium) {
+export async function filesOf(sample, medium, signal) {
   if (!medium.files.length) throw new Error(`The ${medium.slot} of this sample cannot be read here.`);
   return Promise.all(medium.files.map(async (name, number) => {
-    const response = await request(`/ui/samples/${sample.index}/${medium.number}?file=${number}`);
+    const response = await request(`/ui/samples/${sample.index}/${medium.number}?file=${number}`, { signal });
     return new File([await response.blob()], name, { type: response.headers.get("Content-Type") });
   }));
 }
 
 /** A sample with a medium for the slot, of another answer than this one if there is such a sample. */
-export async function anotherSample(slot, notIndex, notAnswer) {
-  const { samples, note } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`);
+export async function anotherSample(slot, notIndex, notAnswer, signal) {
+  const { samples, note } = await get(`/ui/samples?other=${encodeURIComponent(slot)}`, { signal });
   const fitting = samples.filter((sample) => sample.index !== notIndex && sample.media.some((medium) => medium.slot === slot && medium.files.length));
   const chosen = fitting.find((sample) => sample.answer !== notAnswer) ?? fitting[0];
   if (!chosen) throw new Error(note ?? `The run's evaluation data have no other ${slot} to compare with.`);
