@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise OmniVitError(f"There is no folder {args.run}. Give a run folder, or a folder that contains runs.")
     is_run = (args.run / RECIPE).is_file()
     settings, address = settings_of(args, args.run if is_run else None), address_of(args)
-    if address is not None and not is_run:
-        raise OmniVitError(f"--backend vllm answers questions, but {args.run} is no run folder. Give one.")
+    if not is_run:
+        _refuse_options_of_a_model(args)
     from omnivit.serve.running import bound, require_libraries, serve
 
     require_libraries()
@@ -51,6 +51,22 @@ def run(args: argparse.Namespace) -> int:
             open_browser(place)
         serve(app, place, settings)
     return 0
+
+
+def _refuse_options_of_a_model(args: argparse.Namespace) -> None:
+    """Raises OmniVitError where a folder of runs is given options that only the model of a run can follow."""
+    options = {
+        "--backend vllm": args.backend == "vllm",
+        "--checkpoint": args.checkpoint is not None,
+        "--device": args.device is not None,
+        "--set": args.set,
+    }
+    given = [option for option, is_given in options.items() if is_given]
+    if given:
+        verb = "needs" if len(given) == 1 else "need"
+        raise OmniVitError(
+            f"{' and '.join(given)} {verb} the model of a run, but {args.run} is not a run folder. Give one."
+        )
 
 
 def open_browser(place: socket.socket) -> None:

@@ -156,3 +156,18 @@ def test_what_cannot_start_is_said_in_one_error(
         for name in ("fastapi", "uvicorn"):
             patch.setitem(sys.modules, name, None)  # as if it were not installed
             assert 'pip install "omnivit[serve]"' in (text := error("--port", "0")) and name in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", "best"], "--checkpoint needs the model of a run, but"),
+        (["--set", "data.root=x", "--device", "cpu"], "--device and --set need the model of a run, but"),
+        (["--backend", "vllm", "--url", "http://127.0.0.1:9"], "--backend vllm needs the model of a run, but"),
+    ],
+)
+def test_the_desk_refuses_options_that_only_a_model_can_follow(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = refused(["ui", str(tmp_path), "--no-browser", *options], capsys)
+    assert message in text and f"{tmp_path} is not a run folder. Give one." in text
