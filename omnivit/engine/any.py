@@ -17,7 +17,7 @@ class AnyEngine(Protocol):
         Raises:
             DataError: prompt and answer do not fit into the LLM's context.
             EngineBusy: the queue is full.
-            OmniVitError: the engine is closed.
+            EngineClosed: the engine is closed.
         """
 
     def stats(self) -> dict[str, Any]:

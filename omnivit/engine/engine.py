@@ -22,10 +22,9 @@ from omnivit.data.chat import Chat
 from omnivit.data.collate import collate
 from omnivit.engine.alone import continued
 from omnivit.engine.media import MediaCache
-from omnivit.engine.request import EngineBusy, Generation, Request
+from omnivit.engine.request import Generation, Request, require_place, require_room
 from omnivit.engine.row import Row
 from omnivit.engine.running import Running
-from omnivit.errors import DataError, OmniVitError
 from omnivit.model.omni import OmniModel
 
 LINGER = 1.0
@@ -73,18 +72,13 @@ class Engine:
         Raises:
             DataError: prompt and answer do not fit into the LLM's context.
             EngineBusy: the queue is full.
-            OmniVitError: the engine is closed.
+            EngineClosed: the engine is closed.
         """
-        self._check(request)
+        context = self._llm.context
+        require_room(request, context, f"the LLM's context of {context}")
         generation = Generation(request, self._cancelled)
         with self._changed:
-            if self._closed:
-                raise OmniVitError("The engine is closed, and takes no requests.")
-            if len(self._waiting) + len(self._running) >= self.slots + self.queue:
-                raise EngineBusy(
-                    f"The queue is full: {len(self._running)} requests run, and {len(self._waiting)} wait. "
-                    f"Ask again later, or raise `slots` or `queue`."
-                )
+            require_place(self._closed, len(self._running), len(self._waiting), self.slots + self.queue)
             self._waiting.append(generation)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="omnivit-engine", daemon=True)
@@ -159,16 +153,6 @@ class Engine:
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    def _check(self, request: Request) -> None:
-        llm, length = self._llm, len(request.prompt.ids)
-        if request.max_new_tokens < 1:
-            raise DataError(f"max_new_tokens is {request.max_new_tokens}, but must be at least 1.")
-        if llm.context is not None and length + request.max_new_tokens > llm.context:
-            raise DataError(
-                f"{request.prompt.name}: {length} tokens and up to {request.max_new_tokens} of the answer do not fit "
-                f"into the LLM's context of {llm.context}."
-            )
 
     def _cancelled(self, generation: Generation) -> None:
         with self._changed:

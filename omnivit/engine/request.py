@@ -9,13 +9,17 @@ from typing import Literal
 
 from omnivit.data.collate import EncodedSample
 from omnivit.engine.sampling import GREEDY, Sampling
-from omnivit.errors import OmniVitError
+from omnivit.errors import DataError, OmniVitError
 
 Finish = Literal["stop", "length", "cancelled"]
 
 
 class EngineBusy(OmniVitError):
     """As many requests wait as the engine's queue holds. The request was not taken; ask again later."""
+
+
+class EngineClosed(OmniVitError):
+    """The engine takes no requests any more."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,46 @@ class Generation:
             if not self.done:
                 self._finish, self._error = None if error else finish, error
             self._changed.notify_all()
+
+
+def require_place(closed: bool, running: int, waiting: int, places: int) -> None:
+    """Refuse a request that an engine has no place for.
+
+    Args:
+        closed: whether the engine is.
+        running: the number of requests that run.
+        waiting: the number of those that wait.
+        places: for requests that run and wait.
+
+    Raises:
+        EngineClosed: the engine is closed.
+        EngineBusy: the queue is full.
+    """
+    if closed:
+        raise EngineClosed("The engine is closed, and takes no requests.")
+    if running + waiting >= places:
+        raise EngineBusy(
+            f"The queue is full: {running} requests run, and {waiting} wait. Ask again later, or raise `slots` or "
+            f"`queue`."
+        )
+
+
+def require_room(request: Request, context: int | None, whose: str) -> None:
+    """Refuse a request that does not fit into a context.
+
+    Args:
+        request: its prompt and its longest answer together must fit.
+        context: in tokens; None: not known.
+        whose: the context, for the error, such as "the LLM's context of 2048".
+
+    Raises:
+        DataError: it does not fit, or asks for no token.
+    """
+    if request.max_new_tokens < 1:
+        raise DataError(f"max_new_tokens is {request.max_new_tokens}, but must be at least 1.")
+    length = len(request.prompt.ids)
+    if context is not None and length + request.max_new_tokens > context:
+        raise DataError(
+            f"{request.prompt.name}: {length} tokens and up to {request.max_new_tokens} of the answer do not fit into "
+            f"{whose}."
+        )

@@ -89,7 +89,7 @@ def failure_of(error: BaseException) -> ApiError:
     """The error that a client is answered with; what is no fault of the request goes to the log."""
     if isinstance(error, ApiError):
         return error
-    from omnivit.engine import EngineBusy  # imports torch, which the desk does without
+    from omnivit.engine.request import EngineBusy, EngineClosed  # imports torch, which the desk does without
 
     text = str(error).removeprefix("sample 'question': ")
     if isinstance(error, EngineBusy):
@@ -105,7 +105,7 @@ def failure_of(error: BaseException) -> ApiError:
     if isinstance(error, (DataError, RecipeError)):
         too_long = "context" in text and "tokens" in text
         return ApiError(text, 400, "messages", "context_length_exceeded" if too_long else "invalid_content")
-    if isinstance(error, OmniVitError) and "engine is closed" in text:
+    if isinstance(error, EngineClosed):
         return ApiError("The server is stopping.", 503, code="stopping")
     _log.error("a request failed", exc_info=error)
     return ApiError("The server could not answer. Its log has the reason, under the request id.", 500, code="internal")

@@ -21,10 +21,11 @@ from torch import Tensor
 from omnivit.contracts.generate import stopping
 from omnivit.data.chat import Chat
 from omnivit.data.collate import EncodedSample, collate
-from omnivit.engine import EngineBusy, Finish, Generation, Request
+from omnivit.engine import Finish, Generation, Request
 from omnivit.engine.media import MediaCache
+from omnivit.engine.request import require_place, require_room
 from omnivit.engine.row import Row
-from omnivit.errors import DataError, OmniVitError
+from omnivit.errors import DataError
 from omnivit.model.omni import OmniModel
 from omnivit.serve.vllm.client import Answer, BackendError, Client
 from omnivit.serve.vllm.prompts import encoded, ids_of, options_of, step_of
@@ -77,25 +78,12 @@ class VllmEngine:
         Raises:
             DataError: prompt and answer do not fit into the context that vLLM was started with.
             EngineBusy: the queue is full.
-            OmniVitError: the engine is closed.
+            EngineClosed: the engine is closed.
         """
-        length = len(request.prompt.ids)
-        if request.max_new_tokens < 1:
-            raise DataError(f"max_new_tokens is {request.max_new_tokens}, but must be at least 1.")
-        if self.context is not None and length + request.max_new_tokens > self.context:
-            raise DataError(
-                f"{request.prompt.name}: {length} tokens and up to {request.max_new_tokens} of the answer do not fit "
-                f"into vLLM's context of {self.context} (`--max-model-len`)."
-            )
+        require_room(request, self.context, f"vLLM's context of {self.context} (`--max-model-len`)")
         generation = Generation(request, self._cancelled)
         with self._changed:
-            if self._closed:
-                raise OmniVitError("The engine is closed, and takes no requests.")
-            if len(self._waiting) + len(self._running) >= self.slots + self.queue:
-                raise EngineBusy(
-                    f"The queue is full: {len(self._running)} requests run, and {len(self._waiting)} wait. "
-                    f"Ask again later, or raise `slots` or `queue`."
-                )
+            require_place(self._closed, len(self._running), len(self._waiting), self.slots + self.queue)
             self._waiting.append(generation)
             self._begin()
         return generation
