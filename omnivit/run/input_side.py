@@ -100,8 +100,7 @@ class InputSide:
         elsewhere = {"name": f"{__name__}:{LLMElsewhere.__name__}", "width": width}
 
         def change(block: Block) -> Mapping[str, Any]:
-            is_llm = str(block.where).split(" ")[0].endswith("model.llm")
-            return elsewhere if is_llm else block.options
+            return elsewhere if block.where.path == "model.llm" else block.options
 
         recipe = with_changed_blocks(recipe, change)
         model = empty_model(recipe).eval().requires_grad_(False)

@@ -15,7 +15,8 @@ from omnivit.data.combining import tokens_of_media
 from omnivit.data.prepare import Preparer
 from omnivit.errors import DataError
 
-TOO_LONG = "the LLM's context is {} tokens. Use fewer media, a shorter text or history, or fewer new tokens."
+_REMEDY = "Use fewer media, a shorter text or history, or fewer new tokens."
+TOO_LONG = f"the LLM's context is {{}} tokens. {_REMEDY}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def encoded_of(preparer: Preparer, sample: Sample, new_tokens: int | None) -> En
         room = f" and up to {new_tokens} of the answer" if new_tokens else ""
         raise DataError(
             f"{encoded.name}: {length} tokens ({of_media} of them of media){room} do not fit into the LLM's context of "
-            f"{preparer.max_length}. Use fewer media, a shorter text or history, or fewer new tokens."
+            f"{preparer.max_length}. {_REMEDY}"
         )
     return encoded
 

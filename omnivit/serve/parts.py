@@ -289,7 +289,7 @@ def _addresses(given: object, place: str) -> tuple[list[str], str]:
     for each in listed:
         if not isinstance(each, str) or not each.strip():
             raise ApiError(f"{place}.{key} is {values.spelled(each)}; expected a text.", param=place)
-        if len(listed) > 1 and each[:4].lower() == "http":
+        if len(listed) > 1 and each.lower().startswith(("http:", "https:")):
             raise ApiError(f"{place}.{key}: a list of files has no http(s) addresses. Send their content.", param=place)
     as_urls = [each if key == "url" or each[:5].lower() == "data:" else f"{_BASE64}{each}" for each in listed]
     return as_urls, name if isinstance(name, str) else ""

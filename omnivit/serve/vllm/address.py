@@ -17,7 +17,7 @@ REMEDY = f"Start it with `{START}`, where FOLDER is what `omnivit export RUN --t
 class Address:
     """A server of vLLM.
 
-    Raises SettingsError where the URL is none.
+    Raises SettingsError where the URL is not that of a server, or the key cannot be sent.
     """
 
     url: str

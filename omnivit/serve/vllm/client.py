@@ -58,7 +58,9 @@ class Client:
             content = answer.json()
         records = content.get("data") if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(each, dict) and "id" in each for each in records):
-            raise BackendError(f"{self.address.base}/v1/models is no list of models. Is it a server of vLLM? {REMEDY}")
+            raise BackendError(
+                f"{self.address.base}/v1/models returned no list of models. Is it a server of vLLM? {REMEDY}"
+            )
         named: dict[str, dict[str, Any]] = {str(record["id"]): record for record in records}
         name = self.address.model
         if name is None and len(named) == 1:
