@@ -161,13 +161,14 @@ def _sentences(comparison: Comparison) -> list[str]:
 def _sentence(test: PairedTest) -> str:
     from omnivit.evaluate.paired import SIGNIFICANT
 
-    paired, (one, two) = test.paired, test.questions
+    paired, (of_first, of_second) = test.paired, test.questions
     if not paired.n:
         none = f"{test.first} and {test.second} have no question in common"
-        return f"{none}: the first was asked {one}, the second {two}."
-    same = (
-        f"the same {one} questions" if one == two == paired.n else f"{paired.n} common questions (of {one} and {two})"
-    )
+        return f"{none}: the first was asked {of_first}, the second {of_second}."
+    if of_first == of_second == paired.n:
+        same = f"the same {paired.n} questions"
+    else:
+        same = f"{paired.n} common questions (of {of_first} and {of_second})"
     difference = paired.difference()
     if paired.p >= SIGNIFICANT:
         verdict = "the difference may be chance"

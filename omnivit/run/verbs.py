@@ -1,7 +1,8 @@
 """Verbs of the command line as Python functions: check and train a recipe, resume and evaluate a run.
 
-Their names have an object, because `train`, `check` and `evaluate` are taken by packages (decision 0021). The command
-line calls the same functions. Heavy libraries are imported once a recipe has been found right.
+Their names have an object, because `train`, `check` and `evaluate` are taken by packages (decision 0021). `omnivit
+check` and `omnivit train` call these functions; `omnivit eval` and `evaluate_run` share `omnivit.run.measuring`. Heavy
+libraries are imported once a recipe has been found right.
 """
 
 from __future__ import annotations
