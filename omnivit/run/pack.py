@@ -76,9 +76,9 @@ def pack(
         raise CheckpointError(f"{out} exists and is no packed run, so it is not overwritten. Choose another name.")
     recipe = load_opened(run / RECIPE, overrides)
     if samples:
+        require_trust(recipe, trust, run)
         if recipe.evaluation is None:
             raise DataError("--with-samples: the recipe has no `evaluation`, so there are no questions to add.")
-        require_trust(recipe, trust, run)
     chosen = read_named(run / CHECKPOINTS, checkpoint, recipe.keep, _checked)
     if chosen is None:
         raise CheckpointError(f"{run} has no checkpoint yet. Train it first: `omnivit train --resume {run}`.")

@@ -28,7 +28,7 @@ from omnivit.serve.settings import Settings
 __all__ = ["Settings", "create_app"]
 ALWAYS = (401, 403, 405, 408, 413, 500)
 """Errors that any route may give."""
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: dict[str, Any] = {"text/event-stream": {"schema": {}}}
 
 
 def create_app(assistant: Assistant, settings: Settings, engine: AnyEngine | None = None) -> FastAPI:

@@ -24,6 +24,14 @@ from omnivit.recipe import Recipe
 from omnivit.serve.settings import KEY_VARIABLE
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """Processes that a test starts answer ctrl-C, although the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A verb that serves, the line that says where, and that address."""

@@ -209,7 +209,7 @@ def test_the_last_override_wins() -> None:
     [
         (
             "stages.align.batch_sise=8",
-            "stages[0].batch_sise (command line): unknown key; did you mean 'batch_size'? Allowed: name (str), ",
+            "stages[0].batch_sise (command line): unknown key; did you mean 'batch_size' or 'batching'? Allowed: ",
         ),
         (
             "stages.allign.batch_size=8",
